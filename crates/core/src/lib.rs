@@ -1,0 +1,32 @@
+//! Core of **streamlease**: the traits, the recovery state machine, its driver, the client.
+//!
+//! It has no executor and no Redis in it; users add the crate `streamlease`,
+//! which re-exports this one beside the backends and runtimes of their choice.
+
+mod backend;
+mod error;
+mod ids;
+pub mod key_lock;
+pub mod lock_manager;
+pub mod notifier;
+pub mod payload;
+pub mod recorder;
+pub mod runtime;
+mod settings;
+mod time;
+pub mod transport;
+
+pub use backend::{Backend, BackendProvider};
+pub use error::{Error, ErrorKind, Result};
+pub use ids::{
+    CONSUMER_PREFIX, ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName,
+};
+pub use key_lock::{KeyAcquired, KeyHolder, KeyLock};
+pub use lock_manager::*;
+pub use notifier::{Hint, Notifier, Subscription};
+pub use payload::{Announcement, Info, MalformedReason};
+pub use recorder::Recorder;
+pub use runtime::{BoxFuture, Runtime};
+pub use settings::{ClaimMode, RetryPolicy, Settings};
+pub use time::Timestamp;
+pub use transport::*;

@@ -1,0 +1,159 @@
+//! [`Settings`] with their defaults and bounds, validated in one place.
+
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// What happens with streams whose owner is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ClaimMode {
+    /// They are claimed as there is room. No `StreamExpired` is reported.
+    #[default]
+    Automatic,
+    /// They are reported as `StreamExpired`; [`Client::claim`](crate::Client::claim) takes them.
+    Manual,
+}
+
+/// When to give up after failed attempts to reach the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// How many attempts in a row may fail after the first; `None`: any number.
+    pub retries: Option<u32>,
+    /// Wait before the first retry.
+    pub first: Duration,
+    /// Waits double up to this.
+    pub max: Duration,
+}
+
+impl RetryPolicy {
+    /// Never gives up.
+    pub const UNLIMITED: Self =
+        Self { retries: None, first: Duration::from_millis(100), max: Duration::from_secs(30) };
+
+    /// Gives up at the first failure.
+    pub const NONE: Self = Self { retries: Some(0), ..Self::UNLIMITED };
+
+    /// Gives up when `n` retries in a row have failed.
+    pub const fn times(n: u32) -> Self {
+        Self { retries: Some(n), ..Self::UNLIMITED }
+    }
+}
+
+/// All settings of a client. [`ClientBuilder`](crate::ClientBuilder) has a method for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// How long a lease outlives its owner's last beat. 200 ms to 1 h, default 5 s.
+    pub ttl: Duration,
+    /// Automatic or manual claiming.
+    pub claim: ClaimMode,
+    /// Most streams held at once. 1 to 10,000,000, default 1,000.
+    pub capacity: usize,
+    /// Most events waiting for the receiver. 1 to 1,000,000, default 1,024.
+    pub event_queue: usize,
+    /// When to give up.
+    pub retry: RetryPolicy,
+    /// Owners that may fail on an entry before it is quarantined; `None`: any number. Default 5.
+    pub quarantine_after: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(5),
+            claim: ClaimMode::Automatic,
+            capacity: 1_000,
+            event_queue: 1_024,
+            retry: RetryPolicy::UNLIMITED,
+            quarantine_after: Some(5),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every bound; the error names the setting, its value and the bound.
+    pub fn validate(&self) -> Result<()> {
+        let ttl = Duration::from_millis(200)..=Duration::from_secs(3600);
+        if !ttl.contains(&self.ttl) {
+            return Err(out_of_bounds("ttl", self.ttl, "200ms", "1h"));
+        }
+        if !(1..=10_000_000).contains(&self.capacity) {
+            return Err(out_of_bounds("capacity", self.capacity, 1, 10_000_000));
+        }
+        if !(1..=1_000_000).contains(&self.event_queue) {
+            return Err(out_of_bounds("event_queue", self.event_queue, 1, 1_000_000));
+        }
+        let first = Duration::from_millis(1)..=Duration::from_secs(3600);
+        if !first.contains(&self.retry.first) {
+            return Err(out_of_bounds("retry.first", self.retry.first, "1ms", "1h"));
+        }
+        if self.retry.max < self.retry.first {
+            return Err(Error::config(format!(
+                "retry.max is {:?}; it must be at least retry.first, {:?}",
+                self.retry.max, self.retry.first
+            )));
+        }
+        if self.quarantine_after == Some(0) {
+            return Err(Error::config(
+                "quarantine_after is 0; give at least 1, or None to never quarantine failing entries",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a lease is believed less than its lock (R1): a tenth of the TTL, at least 50 ms.
+    pub fn margin(&self) -> Duration {
+        (self.ttl / 10).max(Duration::from_millis(50))
+    }
+
+    /// Time between beats.
+    pub fn beat_interval(&self) -> Duration {
+        self.ttl / 3
+    }
+
+    /// Time between sweeps over what is pending.
+    pub fn sweep_interval(&self) -> Duration {
+        self.ttl * 2
+    }
+
+    /// How long an entry at a consumer without a session must be idle to be an orphan (R9).
+    pub fn foreign_grace(&self) -> Duration {
+        self.ttl.max(Duration::from_secs(5))
+    }
+}
+
+fn out_of_bounds(
+    setting: &str,
+    value: impl std::fmt::Debug,
+    min: impl std::fmt::Display,
+    max: impl std::fmt::Display,
+) -> Error {
+    Error::config(format!("{setting} is {value:?}; it must be between {min} and {max}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_every_bound_is_named() {
+        Settings::default().validate().unwrap();
+        for (settings, name) in [
+            (Settings { ttl: Duration::from_millis(199), ..Default::default() }, "ttl is 199ms"),
+            (Settings { capacity: 0, ..Default::default() }, "capacity is 0"),
+            (Settings { event_queue: 0, ..Default::default() }, "event_queue is 0"),
+            (Settings { quarantine_after: Some(0), ..Default::default() }, "quarantine_after is 0"),
+            (
+                Settings {
+                    retry: RetryPolicy { max: Duration::ZERO, ..RetryPolicy::NONE },
+                    ..Default::default()
+                },
+                "retry.max",
+            ),
+        ] {
+            let err = settings.validate().unwrap_err().to_string();
+            assert!(err.starts_with(name), "{err}");
+        }
+    }
+}

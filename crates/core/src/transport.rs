@@ -1,0 +1,314 @@
+//! [`Transport`]: the load balancer stream (LBS), and the first resource that
+//! fencing protects.
+//!
+//! # Contract
+//! - **Expected outcomes are values.** Losing a race or finding an entry gone
+//!   is `Ok(outcome)`. An `Err` means *unknown: any part of it may have
+//!   happened*, now or later: an abandoned request may still execute.
+//! - **Idempotence.** Every operation can be repeated after an `Err`, with the
+//!   same arguments, and ends as if it had been called once. For
+//!   [`submit`](Transport::submit) the batch's id makes that so, for at least
+//!   five minutes.
+//! - **Fencing (R4).** Per entry that is not completed, the transport remembers
+//!   the greatest token it has seen, in one atomic step with what it does:
+//!   - a claim needs a token ≥ the remembered one, and > it once the entry was
+//!     handed back with it; it moves the entry to the claimer from whichever
+//!     consumer has it pending, or from nobody if the group was re-created;
+//!   - complete, hand back and quarantine need a token ≥ the remembered one,
+//!     whichever consumer has the entry pending. `FencingToken::NONE` so fits
+//!     only entries that nobody has ever claimed.
+//!
+//!   A refused operation changes nothing.
+//! - **Nothing vanishes (R7).** An entry leaves by `complete` or `quarantine`
+//!   only. A new group starts at the very first entry.
+//! - **Batches are pages, not transactions.** Results are positional, one per
+//!   argument, each entry atomic for itself. An implementation splits a large
+//!   batch as its server likes it.
+//! - **Cancel-safety.** Dropping a future means `Err`: unknown. A `fetch` that
+//!   was dropped, or failed, may have delivered entries; they are found with
+//!   [`list_pending`](Transport::list_pending).
+//! - **Concurrency.** All methods may run at once, on one value or many. A
+//!   blocking `fetch` delays no other call.
+//! - **Hints.** `hand_back` publishes [`Hint::HandedBack`](crate::Hint) in the
+//!   same step.
+//! - **Suite.** `streamlease_testkit::conformance::transport`.
+
+use std::fmt::{self, Debug};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{Announcement, ConsumerName, EntryId, FencingToken, MalformedReason, Result};
+
+/// The LBS of one service. See the [module docs](self) for the contract.
+#[async_trait]
+pub trait Transport: Debug + Send + Sync + 'static {
+    /// Makes the stream and its group if they are missing, the group at the
+    /// first entry. Called at start and after [`ErrorKind::NotPrepared`](crate::ErrorKind).
+    async fn prepare(&self) -> Result<()>;
+
+    /// Appends announcements; returns their ids in the order given.
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>>;
+
+    /// Delivers entries that no consumer has had, at most `max`, to `consumer`.
+    /// If there are none, waits up to `wait` for the first and then returns
+    /// (with an empty page if none came). `wait` zero returns at once.
+    async fn fetch(&self, request: &FetchRequest) -> Result<Fetched>;
+
+    /// One page of pending entries, lowest id first, at most `limit`.
+    ///
+    /// Looking changes neither idle times nor delivery counts. An entry that is
+    /// pending but deleted from the stream is dropped from the pending list
+    /// instead of being returned.
+    async fn list_pending(&self, scope: &Scope, limit: usize) -> Result<PendingPage>;
+
+    /// Makes `consumer` the one that has each entry pending, fenced by its
+    /// token, and resets the entry's idle time. Claiming again with the same
+    /// token is how an owner keeps an entry, and takes it back if it was moved.
+    ///
+    /// Counts a failure if the entry had a lower token that was never handed
+    /// back: its owner crashed.
+    async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>>;
+
+    /// Removes finished entries for good.
+    async fn complete(&self, consumer: &ConsumerName, entries: &[Fenced]) -> Result<Vec<CompleteOutcome>>;
+
+    /// Gives entries up unfinished: claimable at once, by greater tokens only.
+    async fn hand_back(&self, consumer: &ConsumerName, entries: &[HandBack]) -> Result<Vec<HandBackOutcome>>;
+
+    /// Parks entries with payload and reason, in one step with removing them.
+    async fn quarantine(&self, consumer: &ConsumerName, entries: &[Quarantine]) -> Result<Vec<QuarantineOutcome>>;
+
+    /// Removes the consumer's name from the group if it has nothing pending, in
+    /// the same step. `true` if the name is not there afterwards.
+    async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool>;
+
+    /// The group's consumers.
+    async fn consumers(&self) -> Result<Vec<ConsumerState>>;
+
+    /// Entries after `after` that no consumer has had yet, at most `limit`. For inspection.
+    async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>>;
+
+    /// Quarantined entries with ids greater than `after`, at most `limit`, lowest id first.
+    async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>>;
+}
+
+/// Announcements to append together.
+#[derive(Debug, Clone)]
+pub struct SubmitBatch {
+    /// Drawn anew for each batch; a repeat with the same id appends nothing.
+    pub id: u128,
+    /// What to append, in this order.
+    pub announcements: Vec<Announcement>,
+}
+
+/// What to fetch.
+#[derive(Debug, Clone)]
+pub struct FetchRequest {
+    /// Who asks.
+    pub consumer: ConsumerName,
+    /// At most this many entries (at least 1).
+    pub max: usize,
+    /// How long to wait for the first one.
+    pub wait: Duration,
+}
+
+/// What a fetch brought.
+#[derive(Debug, Clone, Default)]
+pub struct Fetched {
+    /// Entries now pending at the caller, lowest id first.
+    pub entries: Vec<Delivery>,
+    /// How many entries nobody has had yet, after this fetch; an estimate, 0 if unknown.
+    pub backlog: u64,
+}
+
+/// An entry and what it says, if that can be read.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The entry.
+    pub entry: EntryId,
+    /// Its payload, or why there is none.
+    pub content: Result<Announcement, MalformedReason>,
+}
+
+/// Which pending entries to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// All, with ids greater than `after`.
+    All {
+        /// Exclusive lower bound; [`EntryId::MIN`] at first.
+        after: EntryId,
+    },
+    /// Those of one consumer, with ids greater than `after`.
+    Consumer {
+        /// Whose.
+        consumer: ConsumerName,
+        /// Exclusive lower bound; [`EntryId::MIN`] at first.
+        after: EntryId,
+    },
+    /// Just these; those not pending are left out. `limit` does not apply.
+    Entries(Vec<EntryId>),
+}
+
+/// A page of pending entries.
+#[derive(Debug, Clone, Default)]
+pub struct PendingPage {
+    /// The entries, lowest id first.
+    pub entries: Vec<Pending>,
+    /// Where the next page starts (pass it as `after`); `None` if this was the last.
+    pub next: Option<EntryId>,
+}
+
+/// One entry that is pending: delivered, and neither completed nor quarantined.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// The entry.
+    pub entry: EntryId,
+    /// At whom it is pending.
+    pub consumer: ConsumerName,
+    /// Time since it was last delivered or claimed.
+    pub idle: Duration,
+    /// How often it was delivered, as the server counts. Informational.
+    pub deliveries: u64,
+    /// Greatest token seen, [`FencingToken::NONE`] if it was never claimed with one.
+    pub token: FencingToken,
+    /// Whether the owner with that token gave it up.
+    pub handed_back: bool,
+    /// How many owners failed on it.
+    pub failures: u32,
+    /// Its payload, or why there is none.
+    pub content: Result<Announcement, MalformedReason>,
+}
+
+/// An entry with the token of who acts on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fenced {
+    /// The entry.
+    pub entry: EntryId,
+    /// The actor's token.
+    pub token: FencingToken,
+}
+
+/// One entry to give up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandBack {
+    /// The entry.
+    pub entry: EntryId,
+    /// The owner's token.
+    pub token: FencingToken,
+    /// Whether work on it failed, which counts towards quarantine.
+    pub failed: bool,
+}
+
+/// One entry to park.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine {
+    /// The entry.
+    pub entry: EntryId,
+    /// The actor's token; [`FencingToken::NONE`] for entries that could not be read.
+    pub token: FencingToken,
+    /// Why, for people to read.
+    pub reason: String,
+}
+
+/// How a claim ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// The entry is pending at the claimer.
+    Claimed {
+        /// At whom it was pending just before; `None` if at nobody.
+        from: Option<ConsumerName>,
+        /// How many owners have failed on it so far.
+        failures: u32,
+    },
+    /// The entry is no longer on the LBS.
+    Gone,
+    /// A greater token (or, after a hand back, this one) was seen: nothing changed.
+    Stale {
+        /// The remembered token.
+        seen: FencingToken,
+    },
+}
+
+/// How a completion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompleteOutcome {
+    /// The entry is removed.
+    Completed,
+    /// The entry was not on the LBS any more.
+    Gone,
+    /// A greater token was seen: nothing changed.
+    NotOwner {
+        /// The remembered token.
+        seen: FencingToken,
+    },
+}
+
+/// How a hand back ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandBackOutcome {
+    /// The entry is free to be claimed.
+    HandedBack,
+    /// The entry was not on the LBS any more.
+    Gone,
+    /// A greater token was seen: nothing changed.
+    NotOwner {
+        /// The remembered token.
+        seen: FencingToken,
+    },
+}
+
+/// How a quarantining ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuarantineOutcome {
+    /// The entry is parked, and off the LBS.
+    Quarantined,
+    /// The entry was not on the LBS any more.
+    Gone,
+    /// A greater token was seen: nothing changed.
+    NotOwner {
+        /// The remembered token.
+        seen: FencingToken,
+    },
+}
+
+/// A consumer as the group knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerState {
+    /// Its name.
+    pub consumer: ConsumerName,
+    /// How many entries are pending at it.
+    pub pending: u64,
+    /// Time since it last asked for something, as the server counts.
+    pub idle: Duration,
+}
+
+/// A parked entry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The id it had on the LBS.
+    pub entry: EntryId,
+    /// Why it was parked.
+    pub reason: String,
+    /// How many owners had failed on it.
+    pub failures: u32,
+    /// The consumer that parked it.
+    pub last_owner: ConsumerName,
+    /// When, in milliseconds of the server's clock since the Unix epoch.
+    pub at_ms: u64,
+    /// Its fields as they were, names and values, unread.
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Debug for Quarantined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quarantined")
+            .field("entry", &self.entry)
+            .field("reason", &self.reason)
+            .field("failures", &self.failures)
+            .field("last_owner", &self.last_owner)
+            .field("at_ms", &self.at_ms)
+            .field("fields", &self.fields.len())
+            .finish()
+    }
+}
