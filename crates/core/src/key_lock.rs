@@ -30,7 +30,13 @@ use crate::{
 #[async_trait]
 pub trait KeyLock: Debug + Send + Sync + 'static {
     /// Takes the key, or says who has it.
-    async fn acquire(&self, key: &str, value: &str, ttl: Duration, floor: u64) -> Result<KeyAcquired>;
+    async fn acquire(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Duration,
+        floor: u64,
+    ) -> Result<KeyAcquired>;
 
     /// Extends the key; `false` if it is not there with this value.
     async fn renew(&self, key: &str, value: &str, ttl: Duration) -> Result<bool>;
