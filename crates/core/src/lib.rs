@@ -21,7 +21,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use ids::{
     CONSUMER_PREFIX, ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName,
 };
-pub use key_lock::{KeyAcquired, KeyHolder, KeyLock};
+pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 pub use lock_manager::*;
 pub use notifier::{Hint, Notifier, Subscription};
 pub use payload::{Announcement, Info, MalformedReason};
