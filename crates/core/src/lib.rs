@@ -30,7 +30,7 @@ pub use events::{Disowned, Event, Events, Orphan, QuarantinedEntry, Termination}
 pub use ids::{
     CONSUMER_PREFIX, ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName,
 };
-pub use key_lock::{KeyAcquired, KeyHolder, KeyLock};
+pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 pub use lease::Lease;
 pub use lock_manager::*;
 pub use machine::{ClaimResult, Completion, DisownReason};
