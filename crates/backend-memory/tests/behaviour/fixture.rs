@@ -97,7 +97,7 @@ impl Fixture {
             locks,
             notifier,
         } = memory.backend(&service).unwrap();
-        block_on(transport.prepare()).unwrap();
+        ready(transport.prepare()).unwrap();
         Self {
             clock,
             memory,
@@ -115,24 +115,24 @@ impl Fixture {
     pub(crate) fn submit_batch(&self, id: u128, names: &[&str]) -> Vec<EntryId> {
         let announce = |name: &&str| Announcement::new(stream(name), Info::NONE);
         let announcements = names.iter().map(announce).collect();
-        block_on(self.transport.submit(&SubmitBatch { id, announcements })).unwrap()
+        ready(self.transport.submit(&SubmitBatch { id, announcements })).unwrap()
     }
 
     /// Fetches without waiting.
     pub(crate) fn fetch(&self, who: &str, max: usize) -> Vec<EntryId> {
-        ids(&block_on(self.transport.fetch(&request(who, max, Duration::ZERO))).unwrap())
+        ids(&ready(self.transport.fetch(&request(who, max, Duration::ZERO))).unwrap())
     }
 
     pub(crate) fn claim(&self, who: &str, entry: EntryId, token: u64) -> ClaimOutcome {
         let claims = [fenced(entry, token)];
-        block_on(self.transport.claim(&consumer(who), &claims))
+        ready(self.transport.claim(&consumer(who), &claims))
             .unwrap()
             .remove(0)
     }
 
     pub(crate) fn complete(&self, who: &str, entry: EntryId, token: u64) -> CompleteOutcome {
         let entries = [fenced(entry, token)];
-        block_on(self.transport.complete(&consumer(who), &entries))
+        ready(self.transport.complete(&consumer(who), &entries))
             .unwrap()
             .remove(0)
     }
@@ -149,7 +149,7 @@ impl Fixture {
             token: FencingToken(token),
             failed,
         }];
-        block_on(self.transport.hand_back(&consumer(who), &entries))
+        ready(self.transport.hand_back(&consumer(who), &entries))
             .unwrap()
             .remove(0)
     }
@@ -160,14 +160,14 @@ impl Fixture {
             consumer: consumer(who),
             after: EntryId::MIN,
         };
-        let page = block_on(self.transport.list_pending(&scope, 1_000)).unwrap();
+        let page = ready(self.transport.list_pending(&scope, 1_000)).unwrap();
         page.entries.iter().map(|pending| pending.entry).collect()
     }
 
     pub(crate) fn open(&self, who: &str, nonce: u64) -> Session {
         let session = session(who, nonce);
         assert_eq!(
-            block_on(self.locks.open(&session)).unwrap(),
+            ready(self.locks.open(&session)).unwrap(),
             OpenOutcome::Opened
         );
         session
@@ -187,9 +187,7 @@ impl Fixture {
             attempt,
             floor,
         };
-        block_on(self.locks.acquire(by, &[request]))
-            .unwrap()
-            .remove(0)
+        ready(self.locks.acquire(by, &[request])).unwrap().remove(0)
     }
 
     pub(crate) fn acquire(&self, by: &Session, name: &str, entry: u64, attempt: u64) -> LeaseRef {
@@ -204,13 +202,13 @@ impl Fixture {
             lease: lease.clone(),
             announce: false,
         }];
-        block_on(self.locks.release(&by.id, &releases))
+        ready(self.locks.release(&by.id, &releases))
             .unwrap()
             .remove(0)
     }
 
     pub(crate) fn try_beat(&self, by: &Session, leases: &[LeaseRef]) -> BeatOutcome {
-        block_on(self.locks.beat(by, leases, None)).unwrap()
+        ready(self.locks.beat(by, leases, None)).unwrap()
     }
 
     pub(crate) fn beat(&self, by: &Session, leases: &[LeaseRef]) -> BeatReply {
@@ -221,7 +219,7 @@ impl Fixture {
     }
 
     pub(crate) fn wins_sweep(&self, by: &Session, turn: Duration) -> bool {
-        match block_on(self.locks.beat(by, &[], Some(turn))).unwrap() {
+        match ready(self.locks.beat(by, &[], Some(turn))).unwrap() {
             BeatOutcome::Extended(reply) => reply.sweep,
             BeatOutcome::SessionGone => panic!("{} is gone", by.id),
         }
@@ -232,15 +230,15 @@ impl Fixture {
             stream: stream(name),
             entry: EntryId::new(1, 0),
         };
-        block_on(self.locks.inspect(&[lock])).unwrap().remove(0)
+        ready(self.locks.inspect(&[lock])).unwrap().remove(0)
     }
 
     pub(crate) fn take_over(&self, by: &Session, dead: &Session, max: usize) -> TakeOverOutcome {
-        block_on(self.locks.take_over(by, &dead.id, max)).unwrap()
+        ready(self.locks.take_over(by, &dead.id, max)).unwrap()
     }
 
     pub(crate) fn bury(&self, dead: &Session) -> bool {
-        block_on(self.locks.bury(&dead.id)).unwrap()
+        ready(self.locks.bury(&dead.id)).unwrap()
     }
 }
 
@@ -300,6 +298,11 @@ pub(crate) fn ids(fetched: &Fetched) -> Vec<EntryId> {
 /// Polls once, and says what came of it.
 pub(crate) fn poll<T>(future: impl Future<Output = T>) -> Option<T> {
     block_on(future::poll_once(future))
+}
+
+/// What the future resolves to; a memory lets nobody wait without need.
+pub(crate) fn ready<T>(future: impl Future<Output = T>) -> T {
+    poll(future).expect("still pending")
 }
 
 /// A batch id not used before.

@@ -1,4 +1,3 @@
-use futures_lite::future::block_on;
 use streamlease_core::*;
 
 use crate::fixture::*;
@@ -92,7 +91,7 @@ fn any_manager_of_the_service_releases_a_lease_by_its_token() {
         announce: false,
     };
     assert_eq!(
-        block_on(other.release(&a.id, &[release])).unwrap(),
+        ready(other.release(&a.id, &[release])).unwrap(),
         [ReleaseOutcome::Released]
     );
     assert_eq!(fx.inspect("s"), LockState::Free);
@@ -112,18 +111,15 @@ fn two_services_do_not_share_their_locks() {
         stream: stream("s"),
         entry: EntryId::new(1, 0),
     };
-    assert_eq!(block_on(other.inspect(&[lock])).unwrap(), [LockState::Free]);
+    assert_eq!(ready(other.inspect(&[lock])).unwrap(), [LockState::Free]);
 }
 
 #[test]
 fn a_closed_session_gets_and_extends_nothing() {
     let fx = Fixture::per_stream_locks();
     let a = fx.open("a", 1);
-    block_on(fx.locks.close(&a.id)).unwrap();
-    assert_eq!(
-        block_on(fx.locks.open(&a)).unwrap(),
-        OpenOutcome::SessionGone
-    );
+    ready(fx.locks.close(&a.id)).unwrap();
+    assert_eq!(ready(fx.locks.open(&a)).unwrap(), OpenOutcome::SessionGone);
     assert_eq!(fx.try_acquire(&a, "s", 1, 1), AcquireOutcome::SessionGone);
     assert_eq!(fx.try_beat(&a, &[]), BeatOutcome::SessionGone);
 }
@@ -143,10 +139,7 @@ fn a_release_is_announced() {
     let fx = Fixture::per_stream_locks();
     let a = fx.open("a", 1);
     let lease = fx.acquire(&a, "s", 1, 1);
-    let mut hints = block_on(fx.notifier.subscribe()).unwrap();
+    let mut hints = ready(fx.notifier.subscribe()).unwrap();
     fx.release(&a, &lease);
-    assert_eq!(
-        block_on(hints.next()).unwrap(),
-        Hint::Freed(vec![stream("s")])
-    );
+    assert_eq!(ready(hints.next()).unwrap(), Hint::Freed(vec![stream("s")]));
 }

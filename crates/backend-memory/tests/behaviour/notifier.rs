@@ -1,4 +1,3 @@
-use futures_lite::future::block_on;
 use streamlease_core::*;
 
 use crate::fixture::*;
@@ -6,23 +5,23 @@ use crate::fixture::*;
 #[test]
 fn a_waiting_subscription_hears_of_hand_backs_and_closed_sessions() {
     let fx = Fixture::new();
-    let mut hints = block_on(fx.notifier.subscribe()).unwrap();
+    let mut hints = ready(fx.notifier.subscribe()).unwrap();
     let mut next = hints.next();
     assert!(poll(&mut next).is_none());
     let entry = fx.submit(&["s"])[0];
     fx.fetch("w", 1);
     fx.claim("w", entry, 10);
     fx.hand_back("w", entry, 10, false);
-    assert_eq!(block_on(next).unwrap(), Hint::HandedBack(vec![entry]));
+    assert_eq!(ready(next).unwrap(), Hint::HandedBack(vec![entry]));
     fx.hand_back("w", entry, 9, false);
     let a = fx.open("a", 1);
-    block_on(fx.locks.close(&a.id)).unwrap();
+    ready(fx.locks.close(&a.id)).unwrap();
     assert_eq!(
-        block_on(hints.next()).unwrap(),
+        ready(hints.next()).unwrap(),
         Hint::HolderGone(consumer("a")),
         "refused: no hint"
     );
-    block_on(fx.locks.close(&a.id)).unwrap();
+    ready(fx.locks.close(&a.id)).unwrap();
     assert!(poll(hints.next()).is_none(), "closed already");
 }
 
@@ -30,7 +29,7 @@ fn a_waiting_subscription_hears_of_hand_backs_and_closed_sessions() {
 fn a_release_is_announced_to_whoever_was_refused_and_on_request() {
     let fx = Fixture::new();
     let (a, b) = (fx.open("a", 1), fx.open("b", 1));
-    let mut hints = block_on(fx.notifier.subscribe()).unwrap();
+    let mut hints = ready(fx.notifier.subscribe()).unwrap();
     let [wanted, unwanted, announced] =
         ["wanted", "unwanted", "announced"].map(|name| fx.acquire(&a, name, 1, 1));
     fx.try_acquire(&b, "wanted", 1, 1);
@@ -40,34 +39,31 @@ fn a_release_is_announced_to_whoever_was_refused_and_on_request() {
         release(unwanted, false),
         release(announced, true),
     ];
-    block_on(fx.locks.release(&a.id, &releases)).unwrap();
+    ready(fx.locks.release(&a.id, &releases)).unwrap();
     let freed = vec![stream("wanted"), stream("announced")];
-    assert_eq!(block_on(hints.next()).unwrap(), Hint::Freed(freed));
+    assert_eq!(ready(hints.next()).unwrap(), Hint::Freed(freed));
     assert!(poll(hints.next()).is_none());
 }
 
 #[test]
 fn a_reader_that_does_not_come_loses_hints_but_learns_of_it() {
     let fx = Fixture::new();
-    let mut hints = block_on(fx.notifier.subscribe()).unwrap();
+    let mut hints = ready(fx.notifier.subscribe()).unwrap();
     let entry = fx.submit(&["s"])[0];
     fx.fetch("w", 1);
     for token in 1..=1_025 {
         fx.hand_back("w", entry, token, false);
     }
-    assert_eq!(block_on(hints.next()).unwrap(), Hint::MayHaveMissed);
-    assert_eq!(
-        block_on(hints.next()).unwrap(),
-        Hint::HandedBack(vec![entry])
-    );
+    assert_eq!(ready(hints.next()).unwrap(), Hint::MayHaveMissed);
+    assert_eq!(ready(hints.next()).unwrap(), Hint::HandedBack(vec![entry]));
     assert!(poll(hints.next()).is_none());
 }
 
 #[test]
 fn dropping_the_future_of_next_loses_no_hint() {
     let fx = Fixture::new();
-    let mut hints = block_on(fx.notifier.subscribe()).unwrap();
+    let mut hints = ready(fx.notifier.subscribe()).unwrap();
     assert!(poll(hints.next()).is_none());
     fx.memory.wipe(&fx.service);
-    assert_eq!(block_on(hints.next()).unwrap(), Hint::MayHaveMissed);
+    assert_eq!(ready(hints.next()).unwrap(), Hint::MayHaveMissed);
 }

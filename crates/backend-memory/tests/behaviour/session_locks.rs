@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use futures_lite::future::block_on;
 use streamlease_core::*;
 
 use crate::fixture::*;
@@ -21,18 +20,18 @@ fn a_late_beat_does_not_revive_a_session() {
 #[test]
 fn a_late_open_revives_no_session_dead_closed_or_buried() {
     let fx = Fixture::new();
-    let reopen = |session: &Session| block_on(fx.locks.open(session)).unwrap();
+    let reopen = |session: &Session| ready(fx.locks.open(session)).unwrap();
     let dead = fx.open("a", 1);
     fx.clock.advance(TTL);
     assert_eq!(reopen(&dead), OpenOutcome::SessionGone);
     assert!(fx.bury(&dead));
     assert_eq!(reopen(&dead), OpenOutcome::SessionGone);
     let closed = fx.open("a", 2);
-    block_on(fx.locks.close(&closed.id)).unwrap();
+    ready(fx.locks.close(&closed.id)).unwrap();
     assert_eq!(reopen(&closed), OpenOutcome::SessionGone);
     assert_eq!(fx.try_beat(&closed, &[]), BeatOutcome::SessionGone);
     let never_opened = session("a", 3);
-    block_on(fx.locks.close(&never_opened.id)).unwrap();
+    ready(fx.locks.close(&never_opened.id)).unwrap();
     assert_eq!(
         reopen(&never_opened),
         OpenOutcome::SessionGone,
@@ -88,7 +87,7 @@ fn an_abandoned_acquire_that_executes_late_takes_nothing_from_its_successor() {
         panic!()
     };
     fx.try_acquire(&a, "t", 1, 3);
-    let on_record = block_on(fx.locks.records(&a.id, None, 9)).unwrap();
+    let on_record = ready(fx.locks.records(&a.id, None, 9)).unwrap();
     assert_eq!(on_record, [second, leases[0].clone()]);
 }
 
@@ -139,9 +138,7 @@ fn tokens_exceed_the_callers_floor_and_follow_the_clock() {
         attempt: 2,
         floor,
     };
-    let outcome = block_on(fx.locks.acquire(&a, &[request]))
-        .unwrap()
-        .remove(0);
+    let outcome = ready(fx.locks.acquire(&a, &[request])).unwrap().remove(0);
     assert_eq!(outcome, AcquireOutcome::Acquired(FencingToken(floor.0 + 1)));
     assert!(fx.acquire(&a, "u", 3, 3).token.0 > floor.0 + 1);
     fx.memory.wipe(&fx.service);
@@ -174,7 +171,7 @@ fn a_beat_names_the_dead_until_they_are_buried_and_the_next_deadline_only_of_oth
     assert!(fx.bury(&d1) && fx.bury(&d1));
     assert_eq!(fx.beat(&a, &[]).dead, [d2.id]);
     assert!(!fx.bury(&a), "it lives");
-    let members = block_on(fx.locks.members()).unwrap();
+    let members = ready(fx.locks.members()).unwrap();
     assert_eq!(
         members,
         [Member {
@@ -237,11 +234,7 @@ fn what_a_dead_session_held_can_be_acquired_and_leaves_its_record() {
     fx.clock.advance(TTL);
     let a = fx.open("a", 1);
     assert!(fx.acquire(&a, "s", 1, 1).token > old.token);
-    assert!(
-        block_on(fx.locks.records(&d.id, None, 9))
-            .unwrap()
-            .is_empty()
-    );
+    assert!(ready(fx.locks.records(&d.id, None, 9)).unwrap().is_empty());
     assert!(fx.bury(&d));
 }
 
@@ -250,7 +243,7 @@ fn a_closed_session_is_dead_at_once() {
     let fx = Fixture::new();
     let (a, b) = (fx.open("a", 1), fx.open("b", 1));
     fx.acquire(&a, "s", 1, 1);
-    block_on(fx.locks.close(&a.id)).unwrap();
+    ready(fx.locks.close(&a.id)).unwrap();
     assert_eq!(fx.inspect("s"), LockState::Free);
     assert_eq!(fx.beat(&b, &[]).dead, std::slice::from_ref(&a.id));
     assert!(matches!(
@@ -266,7 +259,7 @@ fn revoking_only_marks() {
     let (a, b) = (fx.open("a", 1), fx.open("b", 1));
     let lease = fx.acquire(&a, "s", 1, 1);
     assert_eq!(
-        block_on(fx.locks.revoke(&[stream("s"), stream("free")])).unwrap(),
+        ready(fx.locks.revoke(&[stream("s"), stream("free")])).unwrap(),
         [true, false]
     );
     for _ in 0..2 {
@@ -291,7 +284,7 @@ fn records_come_in_pages() {
     let fx = Fixture::new();
     let a = fx.open("a", 1);
     let held = ["a", "b", "c"].map(|name| fx.acquire(&a, name, 1, 1));
-    let page = |after: Option<&StreamName>| block_on(fx.locks.records(&a.id, after, 2)).unwrap();
+    let page = |after: Option<&StreamName>| ready(fx.locks.records(&a.id, after, 2)).unwrap();
     assert_eq!(page(None), held[..2]);
     assert_eq!(page(Some(&stream("b"))), held[2..]);
     assert!(page(Some(&stream("c"))).is_empty());

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use futures_lite::future::block_on;
 use streamlease_core::*;
 
 use crate::fixture::*;
@@ -10,12 +9,12 @@ fn the_group_starts_at_the_very_first_entry() {
     let fx = Fixture::new();
     fx.memory.wipe(&fx.service);
     let early = fx.submit(&["a", "b"]);
-    let unprepared = block_on(fx.transport.fetch(&request("w", 1, Duration::ZERO)));
+    let unprepared = ready(fx.transport.fetch(&request("w", 1, Duration::ZERO)));
     assert_eq!(unprepared.unwrap_err().kind(), ErrorKind::NotPrepared);
-    block_on(fx.transport.prepare()).unwrap();
-    let fetched = block_on(fx.transport.fetch(&request("w", 1, Duration::ZERO))).unwrap();
+    ready(fx.transport.prepare()).unwrap();
+    let fetched = ready(fx.transport.fetch(&request("w", 1, Duration::ZERO))).unwrap();
     assert_eq!((ids(&fetched), fetched.backlog), (early[..1].to_vec(), 1));
-    block_on(fx.transport.prepare()).unwrap();
+    ready(fx.transport.prepare()).unwrap();
     assert_eq!(
         fx.fetch("w", 9),
         early[1..],
@@ -53,14 +52,14 @@ fn a_waiting_fetch_gets_what_is_submitted_and_an_unanswered_one_ends_in_time() {
     let mut fetch = fx.transport.fetch(&asked);
     assert!(poll(&mut fetch).is_none());
     let submitted = fx.submit(&["a"]);
-    assert_eq!(ids(&block_on(fetch).unwrap()), submitted);
+    assert_eq!(ids(&ready(fetch).unwrap()), submitted);
 
     let mut fetch = fx.transport.fetch(&asked);
     assert!(poll(&mut fetch).is_none());
     fx.clock.advance(TTL - TICK);
     assert!(poll(&mut fetch).is_none(), "not before its time");
     fx.clock.advance(TICK);
-    assert!(block_on(fetch).unwrap().entries.is_empty());
+    assert!(ready(fetch).unwrap().entries.is_empty());
 }
 
 #[test]
@@ -117,7 +116,7 @@ fn a_waiting_fetch_fails_when_the_group_goes() {
     let mut fetch = fx.transport.fetch(&asked);
     assert!(poll(&mut fetch).is_none());
     fx.memory.wipe(&fx.service);
-    assert_eq!(block_on(fetch).unwrap_err().kind(), ErrorKind::NotPrepared);
+    assert_eq!(ready(fetch).unwrap_err().kind(), ErrorKind::NotPrepared);
 }
 
 #[test]
@@ -160,7 +159,7 @@ fn a_claim_resets_the_idle_time_and_a_look_does_not() {
     let entry = fx.submit(&["a"])[0];
     fx.fetch("w", 1);
     let idle = || {
-        let page = block_on(fx.transport.list_pending(&Scope::Entries(vec![entry]), 1)).unwrap();
+        let page = ready(fx.transport.list_pending(&Scope::Entries(vec![entry]), 1)).unwrap();
         page.entries[0].idle
     };
     fx.clock.advance(TTL);
@@ -185,7 +184,7 @@ fn a_late_claim_after_a_hand_back_changes_nothing() {
             seen: FencingToken(10)
         }
     );
-    let page = block_on(fx.transport.list_pending(&Scope::Entries(vec![entry]), 1)).unwrap();
+    let page = ready(fx.transport.list_pending(&Scope::Entries(vec![entry]), 1)).unwrap();
     assert!(page.entries[0].handed_back);
     let claimed = ClaimOutcome::Claimed {
         from: Some(consumer("w1")),
@@ -250,7 +249,7 @@ fn the_right_token_completes_wherever_the_entry_is_pending() {
     fx.fetch("w1", 1);
     fx.claim("w1", entry, 10);
     fx.memory.destroy_group(&fx.service);
-    block_on(fx.transport.prepare()).unwrap();
+    ready(fx.transport.prepare()).unwrap();
     assert_eq!(fx.fetch("w2", 1), [entry], "a new group delivers all again");
     assert_eq!(fx.complete("w1", entry, 10), CompleteOutcome::Completed);
     assert!(fx.pending("w2").is_empty());
@@ -263,7 +262,7 @@ fn an_owner_claims_its_entry_from_nobody_once_the_group_is_new() {
     fx.fetch("w1", 1);
     fx.claim("w1", entry, 10);
     fx.memory.destroy_group(&fx.service);
-    block_on(fx.transport.prepare()).unwrap();
+    ready(fx.transport.prepare()).unwrap();
     assert_eq!(
         fx.claim("w1", entry, 10),
         ClaimOutcome::Claimed {
@@ -283,7 +282,7 @@ fn poison_is_delivered_with_its_reason_and_parked_with_its_fields() {
     ];
     let poison = fx.memory.submit_raw(&fx.service, fields.clone());
     let good = fx.submit(&["a"])[0];
-    let fetched = block_on(fx.transport.fetch(&request("w", 9, Duration::ZERO))).unwrap();
+    let fetched = ready(fx.transport.fetch(&request("w", 9, Duration::ZERO))).unwrap();
     assert_eq!(ids(&fetched), [poison, good]);
     assert_eq!(fetched.entries[0].content, Err(MalformedReason::WrongShape));
 
@@ -293,14 +292,14 @@ fn poison_is_delivered_with_its_reason_and_parked_with_its_fields() {
         reason: "bad".into(),
     }];
     let park = || {
-        block_on(fx.transport.quarantine(&consumer("w"), &park))
+        ready(fx.transport.quarantine(&consumer("w"), &park))
             .unwrap()
             .remove(0)
     };
     assert_eq!(park(), QuarantineOutcome::Quarantined);
     assert_eq!(park(), QuarantineOutcome::Gone);
     assert_eq!(fx.pending("w"), [good]);
-    let parked = block_on(fx.transport.list_quarantined(EntryId::MIN, 9)).unwrap();
+    let parked = ready(fx.transport.list_quarantined(EntryId::MIN, 9)).unwrap();
     assert_eq!(parked.len(), 1);
     assert_eq!(
         (parked[0].entry, &parked[0].reason[..], &parked[0].fields),
@@ -320,7 +319,7 @@ fn an_owned_entry_is_not_quarantined_by_a_lower_token() {
         token: FencingToken(9),
         reason: "old".into(),
     }];
-    let outcome = block_on(fx.transport.quarantine(&consumer("w2"), &park))
+    let outcome = ready(fx.transport.quarantine(&consumer("w2"), &park))
         .unwrap()
         .remove(0);
     assert_eq!(
@@ -339,7 +338,7 @@ fn pages_of_pending_entries_follow_on_without_gaps() {
     fx.fetch("w1", 3);
     fx.fetch("w2", 1);
     let list = |scope: Scope| {
-        let page = block_on(fx.transport.list_pending(&scope, 2)).unwrap();
+        let page = ready(fx.transport.list_pending(&scope, 2)).unwrap();
         (
             page.entries
                 .iter()
@@ -374,7 +373,7 @@ fn pages_of_pending_entries_follow_on_without_gaps() {
         (vec![all[0], all[2], all[3]], None),
         "no limit, none that is not pending"
     );
-    let undelivered = block_on(fx.transport.list_undelivered(EntryId::MIN, 9)).unwrap();
+    let undelivered = ready(fx.transport.list_undelivered(EntryId::MIN, 9)).unwrap();
     assert_eq!(
         undelivered
             .iter()
@@ -389,11 +388,11 @@ fn a_consumer_is_forgotten_only_with_nothing_pending() {
     let fx = Fixture::new();
     let entry = fx.submit(&["a"])[0];
     fx.fetch("w", 1);
-    let forget = || block_on(fx.transport.forget_consumer(&consumer("w"))).unwrap();
+    let forget = || ready(fx.transport.forget_consumer(&consumer("w"))).unwrap();
     assert!(!forget());
-    assert_eq!(block_on(fx.transport.consumers()).unwrap()[0].pending, 1);
+    assert_eq!(ready(fx.transport.consumers()).unwrap()[0].pending, 1);
     fx.complete("w", entry, 0);
     assert!(forget());
-    assert!(block_on(fx.transport.consumers()).unwrap().is_empty());
+    assert!(ready(fx.transport.consumers()).unwrap().is_empty());
     assert!(forget(), "it is not there afterwards");
 }
