@@ -188,10 +188,14 @@ fn manual_claiming_reports_orphans_and_one_of_many_claims_succeeds() {
         }
         fleet.sleep(TTL).await;
         a.process.kill();
-        let mut claimed = 0;
+        let mut orphans = Vec::new();
         for other in &mut others {
             let Event::StreamExpired(orphan) = other.event(TTL * 4).await else { panic!() };
             assert_eq!(orphan.stream(), &StreamName::new("s").unwrap());
+            orphans.push(orphan);
+        }
+        let mut claimed = 0;
+        for (other, orphan) in others.iter_mut().zip(orphans) {
             match other.client.claim(&orphan).await.unwrap() {
                 ClaimResult::Claimed => {
                     claimed += 1;
@@ -257,17 +261,15 @@ fn poison_entries_are_quarantined_and_reading_goes_on() {
         }
         fleet.backend.submit_raw(&fleet.service, vec![(b"other".to_vec(), b"{}".to_vec())]);
         fleet.submit(&["good"]).await;
-        let mut quarantined = 0;
-        loop {
+        let (mut quarantined, mut completed) = (0, 0);
+        while (quarantined, completed) != (6, 1) {
             match a.event(SOON).await {
                 Event::Quarantined(_) => quarantined += 1,
                 Event::StreamAdded(lease) => {
                     lease.complete().await.unwrap();
+                    completed += 1;
                 }
                 other => panic!("{other:?}"),
-            }
-            if quarantined == 6 {
-                break;
             }
         }
         fleet.sleep(SOON).await;
