@@ -38,6 +38,7 @@
 mod support;
 
 pub mod runtime;
+pub mod transport;
 
 use std::fmt;
 use std::sync::Arc;
