@@ -38,3 +38,23 @@ mod transport {
 
     streamlease_testkit::transport_conformance!(run);
 }
+
+mod session_leases {
+    use super::*;
+
+    fn run(behaviour: Behaviour<Arc<dyn streamlease_core::LockManager>>) {
+        check(behaviour, |sim| session_leases(sim).locks);
+    }
+
+    streamlease_testkit::lock_manager_conformance!(run);
+}
+
+mod per_stream_locks {
+    use super::*;
+
+    fn run(behaviour: Behaviour<Arc<dyn streamlease_core::LockManager>>) {
+        check(behaviour, |sim| per_stream_locks(sim).locks);
+    }
+
+    streamlease_testkit::lock_manager_conformance!(run);
+}

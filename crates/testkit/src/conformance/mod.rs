@@ -37,6 +37,7 @@
 
 mod support;
 
+pub mod lock_manager;
 pub mod runtime;
 pub mod transport;
 
