@@ -1,1 +1,23 @@
-//! Placeholder.
+//! What the integration tests share: a Redis server of their own
+//! ([`RedisServer`]), a proxy that makes the network bad ([`Proxy`]), child
+//! processes that speak JSON lines ([`JsonProcess`]), and bounded waiting
+//! ([`eventually`]).
+//!
+//! Everything here panics instead of returning errors, with a message that says
+//! what to do, because its callers are tests. Nothing here needs an executor:
+//! it works under tokio, async-std, smol and in plain `#[test]`s.
+//!
+//! Tests of the `streamlease` command are in `crates/cli/tests`, not here:
+//! Cargo tells only a package's own tests where its binary is
+//! (`CARGO_BIN_EXE_streamlease`) and builds it for them with the right profile.
+
+mod process;
+mod proxy;
+mod redis_server;
+mod wait;
+
+pub use process::JsonProcess;
+pub use proxy::Proxy;
+pub use redis_server::{RedisServer, RedisServerBuilder};
+pub use rustix::process::Signal;
+pub use wait::{eventually, eventually_blocking, wait_for, wait_for_blocking};

@@ -1,0 +1,415 @@
+//! [`RedisServer`]: a redis-server of the test's own, which it may kill, freeze and restart.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A server that does not answer by then will not.
+const START_WITHIN: Duration = Duration::from_secs(15);
+
+/// Ports below the range that systems take for outgoing connections, so that a
+/// port stays free between [`RedisServer::kill`] and [`RedisServer::start_again`].
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// What a start says when the port was taken since we looked.
+const PORT_TAKEN: &str = "Address already in use";
+
+/// A redis-server on 127.0.0.1 that belongs to one test. It is stopped on drop:
+/// exactly the process that was started, never another.
+#[derive(Debug)]
+pub struct RedisServer {
+    dir: PathBuf,
+    config: String,
+    port: u16,
+    starts: u32,
+    child: Option<Child>,
+}
+
+/// Settings of a [`RedisServer`].
+#[derive(Debug, Clone, Default)]
+pub struct RedisServerBuilder {
+    append_only: bool,
+    lines: Vec<String>,
+}
+
+impl RedisServerBuilder {
+    /// Keeps the data in an append-only file, so that it survives [`RedisServer::kill`]
+    /// and [`RedisServer::start_again`]. Without it a restarted server is empty.
+    pub fn append_only(mut self) -> Self {
+        self.append_only = true;
+        self
+    }
+
+    /// A line of redis.conf: `notify-keyspace-events KEA`, `requirepass secret`,
+    /// `rename-command CONFIG ""`, `user alice on >secret ~* &* +@all -config`.
+    pub fn config(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Panics
+    /// If redis-server is not installed, or does not start with this configuration.
+    pub fn start(self) -> RedisServer {
+        let dir = fresh_dir();
+        let mut config = format!("bind 127.0.0.1\nsave \"\"\ndir {}\n", dir.display());
+        // `appendfsync no` still writes before it replies; only a crash of the
+        // machine, not of the process, can lose what was answered.
+        config.push_str(if self.append_only {
+            "appendonly yes\nappendfsync no\n"
+        } else {
+            "appendonly no\n"
+        });
+        for line in &self.lines {
+            let _ = writeln!(config, "{line}");
+        }
+        let mut server = RedisServer {
+            dir,
+            config,
+            port: 0,
+            starts: 0,
+            child: None,
+        };
+        for _ in 0..20 {
+            server.port = free_port();
+            match server.spawn() {
+                Ok(()) => return server,
+                Err(log) if log.contains(PORT_TAKEN) => {}
+                Err(log) => panic!("redis-server did not start:\n{}\n{log}", server.config),
+            }
+        }
+        panic!("redis-server found its port taken 20 times in a row");
+    }
+}
+
+impl RedisServer {
+    /// Starts a server without persistence and waits until it answers.
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// A server with settings of its own.
+    pub fn builder() -> RedisServerBuilder {
+        RedisServerBuilder::default()
+    }
+
+    /// Its port on 127.0.0.1; stays the same over restarts.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Its URL, database 0, no credentials.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Its URL with credentials and database; an empty user is Redis' default user.
+    pub fn url_with(&self, user: &str, password: &str, db: u32) -> String {
+        format!("redis://{user}:{password}@127.0.0.1:{}/{db}", self.port)
+    }
+
+    /// The server's process id.
+    ///
+    /// # Panics
+    /// If it was killed and not started again.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server is not running").id()
+    }
+
+    /// A blocking connection for a test's own looks and meddling (database 0, no credentials).
+    pub fn connection(&self) -> redis::Connection {
+        self.connection_to(&self.url())
+    }
+
+    /// The same with a URL of [`url_with`](Self::url_with).
+    pub fn connection_to(&self, url: &str) -> redis::Connection {
+        redis::Client::open(url)
+            .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(5)))
+            .unwrap_or_else(|err| panic!("cannot connect to {url}: {err}"))
+    }
+
+    /// Kills it as a crash would (SIGKILL). Does nothing if it is not running.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have died already; either way it is reaped here.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops all its doing without closing a connection (SIGSTOP), until [`thaw`](Self::thaw).
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen server go on (SIGCONT).
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Starts a killed server again on the same port, with what its append-only
+    /// file holds (nothing, if there is none), and waits until it answers.
+    /// Kills it first if it is running.
+    pub fn start_again(&mut self) {
+        self.kill();
+        // The port is outside the range of outgoing connections, but somebody
+        // else's server may sit on it for a moment.
+        let deadline = Instant::now() + START_WITHIN;
+        loop {
+            match self.spawn() {
+                Ok(()) => return,
+                Err(log) if log.contains(PORT_TAKEN) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(log) => panic!("redis-server did not start again:\n{log}"),
+            }
+        }
+    }
+
+    /// Like [`start_again`](Self::start_again), but the server comes back empty.
+    pub fn start_empty(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(self.dir.join("appendonlydir"));
+        let _ = fs::remove_file(self.dir.join("appendonly.aof"));
+        self.start_again();
+    }
+
+    /// What the server has logged since its last start.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a process id");
+        kill_process(pid, signal).expect("signalling our own child");
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.join(format!("redis-{}.log", self.starts))
+    }
+
+    /// Starts the process and waits until it is ready; the log if it did not get there.
+    fn spawn(&mut self) -> Result<(), String> {
+        self.starts += 1;
+        let log_file = self.log_file();
+        let conf = self.dir.join("redis.conf");
+        let text = format!(
+            "{}port {}\nlogfile {}\n",
+            self.config,
+            self.port,
+            log_file.display()
+        );
+        fs::write(&conf, text).expect("writing redis.conf into our own directory");
+        let child = Command::new("redis-server")
+            .arg(&conf)
+            .current_dir(&self.dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.dir.join("stderr")).expect("a file in our own directory"))
+            .spawn()
+            .unwrap_or_else(|err| {
+                panic!(
+                    "cannot run redis-server ({err}); these tests need a real one. Install it: \
+                     Debian and Ubuntu `apt-get install redis-server`, Fedora `dnf install redis`, \
+                     Alpine `apk add redis`, Arch `pacman -S redis`, macOS `brew install redis`; \
+                     or run tests/run.sh, which does"
+                )
+            });
+        self.child = Some(child);
+        let deadline = Instant::now() + START_WITHIN;
+        loop {
+            // The log line tells that it is ours that owns the port, the PING that it answers.
+            let ready = self.log().contains("Ready to accept connections") && self.answers_ping();
+            if ready {
+                return Ok(());
+            }
+            let exited = self
+                .child
+                .as_mut()
+                .is_none_or(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+            if exited || Instant::now() >= deadline {
+                self.kill();
+                let stderr = fs::read_to_string(self.dir.join("stderr")).unwrap_or_default();
+                return Err(format!("{stderr}{}", self.log()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn answers_ping(&self) -> bool {
+        let ask = || -> std::io::Result<bool> {
+            let mut stream = TcpStream::connect_timeout(&self.addr(), Duration::from_secs(1))?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"PING\r\n")?;
+            let mut reply = [0; 64];
+            let n = stream.read(&mut reply)?;
+            // A server that wants credentials first is ready, too; one that is loading is not.
+            Ok(["+PONG", "-NOAUTH", "-NOPERM"]
+                .iter()
+                .any(|ok| reply[..n].starts_with(ok.as_bytes())))
+        };
+        ask().unwrap_or(false)
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("log of the test's redis-server:\n{}", self.log());
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn free_port() -> u16 {
+    loop {
+        let port = PORTS.start + u16::try_from(random() % PORTS.len() as u64).unwrap_or(0);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn fresh_dir() -> PathBuf {
+    let name = format!("streamlease-redis-{}-{:016x}", std::process::id(), random());
+    let dir = Path::new(&std::env::temp_dir()).join(name);
+    fs::create_dir(&dir).unwrap_or_else(|err| panic!("cannot create {}: {err}", dir.display()));
+    dir
+}
+
+fn random() -> u64 {
+    // The standard library's per-process random keys; good enough to avoid clashes.
+    RandomState::new().hash_one(Instant::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+
+    use super::*;
+
+    fn get(server: &RedisServer) -> Value {
+        redis::cmd("GET")
+            .arg("k")
+            .query(&mut server.connection())
+            .unwrap()
+    }
+
+    fn set(server: &RedisServer) {
+        redis::cmd("SET")
+            .arg("k")
+            .arg("v")
+            .exec(&mut server.connection())
+            .unwrap();
+    }
+
+    #[test]
+    fn a_restarted_server_has_its_data_only_with_an_append_only_file() {
+        let mut volatile = RedisServer::start();
+        let mut kept = RedisServer::builder().append_only().start();
+        for server in [&mut volatile, &mut kept] {
+            set(server);
+            server.kill();
+            assert!(
+                TcpStream::connect(server.addr()).is_err(),
+                "still listening"
+            );
+            server.start_again();
+        }
+        assert_eq!(get(&volatile), Value::Nil);
+        assert_eq!(get(&kept), Value::BulkString(b"v".to_vec()));
+        kept.start_empty();
+        assert_eq!(get(&kept), Value::Nil);
+    }
+
+    #[test]
+    fn a_frozen_server_answers_only_after_the_thaw() {
+        let server = RedisServer::start();
+        let mut connection = server.connection();
+        connection
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        server.freeze();
+        let frozen = redis::cmd("PING").exec(&mut connection);
+        assert!(frozen.is_err(), "it answered while frozen");
+        server.thaw();
+        redis::cmd("PING").exec(&mut server.connection()).unwrap();
+    }
+
+    #[test]
+    fn users_passwords_and_renamed_commands_can_be_configured() {
+        let server = RedisServer::builder()
+            .config("requirepass geheim")
+            .config("user worker on >pw ~* &* +@all -config")
+            .config("notify-keyspace-events \"Kx\"")
+            .start();
+        let denied = redis::Client::open(server.url())
+            .unwrap()
+            .get_connection()
+            .unwrap();
+        assert!(redis::cmd("GET").arg("k").exec(&mut denied).is_err());
+        let mut admin = server.connection_to(&server.url_with("", "geheim", 3));
+        let flags: Vec<String> = redis::cmd("CONFIG")
+            .arg("GET")
+            .arg("notify-keyspace-events")
+            .query(&mut admin)
+            .unwrap();
+        assert_eq!(flags[1], "xK");
+        let mut worker = server.connection_to(&server.url_with("worker", "pw", 0));
+        assert!(
+            redis::cmd("CONFIG")
+                .arg("GET")
+                .arg("save")
+                .exec(&mut worker)
+                .is_err()
+        );
+        redis::cmd("SET")
+            .arg("k")
+            .arg("v")
+            .exec(&mut worker)
+            .unwrap();
+
+        let server = RedisServer::builder()
+            .config("rename-command CONFIG \"\"")
+            .start();
+        let err = redis::cmd("CONFIG")
+            .arg("GET")
+            .arg("save")
+            .exec(&mut server.connection());
+        assert!(err.unwrap_err().to_string().contains("unknown command"));
+    }
+
+    #[test]
+    fn dropping_stops_exactly_the_own_server() {
+        let other = RedisServer::start();
+        let server = RedisServer::start();
+        let (addr, dir) = (server.addr(), server.dir.clone());
+        drop(server);
+        assert!(TcpStream::connect(addr).is_err());
+        assert!(!dir.exists());
+        redis::cmd("PING").exec(&mut other.connection()).unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "did not start")]
+    fn a_bad_configuration_is_reported_with_the_servers_words() {
+        RedisServer::builder().config("no-such-setting 7").start();
+    }
+}
