@@ -37,7 +37,9 @@
 
 mod support;
 
+pub mod lock_manager;
 pub mod runtime;
+pub mod transport;
 
 use std::fmt;
 use std::sync::Arc;

@@ -87,3 +87,10 @@ pub(super) fn streams(label: &str, n: usize) -> Vec<StreamName> {
 pub(super) fn consumer(identity: &str) -> ConsumerName {
     ConsumerName::from_identity(format!("conformance-{identity}")).expect("a short name is valid")
 }
+
+/// A number for a session that no other session has.
+pub(super) fn nonce() -> u64 {
+    let unique = unique();
+    // Process and count in one: either half alone repeats.
+    ((unique >> 64) as u64).wrapping_add((unique as u64) << 32)
+}
