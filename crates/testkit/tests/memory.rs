@@ -58,3 +58,23 @@ mod per_stream_locks {
 
     streamlease_testkit::lock_manager_conformance!(run);
 }
+
+mod hints_with_session_leases {
+    use super::*;
+
+    fn run(behaviour: Behaviour<Backend>) {
+        check(behaviour, session_leases);
+    }
+
+    streamlease_testkit::notifier_conformance!(run);
+}
+
+mod hints_with_per_stream_locks {
+    use super::*;
+
+    fn run(behaviour: Behaviour<Backend>) {
+        check(behaviour, per_stream_locks);
+    }
+
+    streamlease_testkit::notifier_conformance!(run);
+}

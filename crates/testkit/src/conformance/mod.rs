@@ -38,6 +38,7 @@
 mod support;
 
 pub mod lock_manager;
+pub mod notifier;
 pub mod runtime;
 pub mod transport;
 
