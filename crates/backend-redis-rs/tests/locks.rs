@@ -403,8 +403,8 @@ fn a_beat_tells_of_the_dead_the_next_deadline_the_members_and_the_turn() {
             }
         };
         assert!(
-            sweep(&a).await && !sweep(&c).await && sweep(&a).await,
-            "one has the turn, and may keep it"
+            sweep(&a).await && !sweep(&c).await && !sweep(&a).await,
+            "one turn in that time"
         );
         assert!(
             !beat(&backend, &a, &[]).await.sweep,
