@@ -383,14 +383,17 @@ pub async fn entries_of_a_dropped_fetch_are_found_by_listing(
         let asked = request(&t.a, 1, Duration::from_secs(60));
         let fetch = async { t.fetch(&asked).await.expect("fetch").entries };
         let give_up = async {
-            pass(&*t.runtime, Duration::from_millis(round % 5)).await;
-            submitted.extend(t.announce(1).await);
-            if round % 2 == 0 {
-                pass(&*t.runtime, Duration::from_millis(round % 3)).await;
-            }
+            pass(&*t.runtime, Duration::from_millis(round % 7)).await;
             Vec::new()
         };
-        fetched.extend(ids(&future::or(fetch, give_up).await));
+        // The submit goes on, and its ids are known, whatever becomes of the fetch.
+        let submit = async {
+            pass(&*t.runtime, Duration::from_millis(round % 5)).await;
+            t.announce(1).await
+        };
+        let (page, announced) = future::zip(future::or(fetch, give_up), submit).await;
+        fetched.extend(ids(&page));
+        submitted.extend(announced);
     }
     // An abandoned fetch may still be waiting at the server and get the next entry.
     let mut patience = Patience::new(&*t.runtime, "every entry fetched or pending");
