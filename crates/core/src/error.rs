@@ -44,7 +44,11 @@ pub enum ErrorKind {
 impl Error {
     /// An error of `kind` with a message that says what was wrong and what would be right.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self {
+            kind,
+            context: context.into(),
+            source: None,
+        }
     }
 
     /// The same with the error that caused it.
@@ -53,7 +57,11 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self { kind, context: context.into(), source: Some(source.into()) }
+        Self {
+            kind,
+            context: context.into(),
+            source: Some(source.into()),
+        }
     }
 
     /// A [`ErrorKind::Config`] error.

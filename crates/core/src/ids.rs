@@ -74,7 +74,9 @@ impl StreamName {
     pub fn new(name: impl AsRef<str>) -> Result<Self> {
         let name = name.as_ref();
         if name.is_empty() {
-            return Err(Error::config("data stream name is empty; give at least one character"));
+            return Err(Error::config(
+                "data stream name is empty; give at least one character",
+            ));
         }
         if name.len() > Self::MAX_LEN {
             return Err(Error::config(format!(
@@ -114,7 +116,9 @@ impl ConsumerName {
 
 fn check_name(what: &str, name: &str, max: usize) -> Result<()> {
     if name.is_empty() {
-        return Err(Error::config(format!("{what} is empty; give at least one character")));
+        return Err(Error::config(format!(
+            "{what} is empty; give at least one character"
+        )));
     }
     if name.len() > max {
         return Err(Error::config(format!(
@@ -173,10 +177,15 @@ impl FromStr for EntryId {
             if ms.starts_with('+') || seq.starts_with('+') {
                 return None;
             }
-            Some(Self { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
+            Some(Self {
+                ms: ms.parse().ok()?,
+                seq: seq.parse().ok()?,
+            })
         };
         parse().ok_or_else(|| {
-            Error::config(format!("{text:?} is not an entry id; it looks like 1700000000000-0"))
+            Error::config(format!(
+                "{text:?} is not an entry id; it looks like 1700000000000-0"
+            ))
         })
     }
 }
@@ -247,7 +256,9 @@ impl FromStr for SessionId {
                 Some(Self::new(ConsumerName::from_wire(consumer), nonce))
             })
             .ok_or_else(|| {
-                Error::config(format!("{text:?} is not a session; it looks like name/0123456789abcdef"))
+                Error::config(format!(
+                    "{text:?} is not a session; it looks like name/0123456789abcdef"
+                ))
             })
     }
 }
@@ -262,7 +273,16 @@ mod tests {
         let high: EntryId = "10-1".parse().unwrap();
         assert!(low < high, "numbers, not text");
         assert_eq!(high.to_string(), "10-1");
-        for bad in ["", "1", "1-", "-1", "1-2-3", "a-1", "+1-2", "18446744073709551616-0"] {
+        for bad in [
+            "",
+            "1",
+            "1-",
+            "-1",
+            "1-2-3",
+            "a-1",
+            "+1-2",
+            "18446744073709551616-0",
+        ] {
             assert!(bad.parse::<EntryId>().is_err(), "{bad:?} parsed");
         }
     }
@@ -278,7 +298,10 @@ mod tests {
     #[test]
     fn bad_names_are_refused_with_what_would_be_right() {
         let err = ServiceName::new("a\nb").unwrap_err().to_string();
-        assert!(err.contains("control character") && err.contains("printable"), "{err}");
+        assert!(
+            err.contains("control character") && err.contains("printable"),
+            "{err}"
+        );
         assert!(ServiceName::new("").is_err());
         assert!(ConsumerName::from_identity("").is_err());
         assert!(StreamName::new("x".repeat(StreamName::MAX_LEN + 1)).is_err());

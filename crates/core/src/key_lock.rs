@@ -6,39 +6,56 @@
 //!   absent, in one atomic step, and returns a number that is greater than
 //!   `floor` and than every number it returned for that key before (an etcd
 //!   revision, a sequence). If the key is there with exactly this `value`, it
-//!   is the repeat of a call whose answer was lost: it returns the same number.
-//! - [`renew`](KeyLock::renew) sets the key's time to live to `ttl` only if it
-//!   is there with this `value`; it never creates the key.
-//! - [`release`](KeyLock::release) deletes the key only if it is there with this `value`.
-//! - An `Err` means unknown: it may have happened.
+//!   is the repeat of a call whose answer was lost: it sets the time to live to
+//!   `ttl` anew (the caller believes so) and returns the same number.
+//! - The number names the acquisition from then on:
+//!   [`renew`](KeyLock::renew) sets the time to live to `ttl` only if the key is
+//!   there with this number, and never creates the key;
+//!   [`release`](KeyLock::release) deletes the key only if it is there with this number.
+//! - A key is gone, for everybody and for good, once its time to live has passed.
+//! - Keys are `<service>/stream/<data stream>` and `<service>/sweep`, up to
+//!   about 6 KiB of any characters; a store that cannot take such keys as they
+//!   are has to escape or hash them.
+//! - All methods may run at once; up to 32 calls of one page do. An `Err` means
+//!   unknown: it may have happened, now or later.
 //! - **Suite.** `streamlease_testkit::conformance::lock_manager`, run on the
 //!   `KeyLockManager` around it.
 
-use std::fmt::Debug;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::fmt::{self, Debug};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, FencingToken, Held, Holder, LeaseRef, LockId,
-    LockManager, LockScheme, LockState, Member, OpenOutcome, Release, ReleaseOutcome, Result,
-    Session, SessionId, StreamName, TakeOverOutcome,
+    Acquire, AcquireOutcome, BeatOutcome, BeatReply, BoxFuture, EntryId, FencingToken, Held,
+    Holder, LeaseRef, LockId, LockManager, LockScheme, LockState, Member, OpenOutcome, Release,
+    ReleaseOutcome, Result, ServiceName, Session, SessionId, StreamName, TakeOverOutcome,
 };
 
-/// Keys with a value and a time to live. See the [module docs](self) for the contract.
+/// Keys with a value, a number and a time to live. See the [module docs](self) for the contract.
 #[async_trait]
 pub trait KeyLock: Debug + Send + Sync + 'static {
     /// Takes the key, or says who has it.
-    async fn acquire(&self, key: &str, value: &str, ttl: Duration, floor: u64) -> Result<KeyAcquired>;
+    async fn acquire(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Duration,
+        floor: u64,
+    ) -> Result<KeyAcquired>;
 
-    /// Extends the key; `false` if it is not there with this value.
-    async fn renew(&self, key: &str, value: &str, ttl: Duration) -> Result<bool>;
+    /// Extends the key; `false` if it is not there with this number.
+    async fn renew(&self, key: &str, number: u64, ttl: Duration) -> Result<bool>;
 
-    /// Deletes the key; `false` if it is not there with this value.
-    async fn release(&self, key: &str, value: &str) -> Result<bool>;
+    /// Deletes the key; `false` if it is not there with this number.
+    async fn release(&self, key: &str, number: u64) -> Result<bool>;
 
-    /// The key's value and the time it still has; `None` if it is not there.
+    /// Who has the key; `None` if it is not there.
     async fn inspect(&self, key: &str) -> Result<Option<KeyHolder>>;
 }
 
@@ -56,6 +73,408 @@ pub enum KeyAcquired {
 pub struct KeyHolder {
     /// The key's value.
     pub value: String,
+    /// The number its acquisition returned.
+    pub number: u64,
     /// How long it is there still, unless renewed.
     pub remaining: Duration,
+}
+
+/// A [`LockManager`] with [`LockScheme::PerStream`] on any [`KeyLock`].
+///
+/// It keeps no record of what is held: a lease's token is the number of its
+/// key, so any manager of the service can renew or release it, and a late
+/// release cannot free a newer acquisition.
+///
+/// Plain keys know of no sessions: there are never members, dead sessions,
+/// records or revocations, and dead owners are noticed by their locks' deadlines.
+/// Nor do they publish hints, unless the `KeyLock` does so itself in `release`;
+/// [`stream_of`](Self::stream_of) tells which data stream became free.
+#[derive(Debug)]
+pub struct KeyLockManager {
+    lock: Arc<dyn KeyLock>,
+    /// The service's name with `/` escaped, so that keys of two services never meet.
+    service: String,
+    /// Sessions closed here: a process ends few of them.
+    closed: Mutex<BTreeSet<SessionId>>,
+    /// Makes the value of each request for the sweep turn another.
+    sweep_requests: AtomicU64,
+}
+
+impl KeyLockManager {
+    /// The locks of `service`, kept in `lock`.
+    pub fn new(service: &ServiceName, lock: Arc<dyn KeyLock>) -> Self {
+        Self {
+            lock,
+            service: service.as_str().replace('%', "%25").replace('/', "%2F"),
+            closed: Mutex::default(),
+            sweep_requests: AtomicU64::new(0),
+        }
+    }
+
+    /// The data stream that `key` is the lock of, if it is one.
+    pub fn stream_of(key: &str) -> Option<StreamName> {
+        let (_service, rest) = key.split_once('/')?;
+        StreamName::new(rest.strip_prefix("stream/")?).ok()
+    }
+
+    fn key(&self, stream: &StreamName) -> String {
+        format!("{}/stream/{stream}", self.service)
+    }
+
+    fn closed(&self) -> MutexGuard<'_, BTreeSet<SessionId>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closed(&self, session: &SessionId) -> bool {
+        self.closed().contains(session)
+    }
+
+    async fn acquire_one(&self, session: &Session, request: &Acquire) -> Result<AcquireOutcome> {
+        let key = self.key(&request.stream);
+        let wanted = Assignment {
+            session: session.id.clone(),
+            attempt: request.attempt,
+            entry: request.entry,
+        };
+        let value = wanted.to_string();
+        loop {
+            match self
+                .lock
+                .acquire(&key, &value, session.ttl, request.floor.0)
+                .await?
+            {
+                KeyAcquired::Acquired(number) => {
+                    return Ok(AcquireOutcome::Acquired(FencingToken(number)));
+                }
+                KeyAcquired::Held(holder) => {
+                    // An earlier attempt's key makes room for a later attempt, which so
+                    // gets a new token. The other way round, this is an abandoned request
+                    // that executes late: it must not take the key from its successor.
+                    if !Assignment::parse(&holder.value).is_some_and(|had| wanted.supersedes(&had))
+                    {
+                        return Ok(AcquireOutcome::Held(held(holder)));
+                    }
+                    self.lock.release(&key, holder.number).await?;
+                }
+            }
+        }
+    }
+
+    /// Asks for the turn to sweep: a key that is never released, so that it
+    /// comes up again once `turn` has passed. Each request has another value;
+    /// with the same one, its holder would get it again with every beat.
+    async fn sweep_turn(&self, session: &SessionId, turn: Duration) -> Result<bool> {
+        let key = format!("{}/sweep", self.service);
+        let request = self.sweep_requests.fetch_add(1, Ordering::Relaxed);
+        let acquired = self
+            .lock
+            .acquire(&key, &format!("{session}/{request}"), turn, 0)
+            .await?;
+        Ok(matches!(acquired, KeyAcquired::Acquired(_)))
+    }
+}
+
+#[async_trait]
+impl LockManager for KeyLockManager {
+    fn scheme(&self) -> LockScheme {
+        LockScheme::PerStream
+    }
+
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        Ok(if self.is_closed(&session.id) {
+            OpenOutcome::SessionGone
+        } else {
+            OpenOutcome::Opened
+        })
+    }
+
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        self.closed().insert(session.clone());
+        Ok(())
+    }
+
+    async fn acquire(
+        &self,
+        session: &Session,
+        requests: &[Acquire],
+    ) -> Result<Vec<AcquireOutcome>> {
+        if self.is_closed(&session.id) {
+            return Ok(vec![AcquireOutcome::SessionGone; requests.len()]);
+        }
+        each(requests, |request| {
+            Box::pin(self.acquire_one(session, request))
+        })
+        .await
+    }
+
+    async fn beat(
+        &self,
+        session: &Session,
+        leases: &[LeaseRef],
+        want_sweep: Option<Duration>,
+    ) -> Result<BeatOutcome> {
+        if self.is_closed(&session.id) {
+            return Ok(BeatOutcome::SessionGone);
+        }
+        let renewed = each(leases, |lease| {
+            Box::pin(async {
+                self.lock
+                    .renew(&self.key(&lease.stream), lease.token.0, session.ttl)
+                    .await
+            })
+        })
+        .await?;
+        let lost = leases
+            .iter()
+            .zip(renewed)
+            .filter(|(_, held)| !held)
+            .map(|(lease, _)| lease.clone());
+        let lost = lost.collect();
+        let sweep = match want_sweep {
+            Some(turn) => self.sweep_turn(&session.id, turn).await?,
+            None => false,
+        };
+        Ok(BeatOutcome::Extended(BeatReply {
+            lost,
+            sweep,
+            ..BeatReply::default()
+        }))
+    }
+
+    async fn release(
+        &self,
+        _session: &SessionId,
+        releases: &[Release],
+    ) -> Result<Vec<ReleaseOutcome>> {
+        each(releases, |release| {
+            Box::pin(async {
+                let LeaseRef { stream, token, .. } = &release.lease;
+                let released = self.lock.release(&self.key(stream), token.0).await?;
+                Ok(if released {
+                    ReleaseOutcome::Released
+                } else {
+                    ReleaseOutcome::NotHeld
+                })
+            })
+        })
+        .await
+    }
+
+    async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
+        each(locks, |lock| {
+            Box::pin(async {
+                let holder = self.lock.inspect(&self.key(&lock.stream)).await?;
+                Ok(holder.map_or(LockState::Free, |holder| LockState::Held(held(holder))))
+            })
+        })
+        .await
+    }
+
+    async fn take_over(
+        &self,
+        session: &Session,
+        _dead: &SessionId,
+        _max: usize,
+    ) -> Result<TakeOverOutcome> {
+        Ok(if self.is_closed(&session.id) {
+            TakeOverOutcome::SessionGone
+        } else {
+            TakeOverOutcome::Taken {
+                leases: Vec::new(),
+                left: 0,
+            }
+        })
+    }
+
+    async fn bury(&self, _dead: &SessionId) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn members(&self) -> Result<Vec<Member>> {
+        Ok(Vec::new())
+    }
+
+    async fn records(
+        &self,
+        _session: &SessionId,
+        _after: Option<&StreamName>,
+        _max: usize,
+    ) -> Result<Vec<LeaseRef>> {
+        Ok(Vec::new())
+    }
+
+    async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
+        Ok(vec![false; streams.len()])
+    }
+}
+
+/// What a key's value says: `<session>/<attempt>/<entry>`.
+#[derive(Debug, PartialEq, Eq)]
+struct Assignment {
+    session: SessionId,
+    attempt: u64,
+    entry: EntryId,
+}
+
+impl Assignment {
+    fn parse(value: &str) -> Option<Self> {
+        let mut parts = value.rsplitn(3, '/');
+        let entry = parts.next()?.parse().ok()?;
+        let attempt = parts.next()?.parse().ok()?;
+        let session = parts.next()?.parse().ok()?;
+        Some(Self {
+            session,
+            attempt,
+            entry,
+        })
+    }
+
+    fn supersedes(&self, other: &Self) -> bool {
+        self.session == other.session && self.entry == other.entry && self.attempt > other.attempt
+    }
+}
+
+impl fmt::Display for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.session, self.attempt, self.entry)
+    }
+}
+
+fn held(holder: KeyHolder) -> Held {
+    let by = match Assignment::parse(&holder.value) {
+        Some(assignment) => Holder::Session(assignment.session),
+        None => Holder::Foreign(holder.value),
+    };
+    Held {
+        holder: by,
+        remaining: holder.remaining,
+    }
+}
+
+/// Calls of one page that run at once: one after the other, a few thousand
+/// leases at a millisecond each would not be renewed within a TTL; all at once,
+/// they would be a burst for any server.
+const CALLS_AT_ONCE: usize = 32;
+
+/// The results of `call` for each item, in the items' order; ends at the first error.
+async fn each<'a, T, R>(
+    items: &'a [T],
+    call: impl Fn(&'a T) -> BoxFuture<'a, Result<R>>,
+) -> Result<Vec<R>> {
+    let mut results: Vec<Option<R>> = Vec::new();
+    results.resize_with(items.len(), || None);
+    let mut waiting = items.iter().enumerate();
+    let mut running = Vec::new();
+    poll_fn(|cx| {
+        loop {
+            let free = CALLS_AT_ONCE - running.len();
+            running.extend(
+                waiting
+                    .by_ref()
+                    .take(free)
+                    .map(|(at, item)| (at, call(item))),
+            );
+            let before = running.len();
+            let mut next = 0;
+            while let Some((at, future)) = running.get_mut(next) {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(Ok(result)) => {
+                        results[*at] = Some(result);
+                        drop(running.swap_remove(next));
+                    }
+                    Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
+                    Poll::Pending => next += 1,
+                }
+            }
+            if running.len() == before {
+                // All are pending, or there was nothing left to start.
+                return if before == 0 {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                };
+            }
+        }
+    })
+    .await?;
+    Ok(results.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ConsumerName;
+
+    #[test]
+    fn values_survive_a_round_trip_and_foreign_ones_are_kept_as_text() {
+        let session = SessionId::new(ConsumerName::from_wire("a/b"), 7);
+        let entry = EntryId::new(5, 1);
+        let ours = Assignment {
+            session: session.clone(),
+            attempt: 3,
+            entry,
+        };
+        assert_eq!(Assignment::parse(&ours.to_string()), Some(ours));
+        for foreign in [
+            "",
+            "redis-consumer-go",
+            "a/3/5-1",
+            "redis-consumer-a/0000000000000007",
+        ] {
+            let holder = KeyHolder {
+                value: foreign.into(),
+                number: 1,
+                remaining: Duration::ZERO,
+            };
+            assert_eq!(held(holder).holder, Holder::Foreign(foreign.into()));
+        }
+    }
+
+    #[test]
+    fn keys_of_two_services_never_meet_and_name_their_stream() {
+        let key = |service: &str, stream: &str| {
+            let service = ServiceName::new(service).unwrap();
+            KeyLockManager::new(&service, Arc::new(Unused)).key(&StreamName::new(stream).unwrap())
+        };
+        assert_eq!(key("orders", "call-1"), "orders/stream/call-1");
+        assert_ne!(key("a", "b/stream/c"), key("a/stream/b", "c"));
+        assert_ne!(key("a/b", "c"), key("a%2Fb", "c"));
+        let stream = KeyLockManager::stream_of(&key("a/b", "stream/c/sweep")).unwrap();
+        assert_eq!(stream.as_str(), "stream/c/sweep");
+        assert_eq!(KeyLockManager::stream_of("a/sweep"), None);
+    }
+
+    #[test]
+    fn a_page_keeps_its_order_whatever_the_order_of_answers() {
+        let items: Vec<usize> = (0..100).collect();
+        let doubled = each(&items, |&item| {
+            Box::pin(async move {
+                for _ in 0..(100 - item) % 7 {
+                    futures_lite::future::yield_now().await;
+                }
+                Ok(item * 2)
+            })
+        });
+        let expected: Vec<usize> = (0..100).map(|item| item * 2).collect();
+        assert_eq!(futures_lite::future::block_on(doubled).unwrap(), expected);
+    }
+
+    #[derive(Debug)]
+    struct Unused;
+
+    #[async_trait]
+    impl KeyLock for Unused {
+        async fn acquire(&self, _: &str, _: &str, _: Duration, _: u64) -> Result<KeyAcquired> {
+            Ok(KeyAcquired::Acquired(1))
+        }
+        async fn renew(&self, _: &str, _: u64, _: Duration) -> Result<bool> {
+            Ok(false)
+        }
+        async fn release(&self, _: &str, _: u64) -> Result<bool> {
+            Ok(false)
+        }
+        async fn inspect(&self, _: &str) -> Result<Option<KeyHolder>> {
+            Ok(None)
+        }
+    }
 }

@@ -4,12 +4,19 @@
 //! which re-exports this one beside the backends and runtimes of their choice.
 
 mod backend;
+mod belief;
+mod client;
+mod driver;
 mod error;
+mod events;
 mod ids;
 pub mod key_lock;
+mod lease;
 pub mod lock_manager;
+pub mod machine;
 pub mod notifier;
 pub mod payload;
+mod producer;
 pub mod recorder;
 pub mod runtime;
 mod settings;
@@ -17,14 +24,19 @@ mod time;
 pub mod transport;
 
 pub use backend::{Backend, BackendProvider};
+pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result};
+pub use events::{Disowned, Event, Events, Orphan, QuarantinedEntry, Termination};
 pub use ids::{
     CONSUMER_PREFIX, ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName,
 };
-pub use key_lock::{KeyAcquired, KeyHolder, KeyLock};
+pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
+pub use lease::Lease;
 pub use lock_manager::*;
+pub use machine::{ClaimResult, Completion, DisownReason};
 pub use notifier::{Hint, Notifier, Subscription};
 pub use payload::{Announcement, Info, MalformedReason};
+pub use producer::{Producer, new_batch};
 pub use recorder::Recorder;
 pub use runtime::{BoxFuture, Runtime};
 pub use settings::{ClaimMode, RetryPolicy, Settings};

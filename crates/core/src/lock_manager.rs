@@ -50,17 +50,27 @@ pub trait LockManager: Debug + Send + Sync + 'static {
     async fn close(&self, session: &SessionId) -> Result<()>;
 
     /// Tries to lock a page of data streams for the session.
-    async fn acquire(&self, session: &Session, requests: &[Acquire]) -> Result<Vec<AcquireOutcome>>;
+    async fn acquire(&self, session: &Session, requests: &[Acquire])
+    -> Result<Vec<AcquireOutcome>>;
 
     /// Extends the session and everything it holds, and answers with exceptions only.
     ///
     /// `leases` is everything held with [`LockScheme::PerStream`], and empty
     /// with [`LockScheme::Session`]. With `want_sweep` it also asks for the turn
     /// to sweep, which one member per service and that length of time gets.
-    async fn beat(&self, session: &Session, leases: &[LeaseRef], want_sweep: Option<Duration>) -> Result<BeatOutcome>;
+    async fn beat(
+        &self,
+        session: &Session,
+        leases: &[LeaseRef],
+        want_sweep: Option<Duration>,
+    ) -> Result<BeatOutcome>;
 
     /// Frees leases, each named with its token.
-    async fn release(&self, session: &SessionId, releases: &[Release]) -> Result<Vec<ReleaseOutcome>>;
+    async fn release(
+        &self,
+        session: &SessionId,
+        releases: &[Release],
+    ) -> Result<Vec<ReleaseOutcome>>;
 
     /// Who holds these locks, and for how long still. Looking lets a lock whose
     /// deadline has passed be gone at once.
@@ -69,7 +79,12 @@ pub trait LockManager: Debug + Send + Sync + 'static {
     /// Marks `dead` dead if its deadline has passed (it cannot come back), and
     /// moves up to `max` of its leases to `session` with new tokens.
     /// With [`LockScheme::PerStream`] there are never any to move.
-    async fn take_over(&self, session: &Session, dead: &SessionId, max: usize) -> Result<TakeOverOutcome>;
+    async fn take_over(
+        &self,
+        session: &Session,
+        dead: &SessionId,
+        max: usize,
+    ) -> Result<TakeOverOutcome>;
 
     /// Removes what is left of a dead session once it holds nothing, so that
     /// beats report it no more. `true` if nothing is left of it.
@@ -80,7 +95,12 @@ pub trait LockManager: Debug + Send + Sync + 'static {
 
     /// A page of what is on record for a session, stream names greater than
     /// `after`, in that order. Empty for a backend that keeps no such record.
-    async fn records(&self, session: &SessionId, after: Option<&StreamName>, max: usize) -> Result<Vec<LeaseRef>>;
+    async fn records(
+        &self,
+        session: &SessionId,
+        after: Option<&StreamName>,
+        max: usize,
+    ) -> Result<Vec<LeaseRef>>;
 
     /// Marks leases to be given up (an operator, a rebalance). Nothing is freed
     /// by it: the owner learns of it by its beat and releases. `false` where no

@@ -114,7 +114,11 @@ impl Announcement {
     pub fn decode(payload: &[u8]) -> Result<Self, MalformedReason> {
         let text = std::str::from_utf8(payload).map_err(|_| MalformedReason::NotUtf8)?;
         let wire: Wire<'_> = serde_json::from_str(text).map_err(|err| {
-            if err.is_data() { MalformedReason::WrongShape } else { MalformedReason::NotJson }
+            if err.is_data() {
+                MalformedReason::WrongShape
+            } else {
+                MalformedReason::NotJson
+            }
         })?;
         let name = wire.name.ok_or(MalformedReason::NameMissing)?;
         let name: String =
@@ -191,7 +195,10 @@ impl<'de> Deserialize<'de> for Wire<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire<'de>, A::Error> {
-                let mut wire = Wire { name: None, info: None };
+                let mut wire = Wire {
+                    name: None,
+                    info: None,
+                };
                 while let Some(key) = map.next_key::<String>()? {
                     if key.eq_ignore_ascii_case("DataStreamName") {
                         wire.name = Some(map.next_value()?);
@@ -217,10 +224,19 @@ mod tests {
     fn what_we_write_is_what_the_wire_format_says() {
         let stream = StreamName::new("call-\"1\"").unwrap();
         let with = Announcement::new(stream.clone(), Info::from_json("{\"a\": 1}").unwrap());
-        assert_eq!(with.encode(), r#"{"DataStreamName":"call-\"1\"","Info":{"a": 1}}"#);
-        assert_eq!(Announcement::decode(with.encode().as_bytes()).unwrap(), with);
+        assert_eq!(
+            with.encode(),
+            r#"{"DataStreamName":"call-\"1\"","Info":{"a": 1}}"#
+        );
+        assert_eq!(
+            Announcement::decode(with.encode().as_bytes()).unwrap(),
+            with
+        );
         let without = Announcement::new(stream, Info::NONE);
-        assert_eq!(Announcement::decode(without.encode().as_bytes()).unwrap(), without);
+        assert_eq!(
+            Announcement::decode(without.encode().as_bytes()).unwrap(),
+            without
+        );
     }
 
     #[test]
@@ -250,6 +266,9 @@ mod tests {
         ] {
             assert_eq!(Announcement::decode(payload), Err(reason));
         }
-        assert_eq!(Announcement::from_fields([(&b"other"[..], &b"{}"[..])]), Err(FieldMissing));
+        assert_eq!(
+            Announcement::from_fields([(&b"other"[..], &b"{}"[..])]),
+            Err(FieldMissing)
+        );
     }
 }

@@ -28,15 +28,24 @@ pub struct RetryPolicy {
 
 impl RetryPolicy {
     /// Never gives up.
-    pub const UNLIMITED: Self =
-        Self { retries: None, first: Duration::from_millis(100), max: Duration::from_secs(30) };
+    pub const UNLIMITED: Self = Self {
+        retries: None,
+        first: Duration::from_millis(100),
+        max: Duration::from_secs(30),
+    };
 
     /// Gives up at the first failure.
-    pub const NONE: Self = Self { retries: Some(0), ..Self::UNLIMITED };
+    pub const NONE: Self = Self {
+        retries: Some(0),
+        ..Self::UNLIMITED
+    };
 
     /// Gives up when `n` retries in a row have failed.
     pub const fn times(n: u32) -> Self {
-        Self { retries: Some(n), ..Self::UNLIMITED }
+        Self {
+            retries: Some(n),
+            ..Self::UNLIMITED
+        }
     }
 }
 
@@ -129,7 +138,9 @@ fn out_of_bounds(
     min: impl std::fmt::Display,
     max: impl std::fmt::Display,
 ) -> Error {
-    Error::config(format!("{setting} is {value:?}; it must be between {min} and {max}"))
+    Error::config(format!(
+        "{setting} is {value:?}; it must be between {min} and {max}"
+    ))
 }
 
 #[cfg(test)]
@@ -140,13 +151,40 @@ mod tests {
     fn defaults_are_valid_and_every_bound_is_named() {
         Settings::default().validate().unwrap();
         for (settings, name) in [
-            (Settings { ttl: Duration::from_millis(199), ..Default::default() }, "ttl is 199ms"),
-            (Settings { capacity: 0, ..Default::default() }, "capacity is 0"),
-            (Settings { event_queue: 0, ..Default::default() }, "event_queue is 0"),
-            (Settings { quarantine_after: Some(0), ..Default::default() }, "quarantine_after is 0"),
             (
                 Settings {
-                    retry: RetryPolicy { max: Duration::ZERO, ..RetryPolicy::NONE },
+                    ttl: Duration::from_millis(199),
+                    ..Default::default()
+                },
+                "ttl is 199ms",
+            ),
+            (
+                Settings {
+                    capacity: 0,
+                    ..Default::default()
+                },
+                "capacity is 0",
+            ),
+            (
+                Settings {
+                    event_queue: 0,
+                    ..Default::default()
+                },
+                "event_queue is 0",
+            ),
+            (
+                Settings {
+                    quarantine_after: Some(0),
+                    ..Default::default()
+                },
+                "quarantine_after is 0",
+            ),
+            (
+                Settings {
+                    retry: RetryPolicy {
+                        max: Duration::ZERO,
+                        ..RetryPolicy::NONE
+                    },
                     ..Default::default()
                 },
                 "retry.max",

@@ -71,13 +71,25 @@ pub trait Transport: Debug + Send + Sync + 'static {
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>>;
 
     /// Removes finished entries for good.
-    async fn complete(&self, consumer: &ConsumerName, entries: &[Fenced]) -> Result<Vec<CompleteOutcome>>;
+    async fn complete(
+        &self,
+        consumer: &ConsumerName,
+        entries: &[Fenced],
+    ) -> Result<Vec<CompleteOutcome>>;
 
     /// Gives entries up unfinished: claimable at once, by greater tokens only.
-    async fn hand_back(&self, consumer: &ConsumerName, entries: &[HandBack]) -> Result<Vec<HandBackOutcome>>;
+    async fn hand_back(
+        &self,
+        consumer: &ConsumerName,
+        entries: &[HandBack],
+    ) -> Result<Vec<HandBackOutcome>>;
 
     /// Parks entries with payload and reason, in one step with removing them.
-    async fn quarantine(&self, consumer: &ConsumerName, entries: &[Quarantine]) -> Result<Vec<QuarantineOutcome>>;
+    async fn quarantine(
+        &self,
+        consumer: &ConsumerName,
+        entries: &[Quarantine],
+    ) -> Result<Vec<QuarantineOutcome>>;
 
     /// Removes the consumer's name from the group if it has nothing pending, in
     /// the same step. `true` if the name is not there afterwards.

@@ -1,1 +1,14 @@
-//! Placeholder.
+//! What it takes to test on, and for, **streamlease**.
+//!
+//! - [`sim`]: a runtime with virtual time. Tests run without threads and
+//!   without waiting, and a seed replays them.
+//! - [`conformance`]: the suites that check the contracts of streamlease's
+//!   traits. Whoever implements one runs its suite.
+//! - [`faults`]: wrappers that lose, hold back or delay single requests and
+//!   replies of a backend.
+//!
+//! Everything here is test code: what goes wrong panics, with a message.
+
+pub mod conformance;
+pub mod faults;
+pub mod sim;

@@ -1,0 +1,456 @@
+//! [`Lbs`]: the stream, its group, the fencing records and the quarantine.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
+
+use streamlease_core::payload::PAYLOAD_FIELD;
+use streamlease_core::{
+    Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
+    Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, MalformedReason, Pending,
+    PendingPage, Quarantine, QuarantineOutcome, Quarantined, Result, Scope, SubmitBatch, Timestamp,
+};
+
+use crate::service::{REMEMBERED, not_prepared};
+
+pub(crate) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+pub(crate) struct Lbs {
+    entries: BTreeMap<EntryId, Entry>,
+    /// The greatest id ever given: ids grow even where the newest entries are gone.
+    last_id: EntryId,
+    group: Option<Group>,
+    quarantined: BTreeMap<EntryId, Quarantined>,
+    batches: BTreeMap<u128, Vec<EntryId>>,
+    /// The same batches, oldest first.
+    batch_ages: VecDeque<(Timestamp, u128)>,
+}
+
+struct Entry {
+    /// Bytes as they came, so that malformed entries can be put in.
+    fields: Fields,
+    fence: Fence,
+}
+
+/// What is remembered of an entry's owners. It outlives the group.
+struct Fence {
+    token: FencingToken,
+    handed_back: bool,
+    failures: u32,
+}
+
+struct Group {
+    /// The last entry delivered.
+    cursor: EntryId,
+    /// How many entries there are behind the cursor.
+    undelivered: u64,
+    pending: BTreeMap<EntryId, PendingAt>,
+    consumers: BTreeMap<ConsumerName, Consumer>,
+}
+
+struct PendingAt {
+    consumer: ConsumerName,
+    since: Timestamp,
+    deliveries: u64,
+}
+
+struct Consumer {
+    seen: Timestamp,
+    pending: BTreeSet<EntryId>,
+}
+
+/// Why a fenced operation changes nothing.
+enum Refusal {
+    Gone,
+    Stale(FencingToken),
+}
+
+impl Default for Lbs {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            last_id: EntryId::MIN,
+            group: None,
+            quarantined: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            batch_ages: VecDeque::new(),
+        }
+    }
+}
+
+impl Lbs {
+    pub(crate) fn prepare(&mut self) {
+        let undelivered = self.entries.len() as u64;
+        self.group.get_or_insert_with(|| Group {
+            cursor: EntryId::MIN,
+            undelivered,
+            pending: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+        });
+    }
+
+    pub(crate) fn destroy_group(&mut self) {
+        self.group = None;
+    }
+
+    pub(crate) fn submit(&mut self, batch: &SubmitBatch, now: Timestamp) -> Vec<EntryId> {
+        while let Some(&(submitted, id)) = self.batch_ages.front()
+            && now.saturating_since(submitted) > REMEMBERED
+        {
+            self.batch_ages.pop_front();
+            self.batches.remove(&id);
+        }
+        if let Some(ids) = self.batches.get(&batch.id) {
+            return ids.clone();
+        }
+        let append = |announcement: &Announcement| {
+            let payload = announcement.encode().into_bytes();
+            self.append(vec![(PAYLOAD_FIELD.into(), payload)], now)
+        };
+        let ids: Vec<_> = batch.announcements.iter().map(append).collect();
+        self.batches.insert(batch.id, ids.clone());
+        self.batch_ages.push_back((now, batch.id));
+        ids
+    }
+
+    pub(crate) fn append(&mut self, fields: Fields, now: Timestamp) -> EntryId {
+        let ms = u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX);
+        let id = if ms > self.last_id.ms {
+            EntryId::new(ms, 0)
+        } else {
+            EntryId::new(self.last_id.ms, self.last_id.seq + 1)
+        };
+        self.last_id = id;
+        let fence = Fence {
+            token: FencingToken::NONE,
+            handed_back: false,
+            failures: 0,
+        };
+        self.entries.insert(id, Entry { fields, fence });
+        if let Some(group) = &mut self.group {
+            group.undelivered += 1;
+        }
+        id
+    }
+
+    /// How many entries a fetch could still get.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.group.as_ref().map_or(0, |group| group.undelivered)
+    }
+
+    pub(crate) fn deliver(
+        &mut self,
+        consumer: &ConsumerName,
+        max: usize,
+        now: Timestamp,
+    ) -> Result<Fetched> {
+        let group = self.group.as_mut().ok_or_else(not_prepared)?;
+        group.consumer(consumer, now);
+        let behind_cursor = self.entries.range((Excluded(group.cursor), Unbounded));
+        let mut entries = Vec::new();
+        for (&id, entry) in behind_cursor.take(max.max(1)) {
+            entries.push(Delivery {
+                entry: id,
+                content: entry.content(),
+            });
+        }
+        for delivery in &entries {
+            group.cursor = delivery.entry;
+            group.undelivered -= 1;
+            group.assign(delivery.entry, consumer, now);
+            if let Some(at) = group.pending.get_mut(&delivery.entry) {
+                at.deliveries += 1;
+            }
+        }
+        Ok(Fetched {
+            entries,
+            backlog: group.undelivered,
+        })
+    }
+
+    pub(crate) fn list_pending(
+        &self,
+        scope: &Scope,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<PendingPage> {
+        let group = self.group.as_ref().ok_or_else(not_prepared)?;
+        let limit = limit.max(1);
+        let one_more = limit.saturating_add(1);
+        let mut ids: Vec<EntryId> = match scope {
+            Scope::All { after } => {
+                let from = (Excluded(after), Unbounded);
+                group
+                    .pending
+                    .range(from)
+                    .map(|(id, _)| *id)
+                    .take(one_more)
+                    .collect()
+            }
+            Scope::Consumer { consumer, after } => match group.consumers.get(consumer) {
+                Some(consumer) => {
+                    let from = (Excluded(after), Unbounded);
+                    consumer
+                        .pending
+                        .range(from)
+                        .copied()
+                        .take(one_more)
+                        .collect()
+                }
+                None => Vec::new(),
+            },
+            Scope::Entries(wanted) => {
+                let wanted: BTreeSet<_> = wanted.iter().copied().collect();
+                let entries = wanted
+                    .into_iter()
+                    .filter_map(|id| self.pending(group, id, now));
+                return Ok(PendingPage {
+                    entries: entries.collect(),
+                    next: None,
+                });
+            }
+        };
+        let more = ids.len() > limit;
+        ids.truncate(limit);
+        let next = ids.last().copied().filter(|_| more);
+        let entries = ids
+            .into_iter()
+            .filter_map(|id| self.pending(group, id, now))
+            .collect();
+        Ok(PendingPage { entries, next })
+    }
+
+    fn pending(&self, group: &Group, id: EntryId, now: Timestamp) -> Option<Pending> {
+        let at = group.pending.get(&id)?;
+        let entry = self.entries.get(&id)?;
+        Some(Pending {
+            entry: id,
+            consumer: at.consumer.clone(),
+            idle: now.saturating_since(at.since),
+            deliveries: at.deliveries,
+            token: entry.fence.token,
+            handed_back: entry.fence.handed_back,
+            failures: entry.fence.failures,
+            content: entry.content(),
+        })
+    }
+
+    pub(crate) fn claim(
+        &mut self,
+        consumer: &ConsumerName,
+        claims: &[Fenced],
+        now: Timestamp,
+    ) -> Result<Vec<ClaimOutcome>> {
+        if self.group.is_none() {
+            return Err(not_prepared());
+        }
+        Ok(claims
+            .iter()
+            .map(|claim| self.claim_one(consumer, *claim, now))
+            .collect())
+    }
+
+    fn claim_one(
+        &mut self,
+        consumer: &ConsumerName,
+        claim: Fenced,
+        now: Timestamp,
+    ) -> ClaimOutcome {
+        let fence = match self.admit(claim) {
+            Ok(fence) => fence,
+            Err(Refusal::Gone) => return ClaimOutcome::Gone,
+            Err(Refusal::Stale(seen)) => return ClaimOutcome::Stale { seen },
+        };
+        if fence.handed_back && claim.token == fence.token {
+            // The late copy of a claim from before the hand back.
+            return ClaimOutcome::Stale { seen: fence.token };
+        }
+        if claim.token > fence.token && fence.token != FencingToken::NONE && !fence.handed_back {
+            fence.failures += 1;
+        }
+        fence.token = claim.token;
+        fence.handed_back = false;
+        let failures = fence.failures;
+        let from = self
+            .group
+            .as_mut()
+            .and_then(|group| group.assign(claim.entry, consumer, now));
+        ClaimOutcome::Claimed { from, failures }
+    }
+
+    pub(crate) fn complete(&mut self, entry: Fenced) -> CompleteOutcome {
+        match self.admit(entry).map(|_| ()) {
+            Ok(()) => {
+                self.remove(entry.entry);
+                CompleteOutcome::Completed
+            }
+            Err(Refusal::Gone) => CompleteOutcome::Gone,
+            Err(Refusal::Stale(seen)) => CompleteOutcome::NotOwner { seen },
+        }
+    }
+
+    pub(crate) fn hand_back(&mut self, hand_back: &HandBack) -> HandBackOutcome {
+        let &HandBack {
+            entry,
+            token,
+            failed,
+        } = hand_back;
+        match self.admit(Fenced { entry, token }) {
+            Ok(fence) => {
+                let repeated = fence.handed_back && fence.token == token;
+                fence.failures += u32::from(failed && !repeated);
+                fence.token = token;
+                fence.handed_back = true;
+                HandBackOutcome::HandedBack
+            }
+            Err(Refusal::Gone) => HandBackOutcome::Gone,
+            Err(Refusal::Stale(seen)) => HandBackOutcome::NotOwner { seen },
+        }
+    }
+
+    pub(crate) fn quarantine(
+        &mut self,
+        consumer: &ConsumerName,
+        quarantine: &Quarantine,
+        now: Timestamp,
+    ) -> QuarantineOutcome {
+        let &Quarantine {
+            entry,
+            token,
+            ref reason,
+        } = quarantine;
+        match self.admit(Fenced { entry, token }).map(|_| ()) {
+            Ok(()) => {
+                if let Some(Entry { fields, fence }) = self.remove(entry) {
+                    let parked = Quarantined {
+                        entry,
+                        reason: reason.clone(),
+                        failures: fence.failures,
+                        last_owner: consumer.clone(),
+                        at_ms: u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX),
+                        fields,
+                    };
+                    self.quarantined.insert(entry, parked);
+                }
+                QuarantineOutcome::Quarantined
+            }
+            Err(Refusal::Gone) => QuarantineOutcome::Gone,
+            Err(Refusal::Stale(seen)) => QuarantineOutcome::NotOwner { seen },
+        }
+    }
+
+    pub(crate) fn forget_consumer(&mut self, consumer: &ConsumerName) -> bool {
+        let Some(group) = &mut self.group else {
+            return true;
+        };
+        if group
+            .consumers
+            .get(consumer)
+            .is_some_and(|known| !known.pending.is_empty())
+        {
+            return false;
+        }
+        group.consumers.remove(consumer);
+        true
+    }
+
+    pub(crate) fn consumers(&self, now: Timestamp) -> Result<Vec<ConsumerState>> {
+        let group = self.group.as_ref().ok_or_else(not_prepared)?;
+        let state = |(name, consumer): (&ConsumerName, &Consumer)| ConsumerState {
+            consumer: name.clone(),
+            pending: consumer.pending.len() as u64,
+            idle: now.saturating_since(consumer.seen),
+        };
+        Ok(group.consumers.iter().map(state).collect())
+    }
+
+    pub(crate) fn list_undelivered(&self, after: EntryId, limit: usize) -> Vec<Delivery> {
+        let cursor = self
+            .group
+            .as_ref()
+            .map_or(EntryId::MIN, |group| group.cursor);
+        let behind = self.entries.range((Excluded(after.max(cursor)), Unbounded));
+        let delivery = |(&id, entry): (&EntryId, &Entry)| Delivery {
+            entry: id,
+            content: entry.content(),
+        };
+        behind.take(limit).map(delivery).collect()
+    }
+
+    pub(crate) fn list_quarantined(&self, after: EntryId, limit: usize) -> Vec<Quarantined> {
+        let behind = self.quarantined.range((Excluded(after), Unbounded));
+        behind
+            .take(limit)
+            .map(|(_, parked)| parked.clone())
+            .collect()
+    }
+
+    /// The one check of tokens (R4): none lower than the greatest one seen.
+    fn admit(&mut self, actor: Fenced) -> Result<&mut Fence, Refusal> {
+        let entry = self.entries.get_mut(&actor.entry).ok_or(Refusal::Gone)?;
+        if actor.token < entry.fence.token {
+            return Err(Refusal::Stale(entry.fence.token));
+        }
+        Ok(&mut entry.fence)
+    }
+
+    fn remove(&mut self, id: EntryId) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        if let Some(group) = &mut self.group {
+            group.undelivered -= u64::from(id > group.cursor);
+            group.unassign(id);
+        }
+        Some(entry)
+    }
+}
+
+impl Group {
+    /// Makes the entry pending at `consumer`, afresh; returns at whom it was.
+    fn assign(
+        &mut self,
+        id: EntryId,
+        consumer: &ConsumerName,
+        now: Timestamp,
+    ) -> Option<ConsumerName> {
+        let before = self.unassign(id);
+        let deliveries = before.as_ref().map_or(0, |at| at.deliveries);
+        self.consumer(consumer, now).pending.insert(id);
+        self.pending.insert(
+            id,
+            PendingAt {
+                consumer: consumer.clone(),
+                since: now,
+                deliveries,
+            },
+        );
+        before.map(|at| at.consumer)
+    }
+
+    fn unassign(&mut self, id: EntryId) -> Option<PendingAt> {
+        let at = self.pending.remove(&id)?;
+        if let Some(consumer) = self.consumers.get_mut(&at.consumer) {
+            consumer.pending.remove(&id);
+        }
+        Some(at)
+    }
+
+    /// The consumer, which was just heard of.
+    fn consumer(&mut self, name: &ConsumerName, now: Timestamp) -> &mut Consumer {
+        let new = || Consumer {
+            seen: now,
+            pending: BTreeSet::new(),
+        };
+        let consumer = self.consumers.entry(name.clone()).or_insert_with(new);
+        consumer.seen = now;
+        consumer
+    }
+}
+
+impl Entry {
+    fn content(&self) -> Result<Announcement, MalformedReason> {
+        Announcement::from_fields(
+            self.fields
+                .iter()
+                .map(|(name, value)| (&name[..], &value[..])),
+        )
+    }
+}

@@ -1,0 +1,60 @@
+//! [`RedisBackend`]: connecting, and handing out the three traits.
+
+use std::sync::Arc;
+
+use streamlease_core::{Backend, BackendProvider, Result, ServiceName};
+
+use crate::connection::Server;
+use crate::keys::Keys;
+use crate::locks::per_stream::PerStreamLocks;
+use crate::notifier::RedisNotifier;
+use crate::transport::RedisTransport;
+
+/// One Redis (or Valkey) server, for any number of services.
+///
+/// Cheap to clone; clones share connections. See the [crate docs](crate) for
+/// which keys it uses and which connections it keeps.
+#[derive(Debug, Clone)]
+pub struct RedisBackend {
+    server: Arc<Server>,
+}
+
+impl RedisBackend {
+    /// Connects to the server at `url`, for example `redis://user:password@host:6379/0`,
+    /// `rediss://…` with one of the TLS features, or `unix:///path/to/socket`.
+    ///
+    /// The URL's database is used for everything. Go consumers of a shared
+    /// fleet look at database 0 only.
+    ///
+    /// # Errors
+    /// [`Config`](streamlease_core::ErrorKind::Config): the URL is not usable.
+    /// [`Unavailable`](streamlease_core::ErrorKind::Unavailable): the server
+    /// cannot be reached, or is not ready.
+    /// [`Denied`](streamlease_core::ErrorKind::Denied): wrong user or password.
+    /// The message names the URL without its password.
+    ///
+    /// Once connected, a connection that breaks is made anew by the next call.
+    ///
+    /// # Panics
+    /// With the feature `tokio` alone, outside of a tokio runtime (or inside one
+    /// without its I/O and time drivers): tokio itself does.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self> {
+        let server = Server::new(url.as_ref())?;
+        server.ping().await?;
+        Ok(Self {
+            server: Arc::new(server),
+        })
+    }
+}
+
+impl BackendProvider for RedisBackend {
+    fn backend(&self, service: &ServiceName) -> Result<Backend> {
+        let keys = Arc::new(Keys::new(service));
+        let server = &self.server;
+        Ok(Backend {
+            transport: Arc::new(RedisTransport::new(server.clone(), keys.clone())),
+            locks: Arc::new(PerStreamLocks::new(server.clone(), keys.clone())),
+            notifier: Arc::new(RedisNotifier::new(server.clone(), keys)),
+        })
+    }
+}

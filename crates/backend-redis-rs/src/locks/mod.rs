@@ -1,0 +1,3 @@
+//! Lock managers.
+
+pub(crate) mod per_stream;

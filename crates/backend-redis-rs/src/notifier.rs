@@ -1,0 +1,340 @@
+//! [`RedisNotifier`]: hints from our own channel and from expiring wire locks.
+//!
+//! Nothing depends on a hint, so whatever is refused – the flags, the pattern,
+//! even the channel – is logged and done without.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_lite::{StreamExt, future};
+use redis_rs::aio::{PubSubSink, PubSubStream};
+use redis_rs::{ErrorKind as RedisKind, Msg, Pipeline, RedisError, Value, cmd};
+use streamlease_core::{
+    ConsumerName, Error, ErrorKind, Hint, Notifier, Result, StreamName, Subscription,
+};
+
+use crate::connection::Server;
+use crate::decode;
+use crate::keys::{Keys, keyspace_channel, parse_wire_lock, wire_lock_pattern};
+use crate::timer;
+
+/// How long a subscription may be silent before it is asked for a sign of life.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long the sign of life, and every other answer, may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long the probe's expiry may take to be heard of.
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
+
+/// The hints of one service.
+#[derive(Debug)]
+pub(crate) struct RedisNotifier {
+    server: Arc<Server>,
+    keys: Arc<Keys>,
+    /// Whether it was said already that the server's flags cannot be set.
+    complained: AtomicBool,
+}
+
+impl RedisNotifier {
+    pub(crate) fn new(server: Arc<Server>, keys: Arc<Keys>) -> Self {
+        Self {
+            server,
+            keys,
+            complained: AtomicBool::new(false),
+        }
+    }
+
+    /// Has the server tell of expired keys, whatever else it is told to tell.
+    /// At each subscription: a server that was restarted has forgotten.
+    async fn set_flags(&self) -> Result<()> {
+        const PARAMETER: &str = "notify-keyspace-events";
+        let mut get = cmd("CONFIG");
+        get.arg("GET").arg(PARAMETER);
+        let reply = self
+            .server
+            .command("reading the notification flags", &get)
+            .await?;
+        let flags = match decode::pairs(reply)?.into_iter().next() {
+            Some((_, flags)) => decode::text(flags)?,
+            None => String::new(),
+        };
+        let Some(merged) = merge_flags(&flags) else {
+            return Ok(());
+        };
+        let mut set = cmd("CONFIG");
+        set.arg("SET").arg(PARAMETER).arg(&merged);
+        self.server
+            .command("setting the notification flags", &set)
+            .await?;
+        log::info!("{PARAMETER} was {flags:?}, is {merged:?} now");
+        Ok(())
+    }
+
+    /// A key that expires at once, to hear whether the server tells of it.
+    async fn probe(&self) -> Result<()> {
+        let mut set = cmd("SET");
+        set.arg(&self.keys.probe).arg(1).arg("PX").arg(1);
+        self.server.command("probing notifications", &set).await?;
+        timer::sleep(Duration::from_millis(3)).await;
+        // Looking makes the server expire it.
+        let mut exists = Pipeline::new();
+        exists.cmd("EXISTS").arg(&self.keys.probe);
+        self.server
+            .pipeline("probing notifications", &exists)
+            .await
+            .map(drop)
+    }
+}
+
+#[async_trait]
+impl Notifier for RedisNotifier {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
+        if let Err(err) = self.set_flags().await {
+            if err.kind() == ErrorKind::Unavailable {
+                return Err(err);
+            }
+            let level = match self.complained.swap(true, Ordering::Relaxed) {
+                false => log::Level::Info,
+                true => log::Level::Debug,
+            };
+            log::log!(
+                level,
+                "notification flags left as they are, running on deadlines: {err}"
+            );
+        }
+        let db = self.server.db();
+        let (mut sink, stream) = self.server.pubsub().await?;
+        let probe_channel = keyspace_channel(db, &self.keys.probe);
+        let heard = [
+            self.accept(&self.keys.hints, sink.subscribe(&*self.keys.hints))
+                .await?,
+            self.accept(&probe_channel, sink.subscribe(&*probe_channel))
+                .await?,
+            self.accept("the locks' pattern", sink.psubscribe(wire_lock_pattern(db)))
+                .await?,
+        ];
+        let probing = heard[1] && self.probe().await.is_ok();
+        Ok(Box::new(RedisSubscription {
+            server: self.server.clone(),
+            sink,
+            stream,
+            hints_channel: self.keys.hints.clone(),
+            probe_channel,
+            lock_prefix: keyspace_channel(db, ""),
+            probe_until: probing.then(|| Instant::now() + PROBE_WITHIN),
+            ping_at: Instant::now() + PING_EVERY,
+        }))
+    }
+}
+
+impl RedisNotifier {
+    /// Waits for a subscription's answer; `false` if the server refused it for good.
+    async fn accept(
+        &self,
+        channel: &str,
+        answer: impl Future<Output = Result<(), RedisError>>,
+    ) -> Result<bool> {
+        match timer::within(ANSWER_WITHIN, answer).await {
+            Some(Ok(())) => Ok(true),
+            Some(Err(err)) if !err.is_io_error() && err.kind() != RedisKind::Parse => {
+                log::info!("no notifications from {channel}: {err}");
+                Ok(false)
+            }
+            Some(Err(err)) => Err(self.server.failed("subscribing", err)),
+            None => Err(no_answer(&self.server)),
+        }
+    }
+}
+
+/// A subscription on a connection of its own.
+struct RedisSubscription {
+    server: Arc<Server>,
+    sink: PubSubSink,
+    stream: PubSubStream,
+    hints_channel: String,
+    probe_channel: String,
+    /// In front of the key in the channels of the locks.
+    lock_prefix: String,
+    /// Until when the probe's expiry is waited for; `None` once that is settled.
+    probe_until: Option<Instant>,
+    ping_at: Instant,
+}
+
+impl std::fmt::Debug for RedisSubscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisSubscription")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Subscription for RedisSubscription {
+    // Dropped at any point this loses nothing: messages wait in the stream.
+    async fn next(&mut self) -> Result<Hint> {
+        loop {
+            let wake_at = self
+                .probe_until
+                .map_or(self.ping_at, |until| until.min(self.ping_at));
+            let pause = wake_at.saturating_duration_since(Instant::now());
+            let stream = &mut self.stream;
+            let heard = future::or(async { Some(stream.next().await) }, async {
+                timer::sleep(pause).await;
+                None
+            });
+            match heard.await {
+                Some(Some(message)) => {
+                    if let Some(hint) = self.read(&message) {
+                        return Ok(hint);
+                    }
+                }
+                Some(None) => {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        format!(
+                            "the connection for notifications broke ({})",
+                            self.server.endpoint()
+                        ),
+                    ));
+                }
+                None => self.on_silence().await?,
+            }
+        }
+    }
+}
+
+impl RedisSubscription {
+    async fn on_silence(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if self.probe_until.is_some_and(|until| until <= now) {
+            self.probe_until = None;
+            log::info!("the server tells of no expired keys; running on deadlines alone");
+        }
+        if self.ping_at <= now {
+            // A frozen server keeps its connections open: only a question shows it.
+            match timer::within(ANSWER_WITHIN, self.sink.ping::<Value>()).await {
+                Some(Ok(_)) => self.ping_at = Instant::now() + PING_EVERY,
+                // Refused is an answer too.
+                Some(Err(err)) if err.code().is_some() => {
+                    self.ping_at = Instant::now() + PING_EVERY
+                }
+                Some(Err(err)) => return Err(self.server.failed("listening", err)),
+                None => return Err(no_answer(&self.server)),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, message: &Msg) -> Option<Hint> {
+        // Not `get_channel_name`: it panics on a channel that is not UTF-8.
+        let channel: Vec<u8> = message.get_channel().ok()?;
+        if channel == self.hints_channel.as_bytes() {
+            return read_hint(message.get_payload_bytes());
+        }
+        if message.get_payload_bytes() != b"expired" {
+            return None;
+        }
+        if channel == self.probe_channel.as_bytes() {
+            if self.probe_until.take().is_some() {
+                log::debug!("the server tells of expired keys");
+            }
+            return None;
+        }
+        let (stream, entry) = parse_wire_lock(channel.strip_prefix(self.lock_prefix.as_bytes())?)?;
+        Some(Hint::LockExpired { stream, entry })
+    }
+}
+
+fn no_answer(server: &Server) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "no answer on the connection for notifications in time ({})",
+            server.endpoint()
+        ),
+    )
+}
+
+/// The flags with what is needed added; `None` if it is all there.
+/// `K`: tell on the key's channel. `x`: of expired keys; `A` stands for it too.
+fn merge_flags(flags: &str) -> Option<String> {
+    let mut merged = flags.to_owned();
+    if !flags.contains('K') {
+        merged.push('K');
+    }
+    if !flags.contains(['x', 'A']) {
+        merged.push('x');
+    }
+    (merged != flags).then_some(merged)
+}
+
+/// Reads what the scripts publish; `None` for what they do not.
+fn read_hint(payload: &[u8]) -> Option<Hint> {
+    let (kind, rest) = payload.split_first()?;
+    match kind {
+        b'H' => {
+            let ids = std::str::from_utf8(rest).ok()?.split(' ');
+            Some(Hint::HandedBack(
+                ids.map(|id| id.parse().ok()).collect::<Option<_>>()?,
+            ))
+        }
+        b'F' => {
+            let names = decode::pieces(rest)?.into_iter();
+            let name = |name| StreamName::new(std::str::from_utf8(name).ok()?).ok();
+            Some(Hint::Freed(names.map(name).collect::<Option<_>>()?))
+        }
+        b'G' => Some(Hint::HolderGone(ConsumerName::from_wire(
+            std::str::from_utf8(rest).ok()?,
+        ))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamlease_core::EntryId;
+
+    #[test]
+    fn flags_are_merged_never_overwritten() {
+        for (flags, merged) in [
+            ("", Some("Kx")),
+            ("KEx", None),
+            ("AK", None),
+            ("AE", Some("AEK")),
+            ("Elg", Some("ElgKx")),
+            ("K", Some("Kx")),
+        ] {
+            assert_eq!(merge_flags(flags).as_deref(), merged, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn hints_are_read_and_anything_else_is_ignored() {
+        assert_eq!(
+            read_hint(b"H1-1 2-0"),
+            Some(Hint::HandedBack(vec![
+                EntryId::new(1, 1),
+                EntryId::new(2, 0)
+            ]))
+        );
+        let freed = Hint::Freed(vec![StreamName::new("a,").unwrap()]);
+        assert_eq!(read_hint(b"F2:a,,"), Some(freed));
+        let gone = Hint::HolderGone(ConsumerName::from_wire("redis-consumer-a"));
+        assert_eq!(read_hint(b"Gredis-consumer-a"), Some(gone));
+        for odd in [
+            &b""[..],
+            b"x",
+            b"H",
+            b"Hx",
+            b"F1",
+            b"F0:,",
+            b"F1:\xff,",
+            b"G\xff",
+            b"{}",
+        ] {
+            assert_eq!(read_hint(odd), None, "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+-- Locks a page of data streams and mints their tokens.
+-- KEYS: sessions, token counter, refused streams, then (stream key, wire key) each.
+-- ARGV: session, ttl (ms), then (entry, attempt, floor, stream) each.
+local sessions, counter_key, refused = KEYS[1], KEYS[2], KEYS[3]
+local session, ttl = ARGV[1], ARGV[2]
+if not alive(sessions, session) then
+  return {'gone'}
+end
+
+-- Tokens are 20 digits of text; as numbers they would have to be below 2^53.
+local function next_token(token)
+  local high, low = tonumber(string.sub(token, 1, 10)), tonumber(string.sub(token, 11)) + 1
+  if low == 1e10 then
+    high, low = high + 1, 0
+  end
+  return string.format('%010.0f%010.0f', high, low)
+end
+
+local clock = string.format('%020.0f', time[1] * 1000000 + time[2])
+local counter = redis.call('GET', counter_key)
+if not (counter and #counter == 20 and string.match(counter, '^%d+$')) then
+  counter = string.rep('0', 20)
+end
+
+-- Greater than the last one minted and than `floor`, and not below the clock:
+-- neither a lost write nor a lost key makes a token come twice.
+local function mint(floor)
+  local token = next_token(counter)
+  if token < clock then token = clock end
+  local least = next_token(floor)
+  if token < least then token = least end
+  counter = token
+  redis.call('SET', counter_key, token)
+  return token
+end
+
+local replies, was_refused = {}, false
+for i = 0, (#ARGV - 2) / 4 - 1 do
+  local stream_key, wire_key = KEYS[4 + 2 * i], KEYS[5 + 2 * i]
+  local entry, attempt, floor, stream = ARGV[3 + 4 * i], ARGV[4 + 4 * i], ARGV[5 + 4 * i], ARGV[6 + 4 * i]
+  local ours, wire = value_of(stream_key), value_of(wire_key)
+  local held, held_key, repeated
+  if ours then
+    local who, token, what, which = string.match(ours, '^(.*)/(%d+)/(%d+%-%d+)/(%x+)$')
+    if who ~= session or what ~= entry then
+      held, held_key = ours, stream_key
+    elseif which == attempt and wire == ours then
+      repeated = token
+    end
+  end
+  -- A wire key of this session without its stream key is the rest of a lease that was lost.
+  if wire and not held and not repeated and not starts_with(wire, session .. '/') then
+    held, held_key = wire, wire_key
+  end
+  if held then
+    local left = remaining(held_key)
+    -- Whoever releases it tells; kept for as long as the refused is sure to ask again.
+    redis.call('ZADD', refused, number(now + 2 * math.max(left, tonumber(ttl))), stream)
+    was_refused = true
+    replies[#replies + 1] = {'held', left, held}
+  elseif repeated then
+    redis.call('PEXPIRE', stream_key, ttl)
+    redis.call('PEXPIRE', wire_key, ttl)
+    replies[#replies + 1] = {'acquired', repeated}
+  else
+    local token = mint(floor)
+    local value = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
+    redis.call('SET', stream_key, value, 'PX', ttl)
+    redis.call('SET', wire_key, value, 'PX', ttl)
+    replies[#replies + 1] = {'acquired', token}
+  end
+end
+if was_refused then
+  redis.call('ZREMRANGEBYSCORE', refused, '-inf', number(now))
+  redis.call('PEXPIRE', refused, 7200000)
+end
+return {'ok', replies}

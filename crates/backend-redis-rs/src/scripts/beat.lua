@@ -1,0 +1,55 @@
+-- Extends a session and a page of its leases; answers with exceptions only.
+-- KEYS: sessions, sweep turn, then (stream key, wire key) each.
+-- ARGV: session, ttl (ms), whether to look around, turn length (ms, 0: none wanted),
+--       then '/<token>/<entry>/' each.
+local sessions, sweep = KEYS[1], KEYS[2]
+local session, ttl = ARGV[1], ARGV[2]
+-- Also after the server lost its data: without its deadline a session cannot be
+-- told from one that is dead and buried.
+if not alive(sessions, session) then
+  return {'gone'}
+end
+redis.call('ZADD', sessions, 'XX', number(now + tonumber(ttl)), session)
+
+local lost = {}
+local leases = #ARGV - 4
+if leases > 0 then
+  local keys = {}
+  for i = 3, #KEYS do
+    keys[i - 2] = KEYS[i]
+  end
+  local values = redis.call('MGET', unpack(keys))
+  for i = 1, leases do
+    local head = session .. ARGV[4 + i]
+    if starts_with(values[2 * i - 1], head) and starts_with(values[2 * i], head) then
+      redis.call('PEXPIRE', keys[2 * i - 1], ttl)
+      redis.call('PEXPIRE', keys[2 * i], ttl)
+    else
+      lost[#lost + 1] = i
+    end
+  end
+end
+if ARGV[3] == '0' then
+  return {'ok', lost}
+end
+
+local dead = redis.call('ZRANGEBYSCORE', sessions, '-inf', number(now), 'LIMIT', 0, 16)
+local next_deadline = -1
+local coming = redis.call('ZRANGEBYSCORE', sessions, '(' .. number(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
+for i = 1, #coming, 2 do
+  if coming[i] ~= session then
+    next_deadline = coming[i + 1] - now
+    break
+  end
+end
+local members = redis.call('ZCOUNT', sessions, '(' .. number(now), '+inf')
+local turn = 0
+if ARGV[4] ~= '0' then
+  if redis.call('SET', sweep, session, 'NX', 'PX', ARGV[4]) then
+    turn = 1
+  elseif redis.call('GET', sweep) == session then
+    redis.call('PEXPIRE', sweep, ARGV[4])
+    turn = 1
+  end
+end
+return {'ok', lost, dead, next_deadline, members, turn}

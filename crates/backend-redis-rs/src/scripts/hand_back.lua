@@ -1,0 +1,35 @@
+-- Fenced hand back of a page of entries, announced in the same step.
+-- KEYS: LBS, fencing records, hints channel.
+-- ARGV: group, caller, idle time to show (ms), then (id, token, failed) each.
+local lbs, tokens, channel = KEYS[1], KEYS[2], KEYS[3]
+local group, consumer, idle = ARGV[1], ARGV[2], ARGV[3]
+local replies, back = {}, {}
+for i = 4, #ARGV, 3 do
+  local id, token, failed = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1'
+  local seen, handed, failures = record(tokens, id)
+  local reply
+  if not fields_of(lbs, id) then
+    clear(lbs, group, tokens, id)
+    reply = {'gone'}
+  elseif token < seen then
+    reply = {'not_owner', seen}
+  else
+    -- A repeat must not count the failure again.
+    if not (handed and token == seen) then
+      remember(tokens, id, token, true, failures + (failed and 1 or 0))
+    end
+    -- It stays where it is pending, looking so idle that consumers which go by
+    -- idle time alone take it at once. FORCE: pending at nobody it would only
+    -- be seen again if the group had not read past it.
+    local at = pending_at(lbs, group, id) or consumer
+    redis.call('XCLAIM', lbs, group, at, 0, id, 'IDLE', idle, 'FORCE', 'JUSTID')
+    back[#back + 1] = id
+    reply = {'done'}
+  end
+  replies[#replies + 1] = reply
+end
+if #back > 0 then
+  -- pcall: a user without rights on channels must not fail for a mere hint.
+  redis.pcall('PUBLISH', channel, 'H' .. table.concat(back, ' '))
+end
+return replies

@@ -1,0 +1,14 @@
+-- A page of the quarantine in the order of the entry ids.
+-- KEYS: quarantine, its index.  ARGV: exclusive lower bound in the index, limit.
+-- The index holds ids zero-padded, all with score 0, so that their order as
+-- text is the order of the LBS.
+local members = redis.call('ZRANGEBYLEX', KEYS[2], '(' .. ARGV[1], '+', 'LIMIT', 0, ARGV[2])
+local rows = {}
+for _, member in ipairs(members) do
+  local ms, seq = string.match(member, '^0*(%d+)%-0*(%d+)$')
+  local blob = ms and redis.call('HGET', KEYS[1], ms .. '-' .. seq)
+  if blob then
+    rows[#rows + 1] = {ms .. '-' .. seq, blob}
+  end
+end
+return rows

@@ -1,0 +1,35 @@
+-- Shared head of the lock scripts.
+--
+-- A lock's value is "<session>/<token>/<entry>/<attempt>": 20 digits, an entry
+-- id and hex digits at the end, so that a session may contain slashes.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function number(n)
+  return string.format('%.0f', n)
+end
+
+-- The session's deadline, nil if it is not known. Gone if not after `now`.
+local function alive(sessions, session)
+  local deadline = redis.call('ZSCORE', sessions, session)
+  return deadline and tonumber(deadline) > now
+end
+
+-- The value of a lock key. A key of another type under that name is somebody
+-- else's: held, by something that no session is.
+local function value_of(key)
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then
+    return '(a key of another type)'
+  end
+  return value
+end
+
+local function starts_with(text, head)
+  return text and string.sub(text, 1, #head) == head
+end
+
+-- Milliseconds a key has still; -1 if for ever.
+local function remaining(key)
+  return redis.call('PTTL', key)
+end

@@ -1,0 +1,40 @@
+-- Fenced parking of a page of entries, with payload and reason.
+-- KEYS: LBS, fencing records, quarantine, its index.
+-- ARGV: group, caller, then (id, token, reason, index member) each.
+local lbs, tokens, quarantine, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, consumer = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+
+-- Length-prefixed, so that any bytes survive; read by decode.rs.
+local function piece(text)
+  return #text .. ':' .. text .. ','
+end
+
+local replies = {}
+for i = 3, #ARGV, 4 do
+  local id, token, reason, member = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local seen, _, failures = record(tokens, id)
+  local fields = fields_of(lbs, id)
+  local reply
+  if not fields then
+    clear(lbs, group, tokens, id)
+    -- Parked already: the repeat of a call whose answer was lost.
+    reply = {redis.call('HEXISTS', quarantine, id) == 1 and 'done' or 'gone'}
+  elseif token < seen then
+    reply = {'not_owner', seen}
+  else
+    local parts = {piece(reason), piece(string.format('%d', failures)), piece(consumer), piece(now)}
+    for f = 1, #fields do
+      parts[#parts + 1] = piece(fields[f])
+    end
+    redis.call('HSET', quarantine, id, table.concat(parts))
+    redis.call('ZADD', index, 0, member)
+    redis.call('XACK', lbs, group, id)
+    redis.call('XDEL', lbs, id)
+    redis.call('HDEL', tokens, id)
+    reply = {'done'}
+  end
+  replies[#replies + 1] = reply
+end
+return replies

@@ -1,0 +1,39 @@
+-- Shared head of the scripts that work on LBS entries.
+--
+-- The fencing record of an entry is "<token>:<handed back>:<failures>", the
+-- token as 20 digits. Tokens are compared as text, never as Lua numbers: those
+-- are doubles and would call two tokens above 2^53 equal.
+local NO_TOKEN = string.rep('0', 20)
+
+local function record(tokens, id)
+  local value = redis.call('HGET', tokens, id)
+  if value then
+    local token, handed, failures = string.match(value, '^(%d+):([01]):(%d+)$')
+    if token and #token == 20 then
+      return token, handed == '1', tonumber(failures)
+    end
+  end
+  return NO_TOKEN, false, 0
+end
+
+local function remember(tokens, id, token, handed, failures)
+  redis.call('HSET', tokens, id, token .. ':' .. (handed and '1' or '0') .. ':' .. string.format('%d', failures))
+end
+
+-- The raw fields of an entry, nil if it is not on the LBS (any more).
+local function fields_of(lbs, id)
+  local found = redis.call('XRANGE', lbs, id, id)
+  return found[1] and found[1][2]
+end
+
+-- The consumer that has the entry pending, nil if none has.
+local function pending_at(lbs, group, id)
+  local rows = redis.call('XPENDING', lbs, group, id, id, 1)
+  return rows[1] and rows[1][2]
+end
+
+-- What somebody else may have left of an entry that is off the LBS.
+local function clear(lbs, group, tokens, id)
+  redis.call('XACK', lbs, group, id)
+  redis.call('HDEL', tokens, id)
+end

@@ -1,0 +1,19 @@
+-- Appends a page of a batch, once.
+-- KEYS: LBS, the batch's ids so far.
+-- ARGV: how many of the batch come before this page, how long to remember (ms),
+--       the payload's field name, then the payloads.
+local lbs, batch = KEYS[1], KEYS[2]
+local before, ttl, field = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local count = #ARGV - 3
+local known = redis.call('LLEN', batch)
+if known < before then
+  -- The server lost its data since the page before: only the whole batch again helps.
+  return redis.error_reply('TRYAGAIN the batch was lost in the middle')
+end
+if known == before then
+  for i = 4, #ARGV do
+    redis.call('RPUSH', batch, redis.call('XADD', lbs, '*', field, ARGV[i]))
+  end
+end
+redis.call('PEXPIRE', batch, ttl)
+return redis.call('LRANGE', batch, before, before + count - 1)

@@ -1,0 +1,31 @@
+//! Sleeping and time-outs of our own, under whichever executor polls them.
+//!
+//! The choice is the one that the redis crate makes for its connections: inside
+//! a tokio runtime tokio's timer, elsewhere async-io's, which has a thread of
+//! its own and so works under smol, async-std and anything else. Users of tokio
+//! alone link and start no second timer.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures_lite::future;
+
+/// Resolves after `time`.
+pub(crate) async fn sleep(time: Duration) {
+    #[cfg(feature = "tokio")]
+    if cfg!(not(feature = "smol")) || tokio::runtime::Handle::try_current().is_ok() {
+        tokio::time::sleep(time).await;
+        return;
+    }
+    #[cfg(feature = "smol")]
+    async_io::Timer::after(time).await;
+}
+
+/// `task`'s result, or `None` if it takes longer than `limit`; it is dropped then.
+pub(crate) async fn within<T>(limit: Duration, task: impl Future<Output = T>) -> Option<T> {
+    future::or(async { Some(task.await) }, async {
+        sleep(limit).await;
+        None
+    })
+    .await
+}

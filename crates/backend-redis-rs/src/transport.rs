@@ -1,0 +1,513 @@
+//! [`RedisTransport`]: the LBS as a Redis stream with a consumer group.
+//!
+//! Whatever changes an entry is a script that compares its fencing record first,
+//! in pages, so that no call blocks the server for long.
+
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis_rs::{Pipeline, Value, cmd};
+use streamlease_core::{
+    ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
+    FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, PendingPage, Quarantine,
+    QuarantineOutcome, Quarantined, Result, Scope, SubmitBatch, Transport,
+};
+
+use crate::connection::{Call, Script, Server};
+use crate::decode::{self, GroupState};
+use crate::error::protocol;
+use crate::keys::{Keys, index_member};
+use crate::locks::per_stream::{digits, flatten};
+
+/// Entries per script: well under two milliseconds of the server's time each.
+const PAGE: usize = 100;
+/// Bytes of payload per script, beyond the last entry.
+const PAGE_BYTES: usize = 1 << 20;
+/// How long a batch's id is remembered.
+const BATCH_MEMORY: Duration = Duration::from_secs(600);
+/// How idle an entry that was handed back looks: more than any consumer that
+/// goes by idle time waits for (Go consumers: 40 s).
+const HANDED_BACK_IDLE: Duration = Duration::from_secs(3600);
+/// Fencing records looked at per sweep for whether their entry is still there.
+const TIDY_PAGE: usize = 50;
+
+macro_rules! script {
+    ($name:literal) => {
+        LazyLock::new(|| Script::new(include_str!(concat!("scripts/", $name, ".lua"))))
+    };
+    (record + $name:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("scripts/record.lua"),
+                include_str!(concat!("scripts/", $name, ".lua"))
+            ))
+        })
+    };
+}
+
+static SUBMIT: LazyLock<Script> = script!("submit");
+static LIST_PENDING: LazyLock<Script> = script!(record + "list_pending");
+static CLAIM: LazyLock<Script> = script!(record + "claim");
+static COMPLETE: LazyLock<Script> = script!(record + "complete");
+static HAND_BACK: LazyLock<Script> = script!(record + "hand_back");
+static QUARANTINE: LazyLock<Script> = script!(record + "quarantine");
+static LIST_QUARANTINED: LazyLock<Script> = script!("list_quarantined");
+static FORGET: LazyLock<Script> = script!("forget");
+static TIDY: LazyLock<Script> = script!("tidy");
+
+/// The LBS of one service.
+#[derive(Debug)]
+pub(crate) struct RedisTransport {
+    server: Arc<Server>,
+    keys: Arc<Keys>,
+    /// Where the next look for left-over fencing records goes on.
+    tidy_cursor: Mutex<Vec<u8>>,
+}
+
+impl RedisTransport {
+    pub(crate) fn new(server: Arc<Server>, keys: Arc<Keys>) -> Self {
+        Self {
+            server,
+            keys,
+            tidy_cursor: Mutex::new(b"0".to_vec()),
+        }
+    }
+
+    /// A call of one of the scripts that work on entries.
+    fn call(&self) -> Call {
+        let mut call = Call::new();
+        call.key(&self.keys.lbs).key(&self.keys.tokens);
+        call
+    }
+
+    fn what(&self, doing: &str) -> String {
+        format!("{doing} {}", self.keys.lbs)
+    }
+
+    /// Runs a script over `items` in pages and reads one outcome per item.
+    async fn paged<T, O>(
+        &self,
+        doing: &str,
+        script: &Script,
+        items: &[T],
+        head: impl Fn(&mut Call),
+        each: impl Fn(&mut Call, &T),
+        read: impl Fn(Value) -> Result<O>,
+    ) -> Result<Vec<O>> {
+        let calls: Vec<Call> = items
+            .chunks(PAGE)
+            .map(|page| {
+                let mut call = self.call();
+                head(&mut call);
+                page.iter().for_each(|item| each(&mut call, item));
+                call
+            })
+            .collect();
+        let replies = self.server.run(&self.what(doing), script, &calls).await?;
+        flatten(items.len(), replies)?
+            .into_iter()
+            .map(read)
+            .collect()
+    }
+
+    /// What the group is like; `None` if there is no such group.
+    async fn group_state(&self) -> Result<Option<GroupState>> {
+        let reply = self
+            .server
+            .command(&self.what("inspecting"), &self.info_groups())
+            .await?;
+        decode::group_state(reply, &self.keys.group)
+    }
+
+    fn info_groups(&self) -> redis_rs::Cmd {
+        let mut command = cmd("XINFO");
+        command.arg("GROUPS").arg(&self.keys.lbs);
+        command
+    }
+
+    /// Removes some records of entries that consumers which know no records removed.
+    async fn tidy(&self) -> Result<()> {
+        let cursor = || {
+            self.tidy_cursor
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let mut call = self.call();
+        call.arg(&*cursor()).arg(TIDY_PAGE.to_string());
+        let reply = self
+            .server
+            .run_one(&self.what("tidying"), &TIDY, call)
+            .await?;
+        let next = decode::bytes(reply)?;
+        *cursor() = next;
+        Ok(())
+    }
+
+    async fn pending_page(
+        &self,
+        after: EntryId,
+        limit: usize,
+        consumer: Option<&ConsumerName>,
+    ) -> Result<PendingPage> {
+        let mut page = PendingPage {
+            entries: Vec::new(),
+            next: Some(after),
+        };
+        let mut left = limit;
+        while let Some(after) = page.next.filter(|_| left > 0) {
+            // Nothing comes after the greatest id, and Redis refuses to look there.
+            if after == EntryId::new(u64::MAX, u64::MAX) {
+                page.next = None;
+                break;
+            }
+            let mut call = self.call();
+            call.arg(&self.keys.group)
+                .arg(PAGE_BYTES.to_string())
+                .arg("page");
+            call.arg(after.to_string()).arg(left.min(PAGE).to_string());
+            if let Some(consumer) = consumer {
+                call.arg(consumer.as_str());
+            }
+            let reply = self
+                .server
+                .run_one(&self.what("listing"), &LIST_PENDING, call)
+                .await?;
+            let (mut entries, next) = decode::pending_page(reply)?;
+            // A cursor that does not move would have us ask for ever.
+            if next.is_some_and(|next| next <= after) {
+                return Err(protocol("a page of pending entries that leads back"));
+            }
+            left = left.saturating_sub(entries.len());
+            page.entries.append(&mut entries);
+            page.next = next;
+        }
+        Ok(page)
+    }
+
+    async fn pending_among(&self, ids: &[EntryId]) -> Result<PendingPage> {
+        let calls: Vec<Call> = ids
+            .chunks(PAGE)
+            .map(|page| {
+                let mut call = self.call();
+                call.arg(&self.keys.group)
+                    .arg(PAGE_BYTES.to_string())
+                    .arg("ids");
+                page.iter().for_each(|id| {
+                    call.arg(id.to_string());
+                });
+                call
+            })
+            .collect();
+        let mut entries = Vec::new();
+        for reply in self
+            .server
+            .run(&self.what("looking up in"), &LIST_PENDING, &calls)
+            .await?
+        {
+            entries.append(&mut decode::pending_page(reply)?.0);
+        }
+        entries.sort_by_key(|pending| pending.entry);
+        entries.dedup_by_key(|pending| pending.entry);
+        Ok(PendingPage {
+            entries,
+            next: None,
+        })
+    }
+}
+
+#[async_trait]
+impl Transport for RedisTransport {
+    async fn prepare(&self) -> Result<()> {
+        let mut command = cmd("XGROUP");
+        command
+            .arg("CREATE")
+            .arg(&self.keys.lbs)
+            .arg(&self.keys.group)
+            .arg(0)
+            .arg("MKSTREAM");
+        let mut pipeline = Pipeline::new();
+        pipeline.add_command(command);
+        let what = self.what("preparing");
+        for reply in self.server.pipeline(&what, &pipeline).await? {
+            match reply {
+                Value::ServerError(err) if err.code() == "BUSYGROUP" => {}
+                reply => drop(self.server.checked(&what, reply)?),
+            }
+        }
+        Ok(())
+    }
+
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+        let key = self.keys.batch(batch.id);
+        let new_call = |before: usize| {
+            let mut call = Call::new();
+            call.key(&self.keys.lbs).key(&key);
+            call.arg(before.to_string())
+                .arg(BATCH_MEMORY.as_millis().to_string())
+                .arg(streamlease_core::payload::PAYLOAD_FIELD);
+            call
+        };
+        let mut calls = Vec::new();
+        let (mut items, mut size) = (0, 0);
+        for (index, announcement) in batch.announcements.iter().enumerate() {
+            if items == 0 || items == PAGE || size > PAGE_BYTES {
+                calls.push(new_call(index));
+                (items, size) = (0, 0);
+            }
+            let payload = announcement.encode();
+            items += 1;
+            size += payload.len();
+            if let Some(call) = calls.last_mut() {
+                call.arg(payload);
+            }
+        }
+        let replies = self
+            .server
+            .run(&self.what("submitting to"), &SUBMIT, &calls)
+            .await?;
+        let ids = flatten(batch.announcements.len(), replies)?;
+        ids.into_iter().map(decode::entry_id).collect()
+    }
+
+    async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
+        let mut read = cmd("XREADGROUP");
+        read.arg("GROUP")
+            .arg(&self.keys.group)
+            .arg(request.consumer.as_str());
+        read.arg("COUNT").arg(request.max.max(1));
+        if !request.wait.is_zero() {
+            // BLOCK 0 would wait for ever.
+            read.arg("BLOCK").arg(
+                u64::try_from(request.wait.as_millis())
+                    .unwrap_or(u64::MAX)
+                    .max(1),
+            );
+        }
+        read.arg("STREAMS").arg(&self.keys.lbs).arg(">");
+        let mut pipeline = Pipeline::new();
+        pipeline.add_command(read).add_command(self.info_groups());
+        let what = self.what("reading");
+        let mut replies = self
+            .server
+            .blocking(&what, &pipeline, request.wait)
+            .await?
+            .into_iter();
+        let entries = replies.next().ok_or_else(|| protocol("no reply"))?;
+        let entries = decode::fetched(self.server.checked(&what, entries)?)?;
+        // Only an estimate: without the right to ask, or on an odd answer, it is unknown.
+        let state = replies
+            .next()
+            .and_then(|reply| decode::group_state(reply, &self.keys.group).ok());
+        let backlog = state.flatten().and_then(|state| state.lag).unwrap_or(0);
+        Ok(Fetched { entries, backlog })
+    }
+
+    async fn list_pending(&self, scope: &Scope, limit: usize) -> Result<PendingPage> {
+        match scope {
+            Scope::All { after } => {
+                // Once per sweep: where it starts.
+                if *after == EntryId::MIN {
+                    self.tidy().await?;
+                }
+                self.pending_page(*after, limit, None).await
+            }
+            Scope::Consumer { consumer, after } => {
+                self.pending_page(*after, limit, Some(consumer)).await
+            }
+            Scope::Entries(ids) => self.pending_among(ids).await,
+        }
+    }
+
+    async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
+        let head = |call: &mut Call| {
+            call.arg(&self.keys.group).arg(consumer.as_str());
+        };
+        self.paged("claiming from", &CLAIM, claims, head, add_fenced, |reply| {
+            let (word, mut rest) = decode::outcome(reply)?;
+            match &*word {
+                "claimed" => {
+                    let failures = decode::small(decode::next(&mut rest)?)?;
+                    let from = match rest.next() {
+                        None | Some(Value::Nil) => None,
+                        Some(name) => Some(decode::consumer(name)?),
+                    };
+                    Ok(ClaimOutcome::Claimed { from, failures })
+                }
+                "gone" => Ok(ClaimOutcome::Gone),
+                "stale" => Ok(ClaimOutcome::Stale {
+                    seen: decode::token(decode::next(&mut rest)?)?,
+                }),
+                _ => Err(protocol("an unknown outcome of a claim")),
+            }
+        })
+        .await
+    }
+
+    async fn complete(
+        &self,
+        _consumer: &ConsumerName,
+        entries: &[Fenced],
+    ) -> Result<Vec<CompleteOutcome>> {
+        let head = |call: &mut Call| {
+            call.arg(&self.keys.group);
+        };
+        self.paged(
+            "completing on",
+            &COMPLETE,
+            entries,
+            head,
+            add_fenced,
+            |reply| {
+                Ok(match ended(reply)? {
+                    Ended::Done => CompleteOutcome::Completed,
+                    Ended::Gone => CompleteOutcome::Gone,
+                    Ended::NotOwner(seen) => CompleteOutcome::NotOwner { seen },
+                })
+            },
+        )
+        .await
+    }
+
+    async fn hand_back(
+        &self,
+        consumer: &ConsumerName,
+        entries: &[HandBack],
+    ) -> Result<Vec<HandBackOutcome>> {
+        let head = |call: &mut Call| {
+            call.key(&self.keys.hints);
+            call.arg(&self.keys.group).arg(consumer.as_str());
+            call.arg(HANDED_BACK_IDLE.as_millis().to_string());
+        };
+        let each = |call: &mut Call, back: &HandBack| {
+            call.arg(back.entry.to_string()).arg(digits(back.token));
+            call.arg(if back.failed { "1" } else { "0" });
+        };
+        self.paged(
+            "handing back to",
+            &HAND_BACK,
+            entries,
+            head,
+            each,
+            |reply| {
+                Ok(match ended(reply)? {
+                    Ended::Done => HandBackOutcome::HandedBack,
+                    Ended::Gone => HandBackOutcome::Gone,
+                    Ended::NotOwner(seen) => HandBackOutcome::NotOwner { seen },
+                })
+            },
+        )
+        .await
+    }
+
+    async fn quarantine(
+        &self,
+        consumer: &ConsumerName,
+        entries: &[Quarantine],
+    ) -> Result<Vec<QuarantineOutcome>> {
+        let head = |call: &mut Call| {
+            call.key(&self.keys.quarantine)
+                .key(&self.keys.quarantine_index);
+            call.arg(&self.keys.group).arg(consumer.as_str());
+        };
+        let each = |call: &mut Call, item: &Quarantine| {
+            call.arg(item.entry.to_string()).arg(digits(item.token));
+            call.arg(&item.reason).arg(index_member(item.entry));
+        };
+        self.paged(
+            "quarantining from",
+            &QUARANTINE,
+            entries,
+            head,
+            each,
+            |reply| {
+                Ok(match ended(reply)? {
+                    Ended::Done => QuarantineOutcome::Quarantined,
+                    Ended::Gone => QuarantineOutcome::Gone,
+                    Ended::NotOwner(seen) => QuarantineOutcome::NotOwner { seen },
+                })
+            },
+        )
+        .await
+    }
+
+    async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
+        let mut call = Call::new();
+        call.key(&self.keys.lbs)
+            .arg(&self.keys.group)
+            .arg(consumer.as_str());
+        let reply = self
+            .server
+            .run_one(&self.what("forgetting a consumer of"), &FORGET, call)
+            .await?;
+        Ok(decode::number(reply)? == 1)
+    }
+
+    async fn consumers(&self) -> Result<Vec<ConsumerState>> {
+        let mut command = cmd("XINFO");
+        command
+            .arg("CONSUMERS")
+            .arg(&self.keys.lbs)
+            .arg(&self.keys.group);
+        let reply = self
+            .server
+            .command(&self.what("inspecting"), &command)
+            .await?;
+        decode::list(reply)?
+            .into_iter()
+            .map(decode::consumer_state)
+            .collect()
+    }
+
+    async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>> {
+        let read_up_to = self
+            .group_state()
+            .await?
+            .map_or(EntryId::MIN, |state| state.last_delivered);
+        let mut command = cmd("XRANGE");
+        command
+            .arg(&self.keys.lbs)
+            .arg(format!("({}", after.max(read_up_to)))
+            .arg("+");
+        command.arg("COUNT").arg(limit.max(1));
+        let reply = self.server.command(&self.what("listing"), &command).await?;
+        decode::list(reply)?
+            .into_iter()
+            .map(decode::delivery)
+            .collect()
+    }
+
+    async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
+        let mut call = Call::new();
+        call.key(&self.keys.quarantine)
+            .key(&self.keys.quarantine_index);
+        call.arg(index_member(after)).arg(limit.to_string());
+        let what = self.what("listing the quarantine of");
+        let reply = self.server.run_one(&what, &LIST_QUARANTINED, call).await?;
+        decode::list(reply)?
+            .into_iter()
+            .map(decode::quarantined)
+            .collect()
+    }
+}
+
+fn add_fenced(call: &mut Call, fenced: &Fenced) {
+    call.arg(fenced.entry.to_string()).arg(digits(fenced.token));
+}
+
+/// How anything that ends an assignment went.
+enum Ended {
+    Done,
+    Gone,
+    NotOwner(FencingToken),
+}
+
+fn ended(reply: Value) -> Result<Ended> {
+    let (word, mut rest) = decode::outcome(reply)?;
+    match &*word {
+        "done" => Ok(Ended::Done),
+        "gone" => Ok(Ended::Gone),
+        "not_owner" => Ok(Ended::NotOwner(decode::token(decode::next(&mut rest)?)?)),
+        _ => Err(protocol("an unknown outcome")),
+    }
+}

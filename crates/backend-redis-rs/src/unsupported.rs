@@ -1,0 +1,29 @@
+//! [`RedisBackend`] of a build that cannot connect: without a runtime's feature.
+
+use streamlease_core::{Backend, BackendProvider, Error, Result, ServiceName};
+
+/// One Redis (or Valkey) server. This build has neither the feature `tokio` nor
+/// `smol`, so it cannot connect.
+#[derive(Debug, Clone)]
+pub struct RedisBackend {
+    never: std::convert::Infallible,
+}
+
+impl RedisBackend {
+    /// Fails: enable the feature `tokio` or `smol`.
+    ///
+    /// # Errors
+    /// Always [`Config`](streamlease_core::ErrorKind::Config).
+    pub async fn connect(_url: impl AsRef<str>) -> Result<Self> {
+        Err(Error::config(
+            "streamlease-backend-redis-rs was built without a runtime; enable its feature \
+             `tokio`, or `smol` (which async-std uses too)",
+        ))
+    }
+}
+
+impl BackendProvider for RedisBackend {
+    fn backend(&self, _service: &ServiceName) -> Result<Backend> {
+        match self.never {}
+    }
+}

@@ -1,0 +1,400 @@
+//! [`Client`]: one consumer of one service, and its [`ClientBuilder`].
+
+use std::env;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender, WeakSender};
+
+use crate::driver::{Driver, Message, Shared};
+use crate::events::{Events, Orphan};
+use crate::machine::{Answer, CallId, ClaimResult, Command, Completion, Config, Machine, closed};
+use crate::recorder::NoRecorder;
+use crate::{
+    Backend, BackendProvider, ClaimMode, ConsumerName, Error, ErrorKind, LockManager, Recorder,
+    Result, RetryPolicy, Runtime, ServiceName, Settings, StreamName, Timestamp,
+};
+
+/// One consumer of one service.
+///
+/// A cheap handle; clones are the same client. When the client, its events and
+/// its leases are all dropped, everything is handed back and every task ends.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    consumer: ConsumerName,
+    settings: Settings,
+    backend: Backend,
+    recorder: Arc<dyn Recorder>,
+    handle: Handle,
+    /// What the driver will read; taken by `start`.
+    messages: Mutex<Option<Receiver<Message>>>,
+}
+
+impl Client {
+    /// Begins a client of `service`: what names its LBS (`<service>-input`) and group.
+    pub fn builder(service: impl AsRef<str>) -> ClientBuilder {
+        ClientBuilder {
+            service: service.as_ref().to_owned(),
+            consumer: None,
+            provider: None,
+            locks: None,
+            runtime: None,
+            recorder: Arc::new(NoRecorder),
+            settings: Settings::default(),
+            seed: None,
+        }
+    }
+
+    /// Starts to take streams. Resolves once the client is subscribed and reading.
+    ///
+    /// Works once per client. Dropping the future shuts the client down.
+    ///
+    /// # Errors
+    /// If the backend refuses, or cannot be reached and the retry policy gives
+    /// up (by default it never does); [`Closed`](ErrorKind::Closed) if the
+    /// client was started before.
+    pub async fn start(&self) -> Result<Events> {
+        let inner = &self.inner;
+        let messages = inner
+            .messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Closed,
+                    "the client was started before; build another one",
+                )
+            })?;
+        let runtime = inner.handle.runtime.clone();
+        let config = Config {
+            consumer: inner.consumer.clone(),
+            settings: inner.settings.clone(),
+            scheme: inner.backend.locks.scheme(),
+            seed: inner.handle.seed,
+        };
+        let (events_in, events_out) = async_channel::unbounded();
+        let (started_in, started_out) = async_channel::bounded(1);
+        let shared = Arc::new(Shared::default());
+        let events = Events::new(events_out, shared.clone(), inner.handle.clone());
+        let driver = Driver {
+            machine: Machine::new(config, runtime.now()),
+            consumer: inner.consumer.clone(),
+            ttl: inner.settings.ttl,
+            backend: inner.backend.clone(),
+            runtime: runtime.clone(),
+            recorder: inner.recorder.clone(),
+            messages,
+            events: events_in,
+            shared,
+            handles: inner.handle.downgrade(),
+            started: Some(started_in),
+        };
+        runtime.spawn(Box::pin(driver.run()));
+        started_out.recv().await.unwrap_or_else(|_| Err(closed()))?;
+        Ok(events)
+    }
+
+    /// Takes an orphan that `StreamExpired` reported. If it succeeds, the lease
+    /// arrives as `StreamAdded`. Losing to another consumer is an ordinary answer.
+    ///
+    /// # Errors
+    /// [`Unavailable`](ErrorKind::Unavailable) while there is no session,
+    /// [`Closed`](ErrorKind::Closed) after the end.
+    pub async fn claim(&self, orphan: &Orphan) -> Result<ClaimResult> {
+        let (entry, stream, info) = (
+            orphan.entry(),
+            orphan.stream().clone(),
+            orphan.info().clone(),
+        );
+        let answer = self
+            .inner
+            .handle
+            .call(|call| Command::Claim {
+                entry,
+                stream,
+                info,
+                call,
+            })
+            .await;
+        match answer {
+            Some(Ok(Answer::Claim(result))) => Ok(result),
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) | None => Err(closed()),
+        }
+    }
+
+    /// Completes the lease of a data stream by its name; see [`Lease::complete`](crate::Lease::complete).
+    pub async fn done_stream(&self, stream: &StreamName) -> Result<Completion> {
+        let stream = stream.clone();
+        self.inner
+            .handle
+            .complete(|call| Command::DoneStream { stream, call })
+            .await
+    }
+
+    /// Hands everything back, so that others continue at once, and ends the client.
+    ///
+    /// Takes at most one TTL, whether or not the backend can be reached. The
+    /// last event is `Terminated`. Fine to call again.
+    pub async fn done(&self) -> Result<()> {
+        let started = self
+            .inner
+            .messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .is_none();
+        if started {
+            self.inner
+                .handle
+                .call(|call| Command::Shutdown { call: Some(call) })
+                .await;
+        }
+        Ok(())
+    }
+
+    /// The consumer's name in the group: the identity with the prefix `redis-consumer-`.
+    pub fn id(&self) -> &ConsumerName {
+        &self.inner.consumer
+    }
+}
+
+/// What clients, events and leases share: the way to the driver, and the clock.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    messages: Sender<Message>,
+    calls: Arc<AtomicU64>,
+    runtime: Arc<dyn Runtime>,
+    seed: u64,
+}
+
+/// The same for the driver, which must not keep itself alive.
+#[derive(Debug)]
+pub(crate) struct WeakHandle {
+    messages: WeakSender<Message>,
+    calls: Arc<AtomicU64>,
+    runtime: Arc<dyn Runtime>,
+    seed: u64,
+}
+
+impl Handle {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.runtime.now()
+    }
+
+    pub(crate) fn send(&self, message: Message) {
+        // A driver that has ended has nothing left to do for anybody.
+        let _ = self.messages.try_send(message);
+    }
+
+    pub(crate) fn post(&self, command: Command) {
+        self.send(Message::Command(command, None));
+    }
+
+    /// `None` if the client has ended.
+    pub(crate) async fn call(
+        &self,
+        command: impl FnOnce(CallId) -> Command,
+    ) -> Option<Result<Answer>> {
+        let call = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
+        let (answer, answered) = async_channel::bounded(1);
+        self.send(Message::Command(command(call), Some((call, answer))));
+        answered.recv().await.ok()
+    }
+
+    pub(crate) async fn complete(
+        &self,
+        command: impl FnOnce(CallId) -> Command,
+    ) -> Result<Completion> {
+        match self.call(command).await {
+            Some(Ok(Answer::Completion(completion))) => Ok(completion),
+            Some(Err(error)) => Err(error),
+            // The client has ended, and everything it held with it.
+            Some(Ok(_)) | None => Ok(Completion::NotOwner),
+        }
+    }
+
+    fn downgrade(&self) -> WeakHandle {
+        WeakHandle {
+            messages: self.messages.downgrade(),
+            calls: self.calls.clone(),
+            runtime: self.runtime.clone(),
+            seed: self.seed,
+        }
+    }
+}
+
+impl WeakHandle {
+    /// `None` once every handle is gone: there is nobody to give anything to.
+    pub(crate) fn upgrade(&self) -> Option<Handle> {
+        Some(Handle {
+            messages: self.messages.upgrade()?,
+            calls: self.calls.clone(),
+            runtime: self.runtime.clone(),
+            seed: self.seed,
+        })
+    }
+}
+
+/// Builds a [`Client`]. A backend and a runtime are needed, an identity too
+/// unless `POD_NAME` or `POD_IP` is set; everything else has a default.
+#[derive(Debug)]
+pub struct ClientBuilder {
+    service: String,
+    consumer: Option<String>,
+    provider: Option<Arc<dyn BackendProvider>>,
+    locks: Option<Arc<dyn LockManager>>,
+    runtime: Option<Arc<dyn Runtime>>,
+    recorder: Arc<dyn Recorder>,
+    settings: Settings,
+    seed: Option<u64>,
+}
+
+impl ClientBuilder {
+    /// Who this consumer is: unique in the service, the same after a restart if
+    /// it shall find its own work faster. Default: `POD_NAME`, else `POD_IP`.
+    pub fn consumer(mut self, identity: impl Into<String>) -> Self {
+        self.consumer = Some(identity.into());
+        self
+    }
+
+    /// What the LBS, the locks and the hints live on.
+    pub fn backend(mut self, provider: impl BackendProvider) -> Self {
+        self.provider = Some(Arc::new(provider));
+        self
+    }
+
+    /// Locks of another system than the backend's own. All consumers of a
+    /// service must use the same.
+    pub fn locks(mut self, locks: Arc<dyn LockManager>) -> Self {
+        self.locks = Some(locks);
+        self
+    }
+
+    /// What tasks run on.
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.runtime = Some(Arc::new(runtime));
+        self
+    }
+
+    /// Where measurements go.
+    pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
+        self.recorder = recorder;
+        self
+    }
+
+    /// How long a lease outlives its owner's last beat: 200 ms to 1 h, default 5 s.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.settings.ttl = ttl;
+        self
+    }
+
+    /// Whether orphans are claimed automatically (default) or reported.
+    pub fn claim_mode(mut self, mode: ClaimMode) -> Self {
+        self.settings.claim = mode;
+        self
+    }
+
+    /// Most streams held at once: 1 to 10,000,000, default 1,000.
+    pub fn capacity(mut self, capacity: usize) -> Self {
+        self.settings.capacity = capacity;
+        self
+    }
+
+    /// Most events waiting to be read: 1 to 1,000,000, default 1,024.
+    pub fn event_queue(mut self, events: usize) -> Self {
+        self.settings.event_queue = events;
+        self
+    }
+
+    /// When to give up on a backend that cannot be reached. Default: never.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.settings.retry = policy;
+        self
+    }
+
+    /// Owners that may fail on an entry before it is parked; `None`: any number. Default 5.
+    pub fn quarantine_after(mut self, failures: Option<u32>) -> Self {
+        self.settings.quarantine_after = failures;
+        self
+    }
+
+    /// Makes everything random replay, in a simulation. By default the
+    /// operating system draws it; two clients must never share one.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Checks everything; does no I/O.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config), naming the setting, its value and what would be right.
+    pub fn build(self) -> Result<Client> {
+        let service = ServiceName::new(&self.service)?;
+        self.settings.validate()?;
+        let consumer = identity(self.consumer)?;
+        let provider = self
+            .provider
+            .ok_or_else(|| Error::config("no backend is set; call .backend(…) with one"))?;
+        let runtime = self
+            .runtime
+            .ok_or_else(|| Error::config("no runtime is set; call .runtime(…) with one"))?;
+        let mut backend = provider.backend(&service)?;
+        if let Some(locks) = self.locks {
+            backend.locks = locks;
+        }
+        let seed = match self.seed {
+            Some(seed) => seed,
+            None => random()?,
+        };
+        let (messages_in, messages_out) = async_channel::unbounded();
+        let handle = Handle {
+            messages: messages_in,
+            calls: Arc::new(AtomicU64::new(1)),
+            runtime,
+            seed,
+        };
+        let inner = Inner {
+            consumer,
+            settings: self.settings,
+            backend,
+            recorder: self.recorder,
+            handle,
+            messages: Mutex::new(Some(messages_out)),
+        };
+        Ok(Client {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+fn identity(configured: Option<String>) -> Result<ConsumerName> {
+    let from_env = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let identity = configured
+        .or_else(|| from_env("POD_NAME"))
+        .or_else(|| from_env("POD_IP"));
+    match identity {
+        Some(identity) => ConsumerName::from_identity(identity),
+        None => Err(Error::config(
+            "the consumer has no identity; set .consumer(…), or POD_NAME or POD_IP in the environment",
+        )),
+    }
+}
+
+/// Eight bytes of the operating system's randomness.
+pub(crate) fn random() -> Result<u64> {
+    getrandom::u64().map_err(|err| {
+        Error::new(
+            ErrorKind::Config,
+            format!("the operating system gives no random numbers ({err}); set .seed(…)"),
+        )
+    })
+}

@@ -1,0 +1,597 @@
+//! The driver: executes the machine's actions against the traits, on the given
+//! runtime, and feeds what happens back. It decides nothing.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use futures_lite::future;
+
+use crate::client::WeakHandle;
+use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
+use crate::lease::Lease;
+use crate::machine::{
+    Action, ActionId, Answer, CallId, Command, End, Input, Machine, Notice, Output, Reply,
+};
+use crate::recorder::{Attempt, EndKind};
+use crate::{
+    AcquireOutcome, Backend, BeatOutcome, BoxFuture, ClaimOutcome, ConsumerName, Error, ErrorKind,
+    FetchRequest, Hint, Recorder, ReleaseOutcome, Result, Runtime, Timestamp,
+};
+
+/// What handles send to the driver.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Command(Command, Option<(CallId, Sender<Result<Answer>>)>),
+    /// Events were taken; the count is in [`Shared::taken`].
+    EventsTaken,
+}
+
+/// What the driver and the events receiver share besides the channel.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Events taken since the driver last looked.
+    pub(crate) taken: AtomicUsize,
+}
+
+/// Everything that one client's driver needs.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) machine: Machine,
+    pub(crate) consumer: ConsumerName,
+    pub(crate) ttl: Duration,
+    pub(crate) backend: Backend,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) recorder: Arc<dyn Recorder>,
+    pub(crate) messages: Receiver<Message>,
+    pub(crate) events: Sender<Event>,
+    pub(crate) shared: Arc<Shared>,
+    /// For the leases it hands out; weak, so that the driver does not keep itself alive.
+    pub(crate) handles: WeakHandle,
+    pub(crate) started: Option<Sender<Result<()>>>,
+}
+
+/// What the driver's own tasks send to it.
+#[derive(Debug)]
+enum Arrival {
+    Done(ActionId, Result<Reply>),
+    Hint(Hint),
+    /// The first subscription stands, or cannot be had for now.
+    SubscriptionTried,
+}
+
+/// What the loop waits for.
+enum Wake {
+    Message(Message),
+    HandlesGone,
+    Arrival(Arrival),
+    NobodyListens,
+    Timeout,
+}
+
+impl Driver {
+    /// Runs until the machine has stopped. When this returns, every task that
+    /// it started ends by itself.
+    pub(crate) async fn run(mut self) {
+        let (arrive, arrivals) = async_channel::unbounded();
+        let (alive, stop) = async_channel::bounded::<Infallible>(1);
+        self.spawn_subscription(arrive.clone(), stop.clone());
+
+        let mut calls = BTreeMap::new();
+        let mut cancels: BTreeMap<ActionId, Sender<Infallible>> = BTreeMap::new();
+        let mut state = StartState::default();
+        let mut listened_to = true;
+        let mut handles_gone = false;
+        loop {
+            let deadline = loop {
+                match self.machine.poll_output() {
+                    Output::Action(id, action) => {
+                        let cancel = self.spawn_action(id, action, arrive.clone(), stop.clone());
+                        if let Some(cancel) = cancel {
+                            cancels.retain(|_, cancel| !cancel.is_closed());
+                            cancels.insert(id, cancel);
+                        }
+                    }
+                    Output::Cancel(id) => drop(cancels.remove(&id)),
+                    Output::Notice(notice) => self.deliver(notice, &mut state),
+                    Output::Answer(call, answer) => answer_call(&mut calls, call, answer),
+                    Output::Timeout(at) => break at,
+                    Output::Stopped => {
+                        self.messages.close();
+                        while let Ok(message) = self.messages.try_recv() {
+                            if let Message::Command(command, call) = message {
+                                self.take_command(command, call, &mut calls);
+                            }
+                        }
+                        while let Output::Answer(call, answer) = self.machine.poll_output() {
+                            answer_call(&mut calls, call, answer);
+                        }
+                        drop(alive);
+                        return;
+                    }
+                }
+            };
+            self.report_started(&mut state);
+
+            match self
+                .wait(&arrivals, deadline, listened_to, handles_gone)
+                .await
+            {
+                Wake::Message(message) => self.take_message(message, &mut calls),
+                Wake::Arrival(arrival) => self.take_arrival(arrival, &mut state),
+                Wake::NobodyListens => {
+                    listened_to = false;
+                    self.machine
+                        .handle(self.runtime.now(), Input::NobodyListens);
+                }
+                Wake::HandlesGone => {
+                    handles_gone = true;
+                    let command = Command::Shutdown { call: None };
+                    self.machine
+                        .handle(self.runtime.now(), Input::Command(command));
+                }
+                Wake::Timeout => self.machine.handle_timeout(self.runtime.now()),
+            }
+            // What else has come goes into the same pages.
+            while let Ok(arrival) = arrivals.try_recv() {
+                self.take_arrival(arrival, &mut state);
+            }
+            while let Ok(message) = self.messages.try_recv() {
+                self.take_message(message, &mut calls);
+            }
+        }
+    }
+
+    async fn wait(
+        &self,
+        arrivals: &Receiver<Arrival>,
+        deadline: Timestamp,
+        listened_to: bool,
+        handles_gone: bool,
+    ) -> Wake {
+        let arrival = async {
+            match arrivals.recv().await {
+                Ok(arrival) => Wake::Arrival(arrival),
+                // This function's caller holds a sender.
+                Err(_) => future::pending().await,
+            }
+        };
+        let message = async {
+            if handles_gone {
+                future::pending::<()>().await;
+            }
+            match self.messages.recv().await {
+                Ok(message) => Wake::Message(message),
+                Err(_) => Wake::HandlesGone,
+            }
+        };
+        let silence = async {
+            if !listened_to {
+                future::pending::<()>().await;
+            }
+            self.events.closed().await;
+            Wake::NobodyListens
+        };
+        let timeout = async {
+            self.runtime.sleep_until(deadline).await;
+            Wake::Timeout
+        };
+        // Time first: a lease that has run out is disowned whatever else waits.
+        future::or(timeout, future::or(arrival, future::or(message, silence))).await
+    }
+
+    fn take_message(
+        &mut self,
+        message: Message,
+        calls: &mut BTreeMap<CallId, Sender<Result<Answer>>>,
+    ) {
+        match message {
+            Message::Command(command, call) => self.take_command(command, call, calls),
+            Message::EventsTaken => {
+                let taken = self.shared.taken.swap(0, Ordering::AcqRel);
+                self.machine
+                    .handle(self.runtime.now(), Input::EventsTaken(taken));
+            }
+        }
+    }
+
+    fn take_command(
+        &mut self,
+        command: Command,
+        call: Option<(CallId, Sender<Result<Answer>>)>,
+        calls: &mut BTreeMap<CallId, Sender<Result<Answer>>>,
+    ) {
+        calls.extend(call);
+        self.machine
+            .handle(self.runtime.now(), Input::Command(command));
+    }
+
+    fn take_arrival(&mut self, arrival: Arrival, state: &mut StartState) {
+        let input = match arrival {
+            Arrival::Done(id, result) => Input::Done(id, result),
+            Arrival::Hint(hint) => {
+                match hint {
+                    Hint::MayHaveMissed => self.recorder.hint_dropped(),
+                    _ => self.recorder.hint_received(),
+                }
+                Input::Hint(hint)
+            }
+            Arrival::SubscriptionTried => {
+                state.subscription_tried = true;
+                return;
+            }
+        };
+        self.machine.handle(self.runtime.now(), input);
+    }
+
+    fn report_started(&mut self, state: &mut StartState) {
+        if state.fetching && state.subscription_tried {
+            if let Some(started) = self.started.take() {
+                let _ = started.try_send(Ok(()));
+            }
+        }
+    }
+
+    /// Starts an action; for a fetch, dropping what is returned cancels it.
+    fn spawn_action(
+        &self,
+        id: ActionId,
+        action: Action,
+        arrive: Sender<Arrival>,
+        stop: Receiver<Infallible>,
+    ) -> Option<Sender<Infallible>> {
+        let limit = self.time_limit(&action);
+        let (cancel, cancelled) = match action {
+            Action::Fetch { .. } => {
+                let (cancel, cancelled) = async_channel::bounded(1);
+                (Some(cancel), Some(cancelled))
+            }
+            _ => (None, None),
+        };
+        let (name, size) = (name_of(&action), size_of(&action));
+        let runtime = self.runtime.clone();
+        let recorder = self.recorder.clone();
+        let deadline = runtime.now() + limit;
+        let work = execute(action, self.backend.clone(), self.consumer.clone());
+        let consumer = self.consumer.clone();
+        self.runtime.spawn(Box::pin(async move {
+            let work = async {
+                let overdue = async {
+                    runtime.sleep_until(deadline).await;
+                    Err(Error::new(
+                        ErrorKind::Unavailable,
+                        format!("no answer to {name} within {limit:?}"),
+                    ))
+                };
+                let result = future::or(work, overdue).await;
+                if let Err(error) = &result {
+                    log::debug!("{name} failed consumer={consumer}: {error:?}");
+                }
+                record(&*recorder, name, size, &result);
+                let _ = arrive.try_send(Arrival::Done(id, result));
+            };
+            let stopped = async {
+                let _ = stop.recv().await;
+            };
+            let cancelled = async {
+                match cancelled {
+                    Some(cancelled) => drop(cancelled.recv().await),
+                    None => future::pending().await,
+                }
+            };
+            future::or(work, future::or(stopped, cancelled)).await;
+        }));
+        cancel
+    }
+
+    /// An answer that does not come counts as an error in time for a retry before R1 strikes.
+    fn time_limit(&self, action: &Action) -> Duration {
+        match action {
+            Action::Beat { .. } | Action::Open(_) => (self.ttl / 4).max(Duration::from_millis(50)),
+            Action::Fetch { wait, .. } => *wait + self.ttl.max(Duration::from_secs(2)),
+            _ => (self.ttl / 2).max(Duration::from_millis(500)),
+        }
+    }
+
+    /// Subscribes, passes hints on, and does so anew after every failure.
+    fn spawn_subscription(&self, arrive: Sender<Arrival>, stop: Receiver<Infallible>) {
+        let notifier = self.backend.notifier.clone();
+        let runtime = self.runtime.clone();
+        let consumer = self.consumer.clone();
+        self.runtime.spawn(Box::pin(async move {
+            let listen = async {
+                let mut wait = Duration::from_millis(100);
+                loop {
+                    match notifier.subscribe().await {
+                        Ok(mut subscription) => {
+                            wait = Duration::from_millis(100);
+                            let _ = arrive.try_send(Arrival::SubscriptionTried);
+                            let _ = arrive.try_send(Arrival::Hint(Hint::MayHaveMissed));
+                            let error = loop {
+                                match subscription.next().await {
+                                    Ok(hint) => {
+                                        let _ = arrive.try_send(Arrival::Hint(hint));
+                                    }
+                                    Err(error) => break error,
+                                }
+                            };
+                            log::debug!("hints interrupted consumer={consumer}: {error:?}");
+                        }
+                        Err(error) => {
+                            let _ = arrive.try_send(Arrival::SubscriptionTried);
+                            log::debug!("no hints for now consumer={consumer}: {error:?}");
+                        }
+                    }
+                    runtime.sleep_until(runtime.now() + wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(5));
+                }
+            };
+            let stopped = async {
+                let _ = stop.recv().await;
+            };
+            future::or(listen, stopped).await;
+        }));
+    }
+
+    /// Tells the user. The machine has made sure that there is a place in the queue.
+    fn deliver(&mut self, notice: Notice, state: &mut StartState) {
+        let consumer = &self.consumer;
+        let event = match notice {
+            Notice::Started => {
+                log::info!("reading consumer={consumer}");
+                state.fetching = true;
+                return;
+            }
+            Notice::OwnListed { entries } => {
+                self.recorder.startup_recovery(entries);
+                return;
+            }
+            Notice::Added {
+                entry,
+                stream,
+                info,
+                token,
+                claimed_from,
+                belief,
+            } => {
+                let from = claimed_from.as_ref().map_or("", |from| from.as_str());
+                log::info!(
+                    "leased stream={stream} consumer={consumer} token={token} entry={entry} from={from}"
+                );
+                self.recorder.stream_started(claimed_from.is_some());
+                // Without handles the shutdown is on its way, and hands this back too.
+                let Some(handle) = self.handles.upgrade() else {
+                    return;
+                };
+                Event::StreamAdded(Lease::new(
+                    entry,
+                    stream,
+                    info,
+                    token,
+                    claimed_from,
+                    belief,
+                    handle,
+                ))
+            }
+            Notice::Ended {
+                entry,
+                stream,
+                token,
+                end,
+                held,
+            } => {
+                log::info!(
+                    "ended stream={stream} consumer={consumer} token={token} entry={entry} end={end:?}"
+                );
+                let (kind, event) = match end {
+                    End::Completed => (EndKind::Completed, None),
+                    End::HandedBack => (EndKind::HandedBack, None),
+                    End::Disowned(reason) => {
+                        let disowned = Disowned::new(entry, stream, token, reason);
+                        (EndKind::Disowned, Some(Event::StreamDisowned(disowned)))
+                    }
+                };
+                self.recorder.stream_ended(kind, held);
+                match event {
+                    Some(event) => event,
+                    None => return,
+                }
+            }
+            Notice::Expired {
+                entry,
+                stream,
+                info,
+                owner,
+            } => {
+                log::info!("orphaned stream={stream} consumer={consumer} entry={entry}");
+                Event::StreamExpired(Orphan::new(entry, stream, info, owner))
+            }
+            Notice::Quarantined { entry, reason } => {
+                log::warn!("quarantined consumer={consumer} entry={entry}: {reason}");
+                self.recorder.quarantined();
+                Event::Quarantined(QuarantinedEntry::new(entry, reason))
+            }
+            Notice::Terminated { error } => {
+                match &error {
+                    Some(error) => log::error!("gave up consumer={consumer}: {error:?}"),
+                    None => log::info!("stopped consumer={consumer}"),
+                }
+                let termination = Termination::new(error);
+                if let Some(started) = self.started.take() {
+                    let _ = started.try_send(Err(termination.to_error()));
+                }
+                Event::Terminated(termination)
+            }
+        };
+        self.recorder.leases_held(self.machine.held());
+        // Nobody listens: a lease in the event hands itself back as it is dropped.
+        let _ = self.events.try_send(event);
+    }
+}
+
+/// What `start` waits for.
+#[derive(Debug, Default)]
+struct StartState {
+    fetching: bool,
+    subscription_tried: bool,
+}
+
+fn answer_call(
+    calls: &mut BTreeMap<CallId, Sender<Result<Answer>>>,
+    call: CallId,
+    answer: Result<Answer>,
+) {
+    if let Some(caller) = calls.remove(&call) {
+        let _ = caller.try_send(answer);
+    }
+}
+
+fn execute(
+    action: Action,
+    backend: Backend,
+    consumer: ConsumerName,
+) -> BoxFuture<'static, Result<Reply>> {
+    let Backend {
+        transport, locks, ..
+    } = backend;
+    Box::pin(async move {
+        Ok(match action {
+            Action::Prepare => {
+                transport.prepare().await?;
+                Reply::Prepared
+            }
+            Action::Fetch { max, wait } => Reply::Fetched(
+                transport
+                    .fetch(&FetchRequest {
+                        consumer,
+                        max,
+                        wait,
+                    })
+                    .await?,
+            ),
+            Action::List { scope, limit } => {
+                Reply::Listed(transport.list_pending(&scope, limit).await?)
+            }
+            Action::Claim(claims) => Reply::Claimed(transport.claim(&consumer, &claims).await?),
+            Action::Complete(page) => Reply::Completed(transport.complete(&consumer, &page).await?),
+            Action::HandBack(page) => {
+                Reply::HandedBack(transport.hand_back(&consumer, &page).await?)
+            }
+            Action::Quarantine(page) => {
+                Reply::Quarantined(transport.quarantine(&consumer, &page).await?)
+            }
+            Action::ForgetConsumer(name) => {
+                Reply::Forgotten(transport.forget_consumer(&name).await?)
+            }
+            Action::Open(session) => Reply::Opened(locks.open(&session).await?),
+            Action::Close(session) => {
+                locks.close(&session).await?;
+                Reply::Closed
+            }
+            Action::Acquire(session, requests) => {
+                Reply::Acquired(locks.acquire(&session, &requests).await?)
+            }
+            Action::Beat {
+                session,
+                leases,
+                want_sweep,
+            } => Reply::Beaten(locks.beat(&session, &leases, want_sweep).await?),
+            Action::Release(session, releases) => {
+                Reply::Released(locks.release(&session, &releases).await?)
+            }
+            Action::Inspect(page) => Reply::Inspected(locks.inspect(&page).await?),
+            Action::TakeOver { session, dead, max } => {
+                Reply::TakenOver(locks.take_over(&session, &dead, max).await?)
+            }
+            Action::Bury(dead) => Reply::Buried(locks.bury(&dead).await?),
+            Action::Members => Reply::Members(locks.members().await?),
+            Action::Records {
+                session,
+                after,
+                max,
+            } => Reply::Records(locks.records(&session, after.as_ref(), max).await?),
+        })
+    })
+}
+
+fn name_of(action: &Action) -> &'static str {
+    match action {
+        Action::Prepare => "prepare",
+        Action::Fetch { .. } => "fetch",
+        Action::List { .. } => "list_pending",
+        Action::Claim(_) => "claim",
+        Action::Complete(_) => "complete",
+        Action::HandBack(_) => "hand_back",
+        Action::Quarantine(_) => "quarantine",
+        Action::ForgetConsumer(_) => "forget_consumer",
+        Action::Open(_) => "open",
+        Action::Close(_) => "close",
+        Action::Acquire(..) => "acquire",
+        Action::Beat { .. } => "beat",
+        Action::Release(..) => "release",
+        Action::Inspect(_) => "inspect",
+        Action::TakeOver { .. } => "take_over",
+        Action::Bury(_) => "bury",
+        Action::Members => "members",
+        Action::Records { .. } => "records",
+    }
+}
+
+/// How many streams an action is about, for the measurements.
+fn size_of(action: &Action) -> usize {
+    match action {
+        Action::Claim(page) => page.len(),
+        Action::Acquire(_, page) => page.len(),
+        Action::Beat { leases, .. } => leases.len().max(1),
+        Action::Release(_, page) => page.len(),
+        _ => 1,
+    }
+}
+
+fn record(recorder: &dyn Recorder, name: &str, size: usize, result: &Result<Reply>) {
+    match result {
+        Ok(Reply::Claimed(outcomes)) => {
+            let ok = count(outcomes, |o| matches!(o, ClaimOutcome::Claimed { .. }));
+            by_result(ok, size, |result, n| recorder.claim(result, n));
+        }
+        Ok(Reply::Acquired(outcomes)) => {
+            let ok = count(outcomes, |o| matches!(o, AcquireOutcome::Acquired(_)));
+            by_result(ok, size, |result, n| recorder.lock_acquire(result, n));
+        }
+        Ok(Reply::Released(outcomes)) => {
+            let ok = count(outcomes, |o| *o == ReleaseOutcome::Released);
+            by_result(ok, size, |result, n| recorder.lock_release(result, n));
+        }
+        Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
+            let ok = size.saturating_sub(reply.lost.len());
+            by_result(ok, size, |result, n| recorder.lock_extend(result, n));
+        }
+        Ok(Reply::Beaten(BeatOutcome::SessionGone)) => {
+            recorder.lock_extend(Attempt::Refused, size);
+        }
+        Ok(_) => {}
+        Err(_) => match name {
+            "claim" => recorder.claim(Attempt::Error, size),
+            "acquire" => recorder.lock_acquire(Attempt::Error, size),
+            "beat" => recorder.lock_extend(Attempt::Error, size),
+            "release" => recorder.lock_release(Attempt::Error, size),
+            _ => {}
+        },
+    }
+}
+
+fn count<T>(outcomes: &[T], is_ok: impl Fn(&T) -> bool) -> usize {
+    outcomes.iter().filter(|outcome| is_ok(outcome)).count()
+}
+
+fn by_result(ok: usize, all: usize, record: impl Fn(Attempt, usize)) {
+    if ok > 0 {
+        record(Attempt::Ok, ok);
+    }
+    if all > ok {
+        record(Attempt::Refused, all - ok);
+    }
+}

@@ -1,0 +1,264 @@
+//! [`Event`]s: what a client tells its user, in order, and [`Events`], which yields them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use async_channel::Receiver;
+use futures_lite::{Stream, StreamExt};
+
+use crate::client::Handle;
+use crate::driver::{Message, Shared};
+use crate::machine::DisownReason;
+use crate::{ConsumerName, EntryId, Error, ErrorKind, FencingToken, Info, Lease, StreamName};
+
+/// What happened.
+///
+/// Per data stream: one `StreamAdded`, then exactly one end – you completed it,
+/// you handed it back, or `StreamDisowned`. Nothing comes after `Terminated`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A stream is yours now: work on it, then complete it or hand it back.
+    StreamAdded(Lease),
+    /// With manual claiming: a stream has no owner. Comes again at every sweep
+    /// until somebody takes it; take it with [`Client::claim`](crate::Client::claim).
+    StreamExpired(Orphan),
+    /// A stream is no longer yours, against your will: stop working on it.
+    StreamDisowned(Disowned),
+    /// An entry could not be worked on and was parked.
+    Quarantined(QuarantinedEntry),
+    /// The client has ended.
+    Terminated(Termination),
+}
+
+/// Yields a client's events. Also a [`Stream`].
+///
+/// A slow reader loses nothing: when the event queue is full, no further
+/// streams are taken, and those held stay held. Dropping it means that nobody
+/// will take up streams any more: the client takes no further ones, and gives
+/// back those whose `StreamAdded` had not been read.
+#[derive(Debug)]
+pub struct Events {
+    /// Boxed, because a receiver is not `Unpin` and `Events` shall be.
+    events: Pin<Box<Receiver<Event>>>,
+    shared: Arc<Shared>,
+    handle: Handle,
+    ended: bool,
+}
+
+impl Events {
+    pub(crate) fn new(events: Receiver<Event>, shared: Arc<Shared>, handle: Handle) -> Self {
+        Self {
+            events: Box::pin(events),
+            shared,
+            handle,
+            ended: false,
+        }
+    }
+
+    /// The next event; `None` after `Terminated`. Cancel-safe: no event is lost
+    /// by dropping the future.
+    pub async fn next(&mut self) -> Option<Event> {
+        StreamExt::next(self).await
+    }
+
+    /// The next event if one is waiting.
+    pub fn try_next(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = self.events.try_recv().ok()?;
+        self.taken(&event);
+        Some(event)
+    }
+
+    fn taken(&mut self, event: &Event) {
+        self.ended = matches!(event, Event::Terminated(_));
+        // The driver takes the whole count at once, so one message is enough.
+        if self.shared.taken.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.handle.send(Message::EventsTaken);
+        }
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let polled = self.events.as_mut().poll_next(cx);
+        if let Poll::Ready(Some(event)) = &polled {
+            self.taken(event);
+        }
+        polled
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // Unread leases are handles too: as long as they lay here, the client would live.
+        self.events.close();
+        while let Ok(event) = self.events.try_recv() {
+            drop(event);
+        }
+    }
+}
+
+/// A stream without an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    entry: EntryId,
+    stream: StreamName,
+    info: Info,
+    owner: Option<ConsumerName>,
+}
+
+impl Orphan {
+    pub(crate) fn new(
+        entry: EntryId,
+        stream: StreamName,
+        info: Info,
+        owner: Option<ConsumerName>,
+    ) -> Self {
+        Self {
+            entry,
+            stream,
+            info,
+            owner,
+        }
+    }
+
+    /// The data stream.
+    pub fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    /// Its entry on the LBS.
+    pub fn entry(&self) -> EntryId {
+        self.entry
+    }
+
+    /// What the producer said about it.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// At whom it is pending, if at anybody.
+    pub fn owner(&self) -> Option<&ConsumerName> {
+        self.owner.as_ref()
+    }
+}
+
+/// A lease that was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disowned {
+    entry: EntryId,
+    stream: StreamName,
+    token: FencingToken,
+    reason: DisownReason,
+}
+
+impl Disowned {
+    pub(crate) fn new(
+        entry: EntryId,
+        stream: StreamName,
+        token: FencingToken,
+        reason: DisownReason,
+    ) -> Self {
+        Self {
+            entry,
+            stream,
+            token,
+            reason,
+        }
+    }
+
+    /// The data stream.
+    pub fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    /// Its entry on the LBS.
+    pub fn entry(&self) -> EntryId {
+        self.entry
+    }
+
+    /// The lost lease's token.
+    pub fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// Why it was lost.
+    pub fn reason(&self) -> DisownReason {
+        self.reason
+    }
+}
+
+/// An entry that was parked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantinedEntry {
+    entry: EntryId,
+    reason: String,
+}
+
+impl QuarantinedEntry {
+    pub(crate) fn new(entry: EntryId, reason: String) -> Self {
+        Self { entry, reason }
+    }
+
+    /// The entry's id on the LBS.
+    pub fn entry(&self) -> EntryId {
+        self.entry
+    }
+
+    /// Why it was parked.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// Why a client has ended.
+#[derive(Debug)]
+pub struct Termination {
+    error: Option<Error>,
+}
+
+impl Termination {
+    pub(crate) fn new(error: Option<Error>) -> Self {
+        Self { error }
+    }
+
+    /// What made the client give up; `None` if it was shut down.
+    pub fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
+    /// Whether it ended because it was asked to.
+    pub fn is_shutdown(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// The same error once more, for whoever else waits.
+    pub(crate) fn to_error(&self) -> Error {
+        match &self.error {
+            Some(error) => Error::new(error.kind(), error.to_string()),
+            None => Error::new(
+                ErrorKind::Closed,
+                "the client was shut down before it had started",
+            ),
+        }
+    }
+}
+
+impl std::fmt::Display for Termination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.error {
+            Some(error) => write!(f, "gave up: {error}"),
+            None => f.write_str("shut down"),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! [`Lease`]: one data stream, held by this consumer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::belief::Belief;
+use crate::client::Handle;
+use crate::machine::{Answer, Command, Completion};
+use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Timestamp};
+
+/// A data stream that is yours until you end it or lose it.
+///
+/// Ask [`is_valid`](Self::is_valid) before anything that only the owner may do,
+/// stop when [`lost`](Self::lost) resolves, and hand [`token`](Self::token) to
+/// whatever you write to: a store that refuses lower tokens than it has seen is
+/// safe even from an owner that was frozen in the middle of a write.
+///
+/// Dropping a lease hands the stream back.
+pub struct Lease {
+    entry: EntryId,
+    stream: StreamName,
+    info: Info,
+    token: FencingToken,
+    claimed_from: Option<ConsumerName>,
+    belief: Arc<Belief>,
+    handle: Handle,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        entry: EntryId,
+        stream: StreamName,
+        info: Info,
+        token: FencingToken,
+        claimed_from: Option<ConsumerName>,
+        belief: Arc<Belief>,
+        handle: Handle,
+    ) -> Self {
+        Self {
+            entry,
+            stream,
+            info,
+            token,
+            claimed_from,
+            belief,
+            handle,
+        }
+    }
+
+    /// The data stream.
+    pub fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    /// Its entry on the LBS.
+    pub fn entry(&self) -> EntryId {
+        self.entry
+    }
+
+    /// What the producer said about it.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Greater than the token of every earlier owner of this data stream.
+    pub fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// Who had it before, if another consumer did.
+    pub fn claimed_from(&self) -> Option<&ConsumerName> {
+        self.claimed_from.as_ref()
+    }
+
+    /// Whether the stream is still yours, by the clock at this moment.
+    ///
+    /// Turns false a margin (a tenth of the TTL, at least 50 ms) before anybody
+    /// else can get the stream, whether or not the backend can be reached. A
+    /// pause of the whole machine that its clock does not show cannot be seen
+    /// by it; the token is for that.
+    pub fn is_valid(&self) -> bool {
+        self.handle.now() < self.belief.until()
+    }
+
+    /// Until when [`is_valid`](Self::is_valid) stays true without a further beat.
+    pub fn valid_until(&self) -> Timestamp {
+        self.belief.until()
+    }
+
+    /// Resolves once the stream is not yours any more, for whichever reason,
+    /// your own completing or handing back included. Cancel-safe.
+    pub async fn lost(&self) {
+        self.belief.over().await;
+    }
+
+    /// The stream is finished: takes it off the LBS for good.
+    ///
+    /// # Errors
+    /// [`LeaseEnded`](crate::ErrorKind::LeaseEnded) if the lease ran out while
+    /// the call was under way: it may have happened. Another kind if the
+    /// backend refuses: the lease is still yours then. While the backend cannot
+    /// be reached the call waits.
+    ///
+    /// Cancel-safe: once polled, the completion goes on without the caller.
+    pub async fn complete(&self) -> Result<Completion> {
+        let (entry, token) = (self.entry, self.token);
+        self.handle
+            .complete(|call| Command::Complete { entry, token, call })
+            .await
+    }
+
+    /// Gives the stream up unfinished: another consumer continues at once.
+    ///
+    /// Ends well too if the lease was over already. Cancel-safe: once polled,
+    /// it goes on without the caller.
+    pub async fn hand_back(&self) -> Result<()> {
+        self.give_up(false).await
+    }
+
+    /// Like [`hand_back`](Self::hand_back), and counts as a failure: after
+    /// `quarantine_after` of them the entry is parked.
+    pub async fn fail(&self) -> Result<()> {
+        self.give_up(true).await
+    }
+
+    async fn give_up(&self, failed: bool) -> Result<()> {
+        let (entry, token) = (self.entry, self.token);
+        let answer = self
+            .handle
+            .call(|call| Command::HandBack {
+                entry,
+                token,
+                failed,
+                call: Some(call),
+            })
+            .await;
+        match answer {
+            None | Some(Ok(Answer::HandedBack)) => Ok(()),
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(error),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.belief.is_over() {
+            let (entry, token) = (self.entry, self.token);
+            self.handle.post(Command::HandBack {
+                entry,
+                token,
+                failed: false,
+                call: None,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("stream", &self.stream)
+            .field("entry", &self.entry)
+            .field("token", &self.token)
+            .field("claimed_from", &self.claimed_from)
+            .field("valid", &self.is_valid())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,249 @@
+//! Preparing the LBS, outages, giving up, shutting down (R7, R8).
+
+use super::items::State;
+use super::session::Status;
+use super::{Action, Answer, CallId, DisownReason, Flight, Input, Machine, Notice, Output, Reply};
+use crate::{Error, ErrorKind, Result, Timestamp};
+
+/// Whether the machine works, ends or has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Running,
+    /// Everything is being handed back, at most until then.
+    Draining {
+        until: Timestamp,
+        closing: bool,
+    },
+    Stopped,
+}
+
+/// The backend cannot be used at the moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outage {
+    /// Attempts that have failed in a row.
+    failed: u32,
+    /// When the next attempt is due; what fails before does not count again.
+    retry_at: Timestamp,
+}
+
+impl Machine {
+    pub(super) fn is_draining(&self) -> bool {
+        self.phase != Phase::Running
+    }
+
+    /// When the backend may be tried again after an outage; long past if there is none.
+    pub(super) fn retry_at(&self) -> Timestamp {
+        self.outage
+            .map_or(Timestamp::ZERO, |outage| outage.retry_at)
+    }
+
+    pub(super) fn may_retry(&self) -> bool {
+        self.retry_at() <= self.now
+    }
+
+    pub(super) fn pump_control(&mut self) {
+        if let Phase::Draining { until, .. } = self.phase {
+            // Without a session nothing is held, and past the bound TTLs do the rest.
+            if until <= self.now || !self.sitting.is_open() {
+                self.stop(None);
+            }
+            return;
+        }
+        let preparing = self
+            .flights
+            .values()
+            .any(|f| matches!(f.flight, Flight::Prepare));
+        if !self.prepared && !preparing && self.may_retry() {
+            self.act(Action::Prepare, Flight::Prepare);
+        }
+        if self.prepared && self.sitting.status == Status::Closed && self.may_retry() {
+            self.open_session();
+        }
+    }
+
+    pub(super) fn prepare_done(&mut self, result: Result<Reply>) {
+        match result {
+            Ok(Reply::Prepared) => {
+                self.prepared = true;
+                self.control_succeeded();
+            }
+            Ok(_) => self.control_failed(wrong_reply("prepare")),
+            Err(error) => self.control_failed(error),
+        }
+    }
+
+    pub(super) fn control_succeeded(&mut self) {
+        self.outage = None;
+    }
+
+    /// One of the calls without which nothing goes on has failed: wait, then
+    /// try again, or give up as the retry policy says (R8).
+    pub(super) fn control_failed(&mut self, error: Error) {
+        if error.kind() == ErrorKind::NotPrepared {
+            self.prepared = false;
+            return;
+        }
+        if !error.is_retryable() {
+            return self.stop(Some(error));
+        }
+        if !self.may_retry() {
+            return;
+        }
+        let failed = self.outage.map_or(0, |outage| outage.failed) + 1;
+        let policy = self.settings.retry;
+        if policy.retries.is_some_and(|retries| failed > retries) {
+            return self.stop(Some(error));
+        }
+        let wait = policy
+            .first
+            .saturating_mul(2u32.saturating_pow(failed - 1))
+            .min(policy.max);
+        self.outage = Some(Outage {
+            failed,
+            retry_at: self.now + self.rng.jittered(wait),
+        });
+    }
+
+    /// A lane's page failed; all that matters beyond its own retry is a lost group.
+    pub(super) fn step_failed(&mut self, result: &Result<Reply>) {
+        if result
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::NotPrepared)
+        {
+            self.prepared = false;
+        }
+    }
+
+    pub(super) fn shut_down(&mut self, call: Option<CallId>) {
+        self.shutdown_calls.extend(call);
+        if self.is_draining() {
+            return;
+        }
+        self.phase = Phase::Draining {
+            until: self.now + self.settings.ttl,
+            closing: false,
+        };
+        self.cancel_fetch();
+        let mut held = Vec::new();
+        let mut waiting = Vec::new();
+        for (entry, item) in self.items.iter() {
+            match item.state {
+                State::Held(_) => held.push(entry),
+                State::Waiting { .. } => waiting.push(entry),
+                // Locked or about to be: handed back when the answer is there.
+                State::Acquiring { .. } | State::Claiming { .. } | State::Ending(..) => {}
+            }
+        }
+        for entry in held {
+            self.begin_hand_back(entry, false, false);
+        }
+        for entry in waiting {
+            self.items.remove(entry);
+        }
+    }
+
+    fn cancel_fetch(&mut self) {
+        let fetch = self
+            .flights
+            .iter()
+            .find(|(_, f)| matches!(f.flight, Flight::Fetch { .. }));
+        if let Some((&id, _)) = fetch {
+            self.flights.remove(&id);
+            self.outputs.push_back(Output::Cancel(id));
+        }
+    }
+
+    /// Once nothing is held any more, the session is closed (which tells the
+    /// others), then the name removed if nothing is pending at it.
+    pub(super) fn pump_drain(&mut self) {
+        let Phase::Draining {
+            until,
+            closing: false,
+        } = self.phase
+        else {
+            return;
+        };
+        if self.items.is_empty() && self.lanes.is_drained() {
+            self.phase = Phase::Draining {
+                until,
+                closing: true,
+            };
+            self.act(
+                Action::Close(self.sitting.session.id.clone()),
+                Flight::Close,
+            );
+        }
+    }
+
+    pub(super) fn close_done(&mut self) {
+        self.act(
+            Action::ForgetConsumer(self.consumer.clone()),
+            Flight::Forget { own: true },
+        );
+    }
+
+    pub(super) fn forget_done(&mut self, own: bool) {
+        if own {
+            self.stop(None);
+        }
+    }
+
+    /// The end. After `Terminated` nothing comes (R12).
+    pub(super) fn stop(&mut self, error: Option<Error>) {
+        self.disown_all(DisownReason::ClientStopped);
+        self.cancel_fetch();
+        self.flights.clear();
+        self.phase = Phase::Stopped;
+        self.notify(Notice::Terminated { error });
+        for call in std::mem::take(&mut self.shutdown_calls) {
+            self.answer(call, Ok(Answer::Stopped));
+        }
+    }
+
+    pub(super) fn control_timeout(&self) -> Timestamp {
+        match self.phase {
+            Phase::Draining { until, .. } => until,
+            // Waiting for the retry of prepare or open.
+            Phase::Running => match self.outage {
+                Some(outage) if !self.prepared || !self.sitting.is_open() => outage.retry_at,
+                _ => Timestamp::MAX,
+            },
+            Phase::Stopped => Timestamp::MAX,
+        }
+    }
+
+    /// After the end: nobody waits for ever.
+    pub(super) fn answer_late(&mut self, input: Input) {
+        use super::{Command, Completion};
+        let Input::Command(command) = input else {
+            return;
+        };
+        match command {
+            Command::Complete { call, .. } | Command::DoneStream { call, .. } => {
+                self.answer(call, Ok(Answer::Completion(Completion::NotOwner)));
+            }
+            Command::HandBack {
+                call: Some(call), ..
+            } => self.answer(call, Ok(Answer::HandedBack)),
+            Command::Shutdown { call: Some(call) } => self.answer(call, Ok(Answer::Stopped)),
+            Command::Claim { call, .. } => self.answer(call, Err(closed())),
+            Command::HandBack { call: None, .. } | Command::Shutdown { call: None } => {}
+        }
+    }
+}
+
+/// What calls of a stopped client are told.
+pub(crate) fn closed() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "the client is shut down; build a new one",
+    )
+}
+
+/// A driver or backend that mixes up replies: treated as no answer.
+pub(super) fn wrong_reply(to: &str) -> Error {
+    Error::new(
+        ErrorKind::Protocol,
+        format!("the reply does not belong to the call: {to}"),
+    )
+}

@@ -1,0 +1,101 @@
+//! Fresh entries: when to fetch, how many, how long to wait.
+
+use std::time::Duration;
+
+use super::items::Origin;
+use super::{Action, Flight, Machine, Notice, PAGE, Reply};
+use crate::{Result, Timestamp};
+
+/// Longest wait of one fetch. Only a bound: an entry ends the wait at once.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// The most one fetch takes, so that a burst is shared by all who have room.
+const LARGEST_PAGE: u64 = 500;
+
+#[derive(Debug, Default)]
+pub(super) struct Fetching {
+    busy: bool,
+    /// Entries that nobody has had, as of the last fetch.
+    backlog: u64,
+    /// The last fetch was full: more may be waiting, whatever the backlog says.
+    was_full: usize,
+    not_before: Timestamp,
+}
+
+impl Machine {
+    pub(super) fn pump_fetch(&mut self) {
+        let wanted = !self.is_draining() && self.prepared && !self.fetch.busy && self.may_retry();
+        if !wanted {
+            return;
+        }
+        if !self.started {
+            self.started = true;
+            self.notify(Notice::Started);
+        }
+        // R11: orphans before fresh entries, as long as room is short.
+        let room = match self.orphans.is_serving() {
+            true => self.room().saturating_sub(2 * PAGE),
+            false => self.room(),
+        };
+        if room == 0 || self.fetch.not_before > self.now {
+            return;
+        }
+        let (page, wait) = self.next_page();
+        let max = page.min(room);
+        self.fetch.busy = true;
+        self.act(Action::Fetch { max, wait }, Flight::Fetch { max });
+    }
+
+    /// A share of the backlog that leaves the others theirs. An idle consumer
+    /// waits for one entry only, and asks how many there are when it has come.
+    fn next_page(&self) -> (usize, Duration) {
+        let share = self.fetch.backlog / (4 * u64::from(self.sitting.members));
+        if self.fetch.backlog > 0 {
+            (share.clamp(1, LARGEST_PAGE) as usize, Duration::ZERO)
+        } else if self.fetch.was_full > 0 {
+            ((self.fetch.was_full * 2).min(32), Duration::ZERO)
+        } else {
+            (1, WAIT)
+        }
+    }
+
+    pub(super) fn fetch_done(&mut self, max: usize, result: Result<Reply>) {
+        self.fetch.busy = false;
+        let fetched = match result {
+            Ok(Reply::Fetched(fetched)) => fetched,
+            result => {
+                // It may have delivered entries, or still will: look at what is pending here.
+                self.fetch.backlog = 0;
+                self.fetch.was_full = 0;
+                self.fetch.not_before = self.now + self.rng.jittered(Duration::from_millis(10));
+                self.look_at_own();
+                let error = result
+                    .err()
+                    .unwrap_or_else(|| super::control::wrong_reply("fetch"));
+                return self.control_failed(error);
+            }
+        };
+        self.control_succeeded();
+        self.fetch.backlog = fetched.backlog;
+        self.fetch.was_full = if fetched.entries.len() >= max { max } else { 0 };
+        for delivery in fetched.entries {
+            match delivery.content {
+                Ok(content) => self.admit(delivery.entry, content, Origin::Mine),
+                Err(reason) => self.park(
+                    delivery.entry,
+                    crate::FencingToken::NONE,
+                    reason.to_string(),
+                ),
+            }
+        }
+    }
+
+    pub(super) fn fetch_timeout(&self) -> Timestamp {
+        if self.fetch.busy || self.is_draining() || !self.prepared {
+            return Timestamp::MAX;
+        }
+        // What is due already waits for room, not for time.
+        let due = self.fetch.not_before.max(self.retry_at());
+        if due > self.now { due } else { Timestamp::MAX }
+    }
+}

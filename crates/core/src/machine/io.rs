@@ -1,0 +1,319 @@
+//! What goes into the machine and what comes out of it.
+//!
+//! All of it can be printed and made up, so that a run can be replayed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::belief::Belief;
+use crate::{
+    Acquire, AcquireOutcome, BeatOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId,
+    Error, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, Info, LeaseRef, LockId,
+    LockState, Member, OpenOutcome, PendingPage, Quarantine, QuarantineOutcome, Release,
+    ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, TakeOverOutcome, Timestamp,
+};
+
+/// Names one action, so that its reply finds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ActionId(pub u64);
+
+/// Names one call of a user, so that its answer finds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// Everything that can happen to the machine.
+#[derive(Debug)]
+pub enum Input {
+    /// An action ended.
+    Done(ActionId, Result<Reply>),
+    /// A hint arrived.
+    Hint(Hint),
+    /// A user asks for something.
+    Command(Command),
+    /// The user took this many events out of the queue.
+    EventsTaken(usize),
+    /// Nobody will ever take an event again: take no further streams.
+    NobodyListens,
+}
+
+/// What users ask for.
+#[derive(Debug)]
+pub enum Command {
+    /// Finish a lease for good.
+    Complete {
+        /// The lease's entry.
+        entry: EntryId,
+        /// The lease's token.
+        token: FencingToken,
+        /// Whom to answer.
+        call: CallId,
+    },
+    /// Finish the lease of a data stream, whichever entry it has.
+    DoneStream {
+        /// The data stream.
+        stream: StreamName,
+        /// Whom to answer.
+        call: CallId,
+    },
+    /// Give a lease up unfinished.
+    HandBack {
+        /// The lease's entry.
+        entry: EntryId,
+        /// The lease's token.
+        token: FencingToken,
+        /// Whether work on it failed.
+        failed: bool,
+        /// Whom to answer, if anybody waits for it.
+        call: Option<CallId>,
+    },
+    /// Take an orphan.
+    Claim {
+        /// Its entry.
+        entry: EntryId,
+        /// Its data stream.
+        stream: StreamName,
+        /// Its info.
+        info: Info,
+        /// Whom to answer.
+        call: CallId,
+    },
+    /// Hand everything back and stop.
+    Shutdown {
+        /// Whom to answer once stopped.
+        call: Option<CallId>,
+    },
+}
+
+/// What comes out of the machine. Poll until it says [`Timeout`](Output::Timeout) or
+/// [`Stopped`](Output::Stopped).
+#[derive(Debug)]
+pub enum Output {
+    /// Do this and report with [`Input::Done`], in whichever order actions end.
+    Action(ActionId, Action),
+    /// Drop this action; no reply is awaited any more.
+    Cancel(ActionId),
+    /// Tell the user.
+    Notice(Notice),
+    /// Answer a call.
+    Answer(CallId, Result<Answer>),
+    /// Nothing more now: wait for an input, or call `handle_timeout` at this time.
+    Timeout(Timestamp),
+    /// The machine has ended; nothing will come any more.
+    Stopped,
+}
+
+/// Something to do against a trait.
+#[derive(Debug, Clone)]
+#[allow(
+    missing_docs,
+    reason = "each is the trait method of the same name with its arguments"
+)]
+pub enum Action {
+    Prepare,
+    Fetch {
+        max: usize,
+        wait: Duration,
+    },
+    List {
+        scope: Scope,
+        limit: usize,
+    },
+    Claim(Vec<Fenced>),
+    Complete(Vec<Fenced>),
+    HandBack(Vec<HandBack>),
+    Quarantine(Vec<Quarantine>),
+    ForgetConsumer(ConsumerName),
+    Open(Session),
+    Close(SessionId),
+    Acquire(Session, Vec<Acquire>),
+    Beat {
+        session: Session,
+        leases: Arc<[LeaseRef]>,
+        want_sweep: Option<Duration>,
+    },
+    Release(SessionId, Vec<Release>),
+    Inspect(Vec<LockId>),
+    TakeOver {
+        session: Session,
+        dead: SessionId,
+        max: usize,
+    },
+    Bury(SessionId),
+    Members,
+    Records {
+        session: SessionId,
+        after: Option<StreamName>,
+        max: usize,
+    },
+}
+
+/// What an action brought.
+#[derive(Debug)]
+#[allow(
+    missing_docs,
+    reason = "each is the result of the action of the same name"
+)]
+pub enum Reply {
+    Prepared,
+    Fetched(Fetched),
+    Listed(PendingPage),
+    Claimed(Vec<ClaimOutcome>),
+    Completed(Vec<CompleteOutcome>),
+    HandedBack(Vec<HandBackOutcome>),
+    Quarantined(Vec<QuarantineOutcome>),
+    Forgotten(bool),
+    Opened(OpenOutcome),
+    Closed,
+    Acquired(Vec<AcquireOutcome>),
+    Beaten(BeatOutcome),
+    Released(Vec<ReleaseOutcome>),
+    Inspected(Vec<LockState>),
+    TakenOver(TakeOverOutcome),
+    Buried(bool),
+    Members(Vec<Member>),
+    Records(Vec<LeaseRef>),
+}
+
+/// What users are told without asking.
+#[derive(Debug)]
+pub enum Notice {
+    /// The session is open and fetching has begun; comes once.
+    Started,
+    /// A look at what is pending at this consumer's own name has ended.
+    OwnListed {
+        /// How many entries it saw.
+        entries: usize,
+    },
+    /// A stream is leased.
+    Added {
+        /// Its entry.
+        entry: EntryId,
+        /// The data stream.
+        stream: StreamName,
+        /// The producer's info.
+        info: Info,
+        /// The lease's token.
+        token: FencingToken,
+        /// Who had it before, if somebody else did.
+        claimed_from: Option<ConsumerName>,
+        /// Until when the lease is believed.
+        belief: Arc<Belief>,
+    },
+    /// A lease has ended. Told to the user only if it ended against their will.
+    Ended {
+        /// Its entry.
+        entry: EntryId,
+        /// The data stream.
+        stream: StreamName,
+        /// The lease's token.
+        token: FencingToken,
+        /// How.
+        end: End,
+        /// For how long it was held.
+        held: Duration,
+    },
+    /// Manual claiming: a stream has no owner.
+    Expired {
+        /// Its entry.
+        entry: EntryId,
+        /// The data stream.
+        stream: StreamName,
+        /// The producer's info.
+        info: Info,
+        /// At whom it is pending.
+        owner: Option<ConsumerName>,
+    },
+    /// An entry was parked.
+    Quarantined {
+        /// The entry.
+        entry: EntryId,
+        /// Why.
+        reason: String,
+    },
+    /// The last one. `error` says why, unless it was asked for.
+    Terminated {
+        /// Why the machine gave up; `None` after a shutdown.
+        error: Option<Error>,
+    },
+}
+
+/// How a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// As the user wished: finished for good.
+    Completed,
+    /// As the user wished: given up.
+    HandedBack,
+    /// Against the user's will.
+    Disowned(DisownReason),
+}
+
+/// Why a lease was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DisownReason {
+    /// It could not be extended in time.
+    Expired,
+    /// Its lock is gone or somebody else's.
+    LockLost,
+    /// A later owner has it.
+    Superseded,
+    /// Its entry is no longer on the LBS.
+    EntryGone,
+    /// An operator asked for it.
+    Revoked,
+    /// The client gave up (see its `Terminated`).
+    ClientStopped,
+}
+
+impl std::fmt::Display for DisownReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "the lease could not be extended in time",
+            Self::LockLost => "the lock is gone or somebody else's",
+            Self::Superseded => "a later owner has the stream",
+            Self::EntryGone => "the entry is no longer on the LBS",
+            Self::Revoked => "an operator asked for it",
+            Self::ClientStopped => "the client stopped",
+        })
+    }
+}
+
+/// What a call is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To `Complete` and `DoneStream`.
+    Completion(Completion),
+    /// To `HandBack`.
+    HandedBack,
+    /// To `Claim`.
+    Claim(ClaimResult),
+    /// To `Shutdown`.
+    Stopped,
+}
+
+/// How completing a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Completion {
+    /// The stream is finished and off the LBS.
+    Completed,
+    /// The lease is no longer held here; nothing was changed.
+    NotOwner,
+    /// The stream's entry was no longer on the LBS.
+    Gone,
+}
+
+/// How claiming an orphan ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClaimResult {
+    /// It is leased; the lease arrives as `StreamAdded`.
+    Claimed,
+    /// Somebody (this client included) holds it.
+    HeldElsewhere,
+    /// Its entry is no longer on the LBS.
+    Gone,
+    /// This client holds as many streams as its capacity allows.
+    Full,
+}

@@ -1,0 +1,239 @@
+//! Who is dead, and who takes over what they left (R9, R11).
+
+use std::collections::BTreeMap;
+
+use super::{Action, DisownReason, Flight, Machine, PAGE, Reply};
+use crate::{
+    ConsumerName, EntryId, LeaseRef, LockScheme, Result, SessionId, TakeOverOutcome, Timestamp,
+};
+
+/// A consumer that is, or may be, dead; with the session that was, if it had one.
+pub(super) type SuspectKey = (ConsumerName, Option<SessionId>);
+
+/// Passes over a suspect without a session; after those the sweep is enough.
+const MOST_PASSES: u32 = 8;
+
+#[derive(Debug, Default)]
+pub(super) struct Orphans {
+    suspects: BTreeMap<SuspectKey, Suspect>,
+    /// Leases that a take-over brought, until their entries have been read.
+    pub(super) adopting: BTreeMap<EntryId, LeaseRef>,
+}
+
+/// How far the inheritance of a suspect has come.
+#[derive(Debug)]
+struct Suspect {
+    stage: Stage,
+    busy: bool,
+    passes: u32,
+    not_before: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its locks (session leases).
+    TakeOver,
+    /// Its pending list.
+    List,
+    /// Nothing is left: remove its traces.
+    Bury,
+}
+
+impl Orphans {
+    pub(super) fn start_over(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn is_dead(&self, session: &SessionId) -> bool {
+        self.suspects
+            .contains_key(&(session.consumer.clone(), Some(session.clone())))
+    }
+
+    /// Orphans are being taken right now.
+    pub(super) fn is_serving(&self) -> bool {
+        !self.adopting.is_empty() || self.suspects.values().any(|suspect| suspect.busy)
+    }
+
+    pub(super) fn is_first_pass(&self, key: &SuspectKey) -> bool {
+        self.suspects
+            .get(key)
+            .is_some_and(|suspect| suspect.passes == 0)
+    }
+}
+
+impl Machine {
+    /// This consumer is dead, or its session is: take over what it left.
+    pub(super) fn suspect(&mut self, consumer: ConsumerName, session: Option<SessionId>) {
+        let is_self = match &session {
+            Some(id) => *id == self.sitting.session.id,
+            None => consumer == self.consumer,
+        };
+        if is_self || self.is_draining() {
+            return;
+        }
+        let stage = match (self.scheme, &session) {
+            (LockScheme::Session, Some(_)) if !self.is_manual() => Stage::TakeOver,
+            _ => Stage::List,
+        };
+        let now = self.now;
+        self.orphans
+            .suspects
+            .entry((consumer, session))
+            .or_insert(Suspect {
+                stage,
+                busy: false,
+                passes: 0,
+                not_before: now,
+            });
+    }
+
+    /// The next suspect whose pending list is to be looked at. Sends what the
+    /// other stages need on the way.
+    pub(super) fn next_suspect(&mut self) -> Option<SuspectKey> {
+        let ready: Vec<(SuspectKey, Stage)> = self
+            .orphans
+            .suspects
+            .iter()
+            .filter(|(_, suspect)| self.is_ready(suspect))
+            .map(|(key, suspect)| (key.clone(), suspect.stage))
+            .collect();
+        for (key, stage) in ready {
+            if let Some(suspect) = self.orphans.suspects.get_mut(&key) {
+                suspect.busy = true;
+            }
+            match (stage, &key.1) {
+                (Stage::TakeOver, Some(dead)) => {
+                    let session = self.sitting.session.clone();
+                    let dead = dead.clone();
+                    // Manual claiming takes only what is left without an entry, to release it.
+                    let max = if self.is_manual() {
+                        PAGE
+                    } else {
+                        self.room().min(PAGE)
+                    };
+                    self.sitting.ops += 1;
+                    self.act(
+                        Action::TakeOver { session, dead, max },
+                        Flight::TakeOver(key),
+                    );
+                }
+                (Stage::Bury, Some(dead)) => {
+                    self.act(Action::Bury(dead.clone()), Flight::Bury(key));
+                }
+                (Stage::Bury | Stage::TakeOver, None) => {
+                    self.orphans.suspects.remove(&key);
+                }
+                (Stage::List, _) => return Some(key),
+            }
+        }
+        None
+    }
+
+    /// When all are full, the dead wait here, and freed capacity serves them first.
+    fn is_ready(&self, suspect: &Suspect) -> bool {
+        let has_room = self.is_manual() || self.room() > 0 || suspect.stage == Stage::Bury;
+        !suspect.busy && suspect.not_before <= self.now && has_room
+    }
+
+    pub(super) fn suspect_timeout(&self) -> Timestamp {
+        let has_room = self.is_manual() || self.room() > 0;
+        self.orphans
+            .suspects
+            .values()
+            .filter(|suspect| !suspect.busy && (has_room || suspect.stage == Stage::Bury))
+            .map(|suspect| suspect.not_before)
+            .min()
+            .unwrap_or(Timestamp::MAX)
+    }
+
+    /// No lease that came by a take-over is unaccounted for.
+    pub(super) fn no_take_over_open(&self) -> bool {
+        self.orphans.adopting.is_empty()
+            && !self
+                .flights
+                .values()
+                .any(|f| matches!(f.flight, Flight::TakeOver(_)))
+    }
+
+    pub(super) fn take_over_done(&mut self, key: &SuspectKey, result: Result<Reply>) {
+        self.sitting.ops += 1;
+        let retry_at = self.now + self.rng.jittered(self.settings.ttl / 10);
+        let manual = self.is_manual();
+        let Some(suspect) = self.orphans.suspects.get_mut(key) else {
+            return;
+        };
+        suspect.busy = false;
+        match result {
+            Ok(Reply::TakenOver(TakeOverOutcome::Taken { leases, left })) => {
+                if left == 0 {
+                    suspect.stage = if manual { Stage::Bury } else { Stage::List };
+                }
+                for lease in leases {
+                    self.floor = self.floor.max(lease.token);
+                    if manual {
+                        self.release(lease, true);
+                    } else {
+                        self.look_at(vec![lease.entry]);
+                        self.orphans.adopting.insert(lease.entry, lease);
+                    }
+                }
+            }
+            Ok(Reply::TakenOver(TakeOverOutcome::Alive { .. })) => {
+                self.orphans.suspects.remove(key);
+            }
+            Ok(Reply::TakenOver(TakeOverOutcome::SessionGone)) => {
+                self.abandon_session(DisownReason::Expired);
+            }
+            Ok(Reply::TakenOver(TakeOverOutcome::NotYet { retry_in })) => {
+                suspect.not_before = self.now + retry_in;
+            }
+            // Unknown: what was taken is found by its record (see `reconcile`).
+            _ => suspect.not_before = retry_at,
+        }
+    }
+
+    /// A look at everything pending at the suspect has ended; `unresolved`
+    /// entries are not known to have a live owner yet.
+    pub(super) fn suspect_pass_done(&mut self, key: &SuspectKey, unresolved: usize) {
+        let wait = match self.is_manual() {
+            true => self.settings.sweep_interval(),
+            false => self.rng.jittered(self.settings.ttl / 4),
+        };
+        let Some(suspect) = self.orphans.suspects.get_mut(key) else {
+            return;
+        };
+        suspect.busy = false;
+        suspect.passes += 1;
+        if unresolved == 0 {
+            suspect.stage = Stage::Bury;
+        } else if key.1.is_none() && suspect.passes >= MOST_PASSES {
+            self.orphans.suspects.remove(key);
+        } else {
+            suspect.not_before = self.now + wait;
+        }
+    }
+
+    pub(super) fn bury_done(&mut self, key: &SuspectKey, result: Result<Reply>) {
+        let retry_at = self.now + self.rng.jittered(self.settings.ttl / 4);
+        let Some(suspect) = self.orphans.suspects.get_mut(key) else {
+            return;
+        };
+        suspect.busy = false;
+        match result {
+            Ok(Reply::Buried(true)) => {
+                self.orphans.suspects.remove(key);
+                // Its name goes too, unless something is pending at it or it is ours.
+                if key.0 != self.consumer {
+                    let forget = Action::ForgetConsumer(key.0.clone());
+                    self.act(forget, Flight::Forget { own: false });
+                }
+            }
+            // It still holds locks of entries that are gone.
+            Ok(Reply::Buried(false)) if self.scheme == LockScheme::Session => {
+                suspect.stage = Stage::TakeOver;
+                suspect.not_before = retry_at;
+            }
+            _ => suspect.not_before = retry_at,
+        }
+    }
+}

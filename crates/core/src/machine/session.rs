@@ -1,0 +1,363 @@
+//! One session after the other: open, beat, believe (R1), bear errors (R2), disown.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::items::State;
+use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
+use crate::belief::SessionBelief;
+use crate::{
+    BeatOutcome, BeatReply, ConsumerName, EntryId, LeaseRef, LockScheme, OpenOutcome, Result,
+    Session, SessionId, StreamName, Timestamp,
+};
+
+/// This consumer's current session, and what the machine believes of it.
+#[derive(Debug)]
+pub(super) struct Sitting {
+    /// Counts the sessions of this machine; tells late replies of an earlier one.
+    pub(super) number: u64,
+    pub(super) session: Session,
+    pub(super) status: Status,
+    /// With session leases, everything held is believed until then.
+    deadline: Timestamp,
+    pub(super) belief: Arc<SessionBelief>,
+    next_beat: Timestamp,
+    beating: bool,
+    reconciling: bool,
+    /// Live sessions of the service, at least this one.
+    pub(super) members: u32,
+    /// Counts lock operations sent and answered, so that a beat can tell
+    /// whether its count of records compares with what is held.
+    pub(super) ops: u64,
+    /// With per-stream locks: a time at which to look at each lease's deadline.
+    /// Beats move deadlines without touching this; a passed time is looked up again.
+    pub(super) expiries: BTreeSet<(Timestamp, EntryId)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Closed,
+    Opening,
+    Open,
+}
+
+impl Sitting {
+    pub(super) fn new(config: &Config, rng: &mut Rng, now: Timestamp) -> Self {
+        Self::fresh(0, &config.consumer, config.settings.ttl, rng, now)
+    }
+
+    fn fresh(
+        number: u64,
+        consumer: &ConsumerName,
+        ttl: Duration,
+        rng: &mut Rng,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            number,
+            session: Session {
+                id: SessionId::new(consumer.clone(), rng.next()),
+                ttl,
+            },
+            status: Status::Closed,
+            deadline: Timestamp::MAX,
+            belief: SessionBelief::new(Timestamp::MAX),
+            next_beat: now,
+            beating: false,
+            reconciling: false,
+            members: 1,
+            ops: 0,
+            expiries: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.status == Status::Open
+    }
+}
+
+impl Machine {
+    /// Until when something that was extended by a call sent at `sent` is believed.
+    pub(super) fn believed_until(&self, sent: Timestamp) -> Timestamp {
+        sent + (self.settings.ttl - self.settings.margin())
+    }
+
+    /// R1: has the belief in the session, or in any lease, run out?
+    pub(super) fn belief_ran_out(&mut self) -> bool {
+        if !self.sitting.is_open() {
+            return false;
+        }
+        if self.scheme == LockScheme::Session {
+            return self.sitting.deadline <= self.now;
+        }
+        while let Some(&(at, entry)) = self.sitting.expiries.first() {
+            if at > self.now {
+                return false;
+            }
+            self.sitting.expiries.pop_first();
+            match self.items.lock_mut(entry) {
+                Some(lock) if lock.deadline <= self.now => return true,
+                Some(lock) => {
+                    let at = lock.deadline;
+                    self.sitting.expiries.insert((at, entry));
+                }
+                None => {}
+            }
+        }
+        false
+    }
+
+    /// Ends everything that hangs on the current session and begins another,
+    /// whose id was never used. What was pending here is listed again by it.
+    ///
+    /// With per-stream locks one lease's passed deadline ends them all: beats
+    /// extend them together, so the others have at most a beat's time left.
+    pub(super) fn abandon_session(&mut self, reason: DisownReason) {
+        self.disown_all(reason);
+        let number = self.sitting.number + 1;
+        self.sitting = Sitting::fresh(
+            number,
+            &self.consumer,
+            self.settings.ttl,
+            &mut self.rng,
+            self.now,
+        );
+        self.looking.start_over(self.now);
+        self.orphans.start_over();
+    }
+
+    pub(super) fn open_session(&mut self) {
+        self.sitting.status = Status::Opening;
+        self.act(Action::Open(self.sitting.session.clone()), Flight::Open);
+    }
+
+    pub(super) fn open_done(&mut self, sent: Timestamp, result: Result<Reply>) {
+        match result {
+            Ok(Reply::Opened(OpenOutcome::Opened)) => {
+                self.control_succeeded();
+                let until = self.believed_until(sent);
+                if until <= self.now {
+                    return self.abandon_session(DisownReason::Expired);
+                }
+                self.sitting.status = Status::Open;
+                // The first beat tells at once who is dead and how many we are.
+                self.sitting.next_beat = self.now;
+                if self.scheme == LockScheme::Session {
+                    self.sitting.deadline = until;
+                    self.sitting.belief.set(until);
+                }
+            }
+            Ok(Reply::Opened(OpenOutcome::SessionGone)) => {
+                self.abandon_session(DisownReason::Expired);
+            }
+            Ok(_) => self.control_failed(super::control::wrong_reply("open")),
+            Err(error) => {
+                // The same session is opened again: what happened of it is its own.
+                self.sitting.status = Status::Closed;
+                self.control_failed(error);
+            }
+        }
+    }
+
+    pub(super) fn pump_beat(&mut self) {
+        if self.sitting.beating || self.sitting.next_beat > self.now || !self.sitting.is_open() {
+            return;
+        }
+        self.sitting.beating = true;
+        let leases: Arc<[LeaseRef]> = match self.scheme {
+            LockScheme::PerStream => self.items.leases().into(),
+            LockScheme::Session => Arc::new([]),
+        };
+        let want_sweep = self.wants_sweep().then(|| self.sweep_interval());
+        let quiet = self.lanes.no_lock_op_open() && self.no_take_over_open();
+        let quiet_since = quiet.then_some(self.sitting.ops);
+        let session = self.sitting.session.clone();
+        self.act(
+            Action::Beat {
+                session,
+                leases: leases.clone(),
+                want_sweep,
+            },
+            Flight::Beat {
+                leases,
+                quiet_since,
+            },
+        );
+    }
+
+    /// Beat as soon as possible: its reply tells who is dead.
+    pub(super) fn beat_soon(&mut self) {
+        self.sitting.next_beat = self.sitting.next_beat.min(self.now);
+    }
+
+    pub(super) fn beat_done(
+        &mut self,
+        sent: Timestamp,
+        leases: &[LeaseRef],
+        quiet_since: Option<u64>,
+        result: Result<Reply>,
+    ) {
+        self.sitting.beating = false;
+        match result {
+            Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
+                self.control_succeeded();
+                self.extend(sent, leases);
+                self.sitting.next_beat = sent + self.settings.beat_interval();
+                self.beat_told(reply, quiet_since);
+            }
+            Ok(Reply::Beaten(BeatOutcome::SessionGone)) => {
+                self.abandon_session(DisownReason::Expired);
+            }
+            Ok(_) => self.beat_failed(super::control::wrong_reply("beat")),
+            Err(error) => self.beat_failed(error),
+        }
+    }
+
+    /// R2: an error is not a loss. Tried again, until R1 strikes.
+    fn beat_failed(&mut self, error: crate::Error) {
+        let wait = self.rng.jittered(self.settings.ttl / 10);
+        self.sitting.next_beat = self.now + wait;
+        self.control_failed(error);
+    }
+
+    fn extend(&mut self, sent: Timestamp, leases: &[LeaseRef]) {
+        let until = self.believed_until(sent);
+        if self.scheme == LockScheme::Session {
+            self.sitting.deadline = self.sitting.deadline.max(until);
+            self.sitting.belief.set(self.sitting.deadline);
+            return;
+        }
+        for lease in leases {
+            let Some(item) = self.items.get(lease.entry) else {
+                continue;
+            };
+            let Some(lock) = item.state.lock() else {
+                continue;
+            };
+            if lock.token != lease.token || lock.deadline >= until {
+                continue;
+            }
+            if let Some(belief) = item.state.belief() {
+                belief.set(until);
+            }
+            if let Some(lock) = self.items.lock_mut(lease.entry) {
+                lock.deadline = until;
+            }
+        }
+    }
+
+    fn beat_told(&mut self, reply: BeatReply, quiet_since: Option<u64>) {
+        self.sitting.members = reply.members.max(1);
+        for lease in reply.lost {
+            if self.items.lock_with(lease.entry, lease.token).is_some() {
+                self.lose(lease.entry, DisownReason::LockLost);
+            }
+        }
+        for lease in reply.revoked {
+            self.give_up_revoked(lease);
+        }
+        for dead in reply.dead {
+            self.suspect(dead.consumer.clone(), Some(dead));
+        }
+        if let Some(deadline) = reply.next_deadline {
+            let at = self.now + deadline.max(Duration::from_millis(1)) + self.deadline_jitter();
+            self.sitting.next_beat = self.sitting.next_beat.min(at);
+        }
+        if reply.sweep {
+            self.begin_sweep();
+        }
+        let held = self.items.locked() as u64;
+        if reply.on_record.is_some_and(|on_record| on_record != held)
+            && quiet_since == Some(self.sitting.ops)
+        {
+            self.reconcile();
+        }
+    }
+
+    /// A mark by an operator. One that is not known here is released all the
+    /// same, unless an unanswered acquire may turn out to be it: then the next
+    /// beat brings the mark again ("mark overtakes acquire").
+    fn give_up_revoked(&mut self, lease: LeaseRef) {
+        let active = self.items.active_entry(&lease.stream);
+        let state = active
+            .and_then(|entry| self.items.get(entry))
+            .map(|item| &item.state);
+        match (active, state) {
+            (Some(_), Some(State::Acquiring { .. })) => {}
+            (Some(entry), Some(state)) if state.lock().is_some_and(|l| l.token == lease.token) => {
+                self.revoke(entry);
+            }
+            _ => self.release(lease, true),
+        }
+    }
+
+    /// The backend has another number of leases on record for this session than
+    /// are held, and nothing is under way: read the record, page by page.
+    fn reconcile(&mut self) {
+        if !std::mem::replace(&mut self.sitting.reconciling, true) {
+            self.read_records(self.sitting.ops, None, Vec::new());
+        }
+    }
+
+    fn read_records(&mut self, ops: u64, after: Option<StreamName>, seen: Vec<LeaseRef>) {
+        let session = self.sitting.session.id.clone();
+        self.act(
+            Action::Records {
+                session,
+                after,
+                max: PAGE,
+            },
+            Flight::Records { ops, seen },
+        );
+    }
+
+    pub(super) fn records_done(
+        &mut self,
+        ops: u64,
+        mut seen: Vec<LeaseRef>,
+        result: Result<Reply>,
+    ) {
+        self.sitting.reconciling = false;
+        let Ok(Reply::Records(page)) = result else {
+            return;
+        };
+        // Something was acquired or released meanwhile: the pages do not
+        // compare. If it still matters, the next beat says so.
+        if ops != self.sitting.ops {
+            return;
+        }
+        let is_last = page.len() < PAGE;
+        seen.extend(page);
+        if let (false, Some(last)) = (is_last, seen.last()) {
+            let after = last.stream.clone();
+            self.sitting.reconciling = true;
+            return self.read_records(ops, Some(after), seen);
+        }
+        let recorded: BTreeSet<LeaseRef> = seen.into_iter().collect();
+        let held: BTreeSet<LeaseRef> = self.items.leases().into_iter().collect();
+        for lease in held.difference(&recorded) {
+            self.lose(lease.entry, DisownReason::LockLost);
+        }
+        for lease in recorded.difference(&held) {
+            self.release(lease.clone(), true);
+        }
+    }
+
+    pub(super) fn session_timeout(&self) -> Timestamp {
+        let expiry = match self.scheme {
+            LockScheme::Session => self.sitting.deadline,
+            LockScheme::PerStream => self
+                .sitting
+                .expiries
+                .first()
+                .map_or(Timestamp::MAX, |(at, _)| *at),
+        };
+        let beat = if self.sitting.beating {
+            Timestamp::MAX
+        } else {
+            self.sitting.next_beat
+        };
+        expiry.min(beat)
+    }
+}

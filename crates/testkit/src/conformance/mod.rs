@@ -1,0 +1,149 @@
+//! Suites that check the contracts of streamlease's traits, one named
+//! behaviour at a time.
+//!
+//! | Trait | Suite | Macro |
+//! |---|---|---|
+//! | [`Transport`](streamlease_core::Transport) | [`transport`] | [`transport_conformance!`](crate::transport_conformance) |
+//! | [`LockManager`](streamlease_core::LockManager) | [`lock_manager`] | [`lock_manager_conformance!`](crate::lock_manager_conformance) |
+//! | [`Notifier`](streamlease_core::Notifier) | [`notifier`] | [`notifier_conformance!`](crate::notifier_conformance) |
+//! | [`Runtime`](streamlease_core::Runtime) | [`runtime`] | [`runtime_conformance!`](crate::runtime_conformance) |
+//!
+//! Each macro takes the name of a function of yours and makes one `#[test]`
+//! per behaviour that calls it, so that a failure has the behaviour's name:
+//!
+//! ```
+//! # mod doctest {
+//! use std::sync::Arc;
+//! use streamlease_testkit::conformance::Behaviour;
+//! use streamlease_testkit::sim::SimRuntime;
+//!
+//! fn check(behaviour: Behaviour<()>) {
+//!     let sim = SimRuntime::new(1);
+//!     sim.block_on(behaviour.run(Arc::new(sim.clone()), ()));
+//! }
+//!
+//! streamlease_testkit::runtime_conformance!(check);
+//! # }
+//! ```
+//!
+//! Your function makes a **fresh service** for each behaviour (nothing that an
+//! earlier one left may be in it), runs the behaviour on a runtime, and cleans
+//! up. Each suite also has a `run_all`, for those who want one test.
+//!
+//! The suites run on virtual time and on real servers: they take time from the
+//! runtime only, wait for conditions with a bound, and let a deadline pass only
+//! where its passing is what they check. On a real server a suite takes a few
+//! tens of seconds if its behaviours run one after the other.
+
+mod support;
+
+pub mod runtime;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamlease_core::{BoxFuture, Runtime};
+
+/// One behaviour that a contract promises, to be run on a fresh service `S`.
+pub struct Behaviour<S> {
+    name: &'static str,
+    run: fn(Arc<dyn Runtime>, S) -> BoxFuture<'static, ()>,
+}
+
+impl<S> Behaviour<S> {
+    /// Longest time one behaviour may take.
+    pub const BOUND: Duration = Duration::from_secs(120);
+
+    #[doc(hidden)]
+    pub const fn new(
+        name: &'static str,
+        run: fn(Arc<dyn Runtime>, S) -> BoxFuture<'static, ()>,
+    ) -> Self {
+        Self { name, run }
+    }
+
+    /// Its name, as its function and its test have it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Checks it.
+    ///
+    /// # Panics
+    /// When the service does not behave so, or takes over [`BOUND`](Self::BOUND).
+    pub async fn run(&self, runtime: Arc<dyn Runtime>, service: S) {
+        let check = (self.run)(runtime.clone(), service);
+        support::within(&*runtime, self.name, Self::BOUND, check).await;
+    }
+}
+
+impl<S> Clone for Behaviour<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Behaviour<S> {}
+
+impl<S> fmt::Debug for Behaviour<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Behaviour").field(&self.name).finish()
+    }
+}
+
+/// Makes of a list of `async fn(Arc<dyn Runtime>, Service)` what every suite
+/// has: `BEHAVIOURS`, `run_all`, and the macro with a test for each. The first
+/// token must be a dollar sign, for the macro that this macro makes.
+macro_rules! suite {
+    ($d:tt $suite:ident!, $module:ident: $service:ty, [$($name:ident,)*]) => {
+        /// Every behaviour of the suite.
+        pub const BEHAVIOURS: &[$crate::conformance::Behaviour<$service>] = &[
+            $($crate::conformance::Behaviour::new(
+                stringify!($name),
+                |runtime, service| ::std::boxed::Box::pin($name(runtime, service)),
+            ),)*
+        ];
+
+        /// Checks every behaviour, one after the other, each on a fresh service.
+        /// Prints the name of each, so that the last one is the one that failed.
+        ///
+        /// # Panics
+        /// At the first behaviour that is not as it should be.
+        pub async fn run_all<F, Fut>(runtime: ::std::sync::Arc<dyn ::streamlease_core::Runtime>, fresh: F)
+        where
+            F: Fn() -> Fut,
+            Fut: ::std::future::Future<Output = $service>,
+        {
+            for behaviour in BEHAVIOURS {
+                println!("conformance: {}::{}", stringify!($module), behaviour.name());
+                behaviour.run(runtime.clone(), fresh().await).await;
+            }
+        }
+
+        #[doc = concat!("One `#[test]` per behaviour of the suite [`conformance::", stringify!($module),
+            "`](crate::conformance::", stringify!($module), ").")]
+        ///
+        /// Takes the path of a function that gets a
+        /// [`Behaviour`](crate::conformance::Behaviour) and runs it; see
+        /// [`conformance`](crate::conformance).
+        #[macro_export]
+        macro_rules! $suite {
+            ($d run:path) => {
+                $(
+                    #[test]
+                    fn $name() {
+                        $d run($crate::conformance::Behaviour::new(
+                            stringify!($name),
+                            |runtime, service| ::std::boxed::Box::pin(
+                                $crate::conformance::$module::$name(runtime, service),
+                            ),
+                        ));
+                    }
+                )*
+            };
+        }
+    };
+}
+
+use suite;
