@@ -1,0 +1,122 @@
+//! A simulated fleet on the memory backend: nodes that can be killed, frozen and
+//! woken late, under virtual time and a seed.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamlease_backend_memory::MemoryBackend;
+use streamlease_core::{
+    Client, ClientBuilder, Event, Events, Info, Lease, Producer, Runtime, ServiceName,
+};
+use streamlease_testkit::sim::{SimHandle, SimRuntime};
+
+pub const TTL: Duration = Duration::from_secs(2);
+
+/// Runs a scenario with both lock schemes and several seeds.
+pub fn everywhere<F: Future<Output = ()>>(scenario: impl Fn(Fleet) -> F) {
+    for seed in 1..=5 {
+        for session_leases in [true, false] {
+            let sim = SimRuntime::new(seed);
+            let fleet = Fleet::new(sim.clone(), session_leases);
+            sim.block_on(scenario(fleet));
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    pub sim: SimRuntime,
+    pub backend: MemoryBackend,
+    pub service: ServiceName,
+    pub session_leases: bool,
+}
+
+/// One simulated consumer process.
+#[derive(Debug)]
+pub struct Node {
+    pub process: SimHandle,
+    pub client: Client,
+    pub events: Events,
+}
+
+impl Fleet {
+    pub fn new(sim: SimRuntime, session_leases: bool) -> Self {
+        let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+        let backend = match session_leases {
+            true => MemoryBackend::new(runtime),
+            false => MemoryBackend::per_stream_locks(runtime),
+        };
+        let service = ServiceName::new("orders").unwrap();
+        Self { sim, backend, service, session_leases }
+    }
+
+    pub fn producer(&self) -> Producer {
+        Producer::new("orders", &self.backend).unwrap()
+    }
+
+    pub async fn submit(&self, names: &[&str]) {
+        for name in names {
+            self.producer().submit(name, Info::NONE).await.unwrap();
+        }
+    }
+
+    pub fn builder(&self, name: &str) -> ClientBuilder {
+        Client::builder("orders")
+            .consumer(name)
+            .backend(self.backend.clone())
+            .seed(self.sim.random(u64::MAX))
+            .ttl(TTL)
+    }
+
+    pub async fn start(&self, name: &str) -> Node {
+        self.start_with(self.builder(name)).await
+    }
+
+    pub async fn start_with(&self, builder: ClientBuilder) -> Node {
+        let process = self.sim.handle();
+        let client = builder.runtime(process.clone()).build().unwrap();
+        let events = client.start().await.unwrap();
+        Node { process, client, events }
+    }
+
+    pub async fn sleep(&self, time: Duration) {
+        self.sim.sleep_until(self.sim.now() + time).await;
+    }
+
+    /// Nothing is left on the LBS: neither pending nor undelivered.
+    pub async fn assert_nothing_left(&self) {
+        use streamlease_core::{BackendProvider, EntryId, Scope};
+        let transport = self.backend.backend(&self.service).unwrap().transport;
+        let all = Scope::All { after: EntryId::MIN };
+        let pending = transport.list_pending(&all, 100).await.unwrap();
+        assert!(pending.entries.is_empty(), "pending: {:?}", pending.entries);
+        let undelivered = transport.list_undelivered(EntryId::MIN, 100).await.unwrap();
+        assert!(undelivered.is_empty(), "undelivered: {undelivered:?}");
+    }
+}
+
+impl Node {
+    /// The next event, within a bound of virtual time.
+    pub async fn event(&mut self, within: Duration) -> Event {
+        self.try_event(within).await.expect("no event in time")
+    }
+
+    pub async fn try_event(&mut self, within: Duration) -> Option<Event> {
+        let runtime = self.process.clone();
+        let deadline = runtime.now() + within;
+        let timeout = async {
+            runtime.sleep_until(deadline).await;
+            None
+        };
+        futures_lite::future::or(self.events.next(), timeout).await
+    }
+
+    /// The next event, which is a lease.
+    pub async fn lease(&mut self, within: Duration) -> Lease {
+        match self.event(within).await {
+            Event::StreamAdded(lease) => lease,
+            other => panic!("expected StreamAdded, got {other:?}"),
+        }
+    }
+}
