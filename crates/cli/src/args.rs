@@ -69,7 +69,12 @@ pub(crate) struct WorkArgs {
     #[arg(long, value_enum, default_value_t = Claim::Auto)]
     pub(crate) claim: Claim,
     /// Most streams held at once
-    #[arg(long, value_name = "N", default_value_t = Settings::default().capacity)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Settings::default().capacity,
+        allow_negative_numbers = true
+    )]
     pub(crate) capacity: usize,
     /// What a lease's life hangs on
     #[arg(long, value_enum, default_value_t = Locks::PerStream)]
