@@ -5,7 +5,7 @@
 //! share one (it is cheap to clone) see the same services; it lives as long as
 //! the last of them. It guarantees what the contracts of
 //! [`Transport`](streamlease_core::Transport),
-//! [`LockManager`](streamlease_core::LockManager) and
+//! [`LockManager`] and
 //! [`Notifier`](streamlease_core::Notifier) say, with the clock of the
 //! [`Runtime`] it was made with as the server's clock: simulated time makes
 //! locks expire in simulated time. Nothing is written to disk, and nothing
