@@ -11,7 +11,7 @@ use crate::ledger::{Ledger, PARTS, Refused};
 use crate::timeline::Timeline;
 
 /// So long it takes to work on one part of a call.
-const PART: Duration = Duration::from_millis(150);
+const PART: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Worker {
