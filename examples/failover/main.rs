@@ -110,6 +110,8 @@ async fn play(args: &Args, runtime: Arc<dyn Runtime>) -> Result<bool> {
     let timeline = Timeline::new(runtime.clone());
     let ledger = Arc::new(Ledger::default());
     let audit = Arc::new(Audit::default());
+    // Closed once the last task of the last worker has ended.
+    let (alive, ended) = async_channel::bounded(1);
     let mut workers = Vec::new();
     for name in ["worker-1", "worker-2", "worker-3"] {
         let process = Process::new(runtime.clone());
@@ -127,11 +129,14 @@ async fn play(args: &Args, runtime: Arc<dyn Runtime>) -> Result<bool> {
             timeline: timeline.clone(),
             ledger: ledger.clone(),
             audit: audit.clone(),
+            _alive: alive.clone(),
         };
         process.run(worker.run(events));
         timeline.say(name, "is ready");
         workers.push((name, process, client));
     }
+
+    drop(alive);
 
     let producer = Producer::new(&service, &*connect(args, &memory).await?)?;
     for number in 1..=CALLS {
@@ -174,6 +179,7 @@ async fn play(args: &Args, runtime: Arc<dyn Runtime>) -> Result<bool> {
             client.done().await?;
         }
     }
+    until(&runtime, || ended.is_closed()).await;
     if let Some(url) = &args.redis
         && let Err(err) = streamlease_examples::remove_keys(url, &service)
     {

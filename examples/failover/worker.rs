@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_channel::Sender;
 use streamlease::{CONSUMER_PREFIX, Completion, ConsumerName, Event, Events, Lease, Runtime};
 use streamlease_examples::Process;
 
@@ -20,6 +21,7 @@ pub(crate) struct Worker {
     pub(crate) timeline: Timeline,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) audit: Arc<Audit>,
+    pub(crate) _alive: Sender<()>,
 }
 
 impl Worker {
