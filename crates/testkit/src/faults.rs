@@ -271,9 +271,10 @@ impl FaultyTransport {
     }
 }
 
-/// Clones the arguments into a request that can outlive the call, and makes it.
+/// Clones the arguments that are borrowed into a request that can outlive the
+/// call, and makes it.
 macro_rules! call {
-    ($self:ident, $kind:expr, $method:ident($($arg:ident: $owned:expr => $pass:expr),*)) => {{
+    ($self:ident, $kind:expr, [$($arg:ident = $owned:expr),*], $method:ident($($pass:expr),*)) => {{
         let inner = $self.inner.clone();
         $(let $arg = $owned;)*
         $self.faults.apply($kind, async move { inner.$method($($pass),*).await }).await
@@ -283,25 +284,43 @@ macro_rules! call {
 #[async_trait]
 impl Transport for FaultyTransport {
     async fn prepare(&self) -> Result<()> {
-        call!(self, TransportCall::Prepare, prepare())
+        call!(self, TransportCall::Prepare, [], prepare())
     }
 
     async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
-        call!(self, TransportCall::Submit, submit(batch: batch.clone() => &batch))
+        call!(
+            self,
+            TransportCall::Submit,
+            [batch = batch.clone()],
+            submit(&batch)
+        )
     }
 
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
-        call!(self, TransportCall::Fetch, fetch(request: request.clone() => &request))
+        call!(
+            self,
+            TransportCall::Fetch,
+            [request = request.clone()],
+            fetch(&request)
+        )
     }
 
     async fn list_pending(&self, scope: &Scope, limit: usize) -> Result<PendingPage> {
-        call!(self, TransportCall::ListPending,
-            list_pending(scope: scope.clone() => &scope, limit: limit => limit))
+        call!(
+            self,
+            TransportCall::ListPending,
+            [scope = scope.clone()],
+            list_pending(&scope, limit)
+        )
     }
 
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
-        call!(self, TransportCall::Claim,
-            claim(consumer: consumer.clone() => &consumer, claims: claims.to_vec() => &claims))
+        call!(
+            self,
+            TransportCall::Claim,
+            [consumer = consumer.clone(), claims = claims.to_vec()],
+            claim(&consumer, &claims)
+        )
     }
 
     async fn complete(
@@ -309,8 +328,12 @@ impl Transport for FaultyTransport {
         consumer: &ConsumerName,
         entries: &[Fenced],
     ) -> Result<Vec<CompleteOutcome>> {
-        call!(self, TransportCall::Complete,
-            complete(consumer: consumer.clone() => &consumer, entries: entries.to_vec() => &entries))
+        call!(
+            self,
+            TransportCall::Complete,
+            [consumer = consumer.clone(), entries = entries.to_vec()],
+            complete(&consumer, &entries)
+        )
     }
 
     async fn hand_back(
@@ -318,8 +341,12 @@ impl Transport for FaultyTransport {
         consumer: &ConsumerName,
         entries: &[HandBack],
     ) -> Result<Vec<HandBackOutcome>> {
-        call!(self, TransportCall::HandBack,
-            hand_back(consumer: consumer.clone() => &consumer, entries: entries.to_vec() => &entries))
+        call!(
+            self,
+            TransportCall::HandBack,
+            [consumer = consumer.clone(), entries = entries.to_vec()],
+            hand_back(&consumer, &entries)
+        )
     }
 
     async fn quarantine(
@@ -327,27 +354,43 @@ impl Transport for FaultyTransport {
         consumer: &ConsumerName,
         entries: &[Quarantine],
     ) -> Result<Vec<QuarantineOutcome>> {
-        call!(self, TransportCall::Quarantine,
-            quarantine(consumer: consumer.clone() => &consumer, entries: entries.to_vec() => &entries))
+        call!(
+            self,
+            TransportCall::Quarantine,
+            [consumer = consumer.clone(), entries = entries.to_vec()],
+            quarantine(&consumer, &entries)
+        )
     }
 
     async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
-        call!(self, TransportCall::ForgetConsumer,
-            forget_consumer(consumer: consumer.clone() => &consumer))
+        call!(
+            self,
+            TransportCall::ForgetConsumer,
+            [consumer = consumer.clone()],
+            forget_consumer(&consumer)
+        )
     }
 
     async fn consumers(&self) -> Result<Vec<ConsumerState>> {
-        call!(self, TransportCall::Consumers, consumers())
+        call!(self, TransportCall::Consumers, [], consumers())
     }
 
     async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>> {
-        call!(self, TransportCall::ListUndelivered,
-            list_undelivered(after: after => after, limit: limit => limit))
+        call!(
+            self,
+            TransportCall::ListUndelivered,
+            [],
+            list_undelivered(after, limit)
+        )
     }
 
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
-        call!(self, TransportCall::ListQuarantined,
-            list_quarantined(after: after => after, limit: limit => limit))
+        call!(
+            self,
+            TransportCall::ListQuarantined,
+            [],
+            list_quarantined(after, limit)
+        )
     }
 }
 
@@ -397,11 +440,21 @@ impl LockManager for FaultyLocks {
     }
 
     async fn open(&self, session: &Session) -> Result<OpenOutcome> {
-        call!(self, LockCall::Open, open(session: session.clone() => &session))
+        call!(
+            self,
+            LockCall::Open,
+            [session = session.clone()],
+            open(&session)
+        )
     }
 
     async fn close(&self, session: &SessionId) -> Result<()> {
-        call!(self, LockCall::Close, close(session: session.clone() => &session))
+        call!(
+            self,
+            LockCall::Close,
+            [session = session.clone()],
+            close(&session)
+        )
     }
 
     async fn acquire(
@@ -409,8 +462,12 @@ impl LockManager for FaultyLocks {
         session: &Session,
         requests: &[Acquire],
     ) -> Result<Vec<AcquireOutcome>> {
-        call!(self, LockCall::Acquire,
-            acquire(session: session.clone() => &session, requests: requests.to_vec() => &requests))
+        call!(
+            self,
+            LockCall::Acquire,
+            [session = session.clone(), requests = requests.to_vec()],
+            acquire(&session, &requests)
+        )
     }
 
     async fn beat(
@@ -419,9 +476,12 @@ impl LockManager for FaultyLocks {
         leases: &[LeaseRef],
         want_sweep: Option<Duration>,
     ) -> Result<BeatOutcome> {
-        call!(self, LockCall::Beat,
-            beat(session: session.clone() => &session, leases: leases.to_vec() => &leases,
-                want_sweep: want_sweep => want_sweep))
+        call!(
+            self,
+            LockCall::Beat,
+            [session = session.clone(), leases = leases.to_vec()],
+            beat(&session, &leases, want_sweep)
+        )
     }
 
     async fn release(
@@ -429,12 +489,21 @@ impl LockManager for FaultyLocks {
         session: &SessionId,
         releases: &[Release],
     ) -> Result<Vec<ReleaseOutcome>> {
-        call!(self, LockCall::Release,
-            release(session: session.clone() => &session, releases: releases.to_vec() => &releases))
+        call!(
+            self,
+            LockCall::Release,
+            [session = session.clone(), releases = releases.to_vec()],
+            release(&session, &releases)
+        )
     }
 
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
-        call!(self, LockCall::Inspect, inspect(locks: locks.to_vec() => &locks))
+        call!(
+            self,
+            LockCall::Inspect,
+            [locks = locks.to_vec()],
+            inspect(&locks)
+        )
     }
 
     async fn take_over(
@@ -443,16 +512,20 @@ impl LockManager for FaultyLocks {
         dead: &SessionId,
         max: usize,
     ) -> Result<TakeOverOutcome> {
-        call!(self, LockCall::TakeOver,
-            take_over(session: session.clone() => &session, dead: dead.clone() => &dead, max: max => max))
+        call!(
+            self,
+            LockCall::TakeOver,
+            [session = session.clone(), dead = dead.clone()],
+            take_over(&session, &dead, max)
+        )
     }
 
     async fn bury(&self, dead: &SessionId) -> Result<bool> {
-        call!(self, LockCall::Bury, bury(dead: dead.clone() => &dead))
+        call!(self, LockCall::Bury, [dead = dead.clone()], bury(&dead))
     }
 
     async fn members(&self) -> Result<Vec<Member>> {
-        call!(self, LockCall::Members, members())
+        call!(self, LockCall::Members, [], members())
     }
 
     async fn records(
@@ -461,12 +534,20 @@ impl LockManager for FaultyLocks {
         after: Option<&StreamName>,
         max: usize,
     ) -> Result<Vec<LeaseRef>> {
-        call!(self, LockCall::Records,
-            records(session: session.clone() => &session, after: after.cloned() => after.as_ref(),
-                max: max => max))
+        call!(
+            self,
+            LockCall::Records,
+            [session = session.clone(), after = after.cloned()],
+            records(&session, after.as_ref(), max)
+        )
     }
 
     async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
-        call!(self, LockCall::Revoke, revoke(streams: streams.to_vec() => &streams))
+        call!(
+            self,
+            LockCall::Revoke,
+            [streams = streams.to_vec()],
+            revoke(&streams)
+        )
     }
 }

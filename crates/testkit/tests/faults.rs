@@ -1,6 +1,8 @@
 //! What the fault-injecting wrappers lose, hold back and delay; and that they
 //! change nothing where no fault is set.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::sync::Arc;
 
 use futures_lite::future;

@@ -1,5 +1,7 @@
 //! The backend in memory, under virtual time, passes the suites.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::sync::Arc;
 
 use streamlease_backend_memory::MemoryBackend;

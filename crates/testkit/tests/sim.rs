@@ -1,5 +1,7 @@
 //! What the simulated runtime promises beyond the suite for runtimes.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

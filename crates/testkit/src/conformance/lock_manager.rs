@@ -28,6 +28,7 @@ suite!($ lock_manager_conformance!, lock_manager: Arc<dyn LockManager>, [
     a_stream_twice_in_one_page_is_held_once,
     an_acquire_can_be_repeated,
     another_attempt_gets_a_greater_token_and_the_old_one_frees_nothing,
+    an_earlier_attempt_that_executes_late_changes_nothing,
     tokens_grow_over_successive_owners,
     tokens_grow_past_the_floor,
     a_released_stream_is_free,

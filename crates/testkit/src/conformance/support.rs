@@ -26,7 +26,9 @@ pub(super) async fn within<T>(
         runtime.sleep_until(deadline).await;
         None
     };
-    match future::or(done, late).await {
+    // The deadline first: a future that nobody wakes must not pass for done
+    // because the deadline's timer happens to have it polled.
+    match future::or(late, done).await {
         Some(output) => output,
         None => panic!("{what}: not within {bound:?}"),
     }

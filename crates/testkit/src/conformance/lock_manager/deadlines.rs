@@ -133,7 +133,7 @@ pub async fn a_late_beat_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<d
             BeatOutcome::SessionGone => {}
             BeatOutcome::Extended(reply) => {
                 assert!(!t.has_sessions(), "a late beat revived the session");
-                assert_eq!(reply.lost, [held.clone()]);
+                assert_eq!(reply.lost, std::slice::from_ref(&held));
             }
         }
     }

@@ -126,6 +126,35 @@ pub async fn another_attempt_gets_a_greater_token_and_the_old_one_frees_nothing(
     t.hold(&b, &s).await;
 }
 
+/// An owner's attempts grow. A copy of an earlier one that was given up and
+/// executes late must not take the lease from its successor: the owner would
+/// know a token that renews and frees nothing.
+pub async fn an_earlier_attempt_that_executes_late_changes_nothing(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
+    let s = stream("s");
+    let earlier = attempt();
+    let first = t.hold_as(&a, &s, earlier).await;
+    t.release_one(&a, &first).await;
+    let held = t.hold(&a, &s).await;
+    let late = t.try_acquire_as(&a, &s, E0, earlier).await;
+    assert!(
+        !matches!(late, AcquireOutcome::Acquired(token) if token != held.token),
+        "{late:?} while {held:?} is held"
+    );
+    assert!(
+        t.beats(&a, std::slice::from_ref(&held))
+            .await
+            .lost
+            .is_empty()
+    );
+    t.assert_refused(&b, &s, &a).await;
+    assert_eq!(t.release_one(&a, &held).await, ReleaseOutcome::Released);
+}
+
 /// Whoever holds it, and however often it changes hands.
 pub async fn tokens_grow_over_successive_owners(
     runtime: Arc<dyn Runtime>,

@@ -426,10 +426,20 @@ pub async fn a_revoked_lease_is_named_until_its_owner_releases_it(
     assert!(t.beats(&a, &held[..1]).await.revoked.is_empty());
     let new = t.hold(&b, &streams[1]).await;
     assert!(
-        t.beats(&b, &[new]).await.revoked.is_empty(),
+        t.beats(&b, std::slice::from_ref(&new))
+            .await
+            .revoked
+            .is_empty(),
         "the mark was the former lease's"
     );
     t.assert_refused(&b, &streams[0], &a).await;
+    t.release_one(&b, &new).await;
+    let again = [held[0].clone(), t.hold(&a, &streams[1]).await];
+    let revoked = t.beats(&a, &again).await.revoked;
+    assert!(
+        revoked.is_empty(),
+        "{revoked:?}: that lease was given up long ago"
+    );
 }
 
 /// Of all members one gets it, and the next one when its time is over.
