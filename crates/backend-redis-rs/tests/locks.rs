@@ -84,7 +84,10 @@ fn a_lease_has_its_wire_key_and_its_stream_key() {
         let lease = acquired(&backend, &a, acquire("call", E1, 7, 0)).await;
         let wire = server.run::<String>(&["GET", "call<MUTEX_KEY_SEP>1700000000000-0"]);
         let ours = server.run::<String>(&["GET", "{orders-input}:lock:call"]);
-        let value = format!("{}/{:020}/1700000000000-0/7", a.id, lease.token.0);
+        let value = format!(
+            "{}/{:020}/1700000000000-0/0000000000000007",
+            a.id, lease.token.0
+        );
         assert_eq!((&wire, &ours), (&value, &value));
         assert!(value.starts_with("redis-consumer-a/0000000000000001/"));
         for key in [
