@@ -5,7 +5,7 @@
 //! share one (it is cheap to clone) see the same services; it lives as long as
 //! the last of them. It guarantees what the contracts of
 //! [`Transport`](streamlease_core::Transport),
-//! [`LockManager`](streamlease_core::LockManager) and
+//! [`LockManager`] and
 //! [`Notifier`](streamlease_core::Notifier) say, with the clock of the
 //! [`Runtime`] it was made with as the server's clock: simulated time makes
 //! locks expire in simulated time. Nothing is written to disk, and nothing
@@ -51,14 +51,14 @@ struct Server {
 
 impl MemoryBackend {
     /// A server with session leases and the clock of `runtime`.
-    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self::with_scheme(runtime, LockScheme::Session)
+    pub fn new(runtime: impl Runtime) -> Self {
+        Self::with_scheme(Arc::new(runtime), LockScheme::Session)
     }
 
     /// The same with a lock per data stream, as the Redis wire format has them.
     /// For tests of what differs between the two.
-    pub fn per_stream_locks(runtime: Arc<dyn Runtime>) -> Self {
-        Self::with_scheme(runtime, LockScheme::PerStream)
+    pub fn per_stream_locks(runtime: impl Runtime) -> Self {
+        Self::with_scheme(Arc::new(runtime), LockScheme::PerStream)
     }
 
     fn with_scheme(runtime: Arc<dyn Runtime>, scheme: LockScheme) -> Self {

@@ -8,6 +8,8 @@ pub use streamlease_backend_memory as memory;
 pub use streamlease_backend_memory::MemoryBackend;
 #[cfg(feature = "redis-rs")]
 pub use streamlease_backend_redis_rs as redis;
+#[cfg(feature = "redis-rs")]
+pub use streamlease_backend_redis_rs::RedisBackend;
 #[cfg(feature = "runtime-async-std")]
 pub use streamlease_runtime_async_std::AsyncStdRuntime;
 #[cfg(feature = "runtime-smol")]
