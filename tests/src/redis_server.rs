@@ -360,7 +360,7 @@ mod tests {
             .config("user worker on >pw ~* &* +@all -config")
             .config("notify-keyspace-events \"Kx\"")
             .start();
-        let denied = redis::Client::open(server.url())
+        let mut denied = redis::Client::open(server.url())
             .unwrap()
             .get_connection()
             .unwrap();

@@ -167,22 +167,22 @@ pub async fn giving_up_waiting_loses_no_hint(runtime: Arc<dyn Runtime>, backend:
     within(&*t.runtime, "the hint of every hand back", PATIENCE, all).await;
 }
 
-/// A `next` that waits is woken.
+/// A `next` that waits is woken, by what happens in another task.
 pub async fn waiting_ends_with_the_hint(runtime: Arc<dyn Runtime>, backend: Backend) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Arc::new(Tool::new(runtime, backend).await);
     let mut hints = t.subscribe().await;
-    let hand_back = async {
-        pass(&*t.runtime, Duration::from_millis(100)).await;
-        t.hand_back(1).await
-    };
+    let (send, handed_back) = async_channel::bounded(1);
+    let elsewhere = t.clone();
+    t.runtime.spawn(Box::pin(async move {
+        pass(&*elsewhere.runtime, Duration::from_millis(100)).await;
+        let _ = send.send(elsewhere.hand_back(1).await).await;
+    }));
     let mut heard = BTreeSet::new();
-    let wait = async {
-        while heard.is_empty() {
-            let hint = within(&*t.runtime, "a hint", PATIENCE, hints.next()).await;
-            note_handed_back(&mut heard, hint.expect("next"));
-        }
-    };
-    let (handed_back, ()) = future::zip(hand_back, wait).await;
+    while heard.is_empty() {
+        let hint = within(&*t.runtime, "a hint", PATIENCE, hints.next()).await;
+        note_handed_back(&mut heard, hint.expect("next"));
+    }
+    let handed_back = handed_back.recv().await.expect("the other task goes on");
     assert_eq!(heard, handed_back.into_iter().collect());
 }
 

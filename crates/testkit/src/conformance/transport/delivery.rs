@@ -274,22 +274,23 @@ pub async fn a_fetch_that_waits_for_nothing_returns_at_once(
     );
 }
 
-/// The first entry ends the wait.
+/// The first entry ends the wait, whoever submits it.
 pub async fn a_blocking_fetch_wakes_on_submit(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
     let t = Tool::new(runtime, transport).await;
     let start = t.runtime.now();
+    let (send, submitted) = async_channel::bounded(1);
+    let producer = t.clone();
+    t.runtime.spawn(Box::pin(async move {
+        pass(&*producer.runtime, Duration::from_millis(100)).await;
+        let _ = send.send(producer.announce(1).await).await;
+    }));
     let asked = request(&t.a, 10, Duration::from_secs(60));
     let fetch = t.fetch(&asked);
-    let submit = async {
-        pass(&*t.runtime, Duration::from_millis(100)).await;
-        t.announce(1).await
-    };
-    let both = future::zip(fetch, submit);
-    let (fetched, submitted) =
-        within(&*t.runtime, "a fetch woken by a submit", PATIENCE, both).await;
+    let fetched = within(&*t.runtime, "a fetch woken by a submit", PATIENCE, fetch).await;
+    let submitted = submitted.recv().await.expect("the producer goes on");
     assert_eq!(ids(&fetched.expect("fetch").entries), submitted);
     let took = t.runtime.now().saturating_since(start);
     assert!(
@@ -382,14 +383,17 @@ pub async fn entries_of_a_dropped_fetch_are_found_by_listing(
         let asked = request(&t.a, 1, Duration::from_secs(60));
         let fetch = async { t.fetch(&asked).await.expect("fetch").entries };
         let give_up = async {
-            pass(&*t.runtime, Duration::from_millis(round % 5)).await;
-            submitted.extend(t.announce(1).await);
-            if round % 2 == 0 {
-                pass(&*t.runtime, Duration::from_millis(round % 3)).await;
-            }
+            pass(&*t.runtime, Duration::from_millis(round % 7)).await;
             Vec::new()
         };
-        fetched.extend(ids(&future::or(fetch, give_up).await));
+        // The submit goes on, and its ids are known, whatever becomes of the fetch.
+        let submit = async {
+            pass(&*t.runtime, Duration::from_millis(round % 5)).await;
+            t.announce(1).await
+        };
+        let (page, announced) = future::zip(future::or(fetch, give_up), submit).await;
+        fetched.extend(ids(&page));
+        submitted.extend(announced);
     }
     // An abandoned fetch may still be waiting at the server and get the next entry.
     let mut patience = Patience::new(&*t.runtime, "every entry fetched or pending");

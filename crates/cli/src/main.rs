@@ -1,0 +1,113 @@
+//! The `streamlease` command: announce data streams, work on them, look at them.
+//!
+//! Exit codes: 0 all went well, 2 wrong usage (an argument or setting is
+//! invalid; the message names it), 1 everything else.
+
+mod args;
+mod exec;
+mod inspect;
+mod output;
+mod runtime;
+mod signals;
+mod submit;
+mod work;
+
+use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use streamlease::redis::RedisBackend;
+use streamlease::{Error, ErrorKind};
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    // Ends by itself, with 2, where the arguments are wrong.
+    let cli = Cli::parse();
+    start_logging();
+    let result = match cli.command {
+        Command::Submit(args) => submit::run(args),
+        Command::Work(args) => work::run(args),
+        Command::Inspect(args) => inspect::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Standard error may be closed; there is nobody else to tell.
+            let _ = writeln!(std::io::stderr(), "error: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` says how much (default: warnings).
+fn start_logging() {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .format(|out, record| {
+            let (ts, level) = (output::unix_ms(), record.level());
+            writeln!(out, "{ts} {level:5} {}: {}", record.target(), record.args())
+        })
+        .init();
+}
+
+/// Why the command ends with something else than 0.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// Wrong arguments: exit code 2.
+    fn usage(message: impl Into<String>) -> Self {
+        Self {
+            code: 2,
+            message: message.into(),
+        }
+    }
+
+    /// Anything else: exit code 1.
+    fn other(message: impl Into<String>) -> Self {
+        Self {
+            code: 1,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(err) = cause {
+            let text = err.to_string();
+            // Many errors repeat what caused them.
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = err.source();
+        }
+        match error.kind() {
+            ErrorKind::Config => Self::usage(message),
+            _ => Self::other(message),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The server that the arguments name.
+async fn connect(target: &args::Target) -> Result<RedisBackend, Failure> {
+    RedisBackend::connect(&target.redis).await.map_err(|err| {
+        let failure = Failure::from(err);
+        Failure {
+            message: format!("--redis: {failure}"),
+            ..failure
+        }
+    })
+}

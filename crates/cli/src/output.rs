@@ -1,0 +1,332 @@
+//! Standard output: the JSON protocol, or the same as readable lines.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_channel::{Receiver, Sender};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use streamlease::{Disowned, EntryId, FencingToken, Info, Lease, Orphan};
+
+/// What `work` reports. With `--json`: `{"ts":<unix ms>,"event":"stream_added",…}`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Event {
+    Started {
+        consumer: String,
+    },
+    StreamAdded {
+        stream: String,
+        entry: String,
+        token: u64,
+        info: Option<Box<RawValue>>,
+        claimed_from: Option<String>,
+    },
+    StreamExpired {
+        stream: String,
+        entry: String,
+        owner: Option<String>,
+    },
+    StreamDisowned {
+        stream: String,
+        entry: String,
+        token: u64,
+    },
+    StreamDone {
+        stream: String,
+        entry: String,
+        token: u64,
+        outcome: &'static str,
+    },
+    StreamHandedBack {
+        stream: String,
+        entry: String,
+        token: u64,
+    },
+    Quarantined {
+        entry: String,
+        reason: String,
+    },
+    Terminated {
+        reason: String,
+    },
+}
+
+impl Event {
+    pub(crate) fn added(lease: &Lease) -> Self {
+        Self::StreamAdded {
+            stream: lease.stream().to_string(),
+            entry: lease.entry().to_string(),
+            token: lease.token().0,
+            info: raw_info(lease.info()),
+            claimed_from: lease.claimed_from().map(ToString::to_string),
+        }
+    }
+
+    pub(crate) fn expired(orphan: &Orphan) -> Self {
+        Self::StreamExpired {
+            stream: orphan.stream().to_string(),
+            entry: orphan.entry().to_string(),
+            owner: orphan.owner().map(ToString::to_string),
+        }
+    }
+
+    pub(crate) fn disowned(held: &HeldStream) -> Self {
+        let (stream, entry, token) = held.parts();
+        Self::StreamDisowned {
+            stream,
+            entry,
+            token,
+        }
+    }
+
+    pub(crate) fn done(held: &HeldStream, outcome: &'static str) -> Self {
+        let (stream, entry, token) = held.parts();
+        Self::StreamDone {
+            stream,
+            entry,
+            token,
+            outcome,
+        }
+    }
+
+    pub(crate) fn handed_back(held: &HeldStream) -> Self {
+        let (stream, entry, token) = held.parts();
+        Self::StreamHandedBack {
+            stream,
+            entry,
+            token,
+        }
+    }
+
+    /// The same for people. Labels are spelled as in the logs.
+    fn readable(&self) -> String {
+        match self {
+            Self::Started { consumer } => format!("started: consumer={}", printable(consumer)),
+            Self::StreamAdded {
+                stream,
+                entry,
+                token,
+                info,
+                claimed_from,
+            } => {
+                let mut line = format!("added: {}", labels(stream, entry, *token));
+                if let Some(from) = claimed_from {
+                    line += &format!(" claimed_from={}", printable(from));
+                }
+                if let Some(info) = info {
+                    line += &format!(" info={}", printable(info.get()));
+                }
+                line
+            }
+            Self::StreamExpired {
+                stream,
+                entry,
+                owner,
+            } => format!(
+                "expired: stream={} entry={entry} owner={}",
+                printable(stream),
+                printable(owner.as_deref().unwrap_or("-"))
+            ),
+            Self::StreamDisowned {
+                stream,
+                entry,
+                token,
+            } => format!("disowned: {}", labels(stream, entry, *token)),
+            Self::StreamDone {
+                stream,
+                entry,
+                token,
+                outcome,
+            } => format!("{outcome}: {}", labels(stream, entry, *token)),
+            Self::StreamHandedBack {
+                stream,
+                entry,
+                token,
+            } => format!("handed back: {}", labels(stream, entry, *token)),
+            Self::Quarantined { entry, reason } => {
+                format!("quarantined: entry={entry} reason={}", printable(reason))
+            }
+            Self::Terminated { reason } => format!("terminated: {}", printable(reason)),
+        }
+    }
+}
+
+fn labels(stream: &str, entry: &str, token: u64) -> String {
+    format!("stream={} entry={entry} token={token}", printable(stream))
+}
+
+/// What names a lease after it is over.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct HeldStream {
+    stream: String,
+    entry: EntryId,
+    token: FencingToken,
+}
+
+impl HeldStream {
+    fn parts(&self) -> (String, String, u64) {
+        (self.stream.clone(), self.entry.to_string(), self.token.0)
+    }
+}
+
+impl From<&Lease> for HeldStream {
+    fn from(lease: &Lease) -> Self {
+        Self {
+            stream: lease.stream().to_string(),
+            entry: lease.entry(),
+            token: lease.token(),
+        }
+    }
+}
+
+impl From<&Disowned> for HeldStream {
+    fn from(disowned: &Disowned) -> Self {
+        Self {
+            stream: disowned.stream().to_string(),
+            entry: disowned.entry(),
+            token: disowned.token(),
+        }
+    }
+}
+
+/// Where events go. A thread of its own writes them, line by line, so that a
+/// reader that takes its time blocks no executor, and with it no beat.
+#[derive(Debug, Clone)]
+pub(crate) struct Events {
+    lines: Sender<String>,
+    json: bool,
+}
+
+/// The writing end of [`Events`].
+#[derive(Debug)]
+pub(crate) struct Writer {
+    thread: thread::JoinHandle<()>,
+    closed: Receiver<()>,
+}
+
+impl Events {
+    pub(crate) fn start(json: bool) -> (Self, Writer) {
+        let (lines, to_write) = async_channel::bounded::<String>(1024);
+        let (gone, closed) = async_channel::bounded::<()>(1);
+        let thread = thread::spawn(move || {
+            let mut stdout = io::stdout().lock();
+            while let Ok(line) = to_write.recv_blocking() {
+                if stdout
+                    .write_all(line.as_bytes())
+                    .and_then(|()| stdout.flush())
+                    .is_err()
+                {
+                    // Nobody reads any more; whoever prints goes on unheard.
+                    break;
+                }
+            }
+            drop(gone);
+        });
+        (Self { lines, json }, Writer { thread, closed })
+    }
+
+    /// Prints an event; waits while the reader of standard output is far behind.
+    pub(crate) async fn print(&self, event: Event) {
+        let line = if self.json {
+            json_line(&event)
+        } else {
+            event.readable() + "\n"
+        };
+        // An error means that nobody reads any more.
+        let _ = self.lines.send(line).await;
+    }
+}
+
+impl Writer {
+    /// Resolves once standard output is closed.
+    pub(crate) async fn closed(&self) {
+        let _ = self.closed.recv().await;
+    }
+
+    /// Waits until everything is written. Every [`Events`] must have been dropped.
+    pub(crate) fn finish(self) {
+        // It does not panic; and if it did, there is nothing left to do.
+        let _ = self.thread.join();
+    }
+}
+
+/// An object with the time in front, on one line.
+pub(crate) fn json_line(value: &impl Serialize) -> String {
+    match serde_json::to_string(value) {
+        Ok(json) => format!("{{\"ts\":{},{}\n", unix_ms(), &json[1..]),
+        // Strings, numbers and checked JSON always can be written.
+        Err(err) => {
+            log::error!("cannot write as JSON: {err}");
+            String::new()
+        }
+    }
+}
+
+/// Info as it was written, on one line.
+pub(crate) fn raw_info(info: &Info) -> Option<Box<RawValue>> {
+    // Inside of JSON strings line breaks are escaped, so these are between tokens.
+    let json = info.as_json()?.replace(['\n', '\r'], " ");
+    RawValue::from_string(json).ok()
+}
+
+/// Text for a terminal: a name must not be able to command it.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            printable.extend(c.escape_default());
+        } else {
+            printable.push(c);
+        }
+    }
+    printable
+}
+
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held() -> HeldStream {
+        HeldStream {
+            stream: "call \u{1b}[2J".into(),
+            entry: EntryId::new(7, 1),
+            token: FencingToken(9),
+        }
+    }
+
+    #[test]
+    fn events_are_one_line_with_time_and_kind_first() {
+        let info = Info::from_json("{\"a\":\n 1.50}").unwrap();
+        let added = Event::StreamAdded {
+            stream: "s".into(),
+            entry: "7-1".into(),
+            token: u64::MAX,
+            info: raw_info(&info),
+            claimed_from: None,
+        };
+        let line = json_line(&added);
+        let rest = line.split_once(',').unwrap().1;
+        assert_eq!(
+            rest,
+            "\"event\":\"stream_added\",\"stream\":\"s\",\"entry\":\"7-1\",\
+             \"token\":18446744073709551615,\"info\":{\"a\":  1.50},\"claimed_from\":null}\n"
+        );
+        assert!(line.starts_with("{\"ts\":1"), "{line}");
+    }
+
+    #[test]
+    fn names_cannot_command_the_terminal() {
+        let line = Event::done(&held(), "completed").readable();
+        assert_eq!(line, "completed: stream=call \\u{1b}[2J entry=7-1 token=9");
+    }
+}

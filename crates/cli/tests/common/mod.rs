@@ -1,0 +1,108 @@
+//! What the tests of the command share.
+
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use streamlease_tests::{JsonProcess, RedisServer};
+
+/// Long enough for a loaded machine; nothing waits for it to pass.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The command, with nothing of the surrounding environment that it looks at.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streamlease"));
+    for name in ["POD_NAME", "POD_IP", "RUST_LOG"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// `streamlease <args>` to its end.
+pub fn run(args: &[&str]) -> Output {
+    command().args(args).output().unwrap()
+}
+
+/// The same with something on standard input.
+pub fn run_with_input(args: &[&str], input: &[u8]) -> Output {
+    let mut child = command()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end before it has read everything.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// `streamlease submit` of `names`; their entry ids.
+pub fn submit(server: &RedisServer, service: &str, names: &[&str]) -> Vec<String> {
+    let url = server.url();
+    let mut args = vec!["submit", "--redis", &url, "--service", service];
+    args.extend(names);
+    let output = run(&args);
+    assert!(output.status.success(), "{output:?}");
+    lines(&output)
+}
+
+/// `streamlease work --json`, with a TTL of 2s if `more` has none, once it has said `started`.
+pub fn work(server: &RedisServer, service: &str, consumer: &str, more: &[&str]) -> JsonProcess {
+    let ttl: &[&str] = if more.contains(&"--ttl") {
+        &[]
+    } else {
+        &["--ttl", "2s"]
+    };
+    let worker = JsonProcess::spawn(
+        command()
+            .args(["work", "--redis", &server.url(), "--service", service])
+            .args(["--consumer", consumer, "--json"])
+            .args(ttl)
+            .args(more)
+            .env("RUST_LOG", "info"),
+    );
+    worker.wait_for("started", SOON);
+    worker
+}
+
+/// What `streamlease inspect --json` prints, the summary last.
+pub fn inspect(server: &RedisServer, service: &str) -> Vec<Value> {
+    let output = run(&[
+        "inspect",
+        "--redis",
+        &server.url(),
+        "--service",
+        service,
+        "--json",
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    lines(&output)
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// How many entries are pending or undelivered.
+pub fn unfinished(server: &RedisServer, service: &str) -> u64 {
+    let listing = inspect(server, service);
+    let summary = listing.last().unwrap();
+    summary["pending"].as_u64().unwrap() + summary["undelivered"].as_u64().unwrap()
+}
+
+pub fn lines(output: &Output) -> Vec<String> {
+    String::from_utf8(output.stdout.clone())
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

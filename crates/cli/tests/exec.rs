@@ -1,0 +1,186 @@
+//! `work --exec`: a program per stream.
+
+mod common;
+
+use common::{SOON, inspect, run, submit, unfinished, work};
+use serde_json::{Value, json};
+use streamlease_tests::{JsonProcess, RedisServer, Signal, eventually_blocking};
+
+/// A worker that runs a shell script per stream.
+fn shell(server: &RedisServer, consumer: &str, more: &[&str], script: &str) -> JsonProcess {
+    let mut args = more.to_vec();
+    args.extend(["--exec", "sh", "-c", script]);
+    work(server, "s", consumer, &args)
+}
+
+/// Waits until a program has printed this (its output is on standard error).
+fn said(worker: &JsonProcess, text: &str) {
+    eventually_blocking(text, SOON, || worker.stderr().contains(text));
+}
+
+fn runs(pid: &str) -> bool {
+    // Killed and not yet reaped counts as ended.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .trim_start()
+            .starts_with('Z')
+    })
+}
+
+fn pid_said(worker: &JsonProcess) -> String {
+    said(worker, "pid=");
+    let stderr = worker.stderr();
+    let after = stderr.split("pid=").nth(1).unwrap();
+    after.chars().take_while(char::is_ascii_digit).collect()
+}
+
+#[test]
+fn a_program_learns_all_about_its_stream_and_exit_0_completes_it() {
+    let server = RedisServer::start();
+    let url = server.url();
+    run(&[
+        "submit",
+        "--redis",
+        &url,
+        "--service",
+        "s",
+        "--info",
+        "{\"a\":\"b c\"}",
+        "call 1",
+    ]);
+    submit(&server, "s", &["plain"]);
+    let script =
+        "echo \"<$STREAMLEASE_STREAM|$STREAMLEASE_ENTRY|$STREAMLEASE_TOKEN|$STREAMLEASE_INFO>\"";
+    let worker = shell(&server, "one", &[], script);
+    let done = worker.wait_for_count("stream_done", 2, SOON);
+    for event in &done {
+        assert_eq!(event["outcome"], "completed");
+        let info = if event["stream"] == "plain" {
+            "null"
+        } else {
+            "{\"a\":\"b c\"}"
+        };
+        let (stream, entry) = (
+            event["stream"].as_str().unwrap(),
+            event["entry"].as_str().unwrap(),
+        );
+        said(
+            &worker,
+            &format!("<{stream}|{entry}|{}|{info}>\n", event["token"]),
+        );
+    }
+    assert!(worker.not_json().is_empty(), "{:?}", worker.not_json());
+    assert_eq!(unfinished(&server, "s"), 0);
+}
+
+#[test]
+fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_parked() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    // Who handed back waits a TTL; two short ones take turns.
+    let one = shell(&server, "one", &["--ttl", "200ms"], "exit 3");
+    let two = shell(&server, "two", &["--ttl", "200ms"], "kill -9 $$");
+    eventually_blocking("the entry to be parked", SOON, || {
+        let listing = inspect(&server, "s");
+        listing.last().unwrap()["quarantined"] == 1
+    });
+    let handed_back = [&one, &two]
+        .map(|worker| worker.events_of("stream_handed_back").len())
+        .iter()
+        .sum::<usize>();
+    assert!(handed_back >= 4, "{handed_back}");
+    assert_eq!(
+        one.events_of("stream_done").len() + two.events_of("stream_done").len(),
+        0
+    );
+    assert_eq!(unfinished(&server, "s"), 0);
+}
+
+#[test]
+fn being_told_to_stop_ends_the_programs_first_and_then_hands_back() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let script =
+        "trap 'echo asked to stop; exit 1' TERM; echo pid=$$; while :; do sleep 0.02; done";
+    let mut worker = shell(&server, "one", &[], script);
+    let pid = pid_said(&worker);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+    assert!(
+        worker.stderr().contains("asked to stop"),
+        "{}",
+        worker.stderr()
+    );
+    assert_eq!(worker.events_of("stream_handed_back").len(), 1);
+    assert!(!runs(&pid), "the program runs on");
+    let listing = inspect(&server, "s");
+    assert_eq!(
+        listing[0]["failures"], 0,
+        "stopping is no failure: {}",
+        listing[0]
+    );
+}
+
+#[test]
+fn a_program_that_finishes_when_told_to_stop_completes_its_stream() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let script = "trap 'exit 0' TERM; echo pid=$$; while :; do sleep 0.02; done";
+    let mut worker = shell(&server, "one", &[], script);
+    pid_said(&worker);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+    assert_eq!(worker.events_of("stream_done").len(), 1);
+    assert_eq!(unfinished(&server, "s"), 0);
+}
+
+#[test]
+fn a_program_that_will_not_stop_is_killed_after_the_grace_period() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let script = "trap '' TERM; echo pid=$$; while :; do sleep 0.02; done";
+    let mut worker = shell(&server, "one", &["--grace", "100ms"], script);
+    let pid = pid_said(&worker);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+    assert!(!runs(&pid), "the program runs on");
+    assert_eq!(worker.events_of("stream_handed_back").len(), 1);
+}
+
+#[test]
+fn a_second_signal_kills_the_programs_and_exits_at_once() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let script = "trap '' TERM; echo pid=$$; while :; do sleep 0.02; done";
+    let mut worker = shell(&server, "one", &["--grace", "1h"], script);
+    let pid = pid_said(&worker);
+    worker.signal(Signal::TERM);
+    said(&worker, "told to stop");
+    assert!(runs(&pid), "it was given an hour");
+    worker.signal(Signal::INT);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(1));
+    eventually_blocking("the program to be dead", SOON, || !runs(&pid));
+}
+
+#[test]
+fn losing_the_lease_ends_the_program() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let script =
+        "trap 'echo asked to stop; exit 0' TERM; echo pid=$$; while :; do sleep 0.02; done";
+    let worker = shell(&server, "one", &[], script);
+    let pid = pid_said(&worker);
+    server.freeze();
+    let disowned = worker.wait_for("stream_disowned", SOON);
+    assert_eq!(disowned["stream"], "call");
+    said(&worker, "asked to stop");
+    eventually_blocking("the program to end", SOON, || !runs(&pid));
+    server.thaw();
+    // It said 0, but too late: nothing was completed.
+    let done: Vec<Value> = worker.events_of("stream_done");
+    assert_eq!(json!(done), json!([]));
+    assert_eq!(unfinished(&server, "s"), 1);
+}

@@ -1,0 +1,219 @@
+//! `submit` and `inspect`.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::{SOON, inspect, lines, run, run_with_input, submit, work};
+use serde_json::{Value, json};
+use streamlease_tests::{RedisServer, eventually_blocking};
+
+fn entries(server: &RedisServer) -> Vec<Value> {
+    inspect(server, "s")
+        .into_iter()
+        .filter(|line| line["event"] == "entry")
+        .collect()
+}
+
+#[test]
+fn what_is_submitted_is_on_the_wire_as_the_fleet_reads_it() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let args = [
+        "submit",
+        "--redis",
+        &url,
+        "--service",
+        "s",
+        "--info",
+        "{\"n\": 1}",
+        "a",
+        "b \"c\"",
+    ];
+    let ids = lines(&run(&args));
+    let stream: Vec<(String, Vec<(String, String)>)> = redis::cmd("XRANGE")
+        .arg(&["s-input", "-", "+"])
+        .query(&mut server.connection())
+        .unwrap();
+    let expected = [
+        r#"{"DataStreamName":"a","Info":{"n": 1}}"#,
+        r#"{"DataStreamName":"b \"c\"","Info":{"n": 1}}"#,
+    ];
+    for ((entry, payload), id) in stream.iter().zip(expected).zip(&ids) {
+        assert_eq!((&entry.0, entry.1.len()), (id, 1));
+        assert_eq!(entry.1[0], ("lbs-input".to_owned(), payload.to_owned()));
+    }
+    assert_eq!(stream.len(), 2);
+}
+
+#[test]
+fn names_are_read_from_standard_input_in_order() {
+    let server = RedisServer::start();
+    let names: Vec<String> = (0..1_234).map(|n| format!("stream-{n}")).collect();
+    let args = ["submit", "--redis", &server.url(), "--service", "s"];
+    let output = run_with_input(&args, (names.join("\r\n") + "\n\n").as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    let ids = lines(&output);
+    let listed = entries(&server);
+    let of = |key: &str| -> Vec<String> {
+        listed
+            .iter()
+            .map(|entry| entry[key].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!((of("stream"), of("entry")), (names, ids));
+    assert!(listed.iter().all(|entry| entry["state"] == "undelivered"));
+}
+
+#[test]
+fn inspecting_a_service_that_nobody_used_shows_nothing_and_makes_nothing() {
+    let server = RedisServer::start();
+    let listing = inspect(&server, "s");
+    let nothing = json!({"event": "summary", "pending": 0, "undelivered": 0, "consumers": 0, "quarantined": 0});
+    assert_eq!(listing.len(), 1);
+    for (key, value) in nothing.as_object().unwrap() {
+        assert_eq!(&listing[0][key], value, "{key}");
+    }
+    let keys: u64 = redis::cmd("DBSIZE")
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(keys, 0);
+}
+
+#[test]
+fn pending_entries_are_shown_with_holder_lock_and_counts() {
+    let server = RedisServer::start();
+    let held = submit(&server, "s", &["held"]);
+    let mut worker = work(&server, "s", "one", &["--capacity", "1"]);
+    let added = worker.wait_for("stream_added", SOON);
+    submit(&server, "s", &["waiting"]);
+    redis::cmd("XADD")
+        .arg(&["s-input", "*", "lbs-input", "no json"])
+        .exec(&mut server.connection())
+        .unwrap();
+
+    let listed = entries(&server);
+    let shown = listed
+        .iter()
+        .find(|entry| entry["stream"] == "held")
+        .unwrap();
+    assert_eq!(shown["entry"].as_str(), Some(held[0].as_str()));
+    assert_eq!(
+        (&shown["state"], &shown["consumer"]),
+        (&json!("pending"), &json!("redis-consumer-one"))
+    );
+    assert_eq!(
+        (&shown["holder"], &shown["lock_live"]),
+        (&json!("redis-consumer-one"), &json!(true))
+    );
+    assert_eq!(shown["token"], added["token"]);
+    let left = shown["lock_ms"].as_u64().unwrap();
+    assert!((1..=2_000).contains(&left), "{left}");
+    assert!(
+        shown["idle_ms"].as_u64().is_some() && shown["deliveries"].as_u64() >= Some(1),
+        "{shown}"
+    );
+    let consumers: Vec<Value> = inspect(&server, "s")
+        .into_iter()
+        .filter(|line| line["event"] == "consumer")
+        .collect();
+    assert_eq!(consumers.len(), 1);
+    assert_eq!(consumers[0]["pending"], 1);
+    assert!(
+        consumers[0]["session_ms"].as_u64().is_some(),
+        "{}",
+        consumers[0]
+    );
+
+    // Dead, it is still shown as the one that has the entry, but not as a holder.
+    worker.signal(streamlease_tests::Signal::KILL);
+    worker.wait_exit(SOON);
+    eventually_blocking("the lock to expire", SOON, || {
+        let listed = entries(&server);
+        let shown = listed
+            .iter()
+            .find(|entry| entry["stream"] == "held")
+            .unwrap();
+        shown["holder"].is_null()
+            && shown["lock_live"] == false
+            && shown["consumer"] == "redis-consumer-one"
+    });
+}
+
+#[test]
+fn quarantined_entries_are_shown_with_reason_and_payload() {
+    let server = RedisServer::start();
+    let bad: String = redis::cmd("XADD")
+        .arg(&["s-input", "*", "lbs-input", "{\"DataStreamName\":7}"])
+        .query(&mut server.connection())
+        .unwrap();
+    let worker = work(&server, "s", "one", &[]);
+    let told = worker.wait_for("quarantined", SOON);
+    assert_eq!(told["entry"].as_str(), Some(bad.as_str()));
+    let listing = inspect(&server, "s");
+    let shown = listing
+        .iter()
+        .find(|line| line["event"] == "quarantined")
+        .unwrap();
+    assert_eq!(
+        (&shown["entry"], &shown["reason"]),
+        (&told["entry"], &told["reason"])
+    );
+    assert!(
+        shown["reason"]
+            .as_str()
+            .unwrap()
+            .contains("DataStreamName is not a string")
+    );
+    assert_eq!(
+        shown["fields"],
+        json!([["lbs-input", "{\"DataStreamName\":7}"]])
+    );
+}
+
+#[test]
+fn the_table_is_readable_and_names_cannot_command_the_terminal() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["a\u{1b}[31mb"]);
+    let output = run(&["inspect", "--redis", &server.url(), "--service", "s"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("a\\u{1b}[31mb") && !text.contains('\u{1b}'),
+        "{text}"
+    );
+    assert!(
+        text.starts_with("ENTRY") && text.contains("undelivered"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("0 pending, 1 undelivered, 0 consumers, 0 quarantined\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_reader_that_stops_early_causes_no_panic() {
+    let server = RedisServer::start();
+    let names: Vec<String> = (0..3_000)
+        .map(|n| format!("a-rather-long-name-{n}"))
+        .collect();
+    run_with_input(
+        &["submit", "--redis", &server.url(), "--service", "s"],
+        names.join("\n").as_bytes(),
+    );
+    let mut child = common::command()
+        .args(["inspect", "--redis", &server.url(), "--service", "s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let head = Command::new("head")
+        .arg("-1")
+        .stdin(child.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    assert!(head.stdout.starts_with(b"ENTRY"));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}

@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# Checks everything, on a machine with only Rust: installs redis-server if it is
+# missing, then format, lints, docs, feature combinations, dependency guards and
+# all tests. Takes no arguments; ends with the test runner's summary.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+MSRV=1.88
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+
+step() {
+    local started=$SECONDS
+    printf '\n=== %s\n' "$1"
+    shift
+    "$@"
+    printf -- '--- %ds (%ds since the start)\n' "$((SECONDS - started))" "$SECONDS"
+}
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# --- what has to be installed -----------------------------------------------------
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "not root and no sudo; as root, run: $*"
+    fi
+}
+
+# Debian's packages start a service of theirs on the usual port. Ours are spawned
+# by the tests: nothing is started because of us, now or at the next boot.
+apt_install_stopped() {
+    local policy=/usr/sbin/policy-rc.d ours=0 unit status=0
+    as_root apt-get update -qq
+    if [ ! -e "$policy" ]; then
+        ours=1
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@" || status=$?
+    if [ "$ours" -eq 1 ]; then
+        as_root rm -f "$policy"
+    fi
+    if [ "$status" -eq 0 ] && command -v systemctl >/dev/null; then
+        for unit in "$@"; do
+            as_root systemctl disable --quiet "$unit" 2>/dev/null || true
+        done
+    fi
+    return "$status"
+}
+
+install_redis() {
+    if command -v redis-server >/dev/null; then
+        redis-server --version
+        return
+    fi
+    if command -v apt-get >/dev/null; then
+        apt_install_stopped redis-server redis-sentinel
+    elif command -v dnf >/dev/null; then
+        as_root dnf install -y -q redis
+    elif command -v apk >/dev/null; then
+        as_root apk add --quiet redis
+    elif command -v pacman >/dev/null; then
+        as_root pacman -S --noconfirm --needed redis
+    elif command -v brew >/dev/null; then
+        brew install redis
+    else
+        fail "redis-server (7.0 or later) is missing and no known package manager is here;" \
+            "install it so that it is found in PATH, for example from https://redis.io/downloads"
+    fi
+    command -v redis-server >/dev/null ||
+        fail "the package manager did not bring redis-server; install Redis 7.0 or later by hand"
+    redis-server --version
+}
+
+# --- lints and docs ---------------------------------------------------------------
+
+lint() {
+    cargo clippy -q --workspace --all-targets -- -D warnings
+    # A workspace build unifies features: what is published must do on its own, too.
+    local package
+    for package in streamlease-core streamlease-backend-memory streamlease-backend-redis-rs \
+        streamlease-runtime-tokio streamlease-runtime-async-std streamlease-runtime-smol \
+        streamlease-testkit streamlease; do
+        cargo clippy -q -p "$package" --all-targets -- -D warnings
+    done
+}
+
+docs() {
+    RUSTDOCFLAGS="-D warnings" cargo doc -q --workspace --no-deps
+}
+
+# --- features ---------------------------------------------------------------------
+
+check_features() {
+    printf '  %s\n' "${1:-(none)}"
+    cargo check -q -p streamlease --lib --no-default-features --features "$1" ||
+        fail "streamlease does not compile with the features: ${1:-(none)}"
+}
+
+# Every subset of the facade's features, without the TLS ones.
+feature_subsets() {
+    local all=(redis-rs memory runtime-tokio runtime-async-std runtime-smol)
+    local mask i features
+    for ((mask = 0; mask < 1 << ${#all[@]}; mask++)); do
+        features=""
+        for i in "${!all[@]}"; do
+            if ((mask >> i & 1)); then
+                features+="${features:+,}${all[i]}"
+            fi
+        done
+        check_features "$features"
+    done
+}
+
+# Each TLS with every set of runtimes that makes the redis crate differ.
+tls_features() {
+    local tls runtimes native=tls-native-tls
+    if [ "$(uname)" = Linux ] && ! { command -v pkg-config && pkg-config --exists openssl; } >/dev/null; then
+        if command -v apt-get >/dev/null; then
+            apt_install_stopped libssl-dev pkg-config
+        else
+            fail "the feature tls-native-tls needs OpenSSL's headers and pkg-config to be checked;" \
+                "install them (Fedora: openssl-devel; Alpine: openssl-dev; Arch: openssl; and pkg-config)"
+        fi
+    fi
+    for tls in tls-rustls "$native" "tls-rustls,$native"; do
+        for runtimes in "" ,runtime-tokio ,runtime-smol ,runtime-tokio,runtime-async-std; do
+            check_features "redis-rs,$tls$runtimes"
+        done
+    done
+}
+
+# --- guards -----------------------------------------------------------------------
+
+# Package names in the dependencies of the given selection.
+packages() {
+    cargo tree --prefix none "$@" | awk '{ print $1 }' | sort -u
+}
+
+core_is_lean() {
+    local found
+    found=$(packages -p streamlease-core -e normal,build |
+        grep -Ex '(tokio|redis|async-std|smol|async-io|async-executor)(-.*)?' || true)
+    [ -z "$found" ] || fail "streamlease-core must have no runtime and no Redis, but depends on:" $found
+    echo "streamlease-core has no tokio, no redis and no executor"
+}
+
+async_std_has_no_tokio_runtime() {
+    local stack=(-p streamlease --no-default-features --features redis-rs,runtime-async-std)
+    local features found
+    features=$(cargo tree "${stack[@]}" -e features,normal --prefix none | sort -u)
+    grep -q '^redis feature "smol-comp"' <<<"$features" ||
+        fail "the guard sees no redis with smol-comp: has its selection changed?"
+    # What the redis crate itself needs of tokio runs anywhere; everything else is a runtime's.
+    found=$(grep -E '^(tokio|redis) feature' <<<"$features" |
+        grep -E '^tokio feature "(rt|rt-multi-thread|time|macros|net|process|signal|fs|full)"|"tokio-comp"' || true)
+    [ -z "$found" ] || fail "the async-std stack must have no tokio runtime features, but has: $found"
+    echo "streamlease on async-std has no tokio runtime features"
+}
+
+# Rust 1.88 is what every manifest says and no dependency needs more. That the
+# code itself uses nothing newer is clippy's incompatible_msrv, in the lints;
+# the compiler of that version has the last word where it is installed.
+msrv() {
+    local versions wrong
+    versions=$(cargo metadata --format-version 1 | tr ',' '\n' | awk -F'"' '
+        /\{"name":"/ { candidate = $(NF - 1); at = NR }
+        /^"version":"/ && NR == at + 1 { package = candidate }
+        /^"rust_version":"/ { print $4, package }
+        /^"rust_version":null/ { print "none", package }')
+    wrong=$(grep -E ' streamlease(-.*)?$' <<<"$versions" | grep -v "^${MSRV//./\\.} " || true)
+    [ -z "$wrong" ] || fail "these manifests do not say rust-version = \"$MSRV\":" $wrong
+    wrong=$(grep -v '^none ' <<<"$versions" |
+        awk -v max="$MSRV" '{ split($1, v, "."); split(max, m, ".")
+            if (v[1] > m[1] || (v[1] == m[1] && v[2] > m[2])) print }')
+    [ -z "$wrong" ] || fail "these dependencies need more than Rust $MSRV:" $wrong
+    echo "$(grep -Ec ' streamlease(-.*)?$' <<<"$versions") manifests say $MSRV and no dependency needs more"
+    if command -v rustup >/dev/null && rustup toolchain list | grep -q "^$MSRV"; then
+        cargo "+$MSRV" check -q --workspace
+        echo "and Rust $MSRV compiles it"
+    else
+        echo "Rust $MSRV is not installed here: that it compiles is checked by clippy's msrv lints only"
+    fi
+}
+
+# --- tests ------------------------------------------------------------------------
+
+doctests() {
+    cargo test -q --workspace --doc
+}
+
+all_tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --workspace --no-fail-fast
+    else
+        cargo test --workspace --no-fail-fast --lib --bins --tests --examples
+    fi
+}
+
+step "redis-server" install_redis
+step "format" cargo fmt --all --check
+step "lints: the workspace, and each package alone" lint
+step "docs" docs
+step "features: every subset compiles" feature_subsets
+step "features: TLS with every kind of runtime" tls_features
+step "guard: core is lean" core_is_lean
+step "guard: async-std without tokio's runtime" async_std_has_no_tokio_runtime
+step "guard: Rust $MSRV" msrv
+step "doctests" doctests
+printf '\n=== all tests (%ds since the start)\n' "$SECONDS"
+all_tests
