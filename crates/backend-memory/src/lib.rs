@@ -51,14 +51,14 @@ struct Server {
 
 impl MemoryBackend {
     /// A server with session leases and the clock of `runtime`.
-    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self::with_scheme(runtime, LockScheme::Session)
+    pub fn new(runtime: impl Runtime) -> Self {
+        Self::with_scheme(Arc::new(runtime), LockScheme::Session)
     }
 
     /// The same with a lock per data stream, as the Redis wire format has them.
     /// For tests of what differs between the two.
-    pub fn per_stream_locks(runtime: Arc<dyn Runtime>) -> Self {
-        Self::with_scheme(runtime, LockScheme::PerStream)
+    pub fn per_stream_locks(runtime: impl Runtime) -> Self {
+        Self::with_scheme(Arc::new(runtime), LockScheme::PerStream)
     }
 
     fn with_scheme(runtime: Arc<dyn Runtime>, scheme: LockScheme) -> Self {

@@ -9,10 +9,9 @@
 //!   own, so that the server abandons the read too.
 //! - One pub/sub connection per subscription.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use redis_rs::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis_rs::{
@@ -30,6 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much longer than its BLOCK a blocking read may take.
 const BLOCK_GRACE: Duration = Duration::from_secs(2);
+/// How long a request that is given up must have been without an answer to cast
+/// doubt on its connection.
+const SUSPICIOUS_SILENCE: Duration = Duration::from_millis(100);
 /// Scripts sent in one go.
 const PIPELINE: usize = 32;
 /// Idle readers kept.
@@ -42,14 +44,55 @@ pub(crate) struct Server {
     endpoint: String,
     db: i64,
     command: async_lock::Mutex<Option<Link>>,
-    links: AtomicU64,
     readers: Mutex<Vec<MultiplexedConnection>>,
 }
 
-/// A command connection and its number, by which it is discarded just once.
+/// A command connection, and what is known of how well it works.
+#[derive(Clone)]
 struct Link {
-    number: u64,
     connection: MultiplexedConnection,
+    health: Arc<Health>,
+}
+
+#[derive(Default)]
+struct Health {
+    /// Answers that have come.
+    answers: AtomicU64,
+    /// Not to be used any more.
+    broken: AtomicBool,
+}
+
+/// A request under way. Dropped unanswered – our caller may be less patient than
+/// the response time-out – it tells that the peer may have vanished, unless
+/// another request has been answered meanwhile.
+struct Waiting<'a> {
+    health: &'a Health,
+    answers_before: u64,
+    since: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(health: &'a Health) -> Self {
+        let answers_before = health.answers.load(Ordering::Relaxed);
+        Self {
+            health,
+            answers_before,
+            since: Instant::now(),
+        }
+    }
+
+    fn answered(self) {
+        self.health.answers.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let silent = self.health.answers.load(Ordering::Relaxed) == self.answers_before;
+        if silent && self.since.elapsed() >= SUSPICIOUS_SILENCE {
+            self.health.broken.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl std::fmt::Debug for Server {
@@ -87,7 +130,6 @@ impl Server {
             endpoint,
             db,
             command: async_lock::Mutex::new(None),
-            links: AtomicU64::new(0),
             readers: Mutex::default(),
         })
     }
@@ -161,54 +203,47 @@ impl Server {
 
     /// Sends commands and returns their replies, errors among them.
     ///
-    /// Everything sent this way may be repeated, so a connection that turns out
-    /// to have been closed while it was idle is replaced without a word.
+    /// Never sends again what may have been executed: the caller has to know
+    /// that it asks for the second time, to read an answer like "gone" rightly.
     pub(crate) async fn pipeline(&self, what: &str, pipeline: &Pipeline) -> Result<Vec<Value>> {
-        let mut fresh = false;
-        loop {
-            let (number, mut connection, made) = self.link().await?;
-            fresh |= made;
-            match connection
-                .send_packed_commands(pipeline, 0, pipeline.len())
-                .await
-            {
-                Ok(replies) => return Ok(replies),
-                Err(err) => {
-                    if is_unusable(&err) {
-                        self.discard(number).await;
-                    }
-                    if fresh || !err.is_connection_dropped() {
-                        return Err(self.failed(what, err));
-                    }
-                    fresh = true;
+        let mut link = self.link().await?;
+        let waiting = Waiting::new(&link.health);
+        let replies = link
+            .connection
+            .send_packed_commands(pipeline, 0, pipeline.len());
+        match replies.await {
+            Ok(replies) => {
+                waiting.answered();
+                Ok(replies)
+            }
+            Err(err) => {
+                if err.is_io_error() || err.is_unrecoverable_error() {
+                    link.health.broken.store(true, Ordering::Relaxed);
                 }
+                Err(self.failed(what, err))
             }
         }
     }
 
-    /// The command connection, made if there is none; callers that come
-    /// meanwhile wait for it instead of making their own.
-    async fn link(&self) -> Result<(u64, MultiplexedConnection, bool)> {
+    /// The command connection, made if there is none that works. Callers that
+    /// come meanwhile wait for it instead of making their own.
+    async fn link(&self) -> Result<Link> {
         let mut slot = self.command.lock().await;
+        if let Some(link) = slot.take_if(|link| link.health.broken.load(Ordering::Relaxed)) {
+            log::debug!("dropping a broken connection to {}", self.endpoint);
+            drop(link);
+        }
         if let Some(link) = &*slot {
-            return Ok((link.number, link.connection.clone(), false));
+            return Ok(link.clone());
         }
         let connection = self.connect(Some(RESPONSE_TIMEOUT)).await?;
-        let number = self.links.fetch_add(1, Ordering::Relaxed);
         log::debug!("connected to {}", self.endpoint);
-        *slot = Some(Link {
-            number,
-            connection: connection.clone(),
-        });
-        Ok((number, connection, true))
-    }
-
-    async fn discard(&self, number: u64) {
-        let mut slot = self.command.lock().await;
-        if slot.as_ref().is_some_and(|link| link.number == number) {
-            log::debug!("dropping a broken connection to {}", self.endpoint);
-            *slot = None;
-        }
+        let link = Link {
+            connection,
+            health: Arc::default(),
+        };
+        *slot = Some(link.clone());
+        Ok(link)
     }
 
     /// Sends commands of which the first blocks for up to `block`, on a connection of their own.
@@ -227,17 +262,15 @@ impl Server {
         };
         let read = connection.send_packed_commands(pipeline, 0, pipeline.len());
         // On every way out but the last the connection is dropped, and so closed.
-        let replies = match timer::within(block.saturating_add(BLOCK_GRACE), read).await {
-            Some(Ok(replies)) => replies,
-            Some(Err(err)) => return Err(self.failed(what, err)),
-            None => {
-                return Err(self.failed(
-                    what,
-                    std::io::Error::from(std::io::ErrorKind::TimedOut).into(),
-                ));
-            }
-        };
+        let reply = timer::within(block.saturating_add(BLOCK_GRACE), read).await;
+        let replies =
+            reply.unwrap_or_else(|| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         let mut readers = self.readers();
+        let replies = replies.map_err(|err| {
+            // What broke this one has hardly spared the idle ones.
+            readers.clear();
+            self.failed(what, err)
+        })?;
         if readers.len() < IDLE_READERS {
             readers.push(connection);
         }
@@ -291,11 +324,6 @@ impl Server {
     fn context(&self, what: &str) -> String {
         format!("{what} ({})", self.endpoint)
     }
-}
-
-/// Whether a connection that brought this error is of no further use.
-fn is_unusable(err: &RedisError) -> bool {
-    err.is_io_error() || err.is_unrecoverable_error()
 }
 
 /// A Lua script and the hash by which a server knows it.

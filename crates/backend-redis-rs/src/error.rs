@@ -58,6 +58,9 @@ fn kind_of_text(detail: &str) -> ErrorKind {
     let detail = detail.to_ascii_lowercase();
     if detail.contains("no such key") || detail.contains("requires the key to exist") {
         ErrorKind::NotPrepared
+    } else if detail.contains("user executing the script can't") {
+        // From within a script Redis 7.0 has no code of its own for it.
+        ErrorKind::Denied
     } else if detail.contains("max number of clients") {
         ErrorKind::Unavailable
     } else if detail.contains("unknown command") || detail.contains("unknown subcommand") {

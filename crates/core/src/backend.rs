@@ -22,3 +22,10 @@ pub trait BackendProvider: Debug + Send + Sync + 'static {
     /// The backend of `service`. Does no I/O.
     fn backend(&self, service: &ServiceName) -> Result<Backend>;
 }
+
+/// For a backend that is chosen at run time.
+impl<T: BackendProvider + ?Sized> BackendProvider for Arc<T> {
+    fn backend(&self, service: &ServiceName) -> Result<Backend> {
+        (**self).backend(service)
+    }
+}

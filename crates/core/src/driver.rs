@@ -89,6 +89,7 @@ impl Driver {
             let deadline = loop {
                 match self.machine.poll_output() {
                     Output::Action(id, action) => {
+                        log::trace!("{} does {id:?} {action:?}", self.consumer);
                         let cancel = self.spawn_action(id, action, arrive.clone(), stop.clone());
                         if let Some(cancel) = cancel {
                             cancels.retain(|_, cancel| !cancel.is_closed());
@@ -211,7 +212,10 @@ impl Driver {
 
     fn take_arrival(&mut self, arrival: Arrival, state: &mut StartState) {
         let input = match arrival {
-            Arrival::Done(id, result) => Input::Done(id, result),
+            Arrival::Done(id, result) => {
+                log::trace!("{} gets {id:?} {result:?}", self.consumer);
+                Input::Done(id, result)
+            }
             Arrival::Hint(hint) => {
                 match hint {
                     Hint::MayHaveMissed => self.recorder.hint_dropped(),
@@ -228,10 +232,11 @@ impl Driver {
     }
 
     fn report_started(&mut self, state: &mut StartState) {
-        if state.fetching && state.subscription_tried {
-            if let Some(started) = self.started.take() {
-                let _ = started.try_send(Ok(()));
-            }
+        if state.fetching
+            && state.subscription_tried
+            && let Some(started) = self.started.take()
+        {
+            let _ = started.try_send(Ok(()));
         }
     }
 

@@ -16,7 +16,9 @@
 //! - **Idempotence.** Every operation can be repeated with the same arguments.
 //!   An acquire repeated with the same `attempt` yields the same token; with
 //!   another `attempt`, by the same session, a new one, after which the old
-//!   token releases nothing. An acquire by a session that is gone holds nothing.
+//!   token releases nothing. Attempts of one session only grow: a lower one on a
+//!   held lease is an abandoned request that executes late, and answers `Held`.
+//!   An acquire by a session that is gone holds nothing.
 //! - **Release names its token** and frees only that.
 //! - **Batches are pages.** Results are positional; each item is atomic for
 //!   itself. An implementation splits a large batch as its server likes it.
@@ -24,7 +26,9 @@
 //! - **Concurrency.** All methods may run at once, on one value or many.
 //! - **Hints.** `release` publishes [`Hint::Freed`](crate::Hint) for streams
 //!   that somebody was refused meanwhile and for those with `announce`; `close`
-//!   publishes [`Hint::HolderGone`](crate::Hint); each in the same step.
+//!   publishes [`Hint::HolderGone`](crate::Hint); each in the same step. Hints
+//!   are only ever hints: a [`KeyLockManager`](crate::KeyLockManager), whose
+//!   store may have no way to publish, announces what its `KeyLock` announces.
 //! - **Suite.** `streamlease_testkit::conformance::lock_manager`.
 //!
 //! A backend that has only plain keys implements [`KeyLock`](crate::KeyLock)

@@ -16,6 +16,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::Timestamp;
 
@@ -32,4 +33,19 @@ pub trait Runtime: Debug + Send + Sync + 'static {
 
     /// Runs `task` to its end, detached.
     fn spawn(&self, task: BoxFuture<'static, ()>);
+}
+
+/// For a runtime that is chosen at run time.
+impl<T: Runtime + ?Sized> Runtime for Arc<T> {
+    fn now(&self) -> Timestamp {
+        (**self).now()
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        (**self).sleep_until(deadline)
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        (**self).spawn(task);
+    }
 }

@@ -5,9 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Node, TTL, everywhere};
-use streamlease_core::{
-    ClaimMode, ClaimResult, Completion, DisownReason, Event, Info, StreamName,
-};
+use streamlease_core::{ClaimMode, ClaimResult, Completion, DisownReason, Event, Info, StreamName};
 
 const SOON: Duration = Duration::from_millis(200);
 
@@ -16,7 +14,11 @@ fn a_stream_is_leased_worked_and_completed() {
     everywhere(|fleet| async move {
         let mut a = fleet.start("a").await;
         let info = Info::from_json("{\"k\":1}").unwrap();
-        fleet.producer().submit("call-1", info.clone()).await.unwrap();
+        fleet
+            .producer()
+            .submit("call-1", info.clone())
+            .await
+            .unwrap();
         let lease = a.lease(SOON).await;
         assert_eq!((lease.stream().as_str(), lease.info()), ("call-1", &info));
         assert!(lease.is_valid());
@@ -62,7 +64,10 @@ fn a_dead_consumers_streams_are_taken_over_and_completed() {
             let lease = b.lease(TTL * 2).await;
             let (_, old) = tokens.iter().find(|(s, _)| s == lease.stream()).unwrap();
             assert!(lease.token() > *old);
-            assert_eq!(lease.claimed_from().map(|c| c.as_str()), Some("redis-consumer-a"));
+            assert_eq!(
+                lease.claimed_from().map(|c| c.as_str()),
+                Some("redis-consumer-a")
+            );
             assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
         }
         let took = streamlease_core::Runtime::now(&killed).saturating_since(since);
@@ -81,7 +86,10 @@ fn a_stalled_owner_is_disowned_first_and_cannot_complete() {
         fleet.sleep(TTL).await;
         a.process.freeze();
         let lease = b.lease(TTL * 2).await;
-        assert!(!stale.is_valid(), "believed until after the next owner had it");
+        assert!(
+            !stale.is_valid(),
+            "believed until after the next owner had it"
+        );
         fleet.sleep(TTL * 20).await;
         a.process.thaw();
         match a.event(SOON).await {
@@ -94,7 +102,10 @@ fn a_stalled_owner_is_disowned_first_and_cannot_complete() {
         assert_eq!(stale.complete().await.unwrap(), Completion::NotOwner);
         assert!(lease.is_valid());
         assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
-        assert!(a.try_event(TTL * 5).await.is_none(), "nothing is worked on twice");
+        assert!(
+            a.try_event(TTL * 5).await.is_none(),
+            "nothing is worked on twice"
+        );
     });
 }
 
@@ -114,7 +125,11 @@ fn shutdown_hands_back_and_another_continues_at_once() {
         }
         assert!(a.events.next().await.is_none());
         for _ in 0..2 {
-            b.lease(Duration::from_millis(100)).await.complete().await.unwrap();
+            b.lease(Duration::from_millis(100))
+                .await
+                .complete()
+                .await
+                .unwrap();
         }
         fleet.assert_nothing_left().await;
     });
@@ -128,7 +143,10 @@ fn dropping_a_lease_hands_it_back_and_its_owner_gets_it_again_if_nobody_else_doe
         let first = a.lease(SOON).await;
         let token = first.token();
         drop(first);
-        assert!(a.try_event(TTL - SOON).await.is_none(), "left to others for a TTL");
+        assert!(
+            a.try_event(TTL - SOON).await.is_none(),
+            "left to others for a TTL"
+        );
         let again = a.lease(TTL * 2).await;
         assert!(again.token() > token);
         again.complete().await.unwrap();
@@ -183,14 +201,18 @@ fn manual_claiming_reports_orphans_and_one_of_many_claims_succeeds() {
         std::mem::forget(a.lease(SOON).await);
         let mut others = Vec::new();
         for i in 0..10 {
-            let builder = fleet.builder(&format!("m{i}")).claim_mode(ClaimMode::Manual);
+            let builder = fleet
+                .builder(&format!("m{i}"))
+                .claim_mode(ClaimMode::Manual);
             others.push(fleet.start_with(builder).await);
         }
         fleet.sleep(TTL).await;
         a.process.kill();
         let mut orphans = Vec::new();
         for other in &mut others {
-            let Event::StreamExpired(orphan) = other.event(TTL * 4).await else { panic!() };
+            let Event::StreamExpired(orphan) = other.event(TTL * 4).await else {
+                panic!()
+            };
             assert_eq!(orphan.stream(), &StreamName::new("s").unwrap());
             orphans.push(orphan);
         }
@@ -223,7 +245,10 @@ fn capacity_is_never_exceeded_and_freed_capacity_is_used() {
         let mut a = fleet.start_with(fleet.builder("a").capacity(2)).await;
         fleet.submit(&["s1", "s2", "s3", "s4"]).await;
         let mut held = vec![a.lease(SOON).await, a.lease(SOON).await];
-        assert!(a.try_event(TTL * 3).await.is_none(), "more than its capacity");
+        assert!(
+            a.try_event(TTL * 3).await.is_none(),
+            "more than its capacity"
+        );
         for _ in 0..2 {
             held.remove(0).complete().await.unwrap();
             held.push(a.lease(TTL * 3).await);
@@ -239,7 +264,9 @@ fn capacity_is_never_exceeded_and_freed_capacity_is_used() {
 fn a_slow_receiver_loses_no_lease_and_no_event() {
     everywhere(|fleet| async move {
         let names: Vec<String> = (0..20).map(|i| format!("s{i}")).collect();
-        fleet.submit(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        fleet
+            .submit(&names.iter().map(String::as_str).collect::<Vec<_>>())
+            .await;
         let mut a = fleet.start_with(fleet.builder("a").event_queue(3)).await;
         fleet.sleep(TTL * 10).await;
         for _ in 0..20 {
@@ -255,11 +282,19 @@ fn a_slow_receiver_loses_no_lease_and_no_event() {
 fn poison_entries_are_quarantined_and_reading_goes_on() {
     everywhere(|fleet| async move {
         let mut a = fleet.start("a").await;
-        for payload in [&b"hello"[..], b"[]", b"{}", b"{\"DataStreamName\":\"\"}", b"\xff"] {
+        for payload in [
+            &b"hello"[..],
+            b"[]",
+            b"{}",
+            b"{\"DataStreamName\":\"\"}",
+            b"\xff",
+        ] {
             let fields = vec![(b"lbs-input".to_vec(), payload.to_vec())];
             fleet.backend.submit_raw(&fleet.service, fields);
         }
-        fleet.backend.submit_raw(&fleet.service, vec![(b"other".to_vec(), b"{}".to_vec())]);
+        fleet
+            .backend
+            .submit_raw(&fleet.service, vec![(b"other".to_vec(), b"{}".to_vec())]);
         fleet.submit(&["good"]).await;
         let (mut quarantined, mut completed) = (0, 0);
         while (quarantined, completed) != (6, 1) {
@@ -280,11 +315,19 @@ fn poison_entries_are_quarantined_and_reading_goes_on() {
 #[test]
 fn an_entry_whose_owners_keep_failing_is_quarantined() {
     everywhere(|fleet| async move {
-        let mut a = fleet.start_with(fleet.builder("a").quarantine_after(Some(2))).await;
-        let mut b = fleet.start_with(fleet.builder("b").quarantine_after(Some(2))).await;
+        let mut a = fleet
+            .start_with(fleet.builder("a").quarantine_after(Some(2)))
+            .await;
+        let mut b = fleet
+            .start_with(fleet.builder("b").quarantine_after(Some(2)))
+            .await;
         fleet.submit(&["s"]).await;
         for _ in 0..2 {
-            next_lease(&mut a, &mut b, TTL * 3).await.fail().await.unwrap();
+            next_lease(&mut a, &mut b, TTL * 3)
+                .await
+                .fail()
+                .await
+                .unwrap();
         }
         let event = futures_lite::future::or(a.event(TTL * 4), b.event(TTL * 4)).await;
         assert!(matches!(event, Event::Quarantined(_)), "{event:?}");

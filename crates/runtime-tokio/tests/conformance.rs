@@ -1,5 +1,7 @@
 //! tokio passes the suite for runtimes: with threads, without, and with paused time.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::sync::Arc;
 
 use streamlease_runtime_tokio::TokioRuntime;

@@ -44,12 +44,7 @@ for i = 1, #coming, 2 do
 end
 local members = redis.call('ZCOUNT', sessions, '(' .. number(now), '+inf')
 local turn = 0
-if ARGV[4] ~= '0' then
-  if redis.call('SET', sweep, session, 'NX', 'PX', ARGV[4]) then
-    turn = 1
-  elseif redis.call('GET', sweep) == session then
-    redis.call('PEXPIRE', sweep, ARGV[4])
-    turn = 1
-  end
+if ARGV[4] ~= '0' and redis.call('SET', sweep, session, 'NX', 'PX', ARGV[4]) then
+  turn = 1
 end
 return {'ok', lost, dead, next_deadline, members, turn}

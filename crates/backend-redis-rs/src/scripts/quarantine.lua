@@ -18,9 +18,9 @@ for i = 3, #ARGV, 4 do
   local fields = fields_of(lbs, id)
   local reply
   if not fields then
+    -- Parked already, perhaps: the repeat of a call whose answer was lost.
     clear(lbs, group, tokens, id)
-    -- Parked already: the repeat of a call whose answer was lost.
-    reply = {redis.call('HEXISTS', quarantine, id) == 1 and 'done' or 'gone'}
+    reply = {'gone'}
   elseif token < seen then
     reply = {'not_owner', seen}
   else

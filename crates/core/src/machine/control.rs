@@ -203,11 +203,9 @@ impl Machine {
     pub(super) fn control_timeout(&self) -> Timestamp {
         match self.phase {
             Phase::Draining { until, .. } => until,
-            // Waiting for the retry of prepare or open.
-            Phase::Running => match self.outage {
-                Some(outage) if !self.prepared || !self.sitting.is_open() => outage.retry_at,
-                _ => Timestamp::MAX,
-            },
+            // The retry of prepare or open; if it is due already, it is under way.
+            Phase::Running if self.retry_at() > self.now => self.retry_at(),
+            Phase::Running => Timestamp::MAX,
             Phase::Stopped => Timestamp::MAX,
         }
     }

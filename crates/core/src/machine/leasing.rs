@@ -338,9 +338,11 @@ impl Machine {
 
     /// A lease that came with a take-over: locked already, claimed next.
     pub(super) fn adopt(&mut self, lease: LeaseRef, info: Info) {
-        if self.items.contains(lease.entry) || self.items.active_entry(&lease.stream).is_some() {
+        if self.items.active_entry(&lease.stream).is_some() {
             return self.release(lease, true);
         }
+        // It may have waited here for its former owner to end.
+        self.items.remove(lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;

@@ -181,6 +181,12 @@ impl Machine {
         self.settings.sweep_interval() + Duration::from_micros(200) * pending
     }
 
+    /// Whether no turn is needed: with manual claiming everybody is to hear of
+    /// every orphan, and without sessions everybody must see others' deadlines.
+    fn sweeps_alone(&self) -> bool {
+        self.is_manual() || (!self.sitting.knows_members && self.room() > 0)
+    }
+
     /// Automatic claiming: one sweeps for all, and only who has room.
     pub(super) fn wants_sweep(&self) -> bool {
         !self.is_manual()
@@ -193,6 +199,7 @@ impl Machine {
         if self.looking.sweep.is_some() || self.is_draining() {
             return;
         }
+        self.looking.sweep_due = self.now + self.sweep_interval();
         let looking = &mut self.looking;
         looking.sweep = Some(Sweep {
             after: EntryId::MIN,
@@ -241,7 +248,7 @@ impl Machine {
             let soon = self.looking.last_sweep + self.settings.ttl / 2;
             self.looking.sweep_due = self.looking.sweep_due.min(soon);
         }
-        if self.is_manual() && self.looking.sweep_due <= now {
+        if self.sweeps_alone() && self.looking.sweep_due <= now {
             self.begin_sweep();
         }
         if self.scheme == LockScheme::PerStream && self.looking.refresh_due <= now {
@@ -412,9 +419,6 @@ impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
     fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Pending> {
         self.floor = self.floor.max(pending.token);
-        if self.items.contains(pending.entry) {
-            return None;
-        }
         let content = match &pending.content {
             Ok(content) => content.clone(),
             Err(reason) => {
@@ -424,6 +428,13 @@ impl Machine {
         };
         if let Some(lease) = self.orphans.adopting.remove(&pending.entry) {
             self.adopt(lease, content.info);
+            return None;
+        }
+        if self.items.contains(pending.entry) {
+            // Known and waiting: what made us look may have cleared its way.
+            if matches!(target, Target::Entries(_)) {
+                self.wake_stream(&content.stream);
+            }
             return None;
         }
         let expired = self.looking.expired.remove(&pending.entry);
@@ -654,7 +665,7 @@ impl Machine {
         if self.scheme == LockScheme::PerStream {
             next = next.min(looking.refresh_due);
         }
-        if self.is_manual() && looking.sweep.is_none() {
+        if self.sweeps_alone() && looking.sweep.is_none() {
             next = next.min(looking.sweep_due);
         }
         if looking.current.is_none() {

@@ -222,7 +222,11 @@ impl Machine {
         }
         match self.phase {
             Phase::Stopped => Output::Stopped,
-            _ => Output::Timeout(self.next_timeout()),
+            _ => {
+                let at = self.next_timeout();
+                debug_assert!(at > self.now, "spins on a time in the past: {self:?}");
+                Output::Timeout(at.max(self.now + Duration::from_millis(1)))
+            }
         }
     }
 

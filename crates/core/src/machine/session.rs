@@ -27,6 +27,8 @@ pub(super) struct Sitting {
     reconciling: bool,
     /// Live sessions of the service, at least this one.
     pub(super) members: u32,
+    /// Whether the backend keeps sessions, so that beats tell who is dead.
+    pub(super) knows_members: bool,
     /// Counts lock operations sent and answered, so that a beat can tell
     /// whether its count of records compares with what is held.
     pub(super) ops: u64,
@@ -67,6 +69,7 @@ impl Sitting {
             beating: false,
             reconciling: false,
             members: 1,
+            knows_members: true,
             ops: 0,
             expiries: BTreeSet::new(),
         }
@@ -249,6 +252,7 @@ impl Machine {
 
     fn beat_told(&mut self, reply: BeatReply, quiet_since: Option<u64>) {
         self.sitting.members = reply.members.max(1);
+        self.sitting.knows_members = reply.members > 0;
         for lease in reply.lost {
             if self.items.lock_with(lease.entry, lease.token).is_some() {
                 self.lose(lease.entry, DisownReason::LockLost);

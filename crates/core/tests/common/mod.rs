@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use streamlease_backend_memory::MemoryBackend;
 use streamlease_core::{
-    Client, ClientBuilder, Event, Events, Info, Lease, Producer, Runtime, ServiceName,
+    BackendProvider, Client, ClientBuilder, EntryId, Event, Events, Info, Lease, Producer, Runtime,
+    Scope, ServiceName,
 };
 use streamlease_testkit::sim::{SimHandle, SimRuntime};
 
@@ -48,7 +49,12 @@ impl Fleet {
             false => MemoryBackend::per_stream_locks(runtime),
         };
         let service = ServiceName::new("orders").unwrap();
-        Self { sim, backend, service, session_leases }
+        Self {
+            sim,
+            backend,
+            service,
+            session_leases,
+        }
     }
 
     pub fn producer(&self) -> Producer {
@@ -77,22 +83,36 @@ impl Fleet {
         let process = self.sim.handle();
         let client = builder.runtime(process.clone()).build().unwrap();
         let events = client.start().await.unwrap();
-        Node { process, client, events }
+        Node {
+            process,
+            client,
+            events,
+        }
     }
 
     pub async fn sleep(&self, time: Duration) {
         self.sim.sleep_until(self.sim.now() + time).await;
     }
 
-    /// Nothing is left on the LBS: neither pending nor undelivered.
-    pub async fn assert_nothing_left(&self) {
-        use streamlease_core::{BackendProvider, EntryId, Scope};
+    /// The entries on the LBS, pending or undelivered.
+    pub async fn left(&self) -> Vec<EntryId> {
         let transport = self.backend.backend(&self.service).unwrap().transport;
-        let all = Scope::All { after: EntryId::MIN };
-        let pending = transport.list_pending(&all, 100).await.unwrap();
-        assert!(pending.entries.is_empty(), "pending: {:?}", pending.entries);
-        let undelivered = transport.list_undelivered(EntryId::MIN, 100).await.unwrap();
-        assert!(undelivered.is_empty(), "undelivered: {undelivered:?}");
+        let all = Scope::All {
+            after: EntryId::MIN,
+        };
+        let pending = transport.list_pending(&all, 1_000).await.unwrap();
+        let undelivered = transport
+            .list_undelivered(EntryId::MIN, 1_000)
+            .await
+            .unwrap();
+        let pending = pending.entries.into_iter().map(|p| p.entry);
+        pending
+            .chain(undelivered.into_iter().map(|d| d.entry))
+            .collect()
+    }
+
+    pub async fn assert_nothing_left(&self) {
+        assert_eq!(self.left().await, []);
     }
 }
 

@@ -6,7 +6,7 @@
 //! | [`Transport`](streamlease_core::Transport) | [`transport`] | [`transport_conformance!`](crate::transport_conformance) |
 //! | [`LockManager`](streamlease_core::LockManager) | [`lock_manager`] | [`lock_manager_conformance!`](crate::lock_manager_conformance) |
 //! | [`Notifier`](streamlease_core::Notifier) | [`notifier`] | [`notifier_conformance!`](crate::notifier_conformance) |
-//! | [`Runtime`](streamlease_core::Runtime) | [`runtime`] | [`runtime_conformance!`](crate::runtime_conformance) |
+//! | [`Runtime`] | [`runtime`] | [`runtime_conformance!`](crate::runtime_conformance) |
 //!
 //! Each macro takes the name of a function of yours and makes one `#[test]`
 //! per behaviour that calls it, so that a failure has the behaviour's name:
@@ -37,7 +37,10 @@
 
 mod support;
 
+pub mod lock_manager;
+pub mod notifier;
 pub mod runtime;
+pub mod transport;
 
 use std::fmt;
 use std::sync::Arc;

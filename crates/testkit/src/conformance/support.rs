@@ -26,7 +26,9 @@ pub(super) async fn within<T>(
         runtime.sleep_until(deadline).await;
         None
     };
-    match future::or(done, late).await {
+    // The deadline first: a future that nobody wakes must not pass for done
+    // because the deadline's timer happens to have it polled.
+    match future::or(late, done).await {
         Some(output) => output,
         None => panic!("{what}: not within {bound:?}"),
     }
@@ -86,4 +88,11 @@ pub(super) fn streams(label: &str, n: usize) -> Vec<StreamName> {
 /// The consumer `conformance-<identity>`.
 pub(super) fn consumer(identity: &str) -> ConsumerName {
     ConsumerName::from_identity(format!("conformance-{identity}")).expect("a short name is valid")
+}
+
+/// A number for a session that no other session has.
+pub(super) fn nonce() -> u64 {
+    let unique = unique();
+    // Process and count in one: either half alone repeats.
+    ((unique >> 64) as u64).wrapping_add((unique as u64) << 32)
 }

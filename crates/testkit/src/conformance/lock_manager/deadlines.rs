@@ -1,0 +1,287 @@
+//! How long a lease lives, what extends it, and that its end is final.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamlease_core::{
+    AcquireOutcome, BeatOutcome, FencingToken, LockManager, LockState, OpenOutcome, ReleaseOutcome,
+    Runtime,
+};
+
+use super::super::support::{pass, stream, streams};
+use super::tool::{E0, LONG, SHORT, Tool, attempt, lease, request, unopened};
+
+/// Without a beat, others get what was held as soon as its deadline is over.
+pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let (s, other) = (stream("s"), stream("other"));
+    let attempt = attempt();
+    let old = t.hold_as(&a, &s, attempt).await;
+    t.hold(&a, &other).await;
+    t.outlast(SHORT).await;
+    assert_eq!(
+        t.state(&other).await,
+        LockState::Free,
+        "looking lets it be gone"
+    );
+    let new = t.hold(&b, &s).await;
+    assert!(new.token > old.token, "{new:?} after {old:?}");
+    // Nothing that the former owner still does changes that.
+    assert_eq!(t.release_one(&a, &old).await, ReleaseOutcome::NotHeld);
+    t.beat_with(&a, std::slice::from_ref(&old)).await;
+    let late = t.try_acquire_as(&a, &s, E0, attempt).await;
+    assert!(
+        matches!(late, AcquireOutcome::Held(_) | AcquireOutcome::SessionGone),
+        "{late:?}"
+    );
+    let LockState::Held(held) = t.state(&s).await else {
+        panic!("the new owner lost it")
+    };
+    assert_eq!(held.holder, streamlease_core::Holder::Session(b.id.clone()));
+    assert!(t.beats(&b, &[new]).await.lost.is_empty());
+}
+
+/// As long as it beats, nobody else gets what a session holds.
+pub async fn a_beat_extends_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    // Long enough for a busy machine to beat in time.
+    let (a, b) = (
+        t.session("a", Duration::from_secs(2)).await,
+        t.session("b", LONG).await,
+    );
+    let streams = streams("s", 3);
+    let held = t.hold_all(&a, &streams).await;
+    for _ in 0..6 {
+        pass(&*t.runtime, Duration::from_millis(500)).await;
+        let reply = t.beats(&a, &held).await;
+        assert!(
+            reply.lost.is_empty() && reply.revoked.is_empty(),
+            "{reply:?}"
+        );
+    }
+    for stream in &streams {
+        t.assert_refused(&b, stream, &a).await;
+    }
+}
+
+/// A beat counts from its own time: it does not add to what was left.
+pub async fn a_beat_gives_the_whole_ttl_again(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let a = t.session("a", LONG).await;
+    let s = stream("s");
+    let held = [t.hold(&a, &s).await];
+    let remaining = async || match t.state(&s).await {
+        LockState::Held(held) => held.remaining,
+        LockState::Free => panic!("nobody released it"),
+    };
+    pass(&*t.runtime, Duration::from_secs(1)).await;
+    let before = remaining().await;
+    assert!(before < LONG);
+    for _ in 0..3 {
+        t.beats(&a, &held).await;
+        let after = remaining().await;
+        assert!(
+            before < after && after <= LONG,
+            "{before:?}, after a beat {after:?}"
+        );
+    }
+}
+
+/// With a lock per stream, a beat says which of those it names are not held.
+pub async fn a_beat_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
+    let streams = streams("s", 4);
+    let held = t.hold_all(&a, &streams).await;
+    assert!(t.beats(&a, &held).await.lost.is_empty());
+    if t.has_sessions() {
+        // Here a beat names nothing; what is on record tells the same.
+        return;
+    }
+    // Released, then somebody else's; and held with another token.
+    t.release_one(&a, &held[0]).await;
+    t.release_one(&a, &held[1]).await;
+    t.hold(&b, &streams[1]).await;
+    let stale = lease(&streams[2], E0, FencingToken(held[2].token.0 - 1));
+    let named = [
+        held[0].clone(),
+        held[1].clone(),
+        stale.clone(),
+        held[3].clone(),
+    ];
+    let mut lost = t.beats(&a, &named).await.lost;
+    lost.sort();
+    let mut expected = vec![held[0].clone(), held[1].clone(), stale];
+    expected.sort();
+    assert_eq!(lost, expected);
+    t.assert_refused(&a, &streams[1], &b).await;
+}
+
+/// The deadline is final: a beat that comes after it extends nothing.
+pub async fn a_late_beat_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let s = stream("s");
+    let held = t.hold(&a, &s).await;
+    t.outlast(SHORT).await;
+    for _ in 0..2 {
+        match t.beat_with(&a, std::slice::from_ref(&held)).await {
+            BeatOutcome::SessionGone => {}
+            BeatOutcome::Extended(reply) => {
+                assert!(!t.has_sessions(), "a late beat revived the session");
+                assert_eq!(reply.lost, std::slice::from_ref(&held));
+            }
+        }
+    }
+    assert_eq!(t.state(&s).await, LockState::Free);
+    t.hold(&b, &s).await;
+}
+
+/// Nor does an open.
+pub async fn a_late_open_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let keeps = t.keeps(&a).await;
+    let s = stream("s");
+    let held = t.hold(&a, &s).await;
+    t.outlast(SHORT).await;
+    for _ in 0..2 {
+        let outcome = t.open(&a).await.expect("open");
+        if keeps {
+            assert_eq!(outcome, OpenOutcome::SessionGone);
+        }
+    }
+    assert_eq!(t.state(&s).await, LockState::Free);
+    // It clears a record away at most: there was nothing to be freed any more.
+    t.release_one(&a, &held).await;
+    t.hold(&b, &s).await;
+}
+
+/// The repeat of an open whose reply was lost.
+pub async fn an_open_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let a = t.session("a", LONG).await;
+    let held = t.hold(&a, &stream("s")).await;
+    assert_eq!(t.open(&a).await.expect("open"), OpenOutcome::Opened);
+    assert!(
+        t.beats(&a, std::slice::from_ref(&held))
+            .await
+            .lost
+            .is_empty()
+    );
+    assert_eq!(t.release_one(&a, &held).await, ReleaseOutcome::Released);
+}
+
+/// With session leases only `open` and `beat` do: an owner that took an acquire
+/// for an extension would outlive its session.
+pub async fn an_acquire_does_not_extend_its_session(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let ttl = Duration::from_millis(1_500);
+    let (a, b) = (t.session("a", ttl).await, t.session("b", LONG).await);
+    let opened = t.runtime.now();
+    pass(&*t.runtime, ttl / 2).await;
+    let s = stream("s");
+    t.hold(&a, &s).await;
+    if !t.has_sessions() {
+        // Here the acquire starts a whole TTL of its own.
+        let LockState::Held(held) = t.state(&s).await else {
+            panic!("it was just acquired")
+        };
+        assert!(held.remaining > ttl / 2, "{:?} of {ttl:?}", held.remaining);
+        return;
+    }
+    t.runtime
+        .sleep_until(opened + ttl + Duration::from_millis(50))
+        .await;
+    assert_eq!(t.state(&s).await, LockState::Free);
+    t.hold(&b, &s).await;
+    assert_eq!(t.beat_with(&a, &[]).await, BeatOutcome::SessionGone);
+}
+
+/// Consumers of one service may be configured differently, as during a change.
+pub async fn ttls_may_differ(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let c = t.session("c", LONG * 2).await;
+    let (short, long) = (stream("short"), stream("long"));
+    t.hold(&a, &short).await;
+    t.hold(&b, &long).await;
+    t.outlast(SHORT).await;
+    t.hold(&c, &short).await;
+    t.assert_refused(&c, &long, &b).await;
+}
+
+/// Closing ends a session whatever it holds, and for good.
+pub async fn a_closed_session_is_dead_at_once(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let ttl = if t.has_sessions() { LONG } else { SHORT };
+    let (a, b) = (t.session("a", ttl).await, t.session("b", LONG).await);
+    let s = stream("s");
+    let held = t.hold(&a, &s).await;
+    for _ in 0..2 {
+        t.close(&a.id).await.expect("close");
+    }
+    assert_eq!(t.open(&a).await.expect("open"), OpenOutcome::SessionGone);
+    let beat = t.beat_with(&a, std::slice::from_ref(&held)).await;
+    assert_eq!(beat, BeatOutcome::SessionGone);
+    let late = t.acquire_page(&a, &[request(&stream("other"), E0)]).await;
+    assert_eq!(late, [AcquireOutcome::SessionGone]);
+    assert!(!t.is_member(&a.id).await);
+    if !t.has_sessions() {
+        // A lock of its own lasts to its own deadline, which nothing extends any more.
+        t.outlast(SHORT).await;
+    }
+    assert_eq!(t.state(&s).await, LockState::Free);
+    t.hold(&b, &s).await;
+    t.close(&unopened("never", LONG).id)
+        .await
+        .expect("close of an unknown session");
+}
+
+/// An acquire that executes after its session's end leaves nothing behind.
+pub async fn a_session_that_is_gone_acquires_nothing(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let keeps = t.keeps(&a).await;
+    let (s, other) = (stream("s"), stream("other"));
+    t.close(&a.id).await.expect("close");
+    let outcomes = t
+        .acquire_page(&a, &[request(&s, E0), request(&other, E0)])
+        .await;
+    assert_eq!(
+        outcomes,
+        [AcquireOutcome::SessionGone, AcquireOutcome::SessionGone]
+    );
+    t.hold(&b, &s).await;
+    assert_eq!(t.state(&other).await, LockState::Free);
+
+    // The same for one whose deadline passed.
+    let c = t.session("c", SHORT).await;
+    t.outlast(SHORT).await;
+    if keeps {
+        let outcomes = t.acquire_page(&c, &[request(&other, E0)]).await;
+        assert_eq!(outcomes, [AcquireOutcome::SessionGone]);
+        assert_eq!(t.state(&other).await, LockState::Free);
+    }
+    if t.has_sessions() {
+        // And for one that was never there.
+        let outcomes = t
+            .acquire_page(&unopened("never", LONG), &[request(&other, E0)])
+            .await;
+        assert_eq!(outcomes, [AcquireOutcome::SessionGone]);
+        assert_eq!(t.state(&other).await, LockState::Free);
+    }
+}

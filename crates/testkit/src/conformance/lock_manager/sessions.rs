@@ -1,0 +1,480 @@
+//! Dead sessions and who takes over; members, records, marks and turns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamlease_core::{
+    BeatOutcome, Holder, LeaseRef, LockManager, LockState, OpenOutcome, ReleaseOutcome, Runtime,
+    StreamName, TakeOverOutcome,
+};
+
+use super::super::support::{PATIENCE, stream, streams, within};
+use super::tool::{LONG, SHORT, Tool, unopened};
+
+/// Whoever beats hears of every dead session, until somebody has cleared it away.
+pub async fn dead_sessions_are_reported_until_they_are_buried(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (b, c) = (t.session("b", LONG).await, t.session("c", LONG).await);
+    let later = t.session("a", SHORT + Duration::from_millis(100)).await;
+    let a = t.session("a", SHORT).await;
+    if !t.keeps(&a).await {
+        assert!(
+            t.beats(&b, &[]).await.dead.is_empty(),
+            "no sessions, but dead ones"
+        );
+        return;
+    }
+    t.hold_all(&a, &streams("s", 2)).await;
+    t.close(&t.session("d", LONG).await.id)
+        .await
+        .expect("close");
+    let closed = t.beats(&b, &[]).await.dead;
+    assert_eq!(
+        closed.len(),
+        1,
+        "{closed:?}: a closed session is dead at once"
+    );
+    assert!(t.bury(&closed[0]).await.expect("bury"), "it held nothing");
+
+    t.outlast(SHORT + Duration::from_millis(100)).await;
+    let dead = [a.id.clone(), later.id.clone()];
+    for member in [&b, &c, &b] {
+        assert_eq!(t.beats(member, &[]).await.dead, dead, "oldest first");
+    }
+    if t.has_sessions() {
+        assert!(
+            !t.bury(&a.id).await.expect("bury"),
+            "it still holds two streams"
+        );
+        assert_eq!(t.beats(&b, &[]).await.dead, dead);
+    }
+    assert_eq!(taken(&t, &b, &a.id, 10).await.1, 0);
+    assert_eq!(t.beats(&b, &[]).await.dead, dead, "dead until buried");
+    for _ in 0..2 {
+        assert!(t.bury(&a.id).await.expect("bury"), "nothing is left of it");
+        assert_eq!(t.beats(&c, &[]).await.dead, dead[1..]);
+    }
+    assert_eq!(
+        t.open(&a).await.expect("open of a buried session"),
+        OpenOutcome::SessionGone
+    );
+}
+
+/// Burying takes nothing from the living.
+pub async fn a_live_session_is_not_buried(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
+    let idle = t.session("idle", LONG).await;
+    let s = stream("s");
+    let held = t.hold(&a, &s).await;
+    for session in [&a, &idle] {
+        let buried = t.bury(&session.id).await.expect("bury");
+        assert!(!buried || !t.keeps(session).await);
+    }
+    assert!(t.beats(&a, &[held]).await.lost.is_empty());
+    t.beats(&idle, &[]).await;
+    t.assert_refused(&b, &s, &a).await;
+}
+
+/// A take-over checks the deadline in the step that ends the session.
+pub async fn a_take_over_leaves_the_living_alone(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
+    let s = stream("s");
+    let held = t.hold(&a, &s).await;
+    match t.take_page(&b, &a.id, 10).await {
+        TakeOverOutcome::Alive { remaining } => assert!(remaining <= LONG, "{remaining:?}"),
+        // Without sessions there is nothing to say.
+        TakeOverOutcome::Taken { leases, left } => {
+            assert!(!t.keeps(&a).await, "taken over while alive");
+            assert!(leases.is_empty() && left == 0, "{leases:?}, {left} left");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(
+        t.beats(&a, std::slice::from_ref(&held))
+            .await
+            .lost
+            .is_empty()
+    );
+    t.assert_refused(&b, &s, &a).await;
+    assert_eq!(t.release_one(&a, &held).await, ReleaseOutcome::Released);
+}
+
+/// Page by page, each lease with a new token.
+pub async fn a_take_over_moves_a_dead_sessions_leases_in_pages(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let held = t.hold_all(&a, &streams("s", 7)).await;
+    t.outlast(SHORT).await;
+    if !t.has_sessions() {
+        // Every lock has ended by itself: nothing is left to be moved.
+        assert_eq!(taken(&t, &b, &a.id, 10).await, (Vec::new(), 0));
+        return;
+    }
+    let mut moved = Vec::new();
+    for left in [4, 1, 0, 0] {
+        let (leases, still) = taken(&t, &b, &a.id, 3).await;
+        assert!(leases.len() <= 3, "{} of at most 3", leases.len());
+        assert_eq!(still, left);
+        moved.extend(leases);
+    }
+    let mut moved: BTreeMap<_, _> = moved
+        .into_iter()
+        .map(|lease| (lease.stream.clone(), lease))
+        .collect();
+    assert_eq!(moved.len(), held.len(), "each once");
+    for old in &held {
+        let new = moved.remove(&old.stream).expect("moved");
+        assert_eq!(new.entry, old.entry, "it stays with its entry");
+        assert!(new.token > old.token, "{new:?} after {old:?}");
+        let LockState::Held(state) = t.state(&old.stream).await else {
+            panic!("{old:?} is free")
+        };
+        assert_eq!(state.holder, Holder::Session(b.id.clone()));
+        assert_eq!(t.release_one(&a, old).await, ReleaseOutcome::NotHeld);
+        assert_eq!(t.release_one(&b, &new).await, ReleaseOutcome::Released);
+    }
+}
+
+/// Who acquired a dead session's stream in the ordinary way is its owner.
+pub async fn a_take_over_leaves_what_others_acquired_since(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (a, b, c) = (
+        t.session("a", SHORT).await,
+        t.session("b", LONG).await,
+        t.session("c", LONG).await,
+    );
+    let streams = streams("s", 3);
+    t.hold_all(&a, &streams).await;
+    t.outlast(SHORT).await;
+    let acquired = t.hold(&b, &streams[1]).await;
+    let (leases, left) = taken(&t, &c, &a.id, 10).await;
+    assert_eq!(left, 0);
+    assert!(
+        leases.iter().all(|lease| lease.stream != streams[1]),
+        "{leases:?}"
+    );
+    t.assert_refused(&c, &streams[1], &b).await;
+    assert!(
+        t.beats(&b, std::slice::from_ref(&acquired))
+            .await
+            .lost
+            .is_empty()
+    );
+    assert_eq!(t.release_one(&b, &acquired).await, ReleaseOutcome::Released);
+    assert!(t.bury(&a.id).await.expect("bury"));
+}
+
+/// Survivors share the work out, and nobody gets what another one got.
+pub async fn racing_take_overs_move_each_lease_once(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let a = t.session("a", SHORT).await;
+    let streams = streams("s", 20);
+    t.hold_all(&a, &streams).await;
+    t.outlast(SHORT).await;
+    let (send, receive) = async_channel::unbounded();
+    for n in 0..4 {
+        let survivor = t.session(&format!("survivor-{n}"), LONG).await;
+        let (t, send, dead) = (t.clone(), send.clone(), a.id.clone());
+        t.runtime.clone().spawn(Box::pin(async move {
+            loop {
+                let (leases, left) = taken(&t, &survivor, &dead, 2).await;
+                for lease in leases {
+                    let _ = send.send((survivor.clone(), lease)).await;
+                }
+                if left == 0 {
+                    return;
+                }
+            }
+        }));
+    }
+    drop(send);
+    let mut owners: BTreeMap<StreamName, _> = BTreeMap::new();
+    while let Ok((survivor, lease)) =
+        within(&*t.runtime, "four survivors", PATIENCE, receive.recv()).await
+    {
+        let former = owners.insert(lease.stream, survivor);
+        assert!(former.is_none(), "moved twice, first to {former:?}");
+    }
+    assert_eq!(
+        owners.len(),
+        if t.has_sessions() { streams.len() } else { 0 }
+    );
+    for (stream, owner) in owners {
+        let LockState::Held(state) = t.state(&stream).await else {
+            panic!("{stream} is free")
+        };
+        assert_eq!(state.holder, Holder::Session(owner.id));
+    }
+}
+
+/// Being taken over is final, also before every lease is moved.
+pub async fn a_session_that_was_taken_over_does_not_come_back(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let keeps = t.keeps(&a).await;
+    let held = t.hold_all(&a, &streams("s", 3)).await;
+    t.outlast(SHORT).await;
+    taken(&t, &b, &a.id, 1).await;
+    let opened = t.open(&a).await.expect("open");
+    let beat = t.beat_with(&a, &held).await;
+    if keeps {
+        assert_eq!(opened, OpenOutcome::SessionGone);
+    }
+    match beat {
+        BeatOutcome::SessionGone => {}
+        BeatOutcome::Extended(reply) => {
+            assert!(!t.has_sessions(), "it came back");
+            assert_eq!(reply.lost.len(), held.len());
+        }
+    }
+    for lease in &held {
+        if let LockState::Held(state) = t.state(&lease.stream).await {
+            assert_eq!(state.holder, Holder::Session(b.id.clone()));
+        }
+    }
+}
+
+/// Who is dead itself gets nothing.
+pub async fn a_session_that_is_gone_takes_nothing_over(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (a, b, c) = (
+        t.session("a", SHORT).await,
+        t.session("b", LONG).await,
+        t.session("c", LONG).await,
+    );
+    let streams = streams("s", 3);
+    t.hold_all(&a, &streams).await;
+    t.close(&c.id).await.expect("close");
+    t.outlast(SHORT).await;
+    assert_eq!(
+        t.take_page(&c, &a.id, 10).await,
+        TakeOverOutcome::SessionGone
+    );
+    if t.has_sessions() {
+        let never = unopened("never", LONG);
+        assert_eq!(
+            t.take_page(&never, &a.id, 10).await,
+            TakeOverOutcome::SessionGone
+        );
+        assert_eq!(
+            taken(&t, &b, &a.id, 10).await.0.len(),
+            streams.len(),
+            "all are left for others"
+        );
+    }
+}
+
+/// So that everybody knows when to look, without being told.
+pub async fn the_next_deadline_is_the_soonest_of_the_others(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let b = t.session("b", LONG).await;
+    assert_eq!(
+        t.beats(&b, &[]).await.next_deadline,
+        None,
+        "there are no others"
+    );
+    let (near, far) = (LONG / 4, LONG / 2);
+    let (c, a) = (t.session("c", far).await, t.session("a", near).await);
+    if !t.keeps(&b).await {
+        assert_eq!(t.beats(&b, &[]).await.next_deadline, None);
+        return;
+    }
+    let dead = t.session("dead", SHORT).await;
+    let next = async || {
+        t.beats(&b, &[])
+            .await
+            .next_deadline
+            .expect("there are others")
+    };
+    assert!(next().await <= SHORT);
+    t.outlast(SHORT).await;
+    let soonest = next().await;
+    assert!(
+        SHORT < soonest && soonest <= near,
+        "{soonest:?}: the dead have none"
+    );
+    assert!(t.bury(&dead.id).await.expect("bury"));
+    t.close(&a.id).await.expect("close");
+    let soonest = next().await;
+    assert!(near < soonest && soonest <= far, "{soonest:?}");
+    t.beats(&c, &[]).await;
+    t.close(&c.id).await.expect("close");
+    assert_eq!(
+        t.beats(&b, &[]).await.next_deadline,
+        None,
+        "its own is none"
+    );
+}
+
+/// Neither the closed nor those whose deadline has passed.
+pub async fn members_are_the_live_sessions(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let a = t.session("a", LONG).await;
+    if !t.keeps(&a).await {
+        assert!(t.members().await.expect("members").is_empty());
+        return;
+    }
+    let (b, c) = (t.session("b", LONG * 2).await, t.session("c", SHORT).await);
+    let closed = t.session("d", LONG).await;
+    t.close(&closed.id).await.expect("close");
+    t.outlast(SHORT).await;
+    assert!(!t.is_member(&c.id).await && !t.is_member(&closed.id).await);
+    let members = t.members().await.expect("members");
+    assert_eq!(members.len(), 2, "{members:?}");
+    for session in [&a, &b] {
+        let member = members
+            .iter()
+            .find(|member| member.session == session.id)
+            .expect("a member");
+        assert!(
+            LONG / 2 < member.remaining && member.remaining <= session.ttl,
+            "{member:?}"
+        );
+    }
+    let counted = t.beats(&a, &[]).await.members;
+    assert!(counted == 2 || counted == 0, "{counted} live sessions of 2");
+}
+
+/// What a session reconciles with.
+pub async fn records_are_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
+    let mut held = t.hold_all(&a, &streams("s", 5)).await;
+    held.sort();
+    let records = async |session: &streamlease_core::Session, after: Option<&StreamName>, max| {
+        t.records(&session.id, after, max).await.expect("records")
+    };
+    let reply = t.beats(&a, &held).await;
+    if reply.on_record.is_none() {
+        assert!(!t.has_sessions(), "session leases are on record");
+        assert!(records(&a, None, 10).await.is_empty());
+        return;
+    }
+    assert_eq!(reply.on_record, Some(5));
+    assert_eq!(t.beats(&b, &[]).await.on_record, Some(0));
+    assert_eq!(records(&a, None, 10).await, held);
+    assert_eq!(records(&a, None, 2).await, held[..2]);
+    assert_eq!(records(&a, Some(&held[1].stream), 2).await, held[2..4]);
+    assert_eq!(records(&a, Some(&held[3].stream), 2).await, held[4..]);
+    assert!(records(&a, Some(&held[4].stream), 2).await.is_empty());
+    assert!(records(&b, None, 10).await.is_empty());
+    assert!(records(&unopened("never", LONG), None, 10).await.is_empty());
+
+    t.release_one(&a, &held[2]).await;
+    // Again, with another attempt: one record, with the new token.
+    held[0] = t.hold(&a, &held[0].stream.clone()).await;
+    held.remove(2);
+    assert_eq!(records(&a, None, 10).await, held);
+    assert_eq!(t.beats(&a, &held).await.on_record, Some(4));
+}
+
+/// A mark frees nothing: the owner is told, again and again, until it lets go.
+pub async fn a_revoked_lease_is_named_until_its_owner_releases_it(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
+    let streams = streams("s", 2);
+    let held = t.hold_all(&a, &streams).await;
+    let asked = [streams[1].clone(), stream("never")];
+    let marked = t.revoke(&asked).await.expect("revoke");
+    if marked == [false, false] {
+        assert!(!t.has_sessions(), "session leases are on record");
+        assert!(t.beats(&a, &held).await.revoked.is_empty());
+        return;
+    }
+    assert_eq!(marked, [true, false]);
+    assert_eq!(t.revoke(&asked).await.expect("revoke again"), [true, false]);
+    for _ in 0..3 {
+        // A beat does not acknowledge: its owner may not know of the lease yet.
+        assert_eq!(t.beats(&a, &held).await.revoked, held[1..]);
+        assert!(
+            t.beats(&b, &[]).await.revoked.is_empty(),
+            "told to somebody else"
+        );
+        t.assert_refused(&b, &streams[1], &a).await;
+    }
+    assert_eq!(t.release_one(&a, &held[1]).await, ReleaseOutcome::Released);
+    assert!(t.beats(&a, &held[..1]).await.revoked.is_empty());
+    let new = t.hold(&b, &streams[1]).await;
+    assert!(
+        t.beats(&b, std::slice::from_ref(&new))
+            .await
+            .revoked
+            .is_empty(),
+        "the mark was the former lease's"
+    );
+    t.assert_refused(&b, &streams[0], &a).await;
+    t.release_one(&b, &new).await;
+    let again = [held[0].clone(), t.hold(&a, &streams[1]).await];
+    let revoked = t.beats(&a, &again).await.revoked;
+    assert!(
+        revoked.is_empty(),
+        "{revoked:?}: that lease was given up long ago"
+    );
+}
+
+/// Of all members one gets it, and the next one when its time is over.
+pub async fn the_turn_to_sweep_comes_once_per_length_of_time(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let sessions = [t.session("a", LONG).await, t.session("b", LONG).await];
+    // Long enough that a busy machine asks everybody within one turn.
+    let turn = Duration::from_secs(2);
+    for round in 0..2 {
+        let mut turns = 0;
+        for session in sessions.iter().chain(&sessions) {
+            let outcome = t.beat(session, &[], Some(turn)).await.expect("beat");
+            let BeatOutcome::Extended(reply) = outcome else {
+                panic!("{} is gone", session.id)
+            };
+            turns += u32::from(reply.sweep);
+            assert!(!t.beats(session, &[]).await.sweep, "nobody asked for it");
+        }
+        assert_eq!(turns, 1, "turns in round {round}");
+        t.outlast(turn).await;
+    }
+}
+
+/// A take-over that must not be refused: what was moved, and how many are left.
+async fn taken(
+    t: &Tool,
+    session: &streamlease_core::Session,
+    dead: &streamlease_core::SessionId,
+    max: usize,
+) -> (Vec<LeaseRef>, u64) {
+    match t.take_page(session, dead, max).await {
+        TakeOverOutcome::Taken { leases, left } => (leases, left),
+        other => panic!("take-over of {dead} by {}: {other:?}", session.id),
+    }
+}

@@ -1,0 +1,78 @@
+//! The suite for [`Transport`].
+//!
+//! Give each behaviour an `Arc<dyn Transport>` of a service that has never been
+//! used: nothing announced, no group.
+
+mod delivery;
+mod fencing;
+mod listing;
+mod quarantine;
+mod tool;
+
+use std::sync::Arc;
+
+use streamlease_core::Transport;
+
+use super::suite;
+
+pub use delivery::*;
+pub use fencing::*;
+pub use listing::*;
+pub use quarantine::*;
+
+suite!($ transport_conformance!, transport: Arc<dyn Transport>, [
+    // Delivery
+    prepare_is_idempotent,
+    a_new_group_starts_at_the_first_entry,
+    an_unprepared_service_says_so_or_works,
+    submitted_entries_arrive_in_order_as_they_were,
+    an_empty_batch_appends_nothing,
+    a_repeated_batch_appends_nothing,
+    a_repeated_batch_appends_nothing_after_its_entries_are_gone,
+    a_batch_submitted_twice_at_once_is_appended_once,
+    the_same_data_stream_can_be_announced_twice,
+    a_fetch_brings_at_most_max_and_each_entry_to_one_consumer,
+    racing_fetches_deliver_every_entry_once,
+    a_fetch_that_waits_for_nothing_returns_at_once,
+    a_blocking_fetch_wakes_on_submit,
+    a_fetch_of_over_a_second_returns_empty_when_nothing_comes,
+    a_blocking_fetch_delays_no_other_call,
+    entries_of_a_dropped_fetch_are_found_by_listing,
+    dropped_calls_can_be_repeated,
+    everything_works_at_once,
+    // Listing
+    a_delivered_entry_is_listed_as_untouched,
+    pages_are_in_order_and_complete,
+    scopes_list_what_they_say,
+    listing_changes_neither_idle_time_nor_deliveries,
+    undelivered_entries_are_listed_without_being_delivered,
+    consumers_are_listed_with_what_they_have,
+    a_consumer_is_forgotten_only_when_nothing_is_pending_at_it,
+    // Fencing
+    a_claim_remembers_its_token,
+    a_claim_resets_the_idle_time,
+    a_claim_with_the_same_token_can_be_repeated,
+    a_claim_with_the_same_token_takes_a_moved_entry_back,
+    a_greater_token_claims_from_whichever_consumer,
+    a_claim_takes_an_entry_that_is_pending_at_nobody,
+    a_lower_token_changes_nothing,
+    a_delayed_claim_loses_against_the_next_owner,
+    a_delayed_claim_after_a_hand_back_changes_nothing,
+    a_hand_back_leaves_the_entry_to_greater_tokens_only,
+    a_hand_back_can_be_repeated,
+    racing_claims_end_at_the_greatest_token,
+    completed_entries_are_gone_for_good,
+    whoever_has_the_entry_pending_the_token_decides,
+    a_token_above_the_remembered_one_fits,
+    no_token_fits_only_entries_that_were_never_claimed,
+    an_owner_completes_an_entry_that_is_pending_at_nobody,
+    a_crash_counts_a_failure_once,
+    a_hand_back_counts_a_failure_only_if_it_says_so,
+    results_are_positional,
+    large_batches_are_answered_whole,
+    // Quarantine
+    quarantine_keeps_the_payload_and_the_reason,
+    quarantine_can_be_repeated,
+    quarantine_counts_failures_and_names_the_last_owner,
+    quarantined_entries_are_listed_in_pages,
+]);

@@ -1,0 +1,265 @@
+//! A transport with the calls the suite makes most, one entry at a time.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamlease_core::{
+    Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Fenced,
+    FencingToken, FetchRequest, HandBack, HandBackOutcome, Info, Pending, Quarantine,
+    QuarantineOutcome, Quarantined, Runtime, Scope, StreamName, SubmitBatch, Transport,
+};
+
+use super::super::support::{consumer, stream, streams, unique};
+
+/// Dereferences to the transport itself.
+#[derive(Clone)]
+pub(super) struct Tool {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) a: ConsumerName,
+    pub(super) b: ConsumerName,
+}
+
+impl Deref for Tool {
+    type Target = dyn Transport;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.transport
+    }
+}
+
+impl Tool {
+    pub(super) fn unprepared(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) -> Self {
+        let (a, b) = (consumer("a"), consumer("b"));
+        Self {
+            runtime,
+            transport,
+            a,
+            b,
+        }
+    }
+
+    pub(super) async fn new(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) -> Self {
+        let tool = Self::unprepared(runtime, transport);
+        tool.prepare().await.expect("prepare");
+        tool
+    }
+
+    pub(super) async fn submit_streams(&self, streams: &[StreamName]) -> Vec<EntryId> {
+        let ids = self.submit(&batch(streams)).await.expect("submit");
+        assert_eq!(ids.len(), streams.len(), "one id per announcement");
+        ids
+    }
+
+    /// Announces `n` data streams.
+    pub(super) async fn announce(&self, n: usize) -> Vec<EntryId> {
+        self.submit_streams(&streams("s", n)).await
+    }
+
+    /// Fetches without waiting.
+    pub(super) async fn take(&self, consumer: &ConsumerName, max: usize) -> Vec<Delivery> {
+        self.fetch(&request(consumer, max, Duration::ZERO))
+            .await
+            .expect("fetch")
+            .entries
+    }
+
+    /// An entry that is pending at `consumer` and was never claimed.
+    pub(super) async fn fresh(&self, consumer: &ConsumerName) -> EntryId {
+        let id = self.submit_streams(&[stream("s")]).await[0];
+        assert_eq!(
+            ids(&self.take(consumer, 1).await),
+            [id],
+            "fetch brings what was submitted"
+        );
+        id
+    }
+
+    /// An entry that is pending at `consumer`, claimed with `token`.
+    pub(super) async fn owned(&self, consumer: &ConsumerName, token: u64) -> EntryId {
+        let id = self.fresh(consumer).await;
+        let from = Some(consumer.clone());
+        assert_eq!(
+            self.claim_one(consumer, id, token).await,
+            ClaimOutcome::Claimed { from, failures: 0 },
+            "claim of a fresh entry"
+        );
+        id
+    }
+
+    pub(super) async fn claim_one(
+        &self,
+        consumer: &ConsumerName,
+        entry: EntryId,
+        token: u64,
+    ) -> ClaimOutcome {
+        one(self
+            .claim(consumer, &[fenced(entry, token)])
+            .await
+            .expect("claim"))
+    }
+
+    pub(super) async fn complete_one(
+        &self,
+        consumer: &ConsumerName,
+        entry: EntryId,
+        token: u64,
+    ) -> CompleteOutcome {
+        one(self
+            .complete(consumer, &[fenced(entry, token)])
+            .await
+            .expect("complete"))
+    }
+
+    pub(super) async fn hand_back_one(
+        &self,
+        consumer: &ConsumerName,
+        entry: EntryId,
+        token: u64,
+        failed: bool,
+    ) -> HandBackOutcome {
+        let token = FencingToken(token);
+        one(self
+            .hand_back(
+                consumer,
+                &[HandBack {
+                    entry,
+                    token,
+                    failed,
+                }],
+            )
+            .await
+            .expect("hand_back"))
+    }
+
+    pub(super) async fn quarantine_one(
+        &self,
+        consumer: &ConsumerName,
+        entry: EntryId,
+        token: u64,
+        reason: &str,
+    ) -> QuarantineOutcome {
+        let quarantine = Quarantine {
+            entry,
+            token: FencingToken(token),
+            reason: reason.into(),
+        };
+        one(self
+            .quarantine(consumer, &[quarantine])
+            .await
+            .expect("quarantine"))
+    }
+
+    /// How this entry is pending, if it is.
+    pub(super) async fn pending(&self, entry: EntryId) -> Option<Pending> {
+        let page = self
+            .list_pending(&Scope::Entries(vec![entry]), 1)
+            .await
+            .expect("list_pending");
+        assert!(page.entries.len() <= 1, "{:?} for one entry", page.entries);
+        page.entries.into_iter().next()
+    }
+
+    /// Walks all pages, checks their order, and returns what is in them.
+    pub(super) async fn list_all(&self, of: Option<&ConsumerName>, limit: usize) -> Vec<Pending> {
+        let mut all: Vec<Pending> = Vec::new();
+        let mut after = EntryId::MIN;
+        loop {
+            let scope = match of {
+                None => Scope::All { after },
+                Some(consumer) => Scope::Consumer {
+                    consumer: consumer.clone(),
+                    after,
+                },
+            };
+            let page = self
+                .list_pending(&scope, limit)
+                .await
+                .expect("list_pending");
+            assert!(
+                page.entries.len() <= limit,
+                "{} entries, limit {limit}",
+                page.entries.len()
+            );
+            for entry in page.entries {
+                assert!(
+                    all.last().is_none_or(|last| last.entry < entry.entry),
+                    "out of order"
+                );
+                assert!(entry.entry > after, "{} is not after {after}", entry.entry);
+                all.push(entry);
+            }
+            match page.next {
+                None => return all,
+                Some(next) => {
+                    assert!(next > after, "the next page starts where this one did");
+                    after = next;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn quarantined(&self) -> Vec<Quarantined> {
+        self.list_quarantined(EntryId::MIN, 1_000)
+            .await
+            .expect("list_quarantined")
+    }
+
+    /// Ids of all entries that no consumer has had.
+    pub(super) async fn undelivered(&self) -> Vec<EntryId> {
+        ids(&self
+            .list_undelivered(EntryId::MIN, 10_000)
+            .await
+            .expect("list_undelivered"))
+    }
+
+    /// Asserts that the entry is nowhere any more.
+    pub(super) async fn assert_gone(&self, entry: EntryId) {
+        assert!(self.pending(entry).await.is_none(), "{entry} is pending");
+        assert!(
+            !self.undelivered().await.contains(&entry),
+            "{entry} is to be delivered"
+        );
+        assert_eq!(
+            self.claim_one(&self.b, entry, u64::MAX >> 12).await,
+            ClaimOutcome::Gone
+        );
+    }
+}
+
+pub(super) fn batch(streams: &[StreamName]) -> SubmitBatch {
+    let announce = |stream: &StreamName| Announcement::new(stream.clone(), Info::NONE);
+    SubmitBatch {
+        id: unique(),
+        announcements: streams.iter().map(announce).collect(),
+    }
+}
+
+pub(super) fn request(consumer: &ConsumerName, max: usize, wait: Duration) -> FetchRequest {
+    FetchRequest {
+        consumer: consumer.clone(),
+        max,
+        wait,
+    }
+}
+
+pub(super) fn fenced(entry: EntryId, token: u64) -> Fenced {
+    Fenced {
+        entry,
+        token: FencingToken(token),
+    }
+}
+
+pub(super) fn ids(deliveries: &[Delivery]) -> Vec<EntryId> {
+    deliveries.iter().map(|delivery| delivery.entry).collect()
+}
+
+pub(super) fn listed(pending: &[Pending]) -> Vec<EntryId> {
+    pending.iter().map(|pending| pending.entry).collect()
+}
+
+pub(super) fn one<T>(results: Vec<T>) -> T {
+    assert_eq!(results.len(), 1, "one result for one argument");
+    results.into_iter().next().expect("there is one")
+}
