@@ -122,9 +122,8 @@ async fn orphans_are_reported(world: World, streams: usize) {
         .submit_with_info((0..streams).map(|n| (format!("s{n}"), Info::NONE)))
         .await;
     let held = owner.leases(streams).await;
-    let manual = |b: streamlease_core::ClientBuilder| {
-        b.claim_mode(ClaimMode::Manual).event_queue(50)
-    };
+    let manual =
+        |b: streamlease_core::ClientBuilder| b.claim_mode(ClaimMode::Manual).event_queue(50);
     let mut other = world.start_with("other", manual).await;
     owner.process.kill();
     let mut reported = BTreeSet::new();
@@ -158,7 +157,10 @@ async fn a_thousand_streams_of_a_dead_consumer_are_all_taken_over(world: World) 
         let Event::StreamAdded(lease) = event else {
             panic!("{event:?}");
         };
-        assert!(taken.insert(lease.stream().clone()), "taken twice: {lease:?}");
+        assert!(
+            taken.insert(lease.stream().clone()),
+            "taken twice: {lease:?}"
+        );
         leases.push(lease);
     }
     assert!(held.iter().all(|lease| taken.contains(lease.stream())));
@@ -304,7 +306,12 @@ async fn a_claim_that_arrives_after_the_next_owners_changes_nothing(world: World
     a.process.kill();
     let lease = b.lease().await;
     let late = claim_late(&world, &a, old.entry(), old.token()).await;
-    assert_eq!(late, ClaimOutcome::Stale { seen: lease.token() });
+    assert_eq!(
+        late,
+        ClaimOutcome::Stale {
+            seen: lease.token()
+        }
+    );
     let backend = world.backend().await;
     assert_eq!(world.pending(&backend).await[0].consumer, *b.client.id());
     assert!(lease.is_valid());
