@@ -119,9 +119,8 @@ async fn a_claim_succeeds_exactly_once_among_ten_racing_consumers(world: World) 
     let lost = owner.lease().await;
     let mut others = Vec::new();
     for n in 0..10 {
-        let manual = |builder: streamlease_core::ClientBuilder| {
-            builder.claim_mode(ClaimMode::Manual)
-        };
+        let manual =
+            |builder: streamlease_core::ClientBuilder| builder.claim_mode(ClaimMode::Manual);
         others.push(world.start_with(&format!("m{n}"), manual).await);
     }
     owner.process.kill();
@@ -163,12 +162,12 @@ async fn a_claim_succeeds_exactly_once_among_ten_racing_consumers(world: World) 
     world.nothing_is_left().await;
 }
 
-async fn a_fetch_that_blocks_longer_than_any_default_time_out_still_delivers_at_once(
-    world: World,
-) {
+async fn a_fetch_that_blocks_longer_than_any_default_time_out_still_delivers_at_once(world: World) {
     let mut consumer = world.start("a").await;
     // Longer than the redis crate's time-outs, and than one fetch waits.
-    consumer.hears_nothing_for(Duration::from_millis(6_500)).await;
+    consumer
+        .hears_nothing_for(Duration::from_millis(6_500))
+        .await;
     let submitted = world.now();
     world.submit(&["s"]).await;
     let lease = consumer.lease().await;
