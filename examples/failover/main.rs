@@ -149,6 +149,7 @@ async fn play(args: &Args, runtime: Arc<dyn Runtime>) -> Result<bool> {
         pause(&runtime, Duration::from_millis(80)).await;
     }
 
+    until(&runtime, || audit.all_owned()).await;
     // Whoever has the most to do fails.
     workers.sort_by_key(|(name, ..)| std::cmp::Reverse(audit.held_by(name)));
     let (killed, stopped) = (&workers[0], &workers[1]);
