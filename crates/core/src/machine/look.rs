@@ -615,7 +615,14 @@ impl Machine {
                 if let Some(sweep) = self.looking.sweep.take() {
                     self.looking.pending = sweep.seen;
                 }
-                self.looking.sweep_due = self.looking.last_sweep + self.sweep_interval();
+                // Who swept lets the others have the next turn: they see what is
+                // stuck at this one, and learn whose deadlines to watch.
+                let others_first = match self.is_manual() {
+                    true => Duration::ZERO,
+                    false => self.settings.beat_interval(),
+                };
+                self.looking.sweep_due =
+                    self.looking.last_sweep + self.sweep_interval() + others_first;
             }
             (
                 Target::Suspect {
