@@ -203,45 +203,38 @@ impl Server {
 
     /// Sends commands and returns their replies, errors among them.
     ///
-    /// Everything sent this way may be repeated, so a connection that turns out
-    /// to have been closed while it was idle is replaced without a word.
+    /// Never sends again what may have been executed: the caller has to know
+    /// that it asks for the second time, to read an answer like "gone" rightly.
     pub(crate) async fn pipeline(&self, what: &str, pipeline: &Pipeline) -> Result<Vec<Value>> {
-        let mut fresh = false;
-        loop {
-            let (mut link, made) = self.link().await?;
-            fresh |= made;
-            let waiting = Waiting::new(&link.health);
-            let replies = link
-                .connection
-                .send_packed_commands(pipeline, 0, pipeline.len());
-            match replies.await {
-                Ok(replies) => {
-                    waiting.answered();
-                    return Ok(replies);
+        let mut link = self.link().await?;
+        let waiting = Waiting::new(&link.health);
+        let replies = link
+            .connection
+            .send_packed_commands(pipeline, 0, pipeline.len());
+        match replies.await {
+            Ok(replies) => {
+                waiting.answered();
+                Ok(replies)
+            }
+            Err(err) => {
+                if err.is_io_error() || err.is_unrecoverable_error() {
+                    link.health.broken.store(true, Ordering::Relaxed);
                 }
-                Err(err) => {
-                    if err.is_io_error() || err.is_unrecoverable_error() {
-                        link.health.broken.store(true, Ordering::Relaxed);
-                    }
-                    if fresh || !err.is_connection_dropped() {
-                        return Err(self.failed(what, err));
-                    }
-                    fresh = true;
-                }
+                Err(self.failed(what, err))
             }
         }
     }
 
-    /// The command connection, and whether it was made just now. Callers that
+    /// The command connection, made if there is none that works. Callers that
     /// come meanwhile wait for it instead of making their own.
-    async fn link(&self) -> Result<(Link, bool)> {
+    async fn link(&self) -> Result<Link> {
         let mut slot = self.command.lock().await;
         if let Some(link) = slot.take_if(|link| link.health.broken.load(Ordering::Relaxed)) {
             log::debug!("dropping a broken connection to {}", self.endpoint);
             drop(link);
         }
         if let Some(link) = &*slot {
-            return Ok((link.clone(), false));
+            return Ok(link.clone());
         }
         let connection = self.connect(Some(RESPONSE_TIMEOUT)).await?;
         log::debug!("connected to {}", self.endpoint);
@@ -250,7 +243,7 @@ impl Server {
             health: Arc::default(),
         };
         *slot = Some(link.clone());
-        Ok((link, true))
+        Ok(link)
     }
 
     /// Sends commands of which the first blocks for up to `block`, on a connection of their own.

@@ -90,7 +90,13 @@ impl RedisNotifier {
 #[async_trait]
 impl Notifier for RedisNotifier {
     async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
-        if let Err(err) = self.set_flags().await {
+        let mut flags = self.set_flags().await;
+        if is_unavailable(&flags) {
+            // A subscription is renewed because the server was gone, and the
+            // command connection went with it.
+            flags = self.set_flags().await;
+        }
+        if let Err(err) = flags {
             if err.kind() == ErrorKind::Unavailable {
                 return Err(err);
             }
@@ -244,6 +250,13 @@ impl RedisSubscription {
         let (stream, entry) = parse_wire_lock(channel.strip_prefix(self.lock_prefix.as_bytes())?)?;
         Some(Hint::LockExpired { stream, entry })
     }
+}
+
+fn is_unavailable(result: &Result<()>) -> bool {
+    result
+        .as_ref()
+        .err()
+        .is_some_and(|err| err.kind() == ErrorKind::Unavailable)
 }
 
 fn no_answer(server: &Server) -> Error {

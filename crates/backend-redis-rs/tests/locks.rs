@@ -1,5 +1,8 @@
 //! Per-stream locks on a real server: each outcome, repeats, late requests, foreign holders.
 
+// clippy allows it in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -81,7 +84,10 @@ fn a_lease_has_its_wire_key_and_its_stream_key() {
         let lease = acquired(&backend, &a, acquire("call", E1, 7, 0)).await;
         let wire = server.run::<String>(&["GET", "call<MUTEX_KEY_SEP>1700000000000-0"]);
         let ours = server.run::<String>(&["GET", "{orders-input}:lock:call"]);
-        let value = format!("{}/{:020}/1700000000000-0/7", a.id, lease.token.0);
+        let value = format!(
+            "{}/{:020}/1700000000000-0/0000000000000007",
+            a.id, lease.token.0
+        );
         assert_eq!((&wire, &ours), (&value, &value));
         assert!(value.starts_with("redis-consumer-a/0000000000000001/"));
         for key in [
@@ -142,12 +148,22 @@ fn a_repeated_acquire_yields_its_token_and_a_later_one_a_new_one() {
             ReleaseOutcome::NotHeld,
             "a late release"
         );
-        assert_eq!(beat(&backend, &a, &[first.clone()]).await.lost, [first]);
-        assert!(beat(&backend, &a, &[later.clone()]).await.lost.is_empty());
         assert_eq!(
-            release(&backend, &a, &later).await,
-            ReleaseOutcome::Released
+            beat(&backend, &a, std::slice::from_ref(&first)).await.lost,
+            [first]
         );
+        assert!(
+            beat(&backend, &a, std::slice::from_ref(&later))
+                .await
+                .lost
+                .is_empty()
+        );
+        // A repeat that finds a part of the lease gone: others may have had it meanwhile.
+        server.run::<()>(&["DEL", &wire_key("s", E1)]);
+        let anew = acquired(&backend, &a, acquire("s", E1, 2, 0)).await;
+        assert!(anew.token > later.token);
+        assert!(server.run::<bool>(&["EXISTS", &wire_key("s", E1)]));
+        assert_eq!(release(&backend, &a, &anew).await, ReleaseOutcome::Released);
     });
 }
 
@@ -423,6 +439,8 @@ fn with_the_servers_data_every_session_is_gone() {
         let a = opened(&backend, "a", TTL).await;
         let lease = acquired(&backend, &a, acquire("s", E1, 1, 0)).await;
         server.restart();
+        let lost = backend.locks.members().await;
+        assert_eq!(lost.unwrap_err().kind(), ErrorKind::Unavailable);
         let outcome = backend
             .locks
             .beat(&a, std::slice::from_ref(&lease), None)

@@ -1,5 +1,8 @@
 //! Hints from a real server, with and without its notifications.
 
+// clippy allows it in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;

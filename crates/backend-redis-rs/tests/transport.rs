@@ -1,5 +1,8 @@
 //! The LBS on a real server: what stands in Redis, and each outcome of each operation.
 
+// clippy allows it in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};

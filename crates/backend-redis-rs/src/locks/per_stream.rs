@@ -128,7 +128,7 @@ impl LockManager for PerStreamLocks {
                 }
                 self.add_lock(&mut call, &request.stream, request.entry);
                 call.arg(request.entry.to_string())
-                    .arg(format!("{:x}", request.attempt))
+                    .arg(format!("{:016x}", request.attempt))
                     .arg(digits(request.floor))
                     .arg(request.stream.as_str());
             }

@@ -42,7 +42,9 @@ for i = 0, (#ARGV - 2) / 4 - 1 do
   local held, held_key, repeated
   if ours then
     local who, token, what, which = string.match(ours, '^(.*)/(%d+)/(%d+%-%d+)/(%x+)$')
-    if who ~= session or what ~= entry then
+    -- A lower attempt of ours was abandoned, and executes late: its caller knows
+    -- the lease by the later one. Fixed width, so that text orders as numbers.
+    if who ~= session or what ~= entry or attempt < which then
       held, held_key = ours, stream_key
     elseif which == attempt and wire == ours then
       repeated = token

@@ -1,7 +1,7 @@
 -- Shared head of the lock scripts.
 --
 -- A lock's value is "<session>/<token>/<entry>/<attempt>": 20 digits, an entry
--- id and hex digits at the end, so that a session may contain slashes.
+-- id and 16 hex digits at the end, so that a session may contain slashes.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 

@@ -1,8 +1,8 @@
 //! A redis-server of one's own, and shorthands for the traits' arguments.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,14 +51,16 @@ impl RedisServer {
         panic!("redis-server does not start; is it installed (package redis-server)?");
     }
 
+    /// By its own log: that the port answers may be another test's server, which was faster.
     fn came_up(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
+            let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            if log.contains("Ready to accept connections") {
+                return true;
+            }
             if self.process.try_wait().unwrap().is_some() {
                 return false;
-            }
-            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return true;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -110,12 +112,16 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, dir: &PathBuf, args: &[String]) -> Child {
+fn spawn(port: u16, dir: &Path, args: &[String]) -> Child {
+    let log = dir.join("log");
+    let _ = std::fs::remove_file(&log);
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
     command
         .args(["--save", "", "--appendonly", "no", "--dir"])
         .arg(dir)
+        .arg("--logfile")
+        .arg(log)
         .args(args);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
