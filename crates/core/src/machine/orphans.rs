@@ -181,7 +181,7 @@ impl Machine {
         match result {
             Ok(Reply::TakenOver(TakeOverOutcome::Taken { leases, left })) => {
                 suspect.left = left;
-                if left > 0 && leases.len() < SMALL_PAGE {
+                if left > 0 && leases.len() < SMALL_PAGE && self.sitting.members > 1 {
                     suspect.not_before = next_small_at;
                 }
                 if left == 0 {
