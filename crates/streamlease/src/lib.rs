@@ -1,4 +1,13 @@
-#![doc = include_str!("../../../README.md")]
+// The README is the crate's documentation, and its programs are doctests. They
+// need what they use; a build without it is not the one that is documented.
+#![cfg_attr(
+    all(feature = "memory", feature = "redis-rs", feature = "runtime-tokio"),
+    doc = include_str!("../README.md")
+)]
+#![cfg_attr(
+    not(all(feature = "memory", feature = "redis-rs", feature = "runtime-tokio")),
+    doc = "Exactly one consumer per long-lived data stream, with failover, on Redis streams."
+)]
 
 pub use streamlease_core::*;
 

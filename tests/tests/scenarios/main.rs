@@ -1,0 +1,13 @@
+//! Everything that can go wrong, by a telling name: each scenario is written
+//! once, and runs on memory under virtual time and on a Redis server of its own
+//! with real executors.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod assigning;
+mod failover;
+mod handles;
+mod outages;
+mod poison;

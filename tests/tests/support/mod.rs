@@ -1,0 +1,74 @@
+//! What scenarios are written against: a [`World`] of servers and consumers
+//! that is a simulated one in memory, or real executors with a real Redis
+//! server. A scenario is an `async fn(World)`; the macros below make a test of
+//! it for every world, so that a failure names both.
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each test binary uses its part"
+)]
+
+mod faults;
+mod go;
+mod process;
+mod world;
+
+pub use faults::Faults;
+pub use go::GoConsumer;
+pub use process::Process;
+pub use world::{
+    Consumer, Provider, SOON, World, on_async_std, on_memory, on_smol, on_tokio, together,
+};
+
+/// Tests of these scenarios on memory, with both lock schemes, and on Redis,
+/// with tokio and with async-std.
+macro_rules! everywhere {
+    ($($scenario:ident),+ $(,)?) => {
+        crate::support::tests!(
+            memory_with_session_leases: |scenario| on_memory(LockScheme::Session, scenario),
+            $($scenario),+
+        );
+        crate::support::tests!(
+            memory_with_per_stream_locks: |scenario| on_memory(LockScheme::PerStream, scenario),
+            $($scenario),+
+        );
+        crate::support::on_redis!($($scenario),+);
+    };
+}
+
+/// Tests of these scenarios on Redis, with tokio and with async-std.
+macro_rules! on_redis {
+    ($($scenario:ident),+ $(,)?) => {
+        crate::support::tests!(redis_on_tokio: |scenario| on_tokio(scenario), $($scenario),+);
+        crate::support::tests!(
+            redis_on_async_std: |scenario| on_async_std(scenario),
+            $($scenario),+
+        );
+    };
+}
+
+/// Tests of these scenarios on Redis, with smol.
+macro_rules! on_redis_with_smol {
+    ($($scenario:ident),+ $(,)?) => {
+        crate::support::tests!(redis_on_smol: |scenario| on_smol(scenario), $($scenario),+);
+    };
+}
+
+macro_rules! tests {
+    ($world:ident: |$given:ident| $run:expr, $($scenario:ident),+) => {
+        mod $world {
+            #[allow(unused_imports, reason = "each world needs its part")]
+            use {crate::support::*, streamlease_core::LockScheme};
+            $(
+                #[test]
+                fn $scenario() {
+                    let $given = super::$scenario;
+                    $run
+                }
+            )+
+        }
+    };
+}
+
+pub(crate) use {everywhere, on_redis, on_redis_with_smol, tests};
