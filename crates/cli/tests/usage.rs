@@ -1,5 +1,8 @@
 //! Wrong usage exits with 2 and says what would be right; everything else with 1.
 
+// In tests a panic is the way to fail; clippy knows only the functions marked #[test].
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{command, run, run_with_input, stderr, work};

@@ -1,5 +1,8 @@
 //! `work`: the JSON protocol, stopping, claiming.
 
+// In tests a panic is the way to fail; clippy knows only the functions marked #[test].
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{BufRead, BufReader};

@@ -1,7 +1,7 @@
 //! What the tests of the command share.
 
-// Each test binary uses a part of it.
-#![allow(dead_code)]
+// Each test binary uses a part of it; and in tests a panic is the way to fail.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
