@@ -8,3 +8,6 @@ mod support;
 
 mod assigning;
 mod failover;
+mod handles;
+mod outages;
+mod poison;

@@ -438,7 +438,8 @@ impl Machine {
             return None;
         }
         let expired = self.looking.expired.remove(&pending.entry);
-        if pending.consumer == self.consumer {
+        let handed_back_for_a_claim = pending.handed_back && self.is_manual();
+        if pending.consumer == self.consumer && !handed_back_for_a_claim {
             self.admit(pending.entry, content, Origin::Mine);
         } else if pending.handed_back {
             count_unresolved(target);
@@ -614,7 +615,14 @@ impl Machine {
                 if let Some(sweep) = self.looking.sweep.take() {
                     self.looking.pending = sweep.seen;
                 }
-                self.looking.sweep_due = self.looking.last_sweep + self.sweep_interval();
+                // Who swept lets the others have the next turn: they see what is
+                // stuck at this one, and learn whose deadlines to watch.
+                let others_first = match self.is_manual() {
+                    true => Duration::ZERO,
+                    false => self.settings.beat_interval(),
+                };
+                self.looking.sweep_due =
+                    self.looking.last_sweep + self.sweep_interval() + others_first;
             }
             (
                 Target::Suspect {
