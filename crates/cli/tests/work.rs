@@ -1,7 +1,6 @@
 //! `work`: the JSON protocol, stopping, claiming.
 
-// In tests a panic is the way to fail; clippy knows only the functions marked #[test].
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
 
