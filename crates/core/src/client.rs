@@ -53,7 +53,8 @@ impl Client {
 
     /// Starts to take streams. Resolves once the client is subscribed and reading.
     ///
-    /// Works once per client. Dropping the future shuts the client down.
+    /// Works once per client. Dropping the future is like dropping the events:
+    /// the client takes no streams, and another one has to be built.
     ///
     /// # Errors
     /// If the backend refuses, or cannot be reached and the retry policy gives

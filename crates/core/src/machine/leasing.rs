@@ -123,7 +123,7 @@ impl Machine {
         match origin {
             Origin::Mine | Origin::Call(_) => self.try_start(entry),
             Origin::HandedBack | Origin::Orphan => {
-                let delay = self.turn_delay(entry);
+                let delay = self.turn_delay(entry, origin);
                 if delay.is_zero() {
                     self.try_start(entry);
                 } else {
@@ -134,14 +134,19 @@ impl Machine {
     }
 
     /// R11: each orphan is gone for at once by about one survivor; the others
-    /// come a little later, for what that one did not take.
-    fn turn_delay(&mut self, entry: EntryId) -> Duration {
+    /// come a little later, for what that one did not take. Survivors learn of a
+    /// death within 20 ms of each other, and of a hand back at the same moment.
+    fn turn_delay(&mut self, entry: EntryId, origin: Origin) -> Duration {
         let draw = mix(entry.ms ^ mix(entry.seq ^ self.sitting.session.id.nonce));
         if draw.is_multiple_of(u64::from(self.sitting.members)) {
-            Duration::ZERO
-        } else {
-            Duration::from_millis(5) + self.rng.up_to(Duration::from_millis(15))
+            return Duration::ZERO;
         }
+        let (least, more) = if origin == Origin::Orphan {
+            (20, 20)
+        } else {
+            (5, 10)
+        };
+        Duration::from_millis(least) + self.rng.up_to(Duration::from_millis(more))
     }
 
     /// Into the acquire lane, if nothing stands against it.

@@ -438,7 +438,8 @@ impl Machine {
             return None;
         }
         let expired = self.looking.expired.remove(&pending.entry);
-        if pending.consumer == self.consumer {
+        let handed_back_for_a_claim = pending.handed_back && self.is_manual();
+        if pending.consumer == self.consumer && !handed_back_for_a_claim {
             self.admit(pending.entry, content, Origin::Mine);
         } else if pending.handed_back {
             count_unresolved(target);
