@@ -173,7 +173,9 @@ impl Machine {
             LockScheme::Session => Arc::new([]),
         };
         let want_sweep = self.wants_sweep().then(|| self.sweep_interval());
-        let quiet = self.lanes.no_lock_op_open() && self.no_take_over_open();
+        let quiet = self.lanes.no_lock_op_open()
+            && self.orphans.adopting.is_empty()
+            && !self.is_taking_over();
         let quiet_since = quiet.then_some(self.sitting.ops);
         let session = self.sitting.session.clone();
         self.act(
@@ -280,20 +282,28 @@ impl Machine {
     }
 
     /// A mark by an operator. One that is not known here is released all the
-    /// same, unless an unanswered acquire may turn out to be it: then the next
-    /// beat brings the mark again ("mark overtakes acquire").
+    /// same, unless an unanswered acquire or take-over may turn out to be it:
+    /// then the next beat brings the mark again ("mark overtakes acquire").
     fn give_up_revoked(&mut self, lease: LeaseRef) {
-        let active = self.items.active_entry(&lease.stream);
-        let state = active
-            .and_then(|entry| self.items.get(entry))
-            .map(|item| &item.state);
-        match (active, state) {
-            (Some(_), Some(State::Acquiring { .. })) => {}
-            (Some(entry), Some(state)) if state.lock().is_some_and(|l| l.token == lease.token) => {
-                self.revoke(entry);
-            }
-            _ => self.release(lease, true),
+        if self.may_become_ours(&lease) {
+            return;
         }
+        if self.items.lock_with(lease.entry, lease.token).is_some() {
+            return self.revoke(lease.entry);
+        }
+        // It may be about to be adopted; what is released must not be.
+        self.orphans.disclaim(&lease);
+        self.release(lease, true);
+    }
+
+    /// Whether a reply that is still to come may bring this lease.
+    fn may_become_ours(&self, lease: &LeaseRef) -> bool {
+        let item = self
+            .items
+            .active_entry(&lease.stream)
+            .and_then(|entry| self.items.get(entry));
+        let acquiring = item.is_some_and(|item| matches!(item.state, State::Acquiring { .. }));
+        acquiring || self.is_taking_over()
     }
 
     /// The backend has another number of leases on record for this session than

@@ -263,3 +263,31 @@ fn an_error_for_good_ends_the_client_and_one_that_may_pass_does_not() {
     assert!(rig.stopped);
     assert_eq!(rig.ends(1), [End::Disowned(DisownReason::ClientStopped)]);
 }
+
+#[test]
+fn mark_overtakes_take_over() {
+    for answered_before in [false, true] {
+        let mut rig = Rig::new(LockScheme::Session);
+        rig.put_pending(pending_at("b", 1, "s"));
+        rig.beat_with(|reply| reply.dead = vec![session_of("b")]);
+        let taken = Reply::TakenOver(TakeOverOutcome::Taken {
+            leases: vec![lease("s", 1, 500)],
+            left: 0,
+        });
+        let mark = |rig: &mut Rig| rig.beat_with(|r| r.revoked = vec![lease("s", 1, 500)]);
+        if answered_before {
+            // Its entry is being read when the mark comes.
+            rig.answer("TakeOver", taken);
+            mark(&mut rig);
+            rig.housekeep();
+            assert!(!rig.has("Claim"), "claims what it has released");
+        } else {
+            // It has executed, its reply is on the way.
+            mark(&mut rig);
+            assert!(rig.releases().is_empty(), "the take-over may bring it");
+            rig.answer("TakeOver", taken);
+            rig.housekeep();
+            assert!(rig.has("Claim"));
+        }
+    }
+}
