@@ -51,9 +51,13 @@ impl Orphans {
 
     /// A lease that a take-over brought is to be released instead of adopted.
     pub(super) fn disclaim(&mut self, lease: &LeaseRef) {
-        if self.adopting.get(&lease.entry) == Some(lease) {
+        if self.is_adopting(lease) {
             self.adopting.remove(&lease.entry);
         }
+    }
+
+    pub(super) fn is_adopting(&self, lease: &LeaseRef) -> bool {
+        self.adopting.get(&lease.entry) == Some(lease)
     }
 
     /// Orphans are being taken right now.
@@ -191,6 +195,7 @@ impl Machine {
             }
             Ok(Reply::TakenOver(TakeOverOutcome::NotYet { retry_in })) => {
                 suspect.not_before = self.now + retry_in;
+                self.lock_server_restarted();
             }
             // Unknown: what was taken is found by its record (see `reconcile`).
             _ => suspect.not_before = retry_at,

@@ -291,3 +291,64 @@ fn mark_overtakes_take_over() {
         }
     }
 }
+
+#[test]
+fn a_record_is_mended_while_streams_come_and_go() {
+    let mut rig = Rig::new(LockScheme::Session);
+    let gone = rig.leased(1, "s");
+    let kept = rig.leased(2, "t");
+    // An acquire is under way at every beat: its lease may be on record or not.
+    rig.fetched(3, "u");
+    rig.beat_with(|reply| reply.on_record = Some(4));
+    let call = rig.complete(1, gone);
+    let records = vec![
+        lease("s", 1, gone.0),
+        lease("u", 3, 101 + 2),
+        lease("x", 9, 50),
+    ];
+    rig.answer("Records", Reply::Records(records));
+    assert_eq!(rig.ends(2), [LOST], "{kept}");
+    assert_eq!(
+        rig.releases(),
+        [lease("x", 9, 50)],
+        "neither what is being completed nor what is being acquired"
+    );
+    assert!(rig.answered(call).is_none());
+    rig.acquired();
+    rig.claimed();
+    assert!(rig.owns(3));
+    // Not for every beat of a busy client.
+    rig.fetched(4, "v");
+    rig.beat_with(|reply| reply.on_record = Some(7));
+    assert!(!rig.has("Records"));
+}
+
+#[test]
+fn after_a_restart_of_the_server_the_record_is_read_however_busy() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.leased(1, "s");
+    rig.fetched(2, "t");
+    let retry_in = TTL;
+    rig.answer(
+        "Acquire",
+        Reply::Acquired(vec![crate::AcquireOutcome::NotYet { retry_in }]),
+    );
+    // The write that recorded "s" was lost.
+    rig.answer("Records", Reply::Records(Vec::new()));
+    assert_eq!(rig.ends(1), [LOST]);
+}
+
+#[test]
+fn a_take_over_under_way_is_not_released_by_its_record() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.beat_with(|reply| {
+        reply.dead = vec![session_of("b")];
+        reply.on_record = Some(5);
+    });
+    assert!(rig.has("TakeOver"));
+    rig.beat_with(|reply| reply.on_record = Some(5));
+    while rig.has("Records") {
+        rig.answer("Records", Reply::Records(vec![lease("s", 1, 500)]));
+    }
+    assert!(rig.releases().is_empty());
+}
