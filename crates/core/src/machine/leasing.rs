@@ -127,7 +127,7 @@ impl Machine {
                 if delay.is_zero() {
                     self.try_start(entry);
                 } else {
-                    self.wakes.insert((self.now + delay, entry));
+                    self.wake_at(self.now + delay, entry);
                 }
             }
         }
@@ -196,9 +196,19 @@ impl Machine {
                 self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
             }
             _ => {
-                self.wakes.insert((self.now + self.settings.ttl, entry));
+                self.wake_at(self.now + self.settings.ttl, entry);
             }
         }
+    }
+
+    /// Tries a waiting item then, instead of whenever it was to be tried before.
+    fn wake_at(&mut self, at: Timestamp, entry: EntryId) {
+        let Some(item) = self.items.get_mut(entry) else {
+            return;
+        };
+        let before = std::mem::replace(&mut item.wake, at);
+        self.wakes.remove(&(before, entry));
+        self.wakes.insert((at, entry));
     }
 
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
@@ -306,23 +316,30 @@ impl Machine {
         if outcomes.contains(&AcquireOutcome::SessionGone) {
             return self.abandon_session(DisownReason::Expired);
         }
-        if outcomes
-            .iter()
-            .any(|outcome| matches!(outcome, AcquireOutcome::NotYet { .. }))
-        {
-            self.lock_server_restarted();
-        }
+        let mut restarted = false;
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             match outcome {
                 AcquireOutcome::Acquired(token) => self.acquired(entry, token, sent),
                 AcquireOutcome::Held(held) => self.refused(entry, &held),
                 AcquireOutcome::NotYet { retry_in } => {
-                    self.items.set(entry, State::Waiting { refused: 0 });
-                    self.wakes.insert((self.now + retry_in, entry));
+                    restarted = true;
+                    self.put_off(entry, retry_in);
                 }
                 AcquireOutcome::SessionGone => {}
             }
         }
+        if restarted {
+            self.lock_server_restarted();
+        }
+    }
+
+    /// The lock server makes everybody wait; fetching too, so that nobody hoards
+    /// entries meanwhile.
+    fn put_off(&mut self, entry: EntryId, retry_in: Duration) {
+        let at = self.now + retry_in;
+        self.items.set(entry, State::Waiting { refused: 0 });
+        self.wake_at(at, entry);
+        self.fetch.not_before = self.fetch.not_before.max(at);
     }
 
     fn acquired(&mut self, entry: EntryId, token: FencingToken, sent: Timestamp) {
@@ -334,7 +351,7 @@ impl Machine {
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
         if !self.may_take() || deadline <= self.now {
-            return self.drop_locked(entry);
+            return self.forget(entry);
         }
         if self.scheme == LockScheme::PerStream {
             self.sitting.expiries.insert((deadline, entry));
@@ -348,7 +365,7 @@ impl Machine {
             return self.release(lease, true);
         }
         // It may have waited here for its former owner to end.
-        self.items.remove(lease.entry);
+        self.forget(lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;
@@ -390,7 +407,7 @@ impl Machine {
         };
         if keep {
             let wait = held.remaining.min(self.settings.ttl) + self.deadline_jitter();
-            self.wakes.insert((self.now + wait, entry));
+            self.wake_at(self.now + wait, entry);
         } else {
             self.items.remove(entry);
         }
@@ -420,7 +437,7 @@ impl Machine {
                 // Completed meanwhile, by whoever had it: no event (R3).
                 ClaimOutcome::Gone => {
                     self.answer_claim(entry, ClaimResult::Gone);
-                    self.drop_locked(entry);
+                    self.forget(entry);
                 }
                 ClaimOutcome::Stale { seen } => self.claim_with_greater_token(entry, seen),
             }
@@ -440,6 +457,10 @@ impl Machine {
             belief: None,
         };
         if !self.may_take() {
+            if let Origin::Call(call) = item.origin {
+                self.items.set_origin(entry, Origin::Orphan);
+                self.answer(call, Err(not_now()));
+            }
             let ending = Ending::HandBack {
                 failed: false,
                 revoked: false,
@@ -495,8 +516,8 @@ impl Machine {
         }
     }
 
-    /// Gives up a lock that the user never heard of.
-    fn drop_locked(&mut self, entry: EntryId) {
+    /// Gives up an item that the user never heard of, with its lock if it has one.
+    pub(super) fn forget(&mut self, entry: EntryId) {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
@@ -659,6 +680,9 @@ impl Machine {
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             self.answer(call, Err(Error::new(error.kind(), error.to_string())));
         }
+        if self.is_draining() {
+            self.begin_hand_back(entry, false, false);
+        }
     }
 
     pub(super) fn hand_back(
@@ -685,7 +709,7 @@ impl Machine {
         match self.items.get(entry).map(|item| &item.state) {
             Some(State::Held(_)) => self.begin_hand_back(entry, false, true),
             // Not told to the user yet: just give it up.
-            Some(State::Claiming { .. }) => self.drop_locked(entry),
+            Some(State::Claiming { .. }) => self.forget(entry),
             _ => {}
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Looking {
     /// Entries at live consumers that nobody has locked, since when (R9).
     unlocked_since: BTreeMap<EntryId, Timestamp>,
     rechecks: BTreeSet<(Timestamp, EntryId)>,
+    /// The same by entry.
+    recheck_at: BTreeMap<EntryId, Timestamp>,
     /// One held entry per consumer that has no session: its deadline tells of its death.
     watched: BTreeMap<ConsumerName, EntryId>,
     /// Consumers to list because their watched entry is gone.
@@ -121,6 +123,7 @@ impl Looking {
             live_as_of: None,
             unlocked_since: BTreeMap::new(),
             rechecks: BTreeSet::new(),
+            recheck_at: BTreeMap::new(),
             watched: BTreeMap::new(),
             to_list: BTreeSet::new(),
             reports: BTreeMap::new(),
@@ -133,6 +136,11 @@ impl Looking {
         self.own_due = now;
         self.sweep_due = now;
         self.sweep = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn rechecks(&self) -> usize {
+        self.rechecks.len()
     }
 
     fn needs_members(&self, target: &Target, now: Timestamp, ttl: Duration) -> bool {
@@ -168,11 +176,20 @@ impl Machine {
         self.beat_soon();
     }
 
-    /// Look at an entry again at that time.
+    /// Look at an entry again at that time, or before: each look says anew when
+    /// the next one is needed, so that one is enough.
     pub(super) fn recheck(&mut self, at: Timestamp, entry: EntryId) {
-        if self.looking.rechecks.len() < MOST_RECHECKS {
-            self.looking.rechecks.insert((at, entry));
+        let looking = &mut self.looking;
+        match looking.recheck_at.get(&entry) {
+            Some(&before) if before <= at => return,
+            Some(&before) => {
+                looking.rechecks.remove(&(before, entry));
+            }
+            None if looking.rechecks.len() >= MOST_RECHECKS => return,
+            None => {}
         }
+        looking.recheck_at.insert(entry, at);
+        looking.rechecks.insert((at, entry));
     }
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
@@ -241,6 +258,7 @@ impl Machine {
                 break;
             }
             self.looking.rechecks.pop_first();
+            self.looking.recheck_at.remove(&entry);
             self.looking.hinted.insert(entry);
         }
         if self.looking.left_behind && self.room() > 0 {

@@ -83,7 +83,8 @@ pub struct Machine {
     last_action: u64,
 
     phase: Phase,
-    outage: Option<Outage>,
+    /// By [`control::Part`].
+    outages: [Option<Outage>; 2],
     prepared: bool,
     started: bool,
     shutdown_calls: Vec<CallId>,
@@ -168,7 +169,7 @@ impl Machine {
             flights: BTreeMap::new(),
             last_action: 0,
             phase: Phase::Running,
-            outage: None,
+            outages: [None; 2],
             prepared: false,
             started: false,
             shutdown_calls: Vec::new(),

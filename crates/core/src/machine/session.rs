@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::control::Part;
 use super::items::State;
 use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
 use crate::belief::SessionBelief;
@@ -141,7 +142,7 @@ impl Machine {
     pub(super) fn open_done(&mut self, sent: Timestamp, result: Result<Reply>) {
         match result {
             Ok(Reply::Opened(OpenOutcome::Opened)) => {
-                self.control_succeeded();
+                self.control_succeeded(Part::Locks);
                 let until = self.believed_until(sent);
                 if until <= self.now {
                     return self.abandon_session(DisownReason::Expired);
@@ -157,11 +158,11 @@ impl Machine {
             Ok(Reply::Opened(OpenOutcome::SessionGone)) => {
                 self.abandon_session(DisownReason::Expired);
             }
-            Ok(_) => self.control_failed(super::control::wrong_reply("open")),
+            Ok(_) => self.control_failed(Part::Locks, super::control::wrong_reply("open")),
             Err(error) => {
                 // The same session is opened again: what happened of it is its own.
                 self.sitting.status = Status::Closed;
-                self.control_failed(error);
+                self.control_failed(Part::Locks, error);
             }
         }
     }
@@ -209,7 +210,7 @@ impl Machine {
         self.sitting.beating = false;
         match result {
             Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
-                self.control_succeeded();
+                self.control_succeeded(Part::Locks);
                 self.extend(sent, leases);
                 self.sitting.next_beat = sent + self.settings.beat_interval();
                 self.beat_told(reply, quiet_since);
@@ -226,7 +227,7 @@ impl Machine {
     fn beat_failed(&mut self, error: crate::Error) {
         let wait = self.rng.jittered(self.settings.ttl / 10);
         self.sitting.next_beat = self.now + wait;
-        self.control_failed(error);
+        self.control_failed(Part::Locks, error);
     }
 
     fn extend(&mut self, sent: Timestamp, leases: &[LeaseRef]) {

@@ -1,4 +1,6 @@
 //! The machine against made-up replies: each test is one interleaving.
 
+mod control;
+mod leasing;
 mod rig;
 mod session;
