@@ -148,7 +148,11 @@ enum Flight {
     Quarantine(Vec<(EntryId, String)>),
     Release(Vec<LeaseRef>),
     Look,
-    TakeOver(orphans::SuspectKey),
+    TakeOver {
+        suspect: orphans::SuspectKey,
+        /// How many leases it may bring.
+        places: usize,
+    },
     Bury(orphans::SuspectKey),
     Forget {
         own: bool,
@@ -295,7 +299,7 @@ impl Machine {
             Flight::Complete(page) => self.complete_done(&page, result),
             Flight::HandBack(page) => self.hand_back_done(&page, result),
             Flight::Release(page) => self.release_done(&page, result),
-            Flight::TakeOver(suspect) => self.take_over_done(&suspect, result),
+            Flight::TakeOver { suspect, places } => self.take_over_done(&suspect, places, result),
             Flight::Bury(suspect) => self.bury_done(&suspect, result),
         }
     }
@@ -375,12 +379,13 @@ impl Machine {
         if self.deaf || self.phase != Phase::Running || !self.sitting.is_open() {
             return 0;
         }
-        let taken = self.items.active() + self.orphans.adopting.len();
+        let arriving = self.orphans.arriving();
+        let taken = self.items.active() + arriving;
         let seats = self.settings.capacity.saturating_sub(taken);
         let events = self
             .settings
             .event_queue
-            .saturating_sub(self.undelivered + self.items.inbound());
+            .saturating_sub(self.undelivered + self.items.inbound() + arriving);
         seats.min(events)
     }
 

@@ -18,6 +18,8 @@ pub(super) struct Orphans {
     suspects: BTreeMap<SuspectKey, Suspect>,
     /// Leases that a take-over brought, until their entries have been read.
     pub(super) adopting: BTreeMap<EntryId, LeaseRef>,
+    /// How many leases the take-overs under way may bring.
+    expected: usize,
 }
 
 /// How far the inheritance of a suspect has come.
@@ -58,6 +60,11 @@ impl Orphans {
 
     pub(super) fn is_adopting(&self, lease: &LeaseRef) -> bool {
         self.adopting.get(&lease.entry) == Some(lease)
+    }
+
+    /// Places that leases on their way here will take.
+    pub(super) fn arriving(&self) -> usize {
+        self.adopting.len() + self.expected
     }
 
     /// Orphans are being taken right now.
@@ -109,6 +116,15 @@ impl Machine {
             .map(|(key, suspect)| (key.clone(), suspect.stage))
             .collect();
         for (key, stage) in ready {
+            // Manual claiming takes only what is left without an entry, to release it.
+            let max = if self.is_manual() {
+                PAGE
+            } else {
+                self.room().min(PAGE)
+            };
+            if stage == Stage::TakeOver && max == 0 {
+                continue;
+            }
             if let Some(suspect) = self.orphans.suspects.get_mut(&key) {
                 suspect.busy = true;
             }
@@ -116,16 +132,15 @@ impl Machine {
                 (Stage::TakeOver, Some(dead)) => {
                     let session = self.sitting.session.clone();
                     let dead = dead.clone();
-                    // Manual claiming takes only what is left without an entry, to release it.
-                    let max = if self.is_manual() {
-                        PAGE
-                    } else {
-                        self.room().min(PAGE)
-                    };
+                    let places = if self.is_manual() { 0 } else { max };
+                    self.orphans.expected += places;
                     self.sitting.ops += 1;
                     self.act(
                         Action::TakeOver { session, dead, max },
-                        Flight::TakeOver(key),
+                        Flight::TakeOver {
+                            suspect: key,
+                            places,
+                        },
                     );
                 }
                 (Stage::Bury, Some(dead)) => {
@@ -161,11 +176,17 @@ impl Machine {
     pub(super) fn is_taking_over(&self) -> bool {
         self.flights
             .values()
-            .any(|f| matches!(f.flight, Flight::TakeOver(_)))
+            .any(|f| matches!(f.flight, Flight::TakeOver { .. }))
     }
 
-    pub(super) fn take_over_done(&mut self, key: &SuspectKey, result: Result<Reply>) {
+    pub(super) fn take_over_done(
+        &mut self,
+        key: &SuspectKey,
+        places: usize,
+        result: Result<Reply>,
+    ) {
         self.sitting.ops += 1;
+        self.orphans.expected -= places;
         let retry_at = self.now + self.rng.jittered(self.settings.ttl / 10);
         let manual = self.is_manual();
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {

@@ -2,5 +2,6 @@
 
 mod control;
 mod leasing;
+mod orphans;
 mod rig;
 mod session;

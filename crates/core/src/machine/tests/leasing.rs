@@ -265,6 +265,7 @@ fn full_waiter() {
 fn many_looks_at_an_entry_leave_one_more_look() {
     let mut rig = Rig::new(LockScheme::PerStream);
     rig.put_pending(pending_at("b", 1, "s"));
+    rig.beat.sweep = true;
     rig.locks
         .insert(super::rig::stream("s"), held_by(session_of("b"), TTL));
     rig.live(TTL * 30);
