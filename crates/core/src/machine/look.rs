@@ -224,11 +224,14 @@ impl Machine {
         });
         looking.last_sweep = self.now;
         looking.live_as_of = None;
-        let forget_before = self.now - self.settings.sweep_interval() * 4;
-        looking
-            .unlocked_since
-            .retain(|_, since| *since >= forget_before);
-        looking.reported_at.retain(|_, at| *at >= forget_before);
+    }
+
+    /// What nobody has asked about for long is not remembered for ever.
+    fn forget_old(&mut self) {
+        let before = self.now - self.settings.sweep_interval() * 4;
+        let looking = &mut self.looking;
+        looking.unlocked_since.retain(|_, since| *since >= before);
+        looking.reported_at.retain(|_, at| *at >= before);
         self.shunned.retain(|_, until| *until > self.now);
     }
 
@@ -441,14 +444,19 @@ impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
     fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Pending> {
         self.floor = self.floor.max(pending.token);
+        let expired = self.looking.expired.remove(&pending.entry);
+        let adopted = self.orphans.adopting.remove(&pending.entry);
         let content = match &pending.content {
             Ok(content) => content.clone(),
             Err(reason) => {
+                if let Some(lease) = adopted {
+                    self.release(lease, false);
+                }
                 self.park(pending.entry, pending.token, reason.to_string());
                 return None;
             }
         };
-        if let Some(lease) = self.orphans.adopting.remove(&pending.entry) {
+        if let Some(lease) = adopted {
             self.adopt(lease, content.info);
             return None;
         }
@@ -459,7 +467,6 @@ impl Machine {
             }
             return None;
         }
-        let expired = self.looking.expired.remove(&pending.entry);
         if pending.consumer == self.consumer {
             self.admit(pending.entry, content, Origin::Mine);
         } else if pending.handed_back {
@@ -627,6 +634,7 @@ impl Machine {
         match (target, next) {
             (Target::Entries(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
+                self.forget_old();
                 if let Some(entries) = self.looking.own_found.take() {
                     self.notify(Notice::OwnListed { entries });
                 }

@@ -133,12 +133,18 @@ fn an_adopted_lease_whose_entry_is_gone_or_cannot_be_read_is_released() {
     rig.beat_with(|reply| reply.dead = dead(&["b"]));
     let leases = vec![lease("s", 1, 500), lease("t", 2, 501)];
     rig.answer("TakeOver", taken(leases.clone(), 0));
-    while !rig.has("Release") {
-        rig.answer_routine("List");
+    let mut released = Vec::new();
+    while !rig.machine.orphans.adopting.is_empty() {
+        let look = if rig.has("List") { "List" } else { "Members" };
+        rig.answer_routine(look);
+        if rig.has("Release") {
+            released.extend(rig.releases());
+            rig.answer_routine("Release");
+        }
     }
-    assert_eq!(rig.releases(), leases);
+    released.sort();
+    assert_eq!(released, leases);
     assert!(rig.has("Quarantine"));
-    assert!(rig.machine.orphans.adopting.is_empty());
 }
 
 #[test]
