@@ -709,7 +709,10 @@ impl Machine {
         match self.items.get(entry).map(|item| &item.state) {
             Some(State::Held(_)) => self.begin_hand_back(entry, false, true),
             // Not told to the user yet: just give it up.
-            Some(State::Claiming { .. }) => self.forget(entry),
+            Some(State::Claiming { .. }) => {
+                self.shun(entry);
+                self.forget(entry);
+            }
             _ => {}
         }
     }
@@ -770,12 +773,16 @@ impl Machine {
                 HandBackOutcome::Gone => End::Disowned(DisownReason::EntryGone),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
-            // Who handed back leaves it to the others for a TTL (R7).
-            let until = self.now + self.settings.ttl;
-            self.shunned.insert(entry, until);
-            self.recheck(until, entry);
+            self.shun(entry);
             self.end(entry, end, Completion::NotOwner);
         }
+    }
+
+    /// Who gave an entry up leaves it to the others for a TTL (R7).
+    fn shun(&mut self, entry: EntryId) {
+        let until = self.now + self.settings.ttl;
+        self.shunned.insert(entry, until);
+        self.recheck(until, entry);
     }
 
     /// Into quarantine, with or without a lease on it.

@@ -352,3 +352,18 @@ fn a_take_over_under_way_is_not_released_by_its_record() {
     }
     assert!(rig.releases().is_empty());
 }
+
+#[test]
+fn a_lease_revoked_before_it_was_told_of_is_left_to_others() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.fetched(1, "s");
+    let token = rig.acquired();
+    rig.beat_with(|reply| reply.revoked = vec![lease("s", 1, token.0)]);
+    rig.claimed();
+    assert!(!rig.owns(1));
+    rig.input(Input::Hint(Hint::MayHaveMissed));
+    rig.live(TTL - 100 * MS);
+    assert!(rig.acquires().is_empty(), "taken again at once");
+    rig.live(TTL * 3);
+    assert_eq!(rig.acquires(), [entry(1)], "lost");
+}
