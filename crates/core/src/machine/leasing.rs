@@ -355,6 +355,8 @@ impl Machine {
         }
         if self.scheme == LockScheme::PerStream {
             self.sitting.expiries.insert((deadline, entry));
+            // If the answer was slow, the lock cannot wait for the next beat.
+            self.beat_by(sent + self.settings.beat_interval());
         }
         self.lanes.claim.queue.insert(entry);
     }

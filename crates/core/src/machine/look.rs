@@ -173,7 +173,7 @@ impl Machine {
     /// Hints may have been lost: one's own part, and (by the beat) who is dead.
     pub(super) fn look_after_silence(&mut self) {
         self.look_at_own();
-        self.beat_soon();
+        self.beat_by(self.now);
     }
 
     /// Look at an entry again at that time, or before: each look says anew when

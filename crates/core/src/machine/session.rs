@@ -195,9 +195,9 @@ impl Machine {
         );
     }
 
-    /// Beat as soon as possible: its reply tells who is dead.
-    pub(super) fn beat_soon(&mut self) {
-        self.sitting.next_beat = self.sitting.next_beat.min(self.now);
+    /// Beat then at the latest.
+    pub(super) fn beat_by(&mut self, at: Timestamp) {
+        self.sitting.next_beat = self.sitting.next_beat.min(at);
     }
 
     pub(super) fn beat_done(
@@ -272,7 +272,7 @@ impl Machine {
         }
         if let Some(deadline) = reply.next_deadline {
             let at = self.now + deadline.max(Duration::from_millis(1)) + self.deadline_jitter();
-            self.sitting.next_beat = self.sitting.next_beat.min(at);
+            self.beat_by(at);
         }
         if reply.sweep {
             self.begin_sweep();
