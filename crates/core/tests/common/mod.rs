@@ -2,6 +2,8 @@
 //! woken late, under virtual time and a seed.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod ledger;
+
 use std::sync::Arc;
 use std::time::Duration;
 
