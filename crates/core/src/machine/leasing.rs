@@ -311,6 +311,12 @@ impl Machine {
         if outcomes.contains(&AcquireOutcome::SessionGone) {
             return self.abandon_session(DisownReason::Expired);
         }
+        if outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, AcquireOutcome::NotYet { .. }))
+        {
+            self.lock_server_restarted();
+        }
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             match outcome {
                 AcquireOutcome::Acquired(token) => self.acquired(entry, token, sent),

@@ -278,6 +278,9 @@ impl Machine {
             )));
         }
         if looking.own_due <= self.now {
+            // Set before the look, so that what asks for one meanwhile gets another.
+            looking.own_due = self.now + self.settings.sweep_interval();
+            looking.own_found = None;
             return Some(Target::Own {
                 after: EntryId::MIN,
             });
@@ -374,8 +377,9 @@ impl Machine {
 
     fn look_failed(&mut self, target: Target) {
         match target {
+            Target::Own { .. } => self.look_at_own(),
             // Still due.
-            Target::Own { .. } | Target::Sweep { .. } => {}
+            Target::Sweep { .. } => {}
             Target::Entries(entries) => self.looking.hinted.extend(entries),
             Target::Consumer { consumer, .. } => {
                 self.looking.to_list.insert(consumer);
@@ -606,7 +610,6 @@ impl Machine {
         match (target, next) {
             (Target::Entries(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
-                self.looking.own_due = self.now + self.settings.sweep_interval();
                 if let Some(entries) = self.looking.own_found.take() {
                     self.notify(Notice::OwnListed { entries });
                 }

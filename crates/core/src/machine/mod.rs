@@ -133,8 +133,8 @@ enum Flight {
         quiet_since: Option<u64>,
     },
     Records {
-        ops: u64,
-        seen: Vec<LeaseRef>,
+        held: Vec<LeaseRef>,
+        seen: BTreeSet<LeaseRef>,
     },
     Fetch {
         max: usize,
@@ -287,7 +287,7 @@ impl Machine {
                 leases,
                 quiet_since,
             } => self.beat_done(sent, &leases, quiet_since, result),
-            Flight::Records { ops, seen } => self.records_done(ops, seen, result),
+            Flight::Records { held, seen } => self.records_done(held, seen, result),
             Flight::Acquire(page) => self.acquire_done(sent, &page, result),
             Flight::Claim(page) => self.claim_done(&page, result),
             Flight::Refresh(page) => self.refresh_done(&page, result),

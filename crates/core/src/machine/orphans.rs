@@ -55,6 +55,17 @@ impl Orphans {
             .contains_key(&(session.consumer.clone(), Some(session.clone())))
     }
 
+    /// A lease that a take-over brought is to be released instead of adopted.
+    pub(super) fn disclaim(&mut self, lease: &LeaseRef) {
+        if self.is_adopting(lease) {
+            self.adopting.remove(&lease.entry);
+        }
+    }
+
+    pub(super) fn is_adopting(&self, lease: &LeaseRef) -> bool {
+        self.adopting.get(&lease.entry) == Some(lease)
+    }
+
     /// Orphans are being taken right now.
     pub(super) fn is_serving(&self) -> bool {
         !self.adopting.is_empty() || self.suspects.values().any(|suspect| suspect.busy)
@@ -159,13 +170,11 @@ impl Machine {
             .unwrap_or(Timestamp::MAX)
     }
 
-    /// No lease that came by a take-over is unaccounted for.
-    pub(super) fn no_take_over_open(&self) -> bool {
-        self.orphans.adopting.is_empty()
-            && !self
-                .flights
-                .values()
-                .any(|f| matches!(f.flight, Flight::TakeOver(_)))
+    /// A take-over is not answered yet: which leases it brings is not known.
+    pub(super) fn is_taking_over(&self) -> bool {
+        self.flights
+            .values()
+            .any(|f| matches!(f.flight, Flight::TakeOver(_)))
     }
 
     pub(super) fn take_over_done(&mut self, key: &SuspectKey, result: Result<Reply>) {
@@ -205,6 +214,7 @@ impl Machine {
             }
             Ok(Reply::TakenOver(TakeOverOutcome::NotYet { retry_in })) => {
                 suspect.not_before = self.now + retry_in;
+                self.lock_server_restarted();
             }
             // Unknown: what was taken is found by its record (see `reconcile`).
             _ => suspect.not_before = retry_at,

@@ -1,1 +1,4 @@
-//! Tests.
+//! The machine against made-up replies: each test is one interleaving.
+
+mod rig;
+mod session;
