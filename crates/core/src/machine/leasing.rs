@@ -18,6 +18,10 @@ use crate::{
     LeaseRef, LockScheme, Quarantine, QuarantineOutcome, Release, Result, StreamName, Timestamp,
 };
 
+/// How often the lock of a handed-back stream is tried, 10 ms and doubling apart,
+/// until it counts as somebody else's.
+const HAND_BACK_TRIES: u32 = 6;
+
 /// Waiting work per kind of step.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
@@ -188,6 +192,7 @@ impl Machine {
             State::Acquiring {
                 attempt: self.last_attempt,
                 refused,
+                freed: false,
             },
         );
         self.lanes.acquire.queue.insert(entry);
@@ -208,6 +213,12 @@ impl Machine {
 
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
     pub(super) fn wake_stream(&mut self, stream: &StreamName) {
+        if let Some(entry) = self.items.active_entry(stream)
+            && let Some(item) = self.items.get_mut(entry)
+            && let State::Acquiring { freed, .. } = &mut item.state
+        {
+            *freed = true;
+        }
         if let Some(entry) = self.items.first_waiting(stream) {
             self.try_start(entry);
         }
@@ -369,7 +380,7 @@ impl Machine {
         let Some(item) = self.items.get(entry) else {
             return;
         };
-        let State::Acquiring { refused, .. } = item.state else {
+        let State::Acquiring { refused, freed, .. } = item.state else {
             return;
         };
         let origin = item.origin;
@@ -385,19 +396,25 @@ impl Machine {
                 false
             }
             Origin::Mine => true,
-            // Who hands back releases right after: the hint may have been faster.
-            Origin::HandedBack => refused == 0,
+            // Who hands back releases right after: the hint was faster.
+            Origin::HandedBack => refused < HAND_BACK_TRIES,
             // A dead holder's lock can outlive its session by a little.
             Origin::Orphan => match &held.holder {
                 Holder::Session(id) => self.orphans.is_dead(id),
                 Holder::Foreign(_) => refused == 0,
             },
         };
-        if keep {
-            let wait = held.remaining.min(self.settings.ttl) + self.deadline_jitter();
-            self.wakes.insert((self.now + wait, entry));
-        } else {
+        if !keep {
             self.items.remove(entry);
+        } else if freed {
+            self.try_start(entry);
+        } else {
+            let wait = match origin {
+                Origin::HandedBack => Duration::from_millis(10) * 2u32.pow(refused),
+                _ => held.remaining.min(self.settings.ttl),
+            };
+            let at = self.now + wait.min(self.settings.ttl) + self.deadline_jitter();
+            self.wakes.insert((at, entry));
         }
     }
 
