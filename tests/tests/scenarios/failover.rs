@@ -86,7 +86,7 @@ async fn orphans_among_gaps_and_held_entries_are_recovered_at_start(world: World
     };
     assert_eq!(names(&recovered), names(&left));
     // Nothing is taken from the healthy one, neither now nor at a sweep.
-    newcomer.hears_nothing_for(world.ttl * 3).await;
+    newcomer.hears_nothing_for(world.ttl * 5 / 2).await;
     healthy.hears_nothing_for(Duration::ZERO).await;
     assert!(kept.iter().all(|lease| lease.is_valid()));
     for lease in kept.iter().chain(&recovered) {
@@ -310,7 +310,7 @@ async fn completed_between_fetch_and_lock(world: World, frozen: bool) {
     assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
     drop(hold);
     a.process.thaw();
-    a.hears_nothing_for(world.ttl * 3).await;
+    a.hears_nothing_for(world.ttl * 2).await;
     world
         .nothing_is_left_of(&[(lease.stream().clone(), lease.entry())])
         .await;
