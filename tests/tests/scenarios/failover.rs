@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use streamlease_core::{
-    ClaimMode, ClaimOutcome, Completion, DisownReason, Event, Fenced, FencingToken, Info,
-    StreamName,
+    ClaimMode, ClaimOutcome, ClaimResult, Completion, DisownReason, Event, Fenced, FencingToken,
+    Info, StreamName,
 };
 
 use crate::support::{Faults, World, everywhere, on_redis_with_smol, together};
@@ -17,6 +17,7 @@ everywhere!(
     a_sole_consumer_that_restarts_gets_its_streams_back,
     with_manual_claiming_an_orphan_is_reported,
     with_manual_claiming_a_thousand_orphans_are_all_reported,
+    with_manual_claiming_what_is_reported_can_be_claimed,
     a_thousand_streams_of_a_dead_consumer_are_all_taken_over,
     a_stalled_owner_is_disowned_first_and_cannot_complete,
     an_owner_that_reaches_no_server_is_disowned_on_time,
@@ -86,7 +87,7 @@ async fn orphans_among_gaps_and_held_entries_are_recovered_at_start(world: World
     };
     assert_eq!(names(&recovered), names(&left));
     // Nothing is taken from the healthy one, neither now nor at a sweep.
-    newcomer.hears_nothing_for(world.ttl * 3).await;
+    newcomer.hears_nothing_for(world.ttl * 5 / 2).await;
     healthy.hears_nothing_for(Duration::ZERO).await;
     assert!(kept.iter().all(|lease| lease.is_valid()));
     for lease in kept.iter().chain(&recovered) {
@@ -139,6 +140,26 @@ async fn orphans_are_reported(world: World, streams: usize) {
         }
     }
     assert!(held.iter().all(|lease| reported.contains(lease.stream())));
+}
+
+async fn with_manual_claiming_what_is_reported_can_be_claimed(world: World) {
+    let mut owner = world.start("owner").await;
+    // Locked well after its last beat, the lock outlives the session.
+    world.pass(world.ttl / 5).await;
+    world.submit(&["s"]).await;
+    let old = owner.lease().await;
+    let manual = |b: streamlease_core::ClientBuilder| b.claim_mode(ClaimMode::Manual);
+    let mut other = world.start_with("other", manual).await;
+    owner.process.kill();
+    let Event::StreamExpired(orphan) = other.event().await else {
+        panic!("not reported first");
+    };
+    let result = other.client.claim(&orphan).await.unwrap();
+    assert_eq!(result, ClaimResult::Claimed);
+    let lease = other.lease().await;
+    assert!(lease.token() > old.token());
+    assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
+    world.nothing_is_left().await;
 }
 
 async fn a_thousand_streams_of_a_dead_consumer_are_all_taken_over(world: World) {
@@ -310,7 +331,7 @@ async fn completed_between_fetch_and_lock(world: World, frozen: bool) {
     assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
     drop(hold);
     a.process.thaw();
-    a.hears_nothing_for(world.ttl * 3).await;
+    a.hears_nothing_for(world.ttl * 2).await;
     world
         .nothing_is_left_of(&[(lease.stream().clone(), lease.entry())])
         .await;

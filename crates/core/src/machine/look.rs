@@ -448,7 +448,10 @@ impl Machine {
         } else if pending.handed_back {
             count_unresolved(target);
             self.orphan(pending.entry, content, pending.consumer, Origin::HandedBack);
-        } else if expired || self.is_first_pass(target) {
+        } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
+            // What is reported must be claimable, so with manual claiming even a
+            // dead consumer's locks are looked at: one that was acquired after
+            // the last beat outlives its session.
             count_unresolved(target);
             self.orphan(pending.entry, content, pending.consumer, Origin::Orphan);
         } else {
