@@ -198,7 +198,7 @@ step_doctests() {
 
 # Whether the benchmarks work at all; figures come from `cargo bench`.
 step_bench_smoke() {
-    cargo test -q -p streamlease-benches --benches -- --smoke
+    cargo test -q -p streamlease-benches --bench '*' -- --smoke
 }
 
 step_tests() {
