@@ -131,7 +131,7 @@ impl Machine {
                 if delay.is_zero() {
                     self.try_start(entry);
                 } else {
-                    self.wakes.insert((self.now + delay, entry));
+                    self.wake_at(self.now + delay, entry);
                 }
             }
         }
@@ -206,9 +206,19 @@ impl Machine {
                 self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
             }
             _ => {
-                self.wakes.insert((self.now + self.settings.ttl, entry));
+                self.wake_at(self.now + self.settings.ttl, entry);
             }
         }
+    }
+
+    /// Tries a waiting item then, instead of whenever it was to be tried before.
+    fn wake_at(&mut self, at: Timestamp, entry: EntryId) {
+        let Some(item) = self.items.get_mut(entry) else {
+            return;
+        };
+        let before = std::mem::replace(&mut item.wake, at);
+        self.wakes.remove(&(before, entry));
+        self.wakes.insert((at, entry));
     }
 
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
@@ -322,23 +332,30 @@ impl Machine {
         if outcomes.contains(&AcquireOutcome::SessionGone) {
             return self.abandon_session(DisownReason::Expired);
         }
-        if outcomes
-            .iter()
-            .any(|outcome| matches!(outcome, AcquireOutcome::NotYet { .. }))
-        {
-            self.lock_server_restarted();
-        }
+        let mut restarted = false;
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             match outcome {
                 AcquireOutcome::Acquired(token) => self.acquired(entry, token, sent),
                 AcquireOutcome::Held(held) => self.refused(entry, &held),
                 AcquireOutcome::NotYet { retry_in } => {
-                    self.items.set(entry, State::Waiting { refused: 0 });
-                    self.wakes.insert((self.now + retry_in, entry));
+                    restarted = true;
+                    self.put_off(entry, retry_in);
                 }
                 AcquireOutcome::SessionGone => {}
             }
         }
+        if restarted {
+            self.lock_server_restarted();
+        }
+    }
+
+    /// The lock server makes everybody wait; fetching too, so that nobody hoards
+    /// entries meanwhile.
+    fn put_off(&mut self, entry: EntryId, retry_in: Duration) {
+        let at = self.now + retry_in;
+        self.items.set(entry, State::Waiting { refused: 0 });
+        self.wake_at(at, entry);
+        self.fetch.not_before = self.fetch.not_before.max(at);
     }
 
     fn acquired(&mut self, entry: EntryId, token: FencingToken, sent: Timestamp) {
@@ -350,10 +367,12 @@ impl Machine {
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
         if !self.may_take() || deadline <= self.now {
-            return self.drop_locked(entry);
+            return self.forget(entry);
         }
         if self.scheme == LockScheme::PerStream {
             self.sitting.expiries.insert((deadline, entry));
+            // If the answer was slow, the lock cannot wait for the next beat.
+            self.beat_by(sent + self.settings.beat_interval());
         }
         self.lanes.claim.queue.insert(entry);
     }
@@ -364,7 +383,7 @@ impl Machine {
             return self.release(lease, true);
         }
         // It may have waited here for its former owner to end.
-        self.items.remove(lease.entry);
+        self.forget(lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;
@@ -414,7 +433,7 @@ impl Machine {
                 _ => held.remaining.min(self.settings.ttl),
             };
             let at = self.now + wait.min(self.settings.ttl) + self.deadline_jitter();
-            self.wakes.insert((at, entry));
+            self.wake_at(at, entry);
         }
     }
 
@@ -442,7 +461,7 @@ impl Machine {
                 // Completed meanwhile, by whoever had it: no event (R3).
                 ClaimOutcome::Gone => {
                     self.answer_claim(entry, ClaimResult::Gone);
-                    self.drop_locked(entry);
+                    self.forget(entry);
                 }
                 ClaimOutcome::Stale { seen } => self.claim_with_greater_token(entry, seen),
             }
@@ -462,6 +481,10 @@ impl Machine {
             belief: None,
         };
         if !self.may_take() {
+            if let Origin::Call(call) = item.origin {
+                self.items.set_origin(entry, Origin::Orphan);
+                self.answer(call, Err(not_now()));
+            }
             let ending = Ending::HandBack {
                 failed: false,
                 revoked: false,
@@ -517,8 +540,8 @@ impl Machine {
         }
     }
 
-    /// Gives up a lock that the user never heard of.
-    fn drop_locked(&mut self, entry: EntryId) {
+    /// Gives up an item that the user never heard of, with its lock if it has one.
+    pub(super) fn forget(&mut self, entry: EntryId) {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
@@ -681,6 +704,9 @@ impl Machine {
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             self.answer(call, Err(Error::new(error.kind(), error.to_string())));
         }
+        if self.is_draining() {
+            self.begin_hand_back(entry, false, false);
+        }
     }
 
     pub(super) fn hand_back(
@@ -707,7 +733,10 @@ impl Machine {
         match self.items.get(entry).map(|item| &item.state) {
             Some(State::Held(_)) => self.begin_hand_back(entry, false, true),
             // Not told to the user yet: just give it up.
-            Some(State::Claiming { .. }) => self.drop_locked(entry),
+            Some(State::Claiming { .. }) => {
+                self.shun(entry);
+                self.forget(entry);
+            }
             _ => {}
         }
     }
@@ -768,12 +797,16 @@ impl Machine {
                 HandBackOutcome::Gone => End::Disowned(DisownReason::EntryGone),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
-            // Who handed back leaves it to the others for a TTL (R7).
-            let until = self.now + self.settings.ttl;
-            self.shunned.insert(entry, until);
-            self.recheck(until, entry);
+            self.shun(entry);
             self.end(entry, end, Completion::NotOwner);
         }
+    }
+
+    /// Who gave an entry up leaves it to the others for a TTL (R7).
+    fn shun(&mut self, entry: EntryId) {
+        let until = self.now + self.settings.ttl;
+        self.shunned.insert(entry, until);
+        self.recheck(until, entry);
     }
 
     /// Into quarantine, with or without a lease on it.

@@ -83,7 +83,8 @@ pub struct Machine {
     last_action: u64,
 
     phase: Phase,
-    outage: Option<Outage>,
+    /// By [`control::Part`].
+    outages: [Option<Outage>; 2],
     prepared: bool,
     started: bool,
     shutdown_calls: Vec<CallId>,
@@ -147,7 +148,11 @@ enum Flight {
     Quarantine(Vec<(EntryId, String)>),
     Release(Vec<LeaseRef>),
     Look,
-    TakeOver(orphans::SuspectKey),
+    TakeOver {
+        suspect: orphans::SuspectKey,
+        /// How many leases it may bring.
+        places: usize,
+    },
     Bury(orphans::SuspectKey),
     Forget {
         own: bool,
@@ -168,7 +173,7 @@ impl Machine {
             flights: BTreeMap::new(),
             last_action: 0,
             phase: Phase::Running,
-            outage: None,
+            outages: [None; 2],
             prepared: false,
             started: false,
             shutdown_calls: Vec::new(),
@@ -294,7 +299,7 @@ impl Machine {
             Flight::Complete(page) => self.complete_done(&page, result),
             Flight::HandBack(page) => self.hand_back_done(&page, result),
             Flight::Release(page) => self.release_done(&page, result),
-            Flight::TakeOver(suspect) => self.take_over_done(&suspect, result),
+            Flight::TakeOver { suspect, places } => self.take_over_done(&suspect, places, result),
             Flight::Bury(suspect) => self.bury_done(&suspect, result),
         }
     }
@@ -374,12 +379,13 @@ impl Machine {
         if self.deaf || self.phase != Phase::Running || !self.sitting.is_open() {
             return 0;
         }
-        let taken = self.items.active() + self.orphans.adopting.len();
+        let arriving = self.orphans.arriving();
+        let taken = self.items.active() + arriving;
         let seats = self.settings.capacity.saturating_sub(taken);
         let events = self
             .settings
             .event_queue
-            .saturating_sub(self.undelivered + self.items.inbound());
+            .saturating_sub(self.undelivered + self.items.inbound() + arriving);
         seats.min(events)
     }
 

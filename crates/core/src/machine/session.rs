@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::control::Part;
 use super::items::State;
 use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
 use crate::belief::SessionBelief;
@@ -141,7 +142,7 @@ impl Machine {
     pub(super) fn open_done(&mut self, sent: Timestamp, result: Result<Reply>) {
         match result {
             Ok(Reply::Opened(OpenOutcome::Opened)) => {
-                self.control_succeeded();
+                self.control_succeeded(Part::Locks);
                 let until = self.believed_until(sent);
                 if until <= self.now {
                     return self.abandon_session(DisownReason::Expired);
@@ -157,11 +158,11 @@ impl Machine {
             Ok(Reply::Opened(OpenOutcome::SessionGone)) => {
                 self.abandon_session(DisownReason::Expired);
             }
-            Ok(_) => self.control_failed(super::control::wrong_reply("open")),
+            Ok(_) => self.control_failed(Part::Locks, super::control::wrong_reply("open")),
             Err(error) => {
                 // The same session is opened again: what happened of it is its own.
                 self.sitting.status = Status::Closed;
-                self.control_failed(error);
+                self.control_failed(Part::Locks, error);
             }
         }
     }
@@ -194,9 +195,9 @@ impl Machine {
         );
     }
 
-    /// Beat as soon as possible: its reply tells who is dead.
-    pub(super) fn beat_soon(&mut self) {
-        self.sitting.next_beat = self.sitting.next_beat.min(self.now);
+    /// Beat then at the latest.
+    pub(super) fn beat_by(&mut self, at: Timestamp) {
+        self.sitting.next_beat = self.sitting.next_beat.min(at);
     }
 
     pub(super) fn beat_done(
@@ -209,7 +210,7 @@ impl Machine {
         self.sitting.beating = false;
         match result {
             Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
-                self.control_succeeded();
+                self.control_succeeded(Part::Locks);
                 self.extend(sent, leases);
                 self.sitting.next_beat = sent + self.settings.beat_interval();
                 self.beat_told(reply, quiet_since);
@@ -226,7 +227,7 @@ impl Machine {
     fn beat_failed(&mut self, error: crate::Error) {
         let wait = self.rng.jittered(self.settings.ttl / 10);
         self.sitting.next_beat = self.now + wait;
-        self.control_failed(error);
+        self.control_failed(Part::Locks, error);
     }
 
     fn extend(&mut self, sent: Timestamp, leases: &[LeaseRef]) {
@@ -271,7 +272,7 @@ impl Machine {
         }
         if let Some(deadline) = reply.next_deadline {
             let at = self.now + deadline.max(Duration::from_millis(1)) + self.deadline_jitter();
-            self.sitting.next_beat = self.sitting.next_beat.min(at);
+            self.beat_by(at);
         }
         if reply.sweep {
             self.begin_sweep();
