@@ -1,20 +1,13 @@
 #!/usr/bin/env bash
 # Checks everything, on a machine with only Rust: installs redis-server if it is
 # missing, then format, lints, docs, feature combinations, dependency guards and
-# all tests. Takes no arguments; ends with the test runner's summary.
+# all tests. Goes on after a step that fails, and ends with the test runner's
+# summary, or with what failed before it. `tests/run.sh lints docs` runs only those.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 MSRV=1.88
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
-
-step() {
-    local started=$SECONDS
-    printf '\n=== %s\n' "$1"
-    shift
-    "$@"
-    printf -- '--- %ds (%ds since the start)\n' "$((SECONDS - started))" "$SECONDS"
-}
 
 fail() {
     printf 'error: %s\n' "$*" >&2
@@ -56,7 +49,7 @@ apt_install_stopped() {
     return "$status"
 }
 
-install_redis() {
+step_redis_server() {
     if command -v redis-server >/dev/null; then
         redis-server --version
         return
@@ -80,9 +73,13 @@ install_redis() {
     redis-server --version
 }
 
-# --- lints and docs ---------------------------------------------------------------
+# --- format, lints and docs -------------------------------------------------------
 
-lint() {
+step_format() {
+    cargo fmt --all --check
+}
+
+step_lints() {
     cargo clippy -q --workspace --all-targets -- -D warnings
     # A workspace build unifies features: what is published must do on its own, too.
     local package
@@ -93,7 +90,7 @@ lint() {
     done
 }
 
-docs() {
+step_docs() {
     RUSTDOCFLAGS="-D warnings" cargo doc -q --workspace --no-deps
 }
 
@@ -106,7 +103,7 @@ check_features() {
 }
 
 # Every subset of the facade's features, without the TLS ones.
-feature_subsets() {
+step_features() {
     local all=(redis-rs memory runtime-tokio runtime-async-std runtime-smol)
     local mask i features
     for ((mask = 0; mask < 1 << ${#all[@]}; mask++)); do
@@ -121,9 +118,10 @@ feature_subsets() {
 }
 
 # Each TLS with every set of runtimes that makes the redis crate differ.
-tls_features() {
+step_tls_features() {
     local tls runtimes native=tls-native-tls
-    if [ "$(uname)" = Linux ] && ! { command -v pkg-config && pkg-config --exists openssl; } >/dev/null; then
+    # Elsewhere the system's own TLS is used.
+    if [ "$(uname)" = Linux ] && ! pkg-config --exists openssl 2>/dev/null; then
         if command -v apt-get >/dev/null; then
             apt_install_stopped libssl-dev pkg-config
         else
@@ -131,11 +129,12 @@ tls_features() {
                 "install them (Fedora: openssl-devel; Alpine: openssl-dev; Arch: openssl; and pkg-config)"
         fi
     fi
-    for tls in tls-rustls "$native" "tls-rustls,$native"; do
+    for tls in tls-rustls "$native"; do
         for runtimes in "" ,runtime-tokio ,runtime-smol ,runtime-tokio,runtime-async-std; do
             check_features "redis-rs,$tls$runtimes"
         done
     done
+    check_features "redis-rs,tls-rustls,$native,runtime-tokio,runtime-smol"
 }
 
 # --- guards -----------------------------------------------------------------------
@@ -145,7 +144,7 @@ packages() {
     cargo tree --prefix none "$@" | awk '{ print $1 }' | sort -u
 }
 
-core_is_lean() {
+step_core_is_lean() {
     local found
     found=$(packages -p streamlease-core -e normal,build |
         grep -Ex '(tokio|redis|async-std|smol|async-io|async-executor)(-.*)?' || true)
@@ -153,7 +152,7 @@ core_is_lean() {
     echo "streamlease-core has no tokio, no redis and no executor"
 }
 
-async_std_has_no_tokio_runtime() {
+step_async_std_without_tokio() {
     local stack=(-p streamlease --no-default-features --features redis-rs,runtime-async-std)
     local features found
     features=$(cargo tree "${stack[@]}" -e features,normal --prefix none | sort -u)
@@ -169,7 +168,7 @@ async_std_has_no_tokio_runtime() {
 # Rust 1.88 is what every manifest says and no dependency needs more. That the
 # code itself uses nothing newer is clippy's incompatible_msrv, in the lints;
 # the compiler of that version has the last word where it is installed.
-msrv() {
+step_msrv() {
     local versions wrong
     versions=$(cargo metadata --format-version 1 | tr ',' '\n' | awk -F'"' '
         /\{"name":"/ { candidate = $(NF - 1); at = NR }
@@ -193,11 +192,16 @@ msrv() {
 
 # --- tests ------------------------------------------------------------------------
 
-doctests() {
+step_doctests() {
     cargo test -q --workspace --doc
 }
 
-all_tests() {
+# Whether the benchmarks work at all; figures come from `cargo bench`.
+step_bench_smoke() {
+    cargo test -q -p streamlease-benches --bench '*' -- --smoke
+}
+
+step_tests() {
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace --no-fail-fast
     else
@@ -205,15 +209,27 @@ all_tests() {
     fi
 }
 
-step "redis-server" install_redis
-step "format" cargo fmt --all --check
-step "lints: the workspace, and each package alone" lint
-step "docs" docs
-step "features: every subset compiles" feature_subsets
-step "features: TLS with every kind of runtime" tls_features
-step "guard: core is lean" core_is_lean
-step "guard: async-std without tokio's runtime" async_std_has_no_tokio_runtime
-step "guard: Rust $MSRV" msrv
-step "doctests" doctests
-printf '\n=== all tests (%ds since the start)\n' "$SECONDS"
-all_tests
+# --- all of it --------------------------------------------------------------------
+
+STEPS=(redis_server format lints docs features tls_features core_is_lean
+    async_std_without_tokio msrv doctests bench_smoke tests)
+
+# A process of its own per step: within `if`, `set -e` would not hold in a function.
+if [ "${1:-}" = --step ]; then
+    "step_$2"
+    exit
+fi
+
+[ $# -eq 0 ] || STEPS=("$@")
+failed=()
+for step in "${STEPS[@]}"; do
+    declare -F "step_$step" >/dev/null || fail "there is no step $step; steps are: ${STEPS[*]}"
+    printf '\n=== %s (%ds since the start)\n' "$step" "$SECONDS"
+    started=$SECONDS
+    "$BASH" tests/run.sh --step "$step" || failed+=("$step")
+    # The runner's summary stays the last line.
+    [ "$step" = tests ] || printf -- '--- %s: %ds\n' "$step" "$((SECONDS - started))"
+    # Without a server everything after this would fail for the wrong reason.
+    [ "${failed[*]:-}" != redis_server ] || break
+done
+[ ${#failed[@]} -eq 0 ] || fail "these steps failed: ${failed[*]}"

@@ -39,8 +39,9 @@ impl Audit {
         let mut calls = self.lock();
         let call = calls.entry(lease.stream().to_string()).or_default();
         call.taken_over |= lease.claimed_from().is_some();
-        // Every owner's token is greater than those before it.
-        call.overlapped |= call.claims.iter().any(|claim| claim.token >= lease.token());
+        // No two owners have the same token. That it grows the ledger checks: this
+        // may be told late, by a worker that lost the call before it could say so.
+        call.overlapped |= call.claims.iter().any(|claim| claim.token == lease.token());
         call.claims.push(Claim {
             worker,
             token: lease.token(),
@@ -117,7 +118,7 @@ impl Audit {
 
 impl Call {
     fn last(&self) -> Option<&Claim> {
-        self.claims.last()
+        self.claims.iter().max_by_key(|claim| claim.token)
     }
 }
 

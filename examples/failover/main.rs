@@ -211,3 +211,48 @@ async fn until(runtime: &Arc<dyn Runtime>, condition: impl Fn() -> bool) {
         pause(runtime, Duration::from_millis(5)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_lite::future::block_on;
+    use streamlease_tests::RedisServer;
+
+    fn on(redis: Option<String>) -> Args {
+        Args {
+            redis,
+            runtime: RuntimeKind::Tokio,
+        }
+    }
+
+    #[test]
+    fn all_is_well_on_async_std() {
+        assert!(block_on(play(&on(None), Arc::new(AsyncStdRuntime::new()))).unwrap());
+    }
+
+    #[test]
+    fn all_is_well_on_smol() {
+        assert!(block_on(play(&on(None), Arc::new(SmolRuntime::new()))).unwrap());
+    }
+
+    #[tokio::test]
+    async fn all_is_well_on_tokio() {
+        assert!(
+            play(&on(None), Arc::new(TokioRuntime::new()))
+                .await
+                .unwrap()
+        );
+    }
+
+    #[tokio::test]
+    async fn all_is_well_on_redis_and_nothing_stays_there() {
+        let server = RedisServer::start();
+        let args = on(Some(server.url()));
+        assert!(play(&args, Arc::new(TokioRuntime::new())).await.unwrap());
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg("*")
+            .query(&mut server.connection())
+            .unwrap();
+        assert!(keys.is_empty(), "{keys:?}");
+    }
+}

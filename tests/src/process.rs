@@ -257,8 +257,8 @@ mod tests {
     fn events_are_found_and_signals_arrive() {
         let mut child = shell(
             "trap 'echo \"{\\\"event\\\":\\\"bye\\\"}\"; exit 3' TERM; \
-             echo '{\"event\":\"a\",\"n\":1}'; echo oops; echo '{\"event\":\"a\",\"n\":2}'; \
-             echo careful >&2; while :; do sleep 0.02; done",
+             echo careful >&2; echo '{\"event\":\"a\",\"n\":1}'; echo oops; echo '{\"event\":\"a\",\"n\":2}'; \
+             while :; do sleep 0.02; done",
         );
         assert_eq!(child.wait_for("a", SOON)["n"], 1);
         assert_eq!(

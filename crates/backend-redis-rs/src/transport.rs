@@ -22,6 +22,8 @@ use crate::locks::per_stream::{digits, flatten};
 
 /// Entries per script: well under two milliseconds of the server's time each.
 const PAGE: usize = 100;
+/// Entries per fetch, for the same reason.
+const MOST_FETCHED: usize = 1000;
 /// Bytes of payload per script, beyond the last entry.
 const PAGE_BYTES: usize = 1 << 20;
 /// How long a batch's id is remembered.
@@ -91,7 +93,7 @@ impl RedisTransport {
         doing: &str,
         script: &Script,
         items: &[T],
-        head: impl Fn(&mut Call),
+        head: impl Fn(&mut Call, &[T]),
         each: impl Fn(&mut Call, &T),
         read: impl Fn(Value) -> Result<O>,
     ) -> Result<Vec<O>> {
@@ -99,7 +101,7 @@ impl RedisTransport {
             .chunks(PAGE)
             .map(|page| {
                 let mut call = self.call();
-                head(&mut call);
+                head(&mut call, page);
                 page.iter().for_each(|item| each(&mut call, item));
                 call
             })
@@ -275,7 +277,7 @@ impl Transport for RedisTransport {
         read.arg("GROUP")
             .arg(&self.keys.group)
             .arg(request.consumer.as_str());
-        read.arg("COUNT").arg(request.max.max(1));
+        read.arg("COUNT").arg(request.max.clamp(1, MOST_FETCHED));
         if !request.wait.is_zero() {
             // BLOCK 0 would wait for ever.
             read.arg("BLOCK").arg(
@@ -320,8 +322,12 @@ impl Transport for RedisTransport {
     }
 
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
-        let head = |call: &mut Call| {
+        let head = |call: &mut Call, page: &[Fenced]| {
+            let ids = || page.iter().map(|claim| claim.entry);
+            let (low, high) = (ids().min(), ids().max());
             call.arg(&self.keys.group).arg(consumer.as_str());
+            call.arg(low.unwrap_or(EntryId::MIN).to_string());
+            call.arg(high.unwrap_or(EntryId::MIN).to_string());
         };
         self.paged("claiming from", &CLAIM, claims, head, add_fenced, |reply| {
             let (word, mut rest) = decode::outcome(reply)?;
@@ -349,7 +355,7 @@ impl Transport for RedisTransport {
         _consumer: &ConsumerName,
         entries: &[Fenced],
     ) -> Result<Vec<CompleteOutcome>> {
-        let head = |call: &mut Call| {
+        let head = |call: &mut Call, _: &[_]| {
             call.arg(&self.keys.group);
         };
         self.paged(
@@ -374,7 +380,7 @@ impl Transport for RedisTransport {
         consumer: &ConsumerName,
         entries: &[HandBack],
     ) -> Result<Vec<HandBackOutcome>> {
-        let head = |call: &mut Call| {
+        let head = |call: &mut Call, _: &[_]| {
             call.key(&self.keys.hints);
             call.arg(&self.keys.group).arg(consumer.as_str());
             call.arg(HANDED_BACK_IDLE.as_millis().to_string());
@@ -405,7 +411,7 @@ impl Transport for RedisTransport {
         consumer: &ConsumerName,
         entries: &[Quarantine],
     ) -> Result<Vec<QuarantineOutcome>> {
-        let head = |call: &mut Call| {
+        let head = |call: &mut Call, _: &[_]| {
             call.key(&self.keys.quarantine)
                 .key(&self.keys.quarantine_index);
             call.arg(&self.keys.group).arg(consumer.as_str());

@@ -593,6 +593,74 @@ fn tokens_above_what_a_lua_number_holds_are_compared_rightly() {
 }
 
 #[test]
+fn a_page_of_claims_of_every_kind_is_answered_entry_by_entry() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let names: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+        let (backend, ids) = delivered(&server, &names).await;
+        claim(&backend, "b", ids[1], 9).await;
+        claim(&backend, "b", ids[2], 3).await;
+        let del = |id: EntryId| server.run::<()>(&["XDEL", "orders-input", &id.to_string()]);
+        claim(&backend, "b", ids[4], 9).await;
+        del(ids[3]);
+        del(ids[4]);
+        // Out of order, one twice, one beyond the run of the pending list that is
+        // looked at for so few.
+        let page = [
+            fenced(ids[39], 5),
+            fenced(ids[0], 5),
+            fenced(ids[1], 5),
+            fenced(ids[2], 5),
+            fenced(ids[3], 5),
+            fenced(ids[4], 5),
+            fenced(ids[0], 4),
+            fenced(ids[0], 6),
+            fenced(EntryId::new(1, 1), 5),
+        ];
+        let outcomes = backend.transport.claim(&consumer("a"), &page).await;
+        let expected = [
+            claimed("a", 0),
+            claimed("a", 0),
+            stale(9),
+            claimed("b", 1),
+            ClaimOutcome::Gone,
+            ClaimOutcome::Gone,
+            stale(5),
+            claimed("a", 1),
+            ClaimOutcome::Gone,
+        ];
+        assert_eq!(outcomes.unwrap(), expected);
+        let rows = pending(&backend).await;
+        let row = |id: EntryId| rows.iter().find(|row| row.entry == id).unwrap();
+        assert_eq!(
+            (row(ids[0]).token, row(ids[0]).deliveries),
+            (FencingToken(6), 1)
+        );
+        assert_eq!(row(ids[1]).consumer, consumer("b"));
+        assert_eq!(
+            (&row(ids[2]).consumer, row(ids[2]).failures),
+            (&consumer("a"), 1)
+        );
+        assert_eq!(rows.len(), 38);
+        assert_eq!(server.run::<usize>(&["HLEN", "{orders-input}:tokens"]), 4);
+        let page = [
+            fenced(ids[0], 5),
+            fenced(ids[2], 5),
+            fenced(ids[2], 5),
+            fenced(ids[3], 5),
+        ];
+        let outcomes = backend.transport.complete(&consumer("a"), &page).await;
+        let seen = FencingToken(6);
+        use CompleteOutcome::*;
+        assert_eq!(
+            outcomes.unwrap(),
+            [NotOwner { seen }, Completed, Gone, Gone]
+        );
+    });
+}
+
+#[test]
 fn a_group_made_anew_costs_no_owner_its_entry() {
     on_both(|| async {
         let server = RedisServer::start();

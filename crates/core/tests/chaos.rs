@@ -3,6 +3,8 @@
 //!
 //! A failing seed replays with `SEEDS=<seed> cargo test -p streamlease-core --test chaos`.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::time::Duration;

@@ -8,3 +8,8 @@ mod support;
 
 mod assigning;
 mod failover;
+mod handles;
+mod mixed_fleet;
+mod outages;
+mod poison;
+mod redis_server;

@@ -2,7 +2,13 @@
 //! that is a simulated one in memory, or real executors with a real Redis
 //! server. A scenario is an `async fn(World)`; the macros below make a test of
 //! it for every world, so that a failure names both.
-#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    unused_macros,
+    reason = "each test binary uses its part"
+)]
 
 mod faults;
 mod go;

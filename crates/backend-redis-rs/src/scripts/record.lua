@@ -5,8 +5,7 @@
 -- are doubles and would call two tokens above 2^53 equal.
 local NO_TOKEN = string.rep('0', 20)
 
-local function record(tokens, id)
-  local value = redis.call('HGET', tokens, id)
+local function parse_record(value)
   if value then
     local token, handed, failures = string.match(value, '^(%d+):([01]):(%d+)$')
     if token and #token == 20 then
@@ -16,8 +15,16 @@ local function record(tokens, id)
   return NO_TOKEN, false, 0
 end
 
+local function format_record(token, handed, failures)
+  return token .. ':' .. (handed and '1' or '0') .. ':' .. string.format('%d', failures)
+end
+
+local function record(tokens, id)
+  return parse_record(redis.call('HGET', tokens, id))
+end
+
 local function remember(tokens, id, token, handed, failures)
-  redis.call('HSET', tokens, id, token .. ':' .. (handed and '1' or '0') .. ':' .. string.format('%d', failures))
+  redis.call('HSET', tokens, id, format_record(token, handed, failures))
 end
 
 -- The raw fields of an entry, nil if it is not on the LBS (any more).

@@ -40,7 +40,12 @@ pub(crate) enum State {
         refused: u32,
     },
     /// In the acquire lane; sent or not, answered not yet.
-    Acquiring { attempt: u64, refused: u32 },
+    Acquiring {
+        attempt: u64,
+        refused: u32,
+        /// The lock was released meanwhile: a refusal may be older than that.
+        freed: bool,
+    },
     /// Locked, and in the claim lane.
     Claiming { lock: Lock },
     /// The user's.

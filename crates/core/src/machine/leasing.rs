@@ -18,6 +18,10 @@ use crate::{
     LeaseRef, LockScheme, Quarantine, QuarantineOutcome, Release, Result, StreamName, Timestamp,
 };
 
+/// How often the lock of a handed-back stream is tried, 10 ms and doubling apart,
+/// until it counts as somebody else's.
+const HAND_BACK_TRIES: u32 = 6;
+
 /// Waiting work per kind of step.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
@@ -123,7 +127,7 @@ impl Machine {
         match origin {
             Origin::Mine | Origin::Call(_) => self.try_start(entry),
             Origin::HandedBack | Origin::Orphan => {
-                let delay = self.turn_delay(entry);
+                let delay = self.turn_delay(entry, origin);
                 if delay.is_zero() {
                     self.try_start(entry);
                 } else {
@@ -134,14 +138,19 @@ impl Machine {
     }
 
     /// R11: each orphan is gone for at once by about one survivor; the others
-    /// come a little later, for what that one did not take.
-    fn turn_delay(&mut self, entry: EntryId) -> Duration {
+    /// come a little later, for what that one did not take. Survivors learn of a
+    /// death within 20 ms of each other, and of a hand back at the same moment.
+    fn turn_delay(&mut self, entry: EntryId, origin: Origin) -> Duration {
         let draw = mix(entry.ms ^ mix(entry.seq ^ self.sitting.session.id.nonce));
         if draw.is_multiple_of(u64::from(self.sitting.members)) {
-            Duration::ZERO
-        } else {
-            Duration::from_millis(5) + self.rng.up_to(Duration::from_millis(15))
+            return Duration::ZERO;
         }
+        let (least, more) = if origin == Origin::Orphan {
+            (20, 20)
+        } else {
+            (5, 10)
+        };
+        Duration::from_millis(least) + self.rng.up_to(Duration::from_millis(more))
     }
 
     /// Into the acquire lane, if nothing stands against it.
@@ -183,6 +192,7 @@ impl Machine {
             State::Acquiring {
                 attempt: self.last_attempt,
                 refused,
+                freed: false,
             },
         );
         self.lanes.acquire.queue.insert(entry);
@@ -213,6 +223,12 @@ impl Machine {
 
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
     pub(super) fn wake_stream(&mut self, stream: &StreamName) {
+        if let Some(entry) = self.items.active_entry(stream)
+            && let Some(item) = self.items.get_mut(entry)
+            && let State::Acquiring { freed, .. } = &mut item.state
+        {
+            *freed = true;
+        }
         if let Some(entry) = self.items.first_waiting(stream) {
             self.try_start(entry);
         }
@@ -383,7 +399,7 @@ impl Machine {
         let Some(item) = self.items.get(entry) else {
             return;
         };
-        let State::Acquiring { refused, .. } = item.state else {
+        let State::Acquiring { refused, freed, .. } = item.state else {
             return;
         };
         let origin = item.origin;
@@ -399,19 +415,25 @@ impl Machine {
                 false
             }
             Origin::Mine => true,
-            // Who hands back releases right after: the hint may have been faster.
-            Origin::HandedBack => refused == 0,
+            // Who hands back releases right after: the hint was faster.
+            Origin::HandedBack => refused < HAND_BACK_TRIES,
             // A dead holder's lock can outlive its session by a little.
             Origin::Orphan => match &held.holder {
                 Holder::Session(id) => self.orphans.is_dead(id),
                 Holder::Foreign(_) => refused == 0,
             },
         };
-        if keep {
-            let wait = held.remaining.min(self.settings.ttl) + self.deadline_jitter();
-            self.wake_at(self.now + wait, entry);
-        } else {
+        if !keep {
             self.items.remove(entry);
+        } else if freed {
+            self.try_start(entry);
+        } else {
+            let wait = match origin {
+                Origin::HandedBack => Duration::from_millis(10) * 2u32.pow(refused),
+                _ => held.remaining.min(self.settings.ttl),
+            };
+            let at = self.now + wait.min(self.settings.ttl) + self.deadline_jitter();
+            self.wake_at(at, entry);
         }
     }
 

@@ -467,12 +467,16 @@ impl Machine {
             }
             return None;
         }
-        if pending.consumer == self.consumer {
+        let handed_back_for_a_claim = pending.handed_back && self.is_manual();
+        if pending.consumer == self.consumer && !handed_back_for_a_claim {
             self.admit(pending.entry, content, Origin::Mine);
         } else if pending.handed_back {
             count_unresolved(target);
             self.orphan(pending.entry, content, pending.consumer, Origin::HandedBack);
-        } else if expired || self.is_first_pass(target) {
+        } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
+            // What is reported must be claimable, so with manual claiming even a
+            // dead consumer's locks are looked at: one that was acquired after
+            // the last beat outlives its session.
             count_unresolved(target);
             self.orphan(pending.entry, content, pending.consumer, Origin::Orphan);
         } else {
@@ -643,7 +647,14 @@ impl Machine {
                 if let Some(sweep) = self.looking.sweep.take() {
                     self.looking.pending = sweep.seen;
                 }
-                self.looking.sweep_due = self.looking.last_sweep + self.sweep_interval();
+                // Who swept lets the others have the next turn: they see what is
+                // stuck at this one, and learn whose deadlines to watch.
+                let others_first = match self.is_manual() {
+                    true => Duration::ZERO,
+                    false => self.settings.beat_interval(),
+                };
+                self.looking.sweep_due =
+                    self.looking.last_sweep + self.sweep_interval() + others_first;
             }
             (
                 Target::Suspect {

@@ -10,12 +10,12 @@
 //! `Timeout` or `Stopped`. Several inputs may be handled before draining.
 //!
 //! Where to find what, in the order of a stream's life:
-//! - [`fetch`]: fresh entries, and how many at once;
-//! - [`leasing`]: lock → fenced claim → added; complete, hand back, release (R3, R4, R6, R12);
-//! - [`session`]: open, beat, believe, disown (R1, R2);
-//! - [`look`]: listing what is pending: own entries, sweeps, hints (R7, R9);
-//! - [`orphans`]: who is dead, who takes over (R9, R11);
-//! - [`control`]: preparing, outages, giving up, shutting down (R8).
+//! - `fetch`: fresh entries, and how many at once;
+//! - `leasing`: lock → fenced claim → added; complete, hand back, release (R3, R4, R6, R12);
+//! - `session`: open, beat, believe, disown (R1, R2);
+//! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
+//! - `orphans`: who is dead, who takes over (R9, R11);
+//! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
 //! alone, enough for every orphan to be found; hints only make it faster.

@@ -1,6 +1,7 @@
 //! Who is dead, and who takes over what they left (R9, R11).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{Action, DisownReason, Flight, Machine, PAGE, Reply};
 use crate::{
@@ -12,6 +13,9 @@ pub(super) type SuspectKey = (ConsumerName, Option<SessionId>);
 
 /// Passes over a suspect without a session; after those the sweep is enough.
 const MOST_PASSES: u32 = 8;
+
+/// Take-overs of fewer leases than this wait a little before the next.
+const SMALL_PAGE: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
@@ -29,6 +33,8 @@ struct Suspect {
     busy: bool,
     passes: u32,
     not_before: Timestamp,
+    /// Leases it still has, as of the last take-over; not known before the first.
+    left: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,25 +108,25 @@ impl Machine {
                 busy: false,
                 passes: 0,
                 not_before: now,
+                left: 0,
             });
     }
 
     /// The next suspect whose pending list is to be looked at. Sends what the
     /// other stages need on the way.
     pub(super) fn next_suspect(&mut self) -> Option<SuspectKey> {
-        let ready: Vec<(SuspectKey, Stage)> = self
+        let ready: Vec<(SuspectKey, Stage, u64)> = self
             .orphans
             .suspects
             .iter()
             .filter(|(_, suspect)| self.is_ready(suspect))
-            .map(|(key, suspect)| (key.clone(), suspect.stage))
+            .map(|(key, suspect)| (key.clone(), suspect.stage, suspect.left))
             .collect();
-        for (key, stage) in ready {
+        for (key, stage, left) in ready {
             // Manual claiming takes only what is left without an entry, to release it.
-            let max = if self.is_manual() {
-                PAGE
-            } else {
-                self.room().min(PAGE)
+            let max = match self.is_manual() {
+                true => PAGE,
+                false => self.take_over_page(left).min(self.room()),
             };
             if stage == Stage::TakeOver && max == 0 {
                 continue;
@@ -153,6 +159,13 @@ impl Machine {
             }
         }
         None
+    }
+
+    /// R11: pages shrink with what is left, so that all survivors get their
+    /// share. The first one only asks how much there is.
+    fn take_over_page(&self, left: u64) -> usize {
+        let share = left / (2 * u64::from(self.sitting.members));
+        usize::try_from(share).unwrap_or(PAGE).clamp(1, PAGE)
     }
 
     /// When all are full, the dead wait here, and freed capacity serves them first.
@@ -188,6 +201,8 @@ impl Machine {
         self.sitting.ops += 1;
         self.orphans.expected -= places;
         let retry_at = self.now + self.rng.jittered(self.settings.ttl / 10);
+        // Small pages leave the others time to come: they look up to 20 ms later.
+        let next_small_at = self.now + self.rng.jittered(Duration::from_millis(20));
         let manual = self.is_manual();
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
@@ -195,6 +210,10 @@ impl Machine {
         suspect.busy = false;
         match result {
             Ok(Reply::TakenOver(TakeOverOutcome::Taken { leases, left })) => {
+                suspect.left = left;
+                if left > 0 && leases.len() < SMALL_PAGE && self.sitting.members > 1 {
+                    suspect.not_before = next_small_at;
+                }
                 if left == 0 {
                     suspect.stage = if manual { Stage::Bury } else { Stage::List };
                 }

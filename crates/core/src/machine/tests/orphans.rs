@@ -94,13 +94,15 @@ fn a_dead_holder_is_taken_over_listed_and_buried() {
     }
     rig.beat_with(|reply| reply.dead = dead(&["b"]));
     rig.answer("TakeOver", taken(vec![lease("s", 1, 500)], 1));
+    // Few at a time leave the other survivors theirs.
+    rig.live(20 * MS);
     rig.answer("TakeOver", taken(vec![lease("t", 2, 501)], 0));
     rig.housekeep();
     let Action::Claim(page) = &rig.take("Claim").1 else {
         unreachable!()
     };
     assert_eq!(page[0].token, lease("s", 1, 500).token, "no acquire needed");
-    rig.live(30 * MS);
+    rig.live(45 * MS);
     assert_eq!(rig.acquires(), [entry(3)], "pending there, and not locked");
     rig.pending.clear();
     rig.live(TTL);
@@ -119,7 +121,7 @@ fn a_take_over_whose_reply_is_lost_is_repeated_and_its_record_read() {
     rig.beat_with(|reply| reply.on_record = Some(1));
     rig.answer("Records", Reply::Records(vec![lease("s", 1, 500)]));
     // Its entry was found at the dead one meanwhile: the acquire may be it.
-    rig.live(30 * MS);
+    rig.live(45 * MS);
     assert!(rig.has("Acquire") || rig.releases().len() == 1);
 }
 
@@ -172,7 +174,7 @@ fn an_expired_lock_that_a_hint_names_is_looked_up_first() {
     rig.put_pending(pending_at("b", 1, "s"));
     rig.input(hint(1, "s"));
     rig.housekeep();
-    rig.live(30 * MS);
+    rig.live(45 * MS);
     assert_eq!(rig.acquires(), [entry(1)]);
     // Wrong: it is held, by one that lives.
     rig.refused(held_by(session_of("b"), TTL));
