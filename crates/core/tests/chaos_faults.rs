@@ -4,6 +4,8 @@
 //!
 //! A failing seed replays with `SEEDS=<seed> cargo test -p streamlease-core --test chaos_faults`.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use std::fmt::Debug;

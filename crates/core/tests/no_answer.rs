@@ -1,5 +1,7 @@
 //! Calls that are never answered: nobody waits for ever.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use std::time::Duration;
