@@ -35,6 +35,8 @@ pub(super) struct Looking {
     expired: BTreeSet<EntryId>,
     own_due: Timestamp,
     own_found: Option<usize>,
+    /// How many entries the last look at one's own saw.
+    own_pending: usize,
     sweep: Option<Sweep>,
     sweep_due: Timestamp,
     last_sweep: Timestamp,
@@ -113,6 +115,7 @@ impl Looking {
             expired: BTreeSet::new(),
             own_due: now,
             own_found: None,
+            own_pending: 0,
             sweep: None,
             sweep_due: now,
             last_sweep: now,
@@ -194,8 +197,18 @@ impl Machine {
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
     pub(super) fn sweep_interval(&self) -> Duration {
-        let pending = u32::try_from(self.looking.pending).unwrap_or(u32::MAX);
+        self.look_interval(self.looking.pending)
+    }
+
+    fn look_interval(&self, pending: usize) -> Duration {
+        let pending = u32::try_from(pending).unwrap_or(u32::MAX);
         self.settings.sweep_interval() + Duration::from_micros(200) * pending
+    }
+
+    /// All consumers together look at what is theirs as often as one sweeps.
+    fn own_interval(&self) -> Duration {
+        let members = self.sitting.members as usize;
+        self.look_interval(self.looking.own_pending.saturating_mul(members))
     }
 
     /// Whether no turn is needed: with manual claiming everybody is to hear of
@@ -287,6 +300,7 @@ impl Machine {
                 unresolved: 0,
             });
         }
+        let own_interval = self.own_interval();
         let looking = &mut self.looking;
         if !looking.hinted.is_empty() {
             let rest = looking.hinted.iter().nth(LOOK_PAGE).copied();
@@ -300,7 +314,7 @@ impl Machine {
         }
         if looking.own_due <= self.now {
             // Set before the look, so that what asks for one meanwhile gets another.
-            looking.own_due = self.now + self.settings.sweep_interval();
+            looking.own_due = self.now + own_interval;
             looking.own_found = None;
             return Some(Target::Own {
                 after: EntryId::MIN,
@@ -640,6 +654,7 @@ impl Machine {
             (Target::Own { .. }, None) => {
                 self.forget_old();
                 if let Some(entries) = self.looking.own_found.take() {
+                    self.looking.own_pending = entries;
                     self.notify(Notice::OwnListed { entries });
                 }
             }

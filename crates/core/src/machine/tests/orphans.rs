@@ -254,3 +254,25 @@ fn hints_in_any_number_cost_one_look_at_a_time() {
     rig.answer("Fetch", Reply::Fetched(fetched));
     assert!(rig.has("Acquire"));
 }
+
+#[test]
+fn looks_at_ones_own_become_rarer_the_more_is_held_by_all() {
+    let looks = |members: u32, held: u64| {
+        let mut rig = Rig::new(LockScheme::Session);
+        rig.beat.members = members;
+        for n in 1..=held {
+            rig.leased(n, &format!("s{n}"));
+        }
+        rig.input(Input::Hint(Hint::MayHaveMissed));
+        rig.housekeep();
+        let mut looks = 0;
+        rig.pass_with(TTL * 20, |rig| {
+            looks += usize::from(rig.has("List"));
+            rig.housekeep();
+        });
+        looks
+    };
+    assert_eq!(looks(10, 10), 9, "once per 4 s");
+    // 500 streams here, 50,000 in all: once per 14 s.
+    assert!(looks(100, 500) <= 3);
+}
