@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::rig::{
     Rig, SCHEMES, TTL, consumer, delivery, entry, held_by, lease, pending_at, session_of,
-    unavailable,
 };
 use crate::machine::{
     Action, Answer, ClaimResult, Completion, DisownReason, End, Input, Notice, Reply,
@@ -451,6 +450,5 @@ fn claims_of_users_are_answered_once_whatever_happens() {
         }
         rig.finish();
         assert_eq!(rig.refused_with(call), Some(ErrorKind::Unavailable));
-        let _ = unavailable();
     }
 }
