@@ -34,6 +34,9 @@ pub(super) struct Lanes {
     /// Releases that are not answered yet, to be announced or not. Until then
     /// their data streams are not acquired again ("late release").
     releasing: BTreeMap<LeaseRef, bool>,
+    /// Being acquired when their data stream was reported free: a refusal that
+    /// is still on its way is out of date ("hint overtakes refusal").
+    freed: BTreeSet<EntryId>,
 }
 
 /// One page at a time, so that the next fills up by what comes meanwhile.
@@ -208,6 +211,11 @@ impl Machine {
 
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
     pub(super) fn wake_stream(&mut self, stream: &StreamName) {
+        if let Some(entry) = self.items.active_entry(stream)
+            && let Some(State::Acquiring { .. }) = self.items.get(entry).map(|item| &item.state)
+        {
+            self.lanes.freed.insert(entry);
+        }
         if let Some(entry) = self.items.first_waiting(stream) {
             self.try_start(entry);
         }
@@ -326,6 +334,7 @@ impl Machine {
 
     fn acquired(&mut self, entry: EntryId, token: FencingToken, sent: Timestamp) {
         self.floor = self.floor.max(token);
+        self.lanes.freed.remove(&entry);
         let deadline = match self.scheme {
             LockScheme::PerStream => self.believed_until(sent),
             LockScheme::Session => Timestamp::MAX,
@@ -367,6 +376,7 @@ impl Machine {
             return;
         };
         let origin = item.origin;
+        let freed = self.lanes.freed.remove(&entry);
         self.items.set(
             entry,
             State::Waiting {
@@ -388,7 +398,11 @@ impl Machine {
             },
         };
         if keep {
-            let wait = held.remaining.min(self.settings.ttl) + self.deadline_jitter();
+            let held_for = match freed {
+                true => Duration::ZERO,
+                false => held.remaining.min(self.settings.ttl),
+            };
+            let wait = held_for + self.deadline_jitter();
             self.wakes.insert((self.now + wait, entry));
         } else {
             self.items.remove(entry);
