@@ -14,6 +14,8 @@ pub(crate) struct Item {
     pub(crate) info: Info,
     pub(crate) origin: Origin,
     pub(crate) state: State,
+    /// When it is to be tried next, if it waits for a time.
+    pub(crate) wake: Timestamp,
 }
 
 /// How the machine came to know of an entry.
@@ -38,7 +40,12 @@ pub(crate) enum State {
         refused: u32,
     },
     /// In the acquire lane; sent or not, answered not yet.
-    Acquiring { attempt: u64, refused: u32 },
+    Acquiring {
+        attempt: u64,
+        refused: u32,
+        /// The lock was released meanwhile: a refusal may be older than that.
+        freed: bool,
+    },
     /// Locked, and in the claim lane.
     Claiming { lock: Lock },
     /// The user's.
@@ -181,6 +188,11 @@ impl Items {
             .copied()
     }
 
+    pub(crate) fn any_waiting(&self) -> Option<EntryId> {
+        let (_, entries) = self.waiting.first_key_value()?;
+        entries.first().copied()
+    }
+
     /// A new item, waiting.
     pub(crate) fn insert(
         &mut self,
@@ -201,6 +213,7 @@ impl Items {
                 info,
                 origin,
                 state,
+                wake: Timestamp::ZERO,
             },
         );
     }

@@ -18,6 +18,10 @@ use crate::{
     LeaseRef, LockScheme, Quarantine, QuarantineOutcome, Release, Result, StreamName, Timestamp,
 };
 
+/// How often the lock of a handed-back stream is tried, 10 ms and doubling apart,
+/// until it counts as somebody else's.
+const HAND_BACK_TRIES: u32 = 6;
+
 /// Waiting work per kind of step.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
@@ -34,9 +38,6 @@ pub(super) struct Lanes {
     /// Releases that are not answered yet, to be announced or not. Until then
     /// their data streams are not acquired again ("late release").
     releasing: BTreeMap<LeaseRef, bool>,
-    /// Being acquired when their data stream was reported free: a refusal that
-    /// is still on its way is out of date ("hint overtakes refusal").
-    freed: BTreeSet<EntryId>,
 }
 
 /// One page at a time, so that the next fills up by what comes meanwhile.
@@ -130,7 +131,7 @@ impl Machine {
                 if delay.is_zero() {
                     self.try_start(entry);
                 } else {
-                    self.wakes.insert((self.now + delay, entry));
+                    self.wake_at(self.now + delay, entry);
                 }
             }
         }
@@ -191,6 +192,7 @@ impl Machine {
             State::Acquiring {
                 attempt: self.last_attempt,
                 refused,
+                freed: false,
             },
         );
         self.lanes.acquire.queue.insert(entry);
@@ -204,17 +206,28 @@ impl Machine {
                 self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
             }
             _ => {
-                self.wakes.insert((self.now + self.settings.ttl, entry));
+                self.wake_at(self.now + self.settings.ttl, entry);
             }
         }
+    }
+
+    /// Tries a waiting item then, instead of whenever it was to be tried before.
+    fn wake_at(&mut self, at: Timestamp, entry: EntryId) {
+        let Some(item) = self.items.get_mut(entry) else {
+            return;
+        };
+        let before = std::mem::replace(&mut item.wake, at);
+        self.wakes.remove(&(before, entry));
+        self.wakes.insert((at, entry));
     }
 
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
     pub(super) fn wake_stream(&mut self, stream: &StreamName) {
         if let Some(entry) = self.items.active_entry(stream)
-            && let Some(State::Acquiring { .. }) = self.items.get(entry).map(|item| &item.state)
+            && let Some(item) = self.items.get_mut(entry)
+            && let State::Acquiring { freed, .. } = &mut item.state
         {
-            self.lanes.freed.insert(entry);
+            *freed = true;
         }
         if let Some(entry) = self.items.first_waiting(stream) {
             self.try_start(entry);
@@ -319,22 +332,34 @@ impl Machine {
         if outcomes.contains(&AcquireOutcome::SessionGone) {
             return self.abandon_session(DisownReason::Expired);
         }
+        let mut restarted = false;
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             match outcome {
                 AcquireOutcome::Acquired(token) => self.acquired(entry, token, sent),
                 AcquireOutcome::Held(held) => self.refused(entry, &held),
                 AcquireOutcome::NotYet { retry_in } => {
-                    self.items.set(entry, State::Waiting { refused: 0 });
-                    self.wakes.insert((self.now + retry_in, entry));
+                    restarted = true;
+                    self.put_off(entry, retry_in);
                 }
                 AcquireOutcome::SessionGone => {}
             }
         }
+        if restarted {
+            self.lock_server_restarted();
+        }
+    }
+
+    /// The lock server makes everybody wait; fetching too, so that nobody hoards
+    /// entries meanwhile.
+    fn put_off(&mut self, entry: EntryId, retry_in: Duration) {
+        let at = self.now + retry_in;
+        self.items.set(entry, State::Waiting { refused: 0 });
+        self.wake_at(at, entry);
+        self.fetch.not_before = self.fetch.not_before.max(at);
     }
 
     fn acquired(&mut self, entry: EntryId, token: FencingToken, sent: Timestamp) {
         self.floor = self.floor.max(token);
-        self.lanes.freed.remove(&entry);
         let deadline = match self.scheme {
             LockScheme::PerStream => self.believed_until(sent),
             LockScheme::Session => Timestamp::MAX,
@@ -342,10 +367,12 @@ impl Machine {
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
         if !self.may_take() || deadline <= self.now {
-            return self.drop_locked(entry);
+            return self.forget(entry);
         }
         if self.scheme == LockScheme::PerStream {
             self.sitting.expiries.insert((deadline, entry));
+            // If the answer was slow, the lock cannot wait for the next beat.
+            self.beat_by(sent + self.settings.beat_interval());
         }
         self.lanes.claim.queue.insert(entry);
     }
@@ -356,7 +383,7 @@ impl Machine {
             return self.release(lease, true);
         }
         // It may have waited here for its former owner to end.
-        self.items.remove(lease.entry);
+        self.forget(lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;
@@ -372,11 +399,10 @@ impl Machine {
         let Some(item) = self.items.get(entry) else {
             return;
         };
-        let State::Acquiring { refused, .. } = item.state else {
+        let State::Acquiring { refused, freed, .. } = item.state else {
             return;
         };
         let origin = item.origin;
-        let freed = self.lanes.freed.remove(&entry);
         self.items.set(
             entry,
             State::Waiting {
@@ -389,23 +415,25 @@ impl Machine {
                 false
             }
             Origin::Mine => true,
-            // Who hands back releases right after: the hint may have been faster.
-            Origin::HandedBack => refused == 0,
+            // Who hands back releases right after: the hint was faster.
+            Origin::HandedBack => refused < HAND_BACK_TRIES,
             // A dead holder's lock can outlive its session by a little.
             Origin::Orphan => match &held.holder {
                 Holder::Session(id) => self.orphans.is_dead(id),
                 Holder::Foreign(_) => refused == 0,
             },
         };
-        if keep {
-            let held_for = match freed {
-                true => Duration::ZERO,
-                false => held.remaining.min(self.settings.ttl),
-            };
-            let wait = held_for + self.deadline_jitter();
-            self.wakes.insert((self.now + wait, entry));
-        } else {
+        if !keep {
             self.items.remove(entry);
+        } else if freed {
+            self.try_start(entry);
+        } else {
+            let wait = match origin {
+                Origin::HandedBack => Duration::from_millis(10) * 2u32.pow(refused),
+                _ => held.remaining.min(self.settings.ttl),
+            };
+            let at = self.now + wait.min(self.settings.ttl) + self.deadline_jitter();
+            self.wake_at(at, entry);
         }
     }
 
@@ -433,7 +461,7 @@ impl Machine {
                 // Completed meanwhile, by whoever had it: no event (R3).
                 ClaimOutcome::Gone => {
                     self.answer_claim(entry, ClaimResult::Gone);
-                    self.drop_locked(entry);
+                    self.forget(entry);
                 }
                 ClaimOutcome::Stale { seen } => self.claim_with_greater_token(entry, seen),
             }
@@ -453,6 +481,10 @@ impl Machine {
             belief: None,
         };
         if !self.may_take() {
+            if let Origin::Call(call) = item.origin {
+                self.items.set_origin(entry, Origin::Orphan);
+                self.answer(call, Err(not_now()));
+            }
             let ending = Ending::HandBack {
                 failed: false,
                 revoked: false,
@@ -508,8 +540,8 @@ impl Machine {
         }
     }
 
-    /// Gives up a lock that the user never heard of.
-    fn drop_locked(&mut self, entry: EntryId) {
+    /// Gives up an item that the user never heard of, with its lock if it has one.
+    pub(super) fn forget(&mut self, entry: EntryId) {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
@@ -672,6 +704,9 @@ impl Machine {
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             self.answer(call, Err(Error::new(error.kind(), error.to_string())));
         }
+        if self.is_draining() {
+            self.begin_hand_back(entry, false, false);
+        }
     }
 
     pub(super) fn hand_back(
@@ -698,7 +733,10 @@ impl Machine {
         match self.items.get(entry).map(|item| &item.state) {
             Some(State::Held(_)) => self.begin_hand_back(entry, false, true),
             // Not told to the user yet: just give it up.
-            Some(State::Claiming { .. }) => self.drop_locked(entry),
+            Some(State::Claiming { .. }) => {
+                self.shun(entry);
+                self.forget(entry);
+            }
             _ => {}
         }
     }
@@ -759,12 +797,16 @@ impl Machine {
                 HandBackOutcome::Gone => End::Disowned(DisownReason::EntryGone),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
-            // Who handed back leaves it to the others for a TTL (R7).
-            let until = self.now + self.settings.ttl;
-            self.shunned.insert(entry, until);
-            self.recheck(until, entry);
+            self.shun(entry);
             self.end(entry, end, Completion::NotOwner);
         }
+    }
+
+    /// Who gave an entry up leaves it to the others for a TTL (R7).
+    fn shun(&mut self, entry: EntryId) {
+        let until = self.now + self.settings.ttl;
+        self.shunned.insert(entry, until);
+        self.recheck(until, entry);
     }
 
     /// Into quarantine, with or without a lease on it.
