@@ -138,7 +138,7 @@ impl Machine {
         let is_held = |item: &Item| matches!(item.state, State::Held(_));
         let held = self.items.iter().filter(|(_, item)| is_held(item));
         for entry in held.map(|(entry, _)| entry).collect::<Vec<_>>() {
-            self.begin_hand_back(entry, false, false);
+            self.begin_hand_back(entry, false, None);
         }
     }
 
@@ -228,7 +228,9 @@ impl Machine {
             } => self.answer(call, Ok(Answer::HandedBack)),
             Command::Shutdown { call: Some(call) } => self.answer(call, Ok(Answer::Stopped)),
             Command::Claim { call, .. } => self.answer(call, Err(closed())),
-            Command::HandBack { call: None, .. } | Command::Shutdown { call: None } => {}
+            Command::HandBack { call: None, .. }
+            | Command::Shutdown { call: None }
+            | Command::LimitSilence { .. } => {}
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::io::CallId;
+use super::io::{CallId, DisownReason};
 use crate::belief::Belief;
 use crate::{EntryId, FencingToken, Info, LeaseRef, StreamName, Timestamp};
 
@@ -69,6 +70,8 @@ pub(crate) struct Holding {
     pub(crate) since: Timestamp,
     /// `None` if the user was never told of it.
     pub(crate) belief: Option<Arc<Belief>>,
+    /// How long the handler may go without reporting progress.
+    pub(crate) max_silence: Option<Duration>,
 }
 
 /// What is to become of a lease.
@@ -80,7 +83,8 @@ pub(crate) enum Ending {
     },
     HandBack {
         failed: bool,
-        revoked: bool,
+        /// Against the user's will, for this reason.
+        because: Option<DisownReason>,
     },
     Quarantine,
 }

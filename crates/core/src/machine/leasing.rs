@@ -479,6 +479,7 @@ impl Machine {
             lock,
             since: self.now,
             belief: None,
+            max_silence: self.settings.max_silence,
         };
         if !self.may_take() {
             if let Origin::Call(call) = item.origin {
@@ -487,7 +488,7 @@ impl Machine {
             }
             let ending = Ending::HandBack {
                 failed: false,
-                revoked: false,
+                because: None,
             };
             self.items.set(entry, State::Ending(holding, ending));
             self.lanes.hand_back.queue.insert(entry);
@@ -504,9 +505,12 @@ impl Machine {
             let reason = format!("{failures} owners failed on it");
             return self.park(entry, lock.token, reason);
         }
-        let belief = Belief::new(lock.deadline, self.sitting.belief.clone());
+        let belief = Belief::new(lock.deadline, self.sitting.belief.clone(), self.now);
         let (stream, info) = (item.stream.clone(), item.info.clone());
         holding.belief = Some(belief.clone());
+        if let Some(limit) = holding.max_silence {
+            self.listen_until(self.now + limit, entry);
+        }
         self.answer_claim(entry, ClaimResult::Claimed);
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
@@ -705,7 +709,7 @@ impl Machine {
             self.answer(call, Err(Error::new(error.kind(), error.to_string())));
         }
         if self.is_draining() {
-            self.begin_hand_back(entry, false, false);
+            self.begin_hand_back(entry, false, None);
         }
     }
 
@@ -722,7 +726,7 @@ impl Machine {
         );
         if is_held {
             self.end_calls.entry(entry).or_default().extend(call);
-            self.begin_hand_back(entry, failed, false);
+            self.begin_hand_back(entry, failed, None);
         } else if let Some(call) = call {
             // Over already, or about to be: nothing is left to give up.
             self.answer(call, Ok(Answer::HandedBack));
@@ -731,7 +735,9 @@ impl Machine {
 
     pub(super) fn revoke(&mut self, entry: EntryId) {
         match self.items.get(entry).map(|item| &item.state) {
-            Some(State::Held(_)) => self.begin_hand_back(entry, false, true),
+            Some(State::Held(_)) => {
+                self.begin_hand_back(entry, false, Some(DisownReason::Revoked));
+            }
             // Not told to the user yet: just give it up.
             Some(State::Claiming { .. }) => {
                 self.shun(entry);
@@ -741,8 +747,13 @@ impl Machine {
         }
     }
 
-    pub(super) fn begin_hand_back(&mut self, entry: EntryId, failed: bool, revoked: bool) {
-        self.set_ending(entry, Ending::HandBack { failed, revoked });
+    pub(super) fn begin_hand_back(
+        &mut self,
+        entry: EntryId,
+        failed: bool,
+        because: Option<DisownReason>,
+    ) {
+        self.set_ending(entry, Ending::HandBack { failed, because });
         self.lanes.hand_back.queue.insert(entry);
     }
 
@@ -785,15 +796,14 @@ impl Machine {
             let Some(item) = self.items.get(entry) else {
                 continue;
             };
-            let State::Ending(holding, Ending::HandBack { revoked, .. }) = &item.state else {
+            let State::Ending(holding, Ending::HandBack { because, .. }) = &item.state else {
                 continue;
             };
             if holding.lock.token != token {
                 continue;
             }
             let end = match outcome {
-                HandBackOutcome::HandedBack if *revoked => End::Disowned(DisownReason::Revoked),
-                HandBackOutcome::HandedBack => End::HandedBack,
+                HandBackOutcome::HandedBack => because.map_or(End::HandedBack, End::Disowned),
                 HandBackOutcome::Gone => End::Disowned(DisownReason::EntryGone),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
@@ -906,6 +916,7 @@ impl Machine {
         self.lanes = Lanes::default();
         self.end_calls.clear();
         self.wakes.clear();
+        self.silences.clear();
         self.no_room.clear();
     }
 

@@ -15,6 +15,7 @@
 //! - `session`: open, beat, believe, disown (R1, R2);
 //! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
 //! - `orphans`: who is dead, who takes over (R9, R11);
+//! - `silence`: handlers that make no progress;
 //! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
@@ -29,6 +30,7 @@ mod look;
 mod orphans;
 mod rng;
 mod session;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -108,6 +110,8 @@ pub struct Machine {
     undelivered: usize,
     /// Nobody takes events any more.
     deaf: bool,
+    /// When a lease's handler must have reported progress (looked up again then).
+    silences: BTreeSet<(Timestamp, EntryId)>,
     /// When to look again at waiting items.
     wakes: BTreeSet<(Timestamp, EntryId)>,
     /// Items that wait for nothing but room.
@@ -189,6 +193,7 @@ impl Machine {
             orphans: Orphans::default(),
             undelivered: 0,
             deaf: false,
+            silences: BTreeSet::new(),
             wakes: BTreeSet::new(),
             no_room: BTreeSet::new(),
             settings: config.settings,
@@ -258,6 +263,7 @@ impl Machine {
             return;
         }
         self.pump_waiting();
+        self.pump_silence();
         self.pump_looks();
         self.pump_lanes();
         self.pump_fetch();
@@ -343,6 +349,11 @@ impl Machine {
             } => {
                 self.claim_orphan(entry, stream, info, call);
             }
+            Command::LimitSilence {
+                entry,
+                token,
+                limit,
+            } => self.limit_silence(entry, token, limit),
             Command::Shutdown { call } => self.shut_down(call),
         }
     }
@@ -406,6 +417,7 @@ impl Machine {
                 .min(self.lanes.timeout())
                 .min(self.look_timeout())
                 .min(self.fetch_timeout())
+                .min(self.silences.first().map_or(Timestamp::MAX, |(at, _)| *at))
                 .min(self.wakes.first().map_or(Timestamp::MAX, |(at, _)| *at));
         }
         next
