@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_lite::future::zip;
 use redis::cmd;
+use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::{Completion, DisownReason, Event, Info, RetryPolicy};
 use streamlease_tests::{Proxy, RedisServer};
 
@@ -14,6 +16,7 @@ on_redis!(
     a_server_that_restarts_with_its_data_has_its_leases_still,
     a_server_that_restarts_with_its_data_after_a_ttl_loses_no_stream,
     an_owner_whose_server_is_frozen_is_disowned_on_time,
+    requests_that_a_partition_delays_until_after_the_next_owner_change_nothing,
     connections_killed_in_the_middle_of_a_fetch_lose_nothing,
     a_reply_to_a_fetch_that_is_cut_off_loses_nothing,
     killed_notification_connections_come_back_and_failover_goes_on,
@@ -100,6 +103,47 @@ async fn an_owner_whose_server_is_frozen_is_disowned_on_time(world: World) {
     assert!(again.token() > stale.token());
     assert_eq!(stale.complete().await.unwrap(), Completion::NotOwner);
     assert_eq!(again.complete().await.unwrap(), Completion::Completed);
+    world.nothing_is_left().await;
+}
+
+async fn requests_that_a_partition_delays_until_after_the_next_owner_change_nothing(world: World) {
+    let proxy = Proxy::start(world.redis().addr());
+    let through_proxy = RedisBackend::connect(proxy.url()).await.unwrap();
+    let provider = Provider::new(through_proxy);
+    let mut a = world.start_on("a", provider, |b| b.retry(QUICK)).await;
+    world.submit(&["completed-late", "handed-back-late"]).await;
+    let mut stale = a.leases(2).await;
+    stale.sort_by_key(|lease| lease.stream().clone());
+    let mut b = world.start("b").await;
+    proxy.partition();
+    // Both requests are on their way, and arrive at the healing.
+    let (completed, handed_back) = zip(stale[0].complete(), stale[1].hand_back()).await;
+    assert!(
+        !matches!(completed, Ok(Completion::Completed)),
+        "{completed:?}"
+    );
+    assert!(stale.iter().all(|lease| !lease.is_valid()));
+    drop(handed_back);
+    for lease in &stale {
+        world.within("lost", lease.lost()).await;
+    }
+    let mut leases = b.leases(2).await;
+    leases.sort_by_key(|lease| lease.stream().clone());
+    proxy.heal();
+    // It can talk again, so what was held has arrived before.
+    b.hears_nothing_for(world.ttl * 2).await;
+    let backend = world.backend().await;
+    let pending = world.pending(&backend).await;
+    assert_eq!(pending.len(), 2, "completed by its former owner");
+    for (pending, lease) in pending.iter().zip(&leases) {
+        assert_eq!(pending.consumer, *b.client.id());
+        assert_eq!(pending.token, lease.token());
+        assert!(!pending.handed_back, "handed back by its former owner");
+    }
+    for lease in leases {
+        assert!(lease.is_valid());
+        assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
+    }
     world.nothing_is_left().await;
 }
 

@@ -107,7 +107,7 @@ impl World {
             url: None,
             seed,
             started: AtomicU64::new(0),
-            ttl: Duration::from_secs(1),
+            ttl: Duration::from_millis(800),
         }
     }
 
