@@ -196,6 +196,11 @@ step_doctests() {
     cargo test -q --workspace --doc
 }
 
+# Whether the benchmarks work at all; figures come from `cargo bench`.
+step_bench_smoke() {
+    cargo test -q -p streamlease-benches --bench '*' -- --smoke
+}
+
 step_tests() {
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace --no-fail-fast
@@ -207,7 +212,7 @@ step_tests() {
 # --- all of it --------------------------------------------------------------------
 
 STEPS=(redis_server format lints docs features tls_features core_is_lean
-    async_std_without_tokio msrv doctests tests)
+    async_std_without_tokio msrv doctests bench_smoke tests)
 
 # A process of its own per step: within `if`, `set -e` would not hold in a function.
 if [ "${1:-}" = --step ]; then

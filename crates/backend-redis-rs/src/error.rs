@@ -23,7 +23,8 @@ pub(crate) fn from_redis(what: &str, err: RedisError) -> Error {
         _ if err.is_timeout() => "no answer in time".to_owned(),
         _ => err.to_string(),
     };
-    Error::with_source(kind, format!("{what}: {why}"), err)
+    // Without the cause as a source: its text is all it has, and is here already.
+    Error::new(kind, format!("{what}: {why}"))
 }
 
 /// An error reply of the server to one command.

@@ -17,7 +17,8 @@
 //! runs: inside a tokio runtime tokio is used, elsewhere smol. With
 //! `tls-rustls` the application may install a rustls crypto provider of its
 //! choice before it connects; otherwise `ring` is installed. With both TLS
-//! features the redis crate uses rustls.
+//! features the redis crate (1.8) uses rustls and leaves the system's root
+//! certificates out, so that no server is trusted: enable one of them only.
 //!
 //! # Keys
 //! Everything is on the wire as the Go library `redis-stream-client-go` has it,

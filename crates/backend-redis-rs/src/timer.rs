@@ -12,12 +12,15 @@ use futures_lite::future;
 
 /// Resolves after `time`.
 pub(crate) async fn sleep(time: Duration) {
-    #[cfg(feature = "tokio")]
-    if cfg!(not(feature = "smol")) || tokio::runtime::Handle::try_current().is_ok() {
+    #[cfg(all(feature = "tokio", feature = "smol"))]
+    if tokio::runtime::Handle::try_current().is_ok() {
         tokio::time::sleep(time).await;
-        return;
+    } else {
+        async_io::Timer::after(time).await;
     }
-    #[cfg(feature = "smol")]
+    #[cfg(not(feature = "smol"))]
+    tokio::time::sleep(time).await;
+    #[cfg(not(feature = "tokio"))]
     async_io::Timer::after(time).await;
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Target {
     /// Redis server, like redis://user:password@host:6379/0
     #[arg(long, value_name = "URL")]
     pub(crate) redis: String,
-    /// Name of the service: its load balancer stream is <S>-input
+    /// Name of the service; its load balancer stream is this with `-input` behind
     #[arg(long, value_name = "S", value_parser = service)]
     pub(crate) service: ServiceName,
 }

@@ -1,5 +1,7 @@
 //! `work --exec`: a program per stream.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use common::{SOON, inspect, run, submit, unfinished, work};
@@ -163,6 +165,25 @@ fn a_second_signal_kills_the_programs_and_exits_at_once() {
     worker.signal(Signal::INT);
     assert_eq!(worker.wait_exit(SOON).code(), Some(1));
     eventually_blocking("the program to be dead", SOON, || !runs(&pid));
+}
+
+#[test]
+fn programs_run_and_are_ended_on_every_runtime() {
+    let server = RedisServer::start();
+    for runtime in ["tokio", "async-std", "smol"] {
+        submit(&server, "s", &["quick", "slow"]);
+        let script = "[ $STREAMLEASE_STREAM = quick ] || { echo pid=$$; exec sleep 1000; }";
+        let mut worker = shell(&server, runtime, &["--runtime", runtime], script);
+        assert_eq!(worker.wait_for("stream_done", SOON)["stream"], "quick");
+        let pid = pid_said(&worker);
+        worker.signal(Signal::TERM);
+        assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+        assert_eq!(worker.events_of("stream_handed_back").len(), 1);
+        assert!(!runs(&pid), "the program runs on");
+        redis::cmd("FLUSHALL")
+            .exec(&mut server.connection())
+            .unwrap();
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `submit` and `inspect`.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use std::process::{Command, Stdio};
@@ -138,6 +140,42 @@ fn pending_entries_are_shown_with_holder_lock_and_counts() {
             && shown["lock_live"] == false
             && shown["consumer"] == "redis-consumer-one"
     });
+}
+
+#[test]
+fn an_entry_that_a_go_consumer_holds_is_shown_with_it_as_holder() {
+    let server = RedisServer::start();
+    let id = submit(&server, "s", &["call"]).remove(0);
+    let mut go = server.connection();
+    let go_does = |go: &mut redis::Connection, command: &[&str]| {
+        redis::cmd(command[0]).arg(&command[1..]).exec(go).unwrap();
+    };
+    go_does(&mut go, &["XGROUP", "CREATE", "s-input", "s-group", "0"]);
+    let read = [
+        "XREADGROUP",
+        "GROUP",
+        "s-group",
+        "redis-consumer-go",
+        "STREAMS",
+        "s-input",
+        ">",
+    ];
+    go_does(&mut go, &read);
+    let lock = format!("call<MUTEX_KEY_SEP>{id}");
+    go_does(&mut go, &["SET", &lock, "redis-consumer-go", "PX", "60000"]);
+    let shown = &entries(&server)[0];
+    assert_eq!(shown["holder"], "redis-consumer-go");
+    assert_eq!(shown["consumer"], "redis-consumer-go");
+    assert!(shown["lock_ms"].as_u64() > Some(2_000), "{shown}");
+    let listing = inspect(&server, "s");
+    let consumer = listing
+        .iter()
+        .find(|line| line["event"] == "consumer")
+        .unwrap();
+    assert!(
+        consumer["session_ms"].is_null(),
+        "a Go consumer has no session: {consumer}"
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Wrong usage exits with 2 and says what would be right; everything else with 1.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use common::{command, run, run_with_input, stderr, work};

@@ -1,5 +1,7 @@
 //! `work`: the JSON protocol, stopping, claiming.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use std::io::{BufRead, BufReader};

@@ -22,6 +22,12 @@ use crate::{
     FetchRequest, Hint, Recorder, ReleaseOutcome, Result, Runtime, Timestamp,
 };
 
+/// A subscription that takes longer has failed: `start` waits for the first one.
+const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest wait for an answer that no lease's life depends on, however long the TTL.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
 /// What handles send to the driver.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -296,8 +302,10 @@ impl Driver {
     fn time_limit(&self, action: &Action) -> Duration {
         match action {
             Action::Beat { .. } | Action::Open(_) => (self.ttl / 4).max(Duration::from_millis(50)),
-            Action::Fetch { wait, .. } => *wait + self.ttl.max(Duration::from_secs(2)),
-            _ => (self.ttl / 2).max(Duration::from_millis(500)),
+            Action::Fetch { wait, .. } => {
+                *wait + self.ttl.clamp(Duration::from_secs(2), LONGEST_WAIT)
+            }
+            _ => (self.ttl / 2).clamp(Duration::from_millis(500), LONGEST_WAIT),
         }
     }
 
@@ -310,7 +318,14 @@ impl Driver {
             let listen = async {
                 let mut wait = Duration::from_millis(100);
                 loop {
-                    match notifier.subscribe().await {
+                    let overdue = async {
+                        runtime.sleep_until(runtime.now() + SUBSCRIBE_LIMIT).await;
+                        Err(Error::new(
+                            ErrorKind::Unavailable,
+                            format!("no subscription within {SUBSCRIBE_LIMIT:?}"),
+                        ))
+                    };
+                    match future::or(notifier.subscribe(), overdue).await {
                         Ok(mut subscription) => {
                             wait = Duration::from_millis(100);
                             let _ = arrive.try_send(Arrival::SubscriptionTried);

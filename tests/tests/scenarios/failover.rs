@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use streamlease_core::{
-    ClaimMode, ClaimOutcome, Completion, DisownReason, Event, Fenced, FencingToken, Info,
-    StreamName,
+    ClaimMode, ClaimOutcome, ClaimResult, Completion, DisownReason, Event, Fenced, FencingToken,
+    Info, StreamName,
 };
 
 use crate::support::{Faults, World, everywhere, on_redis_with_smol, together};
@@ -17,12 +17,14 @@ everywhere!(
     a_sole_consumer_that_restarts_gets_its_streams_back,
     with_manual_claiming_an_orphan_is_reported,
     with_manual_claiming_a_thousand_orphans_are_all_reported,
+    with_manual_claiming_what_is_reported_can_be_claimed,
     a_thousand_streams_of_a_dead_consumer_are_all_taken_over,
     a_stalled_owner_is_disowned_first_and_cannot_complete,
     an_owner_that_reaches_no_server_is_disowned_on_time,
     shutdown_hands_back_and_another_continues_at_once,
     a_consumer_that_starts_after_the_shutdown_continues_at_once,
     a_dropped_lease_is_handed_back_to_others,
+    a_release_whose_hint_overtakes_the_refusal_is_not_missed,
     a_pause_between_fetch_and_lock_while_another_completes_leads_to_no_event,
     a_freeze_between_fetch_and_lock_while_another_completes_leads_to_no_event,
     a_claim_that_arrives_after_the_next_owners_changes_nothing,
@@ -86,7 +88,7 @@ async fn orphans_among_gaps_and_held_entries_are_recovered_at_start(world: World
     };
     assert_eq!(names(&recovered), names(&left));
     // Nothing is taken from the healthy one, neither now nor at a sweep.
-    newcomer.hears_nothing_for(world.ttl * 3).await;
+    newcomer.hears_nothing_for(world.ttl * 5 / 2).await;
     healthy.hears_nothing_for(Duration::ZERO).await;
     assert!(kept.iter().all(|lease| lease.is_valid()));
     for lease in kept.iter().chain(&recovered) {
@@ -139,6 +141,26 @@ async fn orphans_are_reported(world: World, streams: usize) {
         }
     }
     assert!(held.iter().all(|lease| reported.contains(lease.stream())));
+}
+
+async fn with_manual_claiming_what_is_reported_can_be_claimed(world: World) {
+    let mut owner = world.start("owner").await;
+    // Locked well after its last beat, the lock outlives the session.
+    world.pass(world.ttl / 5).await;
+    world.submit(&["s"]).await;
+    let old = owner.lease().await;
+    let manual = |b: streamlease_core::ClientBuilder| b.claim_mode(ClaimMode::Manual);
+    let mut other = world.start_with("other", manual).await;
+    owner.process.kill();
+    let Event::StreamExpired(orphan) = other.event().await else {
+        panic!("not reported first");
+    };
+    let result = other.client.claim(&orphan).await.unwrap();
+    assert_eq!(result, ClaimResult::Claimed);
+    let lease = other.lease().await;
+    assert!(lease.token() > old.token());
+    assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
+    world.nothing_is_left().await;
 }
 
 async fn a_thousand_streams_of_a_dead_consumer_are_all_taken_over(world: World) {
@@ -283,6 +305,29 @@ async fn a_dropped_lease_is_handed_back_to_others(world: World) {
     world.nothing_is_left().await;
 }
 
+async fn a_release_whose_hint_overtakes_the_refusal_is_not_missed(world: World) {
+    let world = world.with_ttl(Duration::from_secs(20));
+    let mut a = world.start_with("a", |b| b.capacity(1)).await;
+    world.submit(&["twin"]).await;
+    let first = a.lease().await;
+    let faults = Faults::default();
+    let provider = faults.wrap(world.provider().await);
+    let mut b = world.start_on("b", provider, |b| b).await;
+    let refusal = faults.hold_replies("acquire");
+    world.submit(&["twin"]).await;
+    world.within("B is refused", refusal.entered()).await;
+    assert_eq!(first.complete().await.unwrap(), Completion::Completed);
+    // The hint comes, then the refusal.
+    b.hears_nothing_for(Duration::from_millis(300)).await;
+    drop(refusal);
+    let dropped = world.now();
+    let second = b.lease().await;
+    let took = world.since(dropped);
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+    assert_eq!(second.complete().await.unwrap(), Completion::Completed);
+    world.nothing_is_left().await;
+}
+
 async fn a_pause_between_fetch_and_lock_while_another_completes_leads_to_no_event(world: World) {
     completed_between_fetch_and_lock(world, false).await;
 }
@@ -310,7 +355,7 @@ async fn completed_between_fetch_and_lock(world: World, frozen: bool) {
     assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
     drop(hold);
     a.process.thaw();
-    a.hears_nothing_for(world.ttl * 3).await;
+    a.hears_nothing_for(world.ttl * 2).await;
     world
         .nothing_is_left_of(&[(lease.stream().clone(), lease.entry())])
         .await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use streamlease_core::{Completion, RetryPolicy};
+use streamlease_core::{Completion, FencingToken, RetryPolicy};
 
 use crate::support::{Faults, World, everywhere, on_redis_with_smol};
 
@@ -20,6 +20,15 @@ async fn dropping_every_handle_ends_every_task_and_connection_and_hands_back(wor
     world.submit(&["s1", "s2", "s3"]).await;
     let leases = a.leases(2).await;
     let token = leases[0].token();
+    // The third is leased too, its event unread.
+    let backend = world.backend().await;
+    world
+        .eventually("all are leased", async || {
+            let pending = world.pending(&backend).await;
+            pending.len() == 3 && pending.iter().all(|p| p.token != FencingToken::NONE)
+        })
+        .await;
+    drop(backend);
     let process = a.process.clone();
     let other = a.client.clone();
     assert!(process.tasks() > 0);

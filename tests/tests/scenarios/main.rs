@@ -9,5 +9,7 @@ mod support;
 mod assigning;
 mod failover;
 mod handles;
+mod mixed_fleet;
 mod outages;
 mod poison;
+mod redis_server;

@@ -138,12 +138,12 @@ async fn without_retries_the_first_failure_later_terminates_with_its_reason(worl
 
 async fn after_n_retries_the_client_terminates_with_its_reason(world: World) {
     let policy = RetryPolicy {
-        first: Duration::from_millis(400),
+        first: Duration::from_millis(200),
         ..RetryPolicy::times(3)
     };
     let took = terminates(&world, policy).await;
-    // Waits of 400, 800 and 1,600 ms, each shortened by at most half.
-    assert!(took >= Duration::from_millis(1_400), "took {took:?}");
+    // Waits of 200, 400 and 800 ms, each shortened by at most half.
+    assert!(took >= Duration::from_millis(700), "took {took:?}");
 }
 
 /// Holds a stream when the server goes away for good; how long until it gave up.

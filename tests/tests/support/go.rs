@@ -45,6 +45,24 @@ impl GoConsumer {
             .unwrap()
     }
 
+    /// Announces data streams and reads them in one step, before anybody else can.
+    pub fn submit_and_read(&mut self, streams: &[String]) -> Vec<String> {
+        let mut step = redis::pipe();
+        step.atomic();
+        for stream in streams {
+            let payload = format!("{{\"DataStreamName\":\"{stream}\",\"Info\":null}}");
+            step.cmd("XADD")
+                .arg(&["orders-input", "*", "lbs-input", &payload]);
+        }
+        step.cmd("XREADGROUP")
+            .arg(&["GROUP", "orders-group", &self.name])
+            .arg(&["STREAMS", "orders-input", ">"]);
+        let mut replies: Vec<Value> = step.query(&mut self.redis).unwrap();
+        assert_ne!(replies.pop(), Some(Value::Nil), "somebody else read them");
+        let id = |reply| redis::from_redis_value(reply).unwrap();
+        replies.into_iter().map(id).collect()
+    }
+
     /// Reads fresh entries; whether there was one.
     pub fn read(&mut self) -> bool {
         let reply: Value = cmd("XREADGROUP")

@@ -6,6 +6,7 @@
     dead_code,
     unused_imports,
     unreachable_pub,
+    unused_macros,
     reason = "each test binary uses its part"
 )]
 

@@ -98,7 +98,7 @@ impl World {
             url: None,
             seed,
             started: AtomicU64::new(0),
-            ttl: Duration::from_secs(1),
+            ttl: Duration::from_millis(800),
         }
     }
 
@@ -472,10 +472,10 @@ pub async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F:
     let mut results: Vec<Option<F::Output>> = running.iter().map(|_| None).collect();
     let all = future::poll_fn(|cx| {
         for (future, result) in running.iter_mut().zip(&mut results) {
-            if result.is_none() {
-                if let Poll::Ready(ready) = future.as_mut().poll(cx) {
-                    *result = Some(ready);
-                }
+            if result.is_none()
+                && let Poll::Ready(ready) = future.as_mut().poll(cx)
+            {
+                *result = Some(ready);
             }
         }
         match results.iter().all(Option::is_some) {

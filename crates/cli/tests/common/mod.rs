@@ -1,7 +1,7 @@
 //! What the tests of the command share.
 
-// Each test binary uses a part of it.
-#![allow(dead_code)]
+// Each test binary uses a part of it; and in tests a panic is the way to fail.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -11,10 +11,10 @@ use serde_json::Value;
 use streamlease_tests::{JsonProcess, RedisServer};
 
 /// Long enough for a loaded machine; nothing waits for it to pass.
-pub const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The command, with nothing of the surrounding environment that it looks at.
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamlease"));
     for name in ["POD_NAME", "POD_IP", "RUST_LOG"] {
         command.env_remove(name);
@@ -24,12 +24,12 @@ pub fn command() -> Command {
 }
 
 /// `streamlease <args>` to its end.
-pub fn run(args: &[&str]) -> Output {
+pub(crate) fn run(args: &[&str]) -> Output {
     command().args(args).output().unwrap()
 }
 
 /// The same with something on standard input.
-pub fn run_with_input(args: &[&str], input: &[u8]) -> Output {
+pub(crate) fn run_with_input(args: &[&str], input: &[u8]) -> Output {
     let mut child = command()
         .args(args)
         .stdin(Stdio::piped())
@@ -43,7 +43,7 @@ pub fn run_with_input(args: &[&str], input: &[u8]) -> Output {
 }
 
 /// `streamlease submit` of `names`; their entry ids.
-pub fn submit(server: &RedisServer, service: &str, names: &[&str]) -> Vec<String> {
+pub(crate) fn submit(server: &RedisServer, service: &str, names: &[&str]) -> Vec<String> {
     let url = server.url();
     let mut args = vec!["submit", "--redis", &url, "--service", service];
     args.extend(names);
@@ -53,7 +53,12 @@ pub fn submit(server: &RedisServer, service: &str, names: &[&str]) -> Vec<String
 }
 
 /// `streamlease work --json`, with a TTL of 2s if `more` has none, once it has said `started`.
-pub fn work(server: &RedisServer, service: &str, consumer: &str, more: &[&str]) -> JsonProcess {
+pub(crate) fn work(
+    server: &RedisServer,
+    service: &str,
+    consumer: &str,
+    more: &[&str],
+) -> JsonProcess {
     let ttl: &[&str] = if more.contains(&"--ttl") {
         &[]
     } else {
@@ -72,7 +77,7 @@ pub fn work(server: &RedisServer, service: &str, consumer: &str, more: &[&str]) 
 }
 
 /// What `streamlease inspect --json` prints, the summary last.
-pub fn inspect(server: &RedisServer, service: &str) -> Vec<Value> {
+pub(crate) fn inspect(server: &RedisServer, service: &str) -> Vec<Value> {
     let output = run(&[
         "inspect",
         "--redis",
@@ -89,13 +94,13 @@ pub fn inspect(server: &RedisServer, service: &str) -> Vec<Value> {
 }
 
 /// How many entries are pending or undelivered.
-pub fn unfinished(server: &RedisServer, service: &str) -> u64 {
+pub(crate) fn unfinished(server: &RedisServer, service: &str) -> u64 {
     let listing = inspect(server, service);
     let summary = listing.last().unwrap();
     summary["pending"].as_u64().unwrap() + summary["undelivered"].as_u64().unwrap()
 }
 
-pub fn lines(output: &Output) -> Vec<String> {
+pub(crate) fn lines(output: &Output) -> Vec<String> {
     String::from_utf8(output.stdout.clone())
         .unwrap()
         .lines()
@@ -103,6 +108,6 @@ pub fn lines(output: &Output) -> Vec<String> {
         .collect()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -18,6 +18,10 @@ use crate::{
     LeaseRef, LockScheme, Quarantine, QuarantineOutcome, Release, Result, StreamName, Timestamp,
 };
 
+/// How often the lock of a handed-back stream is tried, 10 ms and doubling apart,
+/// until it counts as somebody else's.
+const HAND_BACK_TRIES: u32 = 6;
+
 /// Waiting work per kind of step.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
@@ -127,7 +131,7 @@ impl Machine {
                 if delay.is_zero() {
                     self.try_start(entry);
                 } else {
-                    self.wakes.insert((self.now + delay, entry));
+                    self.wake_at(self.now + delay, entry);
                 }
             }
         }
@@ -188,6 +192,7 @@ impl Machine {
             State::Acquiring {
                 attempt: self.last_attempt,
                 refused,
+                freed: false,
             },
         );
         self.lanes.acquire.queue.insert(entry);
@@ -201,13 +206,29 @@ impl Machine {
                 self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
             }
             _ => {
-                self.wakes.insert((self.now + self.settings.ttl, entry));
+                self.wake_at(self.now + self.settings.ttl, entry);
             }
         }
     }
 
+    /// Tries a waiting item then, instead of whenever it was to be tried before.
+    fn wake_at(&mut self, at: Timestamp, entry: EntryId) {
+        let Some(item) = self.items.get_mut(entry) else {
+            return;
+        };
+        let before = std::mem::replace(&mut item.wake, at);
+        self.wakes.remove(&(before, entry));
+        self.wakes.insert((at, entry));
+    }
+
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
     pub(super) fn wake_stream(&mut self, stream: &StreamName) {
+        if let Some(entry) = self.items.active_entry(stream)
+            && let Some(item) = self.items.get_mut(entry)
+            && let State::Acquiring { freed, .. } = &mut item.state
+        {
+            *freed = true;
+        }
         if let Some(entry) = self.items.first_waiting(stream) {
             self.try_start(entry);
         }
@@ -311,17 +332,30 @@ impl Machine {
         if outcomes.contains(&AcquireOutcome::SessionGone) {
             return self.abandon_session(DisownReason::Expired);
         }
+        let mut restarted = false;
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             match outcome {
                 AcquireOutcome::Acquired(token) => self.acquired(entry, token, sent),
                 AcquireOutcome::Held(held) => self.refused(entry, &held),
                 AcquireOutcome::NotYet { retry_in } => {
-                    self.items.set(entry, State::Waiting { refused: 0 });
-                    self.wakes.insert((self.now + retry_in, entry));
+                    restarted = true;
+                    self.put_off(entry, retry_in);
                 }
                 AcquireOutcome::SessionGone => {}
             }
         }
+        if restarted {
+            self.lock_server_restarted();
+        }
+    }
+
+    /// The lock server makes everybody wait; fetching too, so that nobody hoards
+    /// entries meanwhile.
+    fn put_off(&mut self, entry: EntryId, retry_in: Duration) {
+        let at = self.now + retry_in;
+        self.items.set(entry, State::Waiting { refused: 0 });
+        self.wake_at(at, entry);
+        self.fetch.not_before = self.fetch.not_before.max(at);
     }
 
     fn acquired(&mut self, entry: EntryId, token: FencingToken, sent: Timestamp) {
@@ -333,10 +367,12 @@ impl Machine {
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
         if !self.may_take() || deadline <= self.now {
-            return self.drop_locked(entry);
+            return self.forget(entry);
         }
         if self.scheme == LockScheme::PerStream {
             self.sitting.expiries.insert((deadline, entry));
+            // If the answer was slow, the lock cannot wait for the next beat.
+            self.beat_by(sent + self.settings.beat_interval());
         }
         self.lanes.claim.queue.insert(entry);
     }
@@ -347,7 +383,7 @@ impl Machine {
             return self.release(lease, true);
         }
         // It may have waited here for its former owner to end.
-        self.items.remove(lease.entry);
+        self.forget(lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;
@@ -363,7 +399,7 @@ impl Machine {
         let Some(item) = self.items.get(entry) else {
             return;
         };
-        let State::Acquiring { refused, .. } = item.state else {
+        let State::Acquiring { refused, freed, .. } = item.state else {
             return;
         };
         let origin = item.origin;
@@ -379,19 +415,25 @@ impl Machine {
                 false
             }
             Origin::Mine => true,
-            // Who hands back releases right after: the hint may have been faster.
-            Origin::HandedBack => refused == 0,
+            // Who hands back releases right after: the hint was faster.
+            Origin::HandedBack => refused < HAND_BACK_TRIES,
             // A dead holder's lock can outlive its session by a little.
             Origin::Orphan => match &held.holder {
                 Holder::Session(id) => self.orphans.is_dead(id),
                 Holder::Foreign(_) => refused == 0,
             },
         };
-        if keep {
-            let wait = held.remaining.min(self.settings.ttl) + self.deadline_jitter();
-            self.wakes.insert((self.now + wait, entry));
-        } else {
+        if !keep {
             self.items.remove(entry);
+        } else if freed {
+            self.try_start(entry);
+        } else {
+            let wait = match origin {
+                Origin::HandedBack => Duration::from_millis(10) * 2u32.pow(refused),
+                _ => held.remaining.min(self.settings.ttl),
+            };
+            let at = self.now + wait.min(self.settings.ttl) + self.deadline_jitter();
+            self.wake_at(at, entry);
         }
     }
 
@@ -419,7 +461,7 @@ impl Machine {
                 // Completed meanwhile, by whoever had it: no event (R3).
                 ClaimOutcome::Gone => {
                     self.answer_claim(entry, ClaimResult::Gone);
-                    self.drop_locked(entry);
+                    self.forget(entry);
                 }
                 ClaimOutcome::Stale { seen } => self.claim_with_greater_token(entry, seen),
             }
@@ -437,11 +479,16 @@ impl Machine {
             lock,
             since: self.now,
             belief: None,
+            max_silence: self.settings.max_silence,
         };
         if !self.may_take() {
+            if let Origin::Call(call) = item.origin {
+                self.items.set_origin(entry, Origin::Orphan);
+                self.answer(call, Err(not_now()));
+            }
             let ending = Ending::HandBack {
                 failed: false,
-                revoked: false,
+                because: None,
             };
             self.items.set(entry, State::Ending(holding, ending));
             self.lanes.hand_back.queue.insert(entry);
@@ -458,9 +505,12 @@ impl Machine {
             let reason = format!("{failures} owners failed on it");
             return self.park(entry, lock.token, reason);
         }
-        let belief = Belief::new(lock.deadline, self.sitting.belief.clone());
+        let belief = Belief::new(lock.deadline, self.sitting.belief.clone(), self.now);
         let (stream, info) = (item.stream.clone(), item.info.clone());
         holding.belief = Some(belief.clone());
+        if let Some(limit) = holding.max_silence {
+            self.listen_until(self.now + limit, entry);
+        }
         self.answer_claim(entry, ClaimResult::Claimed);
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
@@ -494,8 +544,8 @@ impl Machine {
         }
     }
 
-    /// Gives up a lock that the user never heard of.
-    fn drop_locked(&mut self, entry: EntryId) {
+    /// Gives up an item that the user never heard of, with its lock if it has one.
+    pub(super) fn forget(&mut self, entry: EntryId) {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
@@ -658,6 +708,9 @@ impl Machine {
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             self.answer(call, Err(Error::new(error.kind(), error.to_string())));
         }
+        if self.is_draining() {
+            self.begin_hand_back(entry, false, None);
+        }
     }
 
     pub(super) fn hand_back(
@@ -673,7 +726,7 @@ impl Machine {
         );
         if is_held {
             self.end_calls.entry(entry).or_default().extend(call);
-            self.begin_hand_back(entry, failed, false);
+            self.begin_hand_back(entry, failed, None);
         } else if let Some(call) = call {
             // Over already, or about to be: nothing is left to give up.
             self.answer(call, Ok(Answer::HandedBack));
@@ -682,15 +735,25 @@ impl Machine {
 
     pub(super) fn revoke(&mut self, entry: EntryId) {
         match self.items.get(entry).map(|item| &item.state) {
-            Some(State::Held(_)) => self.begin_hand_back(entry, false, true),
+            Some(State::Held(_)) => {
+                self.begin_hand_back(entry, false, Some(DisownReason::Revoked));
+            }
             // Not told to the user yet: just give it up.
-            Some(State::Claiming { .. }) => self.drop_locked(entry),
+            Some(State::Claiming { .. }) => {
+                self.shun(entry);
+                self.forget(entry);
+            }
             _ => {}
         }
     }
 
-    pub(super) fn begin_hand_back(&mut self, entry: EntryId, failed: bool, revoked: bool) {
-        self.set_ending(entry, Ending::HandBack { failed, revoked });
+    pub(super) fn begin_hand_back(
+        &mut self,
+        entry: EntryId,
+        failed: bool,
+        because: Option<DisownReason>,
+    ) {
+        self.set_ending(entry, Ending::HandBack { failed, because });
         self.lanes.hand_back.queue.insert(entry);
     }
 
@@ -733,24 +796,27 @@ impl Machine {
             let Some(item) = self.items.get(entry) else {
                 continue;
             };
-            let State::Ending(holding, Ending::HandBack { revoked, .. }) = &item.state else {
+            let State::Ending(holding, Ending::HandBack { because, .. }) = &item.state else {
                 continue;
             };
             if holding.lock.token != token {
                 continue;
             }
             let end = match outcome {
-                HandBackOutcome::HandedBack if *revoked => End::Disowned(DisownReason::Revoked),
-                HandBackOutcome::HandedBack => End::HandedBack,
+                HandBackOutcome::HandedBack => because.map_or(End::HandedBack, End::Disowned),
                 HandBackOutcome::Gone => End::Disowned(DisownReason::EntryGone),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
-            // Who handed back leaves it to the others for a TTL (R7).
-            let until = self.now + self.settings.ttl;
-            self.shunned.insert(entry, until);
-            self.recheck(until, entry);
+            self.shun(entry);
             self.end(entry, end, Completion::NotOwner);
         }
+    }
+
+    /// Who gave an entry up leaves it to the others for a TTL (R7).
+    fn shun(&mut self, entry: EntryId) {
+        let until = self.now + self.settings.ttl;
+        self.shunned.insert(entry, until);
+        self.recheck(until, entry);
     }
 
     /// Into quarantine, with or without a lease on it.
@@ -850,6 +916,7 @@ impl Machine {
         self.lanes = Lanes::default();
         self.end_calls.clear();
         self.wakes.clear();
+        self.silences.clear();
         self.no_room.clear();
     }
 

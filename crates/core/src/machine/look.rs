@@ -35,6 +35,8 @@ pub(super) struct Looking {
     expired: BTreeSet<EntryId>,
     own_due: Timestamp,
     own_found: Option<usize>,
+    /// How many entries the last look at one's own saw.
+    own_pending: usize,
     sweep: Option<Sweep>,
     sweep_due: Timestamp,
     last_sweep: Timestamp,
@@ -50,6 +52,8 @@ pub(super) struct Looking {
     /// Entries at live consumers that nobody has locked, since when (R9).
     unlocked_since: BTreeMap<EntryId, Timestamp>,
     rechecks: BTreeSet<(Timestamp, EntryId)>,
+    /// The same by entry.
+    recheck_at: BTreeMap<EntryId, Timestamp>,
     /// One held entry per consumer that has no session: its deadline tells of its death.
     watched: BTreeMap<ConsumerName, EntryId>,
     /// Consumers to list because their watched entry is gone.
@@ -111,6 +115,7 @@ impl Looking {
             expired: BTreeSet::new(),
             own_due: now,
             own_found: None,
+            own_pending: 0,
             sweep: None,
             sweep_due: now,
             last_sweep: now,
@@ -121,6 +126,7 @@ impl Looking {
             live_as_of: None,
             unlocked_since: BTreeMap::new(),
             rechecks: BTreeSet::new(),
+            recheck_at: BTreeMap::new(),
             watched: BTreeMap::new(),
             to_list: BTreeSet::new(),
             reports: BTreeMap::new(),
@@ -133,6 +139,11 @@ impl Looking {
         self.own_due = now;
         self.sweep_due = now;
         self.sweep = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn rechecks(&self) -> usize {
+        self.rechecks.len()
     }
 
     fn needs_members(&self, target: &Target, now: Timestamp, ttl: Duration) -> bool {
@@ -165,20 +176,39 @@ impl Machine {
     /// Hints may have been lost: one's own part, and (by the beat) who is dead.
     pub(super) fn look_after_silence(&mut self) {
         self.look_at_own();
-        self.beat_soon();
+        self.beat_by(self.now);
     }
 
-    /// Look at an entry again at that time.
+    /// Look at an entry again at that time, or before: each look says anew when
+    /// the next one is needed, so that one is enough.
     pub(super) fn recheck(&mut self, at: Timestamp, entry: EntryId) {
-        if self.looking.rechecks.len() < MOST_RECHECKS {
-            self.looking.rechecks.insert((at, entry));
+        let looking = &mut self.looking;
+        match looking.recheck_at.get(&entry) {
+            Some(&before) if before <= at => return,
+            Some(&before) => {
+                looking.rechecks.remove(&(before, entry));
+            }
+            None if looking.rechecks.len() >= MOST_RECHECKS => return,
+            None => {}
         }
+        looking.recheck_at.insert(entry, at);
+        looking.rechecks.insert((at, entry));
     }
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
     pub(super) fn sweep_interval(&self) -> Duration {
-        let pending = u32::try_from(self.looking.pending).unwrap_or(u32::MAX);
+        self.look_interval(self.looking.pending)
+    }
+
+    fn look_interval(&self, pending: usize) -> Duration {
+        let pending = u32::try_from(pending).unwrap_or(u32::MAX);
         self.settings.sweep_interval() + Duration::from_micros(200) * pending
+    }
+
+    /// All consumers together look at what is theirs as often as one sweeps.
+    fn own_interval(&self) -> Duration {
+        let members = self.sitting.members as usize;
+        self.look_interval(self.looking.own_pending.saturating_mul(members))
     }
 
     /// Whether no turn is needed: with manual claiming everybody is to hear of
@@ -207,11 +237,14 @@ impl Machine {
         });
         looking.last_sweep = self.now;
         looking.live_as_of = None;
-        let forget_before = self.now - self.settings.sweep_interval() * 4;
-        looking
-            .unlocked_since
-            .retain(|_, since| *since >= forget_before);
-        looking.reported_at.retain(|_, at| *at >= forget_before);
+    }
+
+    /// What nobody has asked about for long is not remembered for ever.
+    fn forget_old(&mut self) {
+        let before = self.now - self.settings.sweep_interval() * 4;
+        let looking = &mut self.looking;
+        looking.unlocked_since.retain(|_, since| *since >= before);
+        looking.reported_at.retain(|_, at| *at >= before);
         self.shunned.retain(|_, until| *until > self.now);
     }
 
@@ -241,6 +274,7 @@ impl Machine {
                 break;
             }
             self.looking.rechecks.pop_first();
+            self.looking.recheck_at.remove(&entry);
             self.looking.hinted.insert(entry);
         }
         if self.looking.left_behind && self.room() > 0 {
@@ -266,6 +300,7 @@ impl Machine {
                 unresolved: 0,
             });
         }
+        let own_interval = self.own_interval();
         let looking = &mut self.looking;
         if !looking.hinted.is_empty() {
             let rest = looking.hinted.iter().nth(LOOK_PAGE).copied();
@@ -278,6 +313,9 @@ impl Machine {
             )));
         }
         if looking.own_due <= self.now {
+            // Set before the look, so that what asks for one meanwhile gets another.
+            looking.own_due = self.now + own_interval;
+            looking.own_found = None;
             return Some(Target::Own {
                 after: EntryId::MIN,
             });
@@ -374,8 +412,9 @@ impl Machine {
 
     fn look_failed(&mut self, target: Target) {
         match target {
+            Target::Own { .. } => self.look_at_own(),
             // Still due.
-            Target::Own { .. } | Target::Sweep { .. } => {}
+            Target::Sweep { .. } => {}
             Target::Entries(entries) => self.looking.hinted.extend(entries),
             Target::Consumer { consumer, .. } => {
                 self.looking.to_list.insert(consumer);
@@ -419,14 +458,19 @@ impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
     fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Pending> {
         self.floor = self.floor.max(pending.token);
+        let expired = self.looking.expired.remove(&pending.entry);
+        let adopted = self.orphans.adopting.remove(&pending.entry);
         let content = match &pending.content {
             Ok(content) => content.clone(),
             Err(reason) => {
+                if let Some(lease) = adopted {
+                    self.release(lease, false);
+                }
                 self.park(pending.entry, pending.token, reason.to_string());
                 return None;
             }
         };
-        if let Some(lease) = self.orphans.adopting.remove(&pending.entry) {
+        if let Some(lease) = adopted {
             self.adopt(lease, content.info);
             return None;
         }
@@ -437,14 +481,16 @@ impl Machine {
             }
             return None;
         }
-        let expired = self.looking.expired.remove(&pending.entry);
         let handed_back_for_a_claim = pending.handed_back && self.is_manual();
         if pending.consumer == self.consumer && !handed_back_for_a_claim {
             self.admit(pending.entry, content, Origin::Mine);
         } else if pending.handed_back {
             count_unresolved(target);
             self.orphan(pending.entry, content, pending.consumer, Origin::HandedBack);
-        } else if expired || self.is_first_pass(target) {
+        } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
+            // What is reported must be claimable, so with manual claiming even a
+            // dead consumer's locks are looked at: one that was acquired after
+            // the last beat outlives its session.
             count_unresolved(target);
             self.orphan(pending.entry, content, pending.consumer, Origin::Orphan);
         } else {
@@ -606,8 +652,9 @@ impl Machine {
         match (target, next) {
             (Target::Entries(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
-                self.looking.own_due = self.now + self.settings.sweep_interval();
+                self.forget_old();
                 if let Some(entries) = self.looking.own_found.take() {
+                    self.looking.own_pending = entries;
                     self.notify(Notice::OwnListed { entries });
                 }
             }

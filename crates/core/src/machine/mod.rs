@@ -10,12 +10,13 @@
 //! `Timeout` or `Stopped`. Several inputs may be handled before draining.
 //!
 //! Where to find what, in the order of a stream's life:
-//! - [`fetch`]: fresh entries, and how many at once;
-//! - [`leasing`]: lock → fenced claim → added; complete, hand back, release (R3, R4, R6, R12);
-//! - [`session`]: open, beat, believe, disown (R1, R2);
-//! - [`look`]: listing what is pending: own entries, sweeps, hints (R7, R9);
-//! - [`orphans`]: who is dead, who takes over (R9, R11);
-//! - [`control`]: preparing, outages, giving up, shutting down (R8).
+//! - `fetch`: fresh entries, and how many at once;
+//! - `leasing`: lock → fenced claim → added; complete, hand back, release (R3, R4, R6, R12);
+//! - `session`: open, beat, believe, disown (R1, R2);
+//! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
+//! - `orphans`: who is dead, who takes over (R9, R11);
+//! - `silence`: handlers that make no progress;
+//! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
 //! alone, enough for every orphan to be found; hints only make it faster.
@@ -29,6 +30,7 @@ mod look;
 mod orphans;
 mod rng;
 mod session;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -83,7 +85,8 @@ pub struct Machine {
     last_action: u64,
 
     phase: Phase,
-    outage: Option<Outage>,
+    /// By [`control::Part`].
+    outages: [Option<Outage>; 2],
     prepared: bool,
     started: bool,
     shutdown_calls: Vec<CallId>,
@@ -107,6 +110,8 @@ pub struct Machine {
     undelivered: usize,
     /// Nobody takes events any more.
     deaf: bool,
+    /// When a lease's handler must have reported progress (looked up again then).
+    silences: BTreeSet<(Timestamp, EntryId)>,
     /// When to look again at waiting items.
     wakes: BTreeSet<(Timestamp, EntryId)>,
     /// Items that wait for nothing but room.
@@ -133,8 +138,8 @@ enum Flight {
         quiet_since: Option<u64>,
     },
     Records {
-        ops: u64,
-        seen: Vec<LeaseRef>,
+        held: Vec<LeaseRef>,
+        seen: BTreeSet<LeaseRef>,
     },
     Fetch {
         max: usize,
@@ -147,7 +152,11 @@ enum Flight {
     Quarantine(Vec<(EntryId, String)>),
     Release(Vec<LeaseRef>),
     Look,
-    TakeOver(orphans::SuspectKey),
+    TakeOver {
+        suspect: orphans::SuspectKey,
+        /// How many leases it may bring.
+        places: usize,
+    },
     Bury(orphans::SuspectKey),
     Forget {
         own: bool,
@@ -168,7 +177,7 @@ impl Machine {
             flights: BTreeMap::new(),
             last_action: 0,
             phase: Phase::Running,
-            outage: None,
+            outages: [None; 2],
             prepared: false,
             started: false,
             shutdown_calls: Vec::new(),
@@ -184,6 +193,7 @@ impl Machine {
             orphans: Orphans::default(),
             undelivered: 0,
             deaf: false,
+            silences: BTreeSet::new(),
             wakes: BTreeSet::new(),
             no_room: BTreeSet::new(),
             settings: config.settings,
@@ -253,6 +263,7 @@ impl Machine {
             return;
         }
         self.pump_waiting();
+        self.pump_silence();
         self.pump_looks();
         self.pump_lanes();
         self.pump_fetch();
@@ -287,14 +298,14 @@ impl Machine {
                 leases,
                 quiet_since,
             } => self.beat_done(sent, &leases, quiet_since, result),
-            Flight::Records { ops, seen } => self.records_done(ops, seen, result),
+            Flight::Records { held, seen } => self.records_done(held, seen, result),
             Flight::Acquire(page) => self.acquire_done(sent, &page, result),
             Flight::Claim(page) => self.claim_done(&page, result),
             Flight::Refresh(page) => self.refresh_done(&page, result),
             Flight::Complete(page) => self.complete_done(&page, result),
             Flight::HandBack(page) => self.hand_back_done(&page, result),
             Flight::Release(page) => self.release_done(&page, result),
-            Flight::TakeOver(suspect) => self.take_over_done(&suspect, result),
+            Flight::TakeOver { suspect, places } => self.take_over_done(&suspect, places, result),
             Flight::Bury(suspect) => self.bury_done(&suspect, result),
         }
     }
@@ -338,6 +349,11 @@ impl Machine {
             } => {
                 self.claim_orphan(entry, stream, info, call);
             }
+            Command::LimitSilence {
+                entry,
+                token,
+                limit,
+            } => self.limit_silence(entry, token, limit),
             Command::Shutdown { call } => self.shut_down(call),
         }
     }
@@ -374,12 +390,13 @@ impl Machine {
         if self.deaf || self.phase != Phase::Running || !self.sitting.is_open() {
             return 0;
         }
-        let taken = self.items.active() + self.orphans.adopting.len();
+        let arriving = self.orphans.arriving();
+        let taken = self.items.active() + arriving;
         let seats = self.settings.capacity.saturating_sub(taken);
         let events = self
             .settings
             .event_queue
-            .saturating_sub(self.undelivered + self.items.inbound());
+            .saturating_sub(self.undelivered + self.items.inbound() + arriving);
         seats.min(events)
     }
 
@@ -400,6 +417,7 @@ impl Machine {
                 .min(self.lanes.timeout())
                 .min(self.look_timeout())
                 .min(self.fetch_timeout())
+                .min(self.silences.first().map_or(Timestamp::MAX, |(at, _)| *at))
                 .min(self.wakes.first().map_or(Timestamp::MAX, |(at, _)| *at));
         }
         next

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::control::Part;
 use super::items::State;
 use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
 use crate::belief::SessionBelief;
@@ -25,6 +26,8 @@ pub(super) struct Sitting {
     next_beat: Timestamp,
     beating: bool,
     reconciling: bool,
+    /// When reading the record last began.
+    last_read: Timestamp,
     /// Live sessions of the service, at least this one.
     pub(super) members: u32,
     /// Whether the backend keeps sessions, so that beats tell who is dead.
@@ -68,6 +71,7 @@ impl Sitting {
             next_beat: now,
             beating: false,
             reconciling: false,
+            last_read: Timestamp::ZERO,
             members: 1,
             knows_members: true,
             ops: 0,
@@ -138,7 +142,7 @@ impl Machine {
     pub(super) fn open_done(&mut self, sent: Timestamp, result: Result<Reply>) {
         match result {
             Ok(Reply::Opened(OpenOutcome::Opened)) => {
-                self.control_succeeded();
+                self.control_succeeded(Part::Locks);
                 let until = self.believed_until(sent);
                 if until <= self.now {
                     return self.abandon_session(DisownReason::Expired);
@@ -154,11 +158,11 @@ impl Machine {
             Ok(Reply::Opened(OpenOutcome::SessionGone)) => {
                 self.abandon_session(DisownReason::Expired);
             }
-            Ok(_) => self.control_failed(super::control::wrong_reply("open")),
+            Ok(_) => self.control_failed(Part::Locks, super::control::wrong_reply("open")),
             Err(error) => {
                 // The same session is opened again: what happened of it is its own.
                 self.sitting.status = Status::Closed;
-                self.control_failed(error);
+                self.control_failed(Part::Locks, error);
             }
         }
     }
@@ -173,7 +177,9 @@ impl Machine {
             LockScheme::Session => Arc::new([]),
         };
         let want_sweep = self.wants_sweep().then(|| self.sweep_interval());
-        let quiet = self.lanes.no_lock_op_open() && self.no_take_over_open();
+        let quiet = self.lanes.no_lock_op_open()
+            && self.orphans.adopting.is_empty()
+            && !self.is_taking_over();
         let quiet_since = quiet.then_some(self.sitting.ops);
         let session = self.sitting.session.clone();
         self.act(
@@ -189,9 +195,9 @@ impl Machine {
         );
     }
 
-    /// Beat as soon as possible: its reply tells who is dead.
-    pub(super) fn beat_soon(&mut self) {
-        self.sitting.next_beat = self.sitting.next_beat.min(self.now);
+    /// Beat then at the latest.
+    pub(super) fn beat_by(&mut self, at: Timestamp) {
+        self.sitting.next_beat = self.sitting.next_beat.min(at);
     }
 
     pub(super) fn beat_done(
@@ -204,7 +210,7 @@ impl Machine {
         self.sitting.beating = false;
         match result {
             Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
-                self.control_succeeded();
+                self.control_succeeded(Part::Locks);
                 self.extend(sent, leases);
                 self.sitting.next_beat = sent + self.settings.beat_interval();
                 self.beat_told(reply, quiet_since);
@@ -221,7 +227,7 @@ impl Machine {
     fn beat_failed(&mut self, error: crate::Error) {
         let wait = self.rng.jittered(self.settings.ttl / 10);
         self.sitting.next_beat = self.now + wait;
-        self.control_failed(error);
+        self.control_failed(Part::Locks, error);
     }
 
     fn extend(&mut self, sent: Timestamp, leases: &[LeaseRef]) {
@@ -266,45 +272,76 @@ impl Machine {
         }
         if let Some(deadline) = reply.next_deadline {
             let at = self.now + deadline.max(Duration::from_millis(1)) + self.deadline_jitter();
-            self.sitting.next_beat = self.sitting.next_beat.min(at);
+            self.beat_by(at);
         }
         if reply.sweep {
             self.begin_sweep();
         }
         let held = self.items.locked() as u64;
-        if reply.on_record.is_some_and(|on_record| on_record != held)
-            && quiet_since == Some(self.sitting.ops)
-        {
-            self.reconcile();
+        if reply.on_record.is_some_and(|on_record| on_record != held) {
+            self.doubt_record(quiet_since == Some(self.sitting.ops));
         }
     }
 
     /// A mark by an operator. One that is not known here is released all the
-    /// same, unless an unanswered acquire may turn out to be it: then the next
-    /// beat brings the mark again ("mark overtakes acquire").
+    /// same, unless an unanswered acquire or take-over may turn out to be it:
+    /// then the next beat brings the mark again ("mark overtakes acquire").
     fn give_up_revoked(&mut self, lease: LeaseRef) {
-        let active = self.items.active_entry(&lease.stream);
-        let state = active
-            .and_then(|entry| self.items.get(entry))
-            .map(|item| &item.state);
-        match (active, state) {
-            (Some(_), Some(State::Acquiring { .. })) => {}
-            (Some(entry), Some(state)) if state.lock().is_some_and(|l| l.token == lease.token) => {
-                self.revoke(entry);
-            }
-            _ => self.release(lease, true),
+        if self.may_become_ours(&lease) {
+            return;
+        }
+        if self.items.lock_with(lease.entry, lease.token).is_some() {
+            return self.revoke(lease.entry);
+        }
+        // It may be about to be adopted; what is released must not be.
+        self.orphans.disclaim(&lease);
+        self.release(lease, true);
+    }
+
+    /// Whether a reply that is still to come may bring this lease.
+    fn may_become_ours(&self, lease: &LeaseRef) -> bool {
+        let item = self
+            .items
+            .active_entry(&lease.stream)
+            .and_then(|entry| self.items.get(entry));
+        let acquiring = item.is_some_and(|item| matches!(item.state, State::Acquiring { .. }));
+        acquiring || self.is_taking_over()
+    }
+
+    /// What is held does not compare with the number on record. With nothing
+    /// under way that says enough; while streams come and go it may mean
+    /// nothing, so then the record is not read all the time, but well within
+    /// the TTL for which a restarted server holds takeovers and acquires back.
+    fn doubt_record(&mut self, is_quiet: bool) {
+        let overdue = self.sitting.last_read + self.settings.ttl / 2 <= self.now;
+        if (is_quiet || overdue) && !self.sitting.reconciling {
+            self.reconcile();
         }
     }
 
-    /// The backend has another number of leases on record for this session than
-    /// are held, and nothing is under way: read the record, page by page.
-    fn reconcile(&mut self) {
-        if !std::mem::replace(&mut self.sitting.reconciling, true) {
-            self.read_records(self.sitting.ops, None, Vec::new());
+    /// It lets live owners beat first, and may have lost the last writes:
+    /// whoever holds something that is not on record must not believe in it
+    /// for longer than that.
+    pub(super) fn lock_server_restarted(&mut self) {
+        if self.scheme == LockScheme::Session {
+            self.doubt_record(false);
         }
     }
 
-    fn read_records(&mut self, ops: u64, after: Option<StreamName>, seen: Vec<LeaseRef>) {
+    /// Reads the record, page by page, to adopt or release what differs.
+    pub(super) fn reconcile(&mut self) {
+        self.sitting.last_read = self.now;
+        let held = self.items.leases();
+        self.read_records(None, held, BTreeSet::new());
+    }
+
+    fn read_records(
+        &mut self,
+        after: Option<StreamName>,
+        held: Vec<LeaseRef>,
+        seen: BTreeSet<LeaseRef>,
+    ) {
+        self.sitting.reconciling = true;
         let session = self.sitting.session.id.clone();
         self.act(
             Action::Records {
@@ -312,39 +349,40 @@ impl Machine {
                 after,
                 max: PAGE,
             },
-            Flight::Records { ops, seen },
+            Flight::Records { held, seen },
         );
     }
 
+    /// `held` is what was held before the first page was read: of that, what is
+    /// held still was on record all the time, if it ever was.
     pub(super) fn records_done(
         &mut self,
-        ops: u64,
-        mut seen: Vec<LeaseRef>,
+        held: Vec<LeaseRef>,
+        mut seen: BTreeSet<LeaseRef>,
         result: Result<Reply>,
     ) {
         self.sitting.reconciling = false;
         let Ok(Reply::Records(page)) = result else {
             return;
         };
-        // Something was acquired or released meanwhile: the pages do not
-        // compare. If it still matters, the next beat says so.
-        if ops != self.sitting.ops {
-            return;
-        }
+        let last = page.last().map(|lease| lease.stream.clone());
         let is_last = page.len() < PAGE;
         seen.extend(page);
-        if let (false, Some(last)) = (is_last, seen.last()) {
-            let after = last.stream.clone();
-            self.sitting.reconciling = true;
-            return self.read_records(ops, Some(after), seen);
+        if !is_last && last.is_some() {
+            return self.read_records(last, held, seen);
         }
-        let recorded: BTreeSet<LeaseRef> = seen.into_iter().collect();
-        let held: BTreeSet<LeaseRef> = self.items.leases().into_iter().collect();
-        for lease in held.difference(&recorded) {
-            self.lose(lease.entry, DisownReason::LockLost);
+        for lease in held {
+            let is_held = self.items.lock_with(lease.entry, lease.token).is_some();
+            if is_held && !seen.contains(&lease) {
+                self.lose(lease.entry, DisownReason::LockLost);
+            }
         }
-        for lease in recorded.difference(&held) {
-            self.release(lease.clone(), true);
+        for lease in seen {
+            let is_held = self.items.lock_with(lease.entry, lease.token).is_some();
+            let is_known = is_held || self.orphans.is_adopting(&lease);
+            if !is_known && !self.may_become_ours(&lease) {
+                self.release(lease, true);
+            }
         }
     }
 

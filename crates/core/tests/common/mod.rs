@@ -1,6 +1,13 @@
 //! A simulated fleet on the memory backend: nodes that can be killed, frozen and
 //! woken late, under virtual time and a seed.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "test helpers, of which each file uses its part"
+)]
+
+pub mod ledger;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,91 @@
+//! A logger that the user installs sees what happens, labelled alike. In a test
+//! binary of its own: a process has one logger.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::sync::{Mutex, PoisonError};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use streamlease_core::{Completion, Event, LockScheme};
+use support::{World, on_async_std, on_memory, on_tokio};
+
+/// What a user has: some implementation of `log::Log`.
+struct Collected(Mutex<Vec<(Level, String, String)>>);
+
+static LOGGER: Collected = Collected(Mutex::new(Vec::new()));
+
+impl Collected {
+    fn take(&self) -> Vec<(Level, String, String)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Log for Collected {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("streamlease")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let message = record.args().to_string();
+            let mut messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            messages.push((record.level(), record.target().to_owned(), message));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+// One test: they share the process's logger.
+#[test]
+fn a_user_supplied_logger_sees_ownership_changes_with_their_labels() {
+    log::set_logger(&LOGGER).unwrap();
+    log::set_max_level(LevelFilter::Debug);
+    on_memory(LockScheme::Session, a_life);
+    on_memory(LockScheme::PerStream, a_life);
+    on_tokio(a_life);
+    on_async_std(a_life);
+}
+
+/// A stream is leased, taken over and completed; a bad entry is parked.
+async fn a_life(world: World) {
+    LOGGER.take();
+    let mut a = world.start("a").await;
+    let bad = world.submit_raw(&[(b"lbs-input", b"secret, but not JSON")]);
+    assert!(matches!(a.event().await, Event::Quarantined(_)));
+    world.submit(&["call-7"]).await;
+    let old = a.lease().await;
+    let mut b = world.start("b").await;
+    a.process.kill();
+    let lease = b.lease().await;
+    assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
+    b.client.done().await.unwrap();
+    assert!(matches!(b.event().await, Event::Terminated(_)));
+
+    let messages = LOGGER.take();
+    let saw = |level: Level, words: &[&str]| {
+        assert!(
+            messages.iter().any(|(at, target, message)| {
+                *at == level
+                    && target.starts_with("streamlease")
+                    && words.iter().all(|word| message.contains(word))
+            }),
+            "no {level} with {words:?} among {messages:#?}"
+        );
+    };
+    let (a, b) = ("consumer=redis-consumer-a", "consumer=redis-consumer-b");
+    let token = |lease: &streamlease_core::Lease| format!("token={}", lease.token());
+    saw(Level::Info, &["reading", a]);
+    saw(Level::Warn, &["quarantined", a, &format!("entry={bad}")]);
+    saw(Level::Info, &["leased", "stream=call-7", a, &token(&old)]);
+    saw(Level::Info, &["leased", "stream=call-7", b, &token(&lease)]);
+    saw(
+        Level::Info,
+        &["ended", "stream=call-7", b, &token(&lease), "Completed"],
+    );
+    saw(Level::Info, &["stopped", b]);
+    for (_, _, message) in &messages {
+        assert!(!message.contains("secret"), "a payload in {message:?}");
+    }
+}
