@@ -908,6 +908,23 @@ impl Machine {
         self.look_at_own();
     }
 
+    /// One lease's belief ran out while others' did not: its lock may stand
+    /// still, and is freed.
+    pub(super) fn lapse(&mut self, entry: EntryId) {
+        if let Some(item) = self.items.get(entry)
+            && let Some(lock) = item.state.lock()
+        {
+            let (stream, token) = (item.stream.clone(), lock.token);
+            let lease = LeaseRef {
+                stream,
+                entry,
+                token,
+            };
+            self.release(lease, true);
+        }
+        self.lose(entry, DisownReason::Expired);
+    }
+
     /// R1, a lost session, or the end of the client: everything is over at once.
     pub(super) fn disown_all(&mut self, reason: DisownReason) {
         for (entry, item) in std::mem::take(&mut self.items).into_items() {

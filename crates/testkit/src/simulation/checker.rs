@@ -371,6 +371,12 @@ impl Checker {
             failed.push(("R5", format!("{what} after {greatest:?}")));
         }
         *greatest = token.max(*greatest);
+        // Somebody else had it meanwhile: whoever handed it back may have it again.
+        for (other, watch) in self.watches.iter_mut().enumerate() {
+            if other != node {
+                watch.handed_back.remove(&entry);
+            }
+        }
         let watch = &mut self.watches[node];
         if watch.views.values().any(|view| view.stream == *stream) {
             failed.push(("R12", format!("{what}, whose lease has not ended")));

@@ -346,16 +346,18 @@ impl World {
     fn last_crash(&mut self) -> (Option<Duration>, u64) {
         self.endless = true;
         let ttl = ns(self.checker.longest_ttl);
-        let room: usize = self
+        let mut rooms: Vec<_> = self
             .running()
             .map(|n| self.nodes[n].settings.capacity)
-            .sum();
-        let most = self
-            .running()
-            .map(|n| self.nodes[n].settings.capacity)
-            .max()
-            .unwrap_or(0);
-        let count = (room - most).min(12);
+            .collect();
+        rooms.sort_unstable();
+        let slow_too = rooms.len() > 3;
+        // Enough without the largest, and without the slow one.
+        let most = rooms.pop().unwrap_or(0);
+        if slow_too {
+            rooms.remove(1);
+        }
+        let count = rooms.iter().sum::<usize>().min(most).min(12);
         let first = self.streams.len();
         for _ in 0..count {
             self.submit_new();
@@ -378,7 +380,8 @@ impl World {
         let Some(victim) = self.running().max_by_key(|n| self.checker.views(*n)) else {
             return (None, 0);
         };
-        let slow = self.running().find(|n| *n != victim);
+        let others = self.running().filter(|n| *n != victim && slow_too);
+        let slow = others.min_by_key(|n| self.nodes[*n].settings.capacity);
         if let Some(slow) = slow {
             self.nodes[slow].slow_until = self.now + 3 * ttl;
         }
