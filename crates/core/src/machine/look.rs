@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::orphans::SuspectKey;
 use super::{Action, Backoff, Flight, Machine, Notice, Reply};
 use crate::{
-    Announcement, ConsumerName, EntryId, LockId, LockScheme, Pending,
-    PendingPage, Result, Scope, Timestamp,
+    Announcement, ConsumerName, EntryId, LockId, LockScheme, Pending, PendingPage, Result, Scope,
+    Timestamp,
 };
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
