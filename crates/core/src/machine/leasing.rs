@@ -380,7 +380,7 @@ impl Machine {
     /// A lease that came with a take-over: locked already, claimed next.
     pub(super) fn adopt(&mut self, lease: LeaseRef, info: Info) {
         if self.items.active_entry(&lease.stream).is_some() {
-            return self.release(lease, true);
+            return self.give_back(lease);
         }
         // It may have waited here for its former owner to end.
         self.forget(lease.entry);
@@ -388,6 +388,16 @@ impl Machine {
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;
         self.acquired(lease.entry, lease.token, now);
+    }
+
+    /// Frees a lease that a take-over brought and that is not wanted, unless it
+    /// is held already or an acquire is under way for its entry: the repeat of
+    /// that acquire is answered with this very lease, which must then stand.
+    /// Should it not be, the record shows one lease too many.
+    pub(super) fn give_back(&mut self, lease: LeaseRef) {
+        if self.items.active_entry(&lease.stream) != Some(lease.entry) {
+            self.release(lease, true);
+        }
     }
 
     fn may_take(&self) -> bool {
@@ -904,6 +914,10 @@ impl Machine {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
+        // What waited to be done with this lease is not for the next one.
+        self.lanes.claim.queue.remove(&entry);
+        self.lanes.complete.queue.remove(&entry);
+        self.lanes.hand_back.queue.remove(&entry);
         self.tell_lost(entry, item, reason);
         self.look_at_own();
     }

@@ -582,7 +582,7 @@ impl Machine {
         self.looking.expired.remove(&entry);
         self.looking.unlocked_since.remove(&entry);
         if let Some(lease) = self.orphans.adopting.remove(&entry) {
-            self.release(lease, true);
+            self.give_back(lease);
         }
         let watching = self
             .looking
