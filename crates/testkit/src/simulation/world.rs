@@ -13,8 +13,8 @@ use streamlease_core::machine::{
     Action, ActionId, CallId, Command, Config, End, Input, Machine, Notice, Output, Reply,
 };
 use streamlease_core::{
-    Announcement, ClaimMode, ConsumerName, EntryId, Error, ErrorKind, FencingToken, Fetched, Hint,
-    Info, LockScheme, MalformedReason, RetryPolicy, Settings, StreamName, Timestamp,
+    Announcement, BeatOutcome, ClaimMode, ConsumerName, EntryId, Error, ErrorKind, FencingToken,
+    Fetched, Hint, Info, LockScheme, MalformedReason, RetryPolicy, Settings, StreamName, Timestamp,
 };
 
 use super::checker::{Checker, Until, Violation, Watch};
@@ -148,7 +148,8 @@ struct Node {
     runs: bool,
     leaving: bool,
     paused_until: Time,
-    awaited: BTreeMap<ActionId, Timestamp>,
+    /// When each was sent, and whether it is a beat.
+    awaited: BTreeMap<ActionId, (Timestamp, bool)>,
     wake: u64,
     wake_at: Timestamp,
     events: VecDeque<Queue>,
@@ -194,6 +195,8 @@ pub(super) struct World {
     endless: bool,
     streams: Vec<StreamName>,
     names: u64,
+    /// Announcements that are still to come.
+    unsubmitted: u64,
     checker: Checker,
     steps: u64,
     faults: BTreeMap<&'static str, u64>,
@@ -242,6 +245,7 @@ impl World {
             endless: false,
             streams: Vec::new(),
             names: 0,
+            unsubmitted: plan.streams,
             checker: Checker::new(plan.scheme),
             steps: 0,
             faults: BTreeMap::new(),
@@ -270,7 +274,9 @@ impl World {
         self.run_until(ns(self.plan.trouble), |_| false);
         let healed = self.now;
         let bound = self.bound();
-        self.run_until(healed + bound, |world| world.lbs.is_empty());
+        self.run_until(healed + bound, |world| {
+            world.lbs.is_empty() && world.unsubmitted == 0
+        });
         let (now, converged) = (
             Duration::from_nanos(self.now),
             Duration::from_nanos(self.now - healed),
@@ -358,6 +364,9 @@ impl World {
             rooms.remove(1);
         }
         let count = rooms.iter().sum::<usize>().min(most).min(12);
+        // By now the server has noticed which connections are gone.
+        let nodes = &self.nodes;
+        self.waiters.retain(|w| nodes[w.node].runs);
         let first = self.streams.len();
         for _ in 0..count {
             self.submit_new();
@@ -392,8 +401,18 @@ impl World {
         if freed == 0 || self.checker.violation.is_some() {
             return (None, 0);
         }
-        let slack = ttl / 2 + SECOND / 2 + self.plan.by_hand() * ttl / 2;
-        if !self.run_until(crashed + dies_within + slack, leased) {
+        // With manual claiming a claim that lost, or found no room, is made
+        // again when the next sweep reports the stream.
+        let slack = ttl / 2 + SECOND / 2 + self.plan.by_hand() * 4 * ttl;
+        let lost = slow.map(|slow| self.checker.lost(slow));
+        let in_time = self.run_until(crashed + dies_within + slack, leased);
+        if let (Some(slow), Some(lost)) = (slow, lost)
+            && self.checker.lost(slow) > lost
+        {
+            let what = format!("n{slow}'s user is slow, and it loses leases");
+            self.checker.fail("R10", what);
+        }
+        if !in_time {
             let what = format!("a dead process's {freed} streams are not taken over in time");
             self.checker.fail("R9", what);
             return (None, 0);
@@ -442,7 +461,10 @@ impl World {
             }
             Event::Start(name) => self.start(name),
             Event::Fault(nth) => self.fault(nth),
-            Event::Submit => self.submit_new(),
+            Event::Submit => {
+                self.unsubmitted -= 1;
+                self.submit_new();
+            }
             Event::Sample => self.sample(),
             Event::Heal => self.heal(),
             Event::Reply(node, ..)
@@ -574,10 +596,10 @@ impl World {
     fn to_node(&mut self, node: usize, event: Event) {
         match event {
             Event::Reply(_, id, result) => {
-                let Some(sent) = self.nodes[node].awaited.remove(&id) else {
+                let Some((sent, is_beat)) = self.nodes[node].awaited.remove(&id) else {
                     return;
                 };
-                let result = self.bend(node, result);
+                let result = self.bend(is_beat, result);
                 if let Ok(reply) = &result {
                     self.checker.hears(node, sent, reply);
                 }
@@ -585,10 +607,10 @@ impl World {
                 self.feed(node, Some(Input::Done(id, result)));
             }
             Event::GiveUp(_, id) => {
-                if self.nodes[node].awaited.remove(&id).is_some() {
+                if let Some((_, is_beat)) = self.nodes[node].awaited.remove(&id) {
                     self.drop_connection(node, Some(id));
                     trace!(self, "n{node} gives up {id:?}");
-                    let result = Err(unavailable("no answer in time"));
+                    let result = self.bend(is_beat, Err(unavailable("no answer in time")));
                     self.feed(node, Some(Input::Done(id, result)));
                 }
             }
@@ -615,14 +637,18 @@ impl World {
         }
     }
 
-    /// Wrappers that break a contract on the client's side.
+    /// A backend that takes an error for a loss.
     fn bend(
         &self,
-        node: usize,
+        is_beat: bool,
         result: streamlease_core::Result<Reply>,
     ) -> streamlease_core::Result<Reply> {
-        let _ = node;
-        result
+        match result {
+            Err(_) if is_beat && self.mutant == Some(Mutant::ErrorIsLoss) => {
+                Ok(Reply::Beaten(BeatOutcome::SessionGone))
+            }
+            result => result,
+        }
     }
 
     /// One input of a machine (`None`: its timeout), and all that comes of it.
@@ -818,7 +844,8 @@ impl World {
         let now = self.now;
         let n = &mut self.nodes[node];
         let sent = n.clock.read(now);
-        n.awaited.insert(id, sent);
+        n.awaited
+            .insert(id, (sent, matches!(action, Action::Beat { .. })));
         let ttl = n.settings.ttl;
         let limit = match &action {
             Action::Beat { .. } | Action::Open(_) => (ttl / 4).max(Duration::from_millis(50)),
@@ -1075,6 +1102,7 @@ impl World {
             // A producer that tries again until it is heard.
             if stream.is_some() {
                 self.streams.pop();
+                self.unsubmitted += 1;
                 self.push(self.lbs_down_until, Event::Submit);
             }
             return;
@@ -1321,6 +1349,8 @@ impl World {
             n.replies_lost_until = 0;
             n.slow_until = 0;
             n.paused_until = n.paused_until.min(self.now);
+            // Whatever stopped the clock, it goes on now.
+            n.clock.at = n.clock.at.min(self.now);
             n.clock.set_rate(self.now, 1_000_000);
             if n.runs {
                 n.wake_at = Timestamp::ZERO;

@@ -186,8 +186,7 @@ impl Locks {
         now: u64,
     ) -> BeatOutcome {
         let id = &session.id;
-        let revives = self.mutant == Some(Mutant::BeatRevives) && self.sessions.contains_key(id);
-        if !self.lives(id, now) && !revives {
+        if !self.lives(id, now) {
             return BeatOutcome::SessionGone;
         }
         let deadline = now + ms(session.ttl);
@@ -228,10 +227,7 @@ impl Locks {
             reply.next_deadline = others.map(|(_, at)| Duration::from_millis(at - now)).min();
         }
         let members = self.sessions.values().filter(|at| **at > now).count();
-        reply.members = match self.mutant {
-            Some(Mutant::EverybodyAlone) => 1,
-            _ => members as u32,
-        };
+        reply.members = members as u32;
         if let Some(turn) = want_sweep.filter(|_| self.sweep_until <= now) {
             self.sweep_until = now + ms(turn);
             reply.sweep = true;
@@ -271,6 +267,10 @@ impl Locks {
             .iter()
             .filter(|(_, lease)| lease.session == *dead)
             .collect();
+        let max = match self.mutant {
+            Some(Mutant::TakesEverything) => usize::MAX,
+            _ => max,
+        };
         let left = all.len().saturating_sub(max) as u64;
         let page: Vec<_> = all
             .into_iter()

@@ -33,17 +33,15 @@ pub enum Mutant {
     SlowUserStopsBeats,
     /// The event queue's places are given back twice (R10).
     TakenTwice,
-    /// Everybody is told to be alone in the service (R11).
-    EverybodyAlone,
-    /// A session that has expired is revived by a late beat (R9).
-    BeatRevives,
+    /// A take-over moves everything, however much was asked for (R11).
+    TakesEverything,
     /// Notices of an end come twice (R12).
     EndsTwice,
 }
 
 impl Mutant {
     /// All of them, each with the rule whose check is to find it.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::ClockStops, "R1"),
         (Self::ErrorIsLoss, "R2"),
         (Self::ClaimsTheGone, "R3"),
@@ -54,10 +52,9 @@ impl Mutant {
         (Self::GroupAtTheEnd, "R7"),
         (Self::SwallowsPoison, "R8"),
         (Self::BeatsAreSilent, "R9"),
-        (Self::BeatRevives, "R9"),
         (Self::SlowUserStopsBeats, "R10"),
         (Self::TakenTwice, "R10"),
-        (Self::EverybodyAlone, "R11"),
+        (Self::TakesEverything, "R11"),
         (Self::EndsTwice, "R12"),
     ];
 }
