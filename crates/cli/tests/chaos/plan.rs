@@ -286,9 +286,9 @@ fn draw_submissions(rng: &mut Rng, ttl: Duration, length: Duration) -> Vec<(Dura
 }
 
 fn draw_work(rng: &mut Rng, number: usize, ttl: Duration) -> Work {
-    let time = if rng.below(8) == 0 {
-        // Long enough for several faults.
-        rng.between(ttl * 2, ttl * 4)
+    let time = if rng.below(5) == 0 {
+        // So long that its program may outlive its lease, after its worker's death.
+        rng.between(ttl * 3 / 2, ttl * 3)
     } else {
         rng.between(Duration::from_millis(50), Duration::from_millis(500))
     };
