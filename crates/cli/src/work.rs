@@ -122,7 +122,9 @@ async fn start(
     identity: String,
     runtime: &AnyRuntime,
 ) -> Result<(Client, ClientEvents), Failure> {
-    let backend = crate::connect(&args.target).await?;
+    let backend = crate::connect(&args.target)
+        .await?
+        .with_lock_scheme(args.locks.scheme());
     let client = Client::builder(args.target.service.as_str())
         .consumer(identity)
         .backend(backend)

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::plan::{Class, Plan};
+use crate::plan::{Class, Locks, Plan};
 use crate::round::Outcome;
 
 pub(crate) const SERVICE: &str = "chaos";
@@ -87,8 +87,13 @@ fn as_test(args: &[String]) -> ExitCode {
     }
     let mut summary = Summary::default();
     let second = Duration::from_secs(1);
-    summary.run(&Plan::new(7, Class::Durable, second, second * 12));
-    summary.run(&Plan::new(8, Class::Lossy, second, second * 8));
+    for (seed, class, locks) in [
+        (7, Class::Durable, Locks::PerStream),
+        (8, Class::Durable, Locks::Session),
+        (9, Class::Lossy, Locks::Session),
+    ] {
+        summary.run(&Plan::new(seed, class, locks, second, second * 9));
+    }
     let code = summary.conclude();
     println!(
         "test {NAME} ... {}",
@@ -129,10 +134,11 @@ impl Summary {
             ..
         } = outcome;
         println!(
-            "seed {} ({:?}, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
+            "seed {} ({:?}, {:?} locks, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
              {takeovers} takeovers, {refused} stale writes refused, settled after {:.1}s of {:?}",
             plan.seed,
             plan.class,
+            plan.locks,
             plan.ttl,
             outcome.faults.values().sum::<u64>(),
             outcome.settled.as_secs_f64(),
