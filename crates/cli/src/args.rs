@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use streamlease::{ClaimMode, ConsumerName, Error, Info, ServiceName, Settings, StreamName};
+use streamlease::{
+    ClaimMode, ConsumerName, Error, Info, LockScheme, ServiceName, Settings, StreamName,
+};
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
 #[derive(Debug, Parser)]
@@ -76,7 +78,7 @@ pub(crate) struct WorkArgs {
         allow_negative_numbers = true
     )]
     pub(crate) capacity: usize,
-    /// What a lease's life hangs on
+    /// What a lease's life hangs on, the same for all consumers of a service
     #[arg(long, value_enum, default_value_t = Locks::PerStream)]
     pub(crate) locks: Locks,
     /// Work on each stream for this long, like 1s, or `forever`, then complete it
@@ -136,6 +138,17 @@ impl Claim {
 pub(crate) enum Locks {
     /// Each stream has a lock of its own; the fleet may have Go consumers
     PerStream,
+    /// All streams of a consumer hang on one deadline: cheapest for many
+    Session,
+}
+
+impl Locks {
+    pub(crate) fn scheme(self) -> LockScheme {
+        match self {
+            Self::PerStream => LockScheme::PerStream,
+            Self::Session => LockScheme::Session,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

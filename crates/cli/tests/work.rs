@@ -268,3 +268,23 @@ fn automatic_claiming_takes_over_without_a_report() {
     );
     assert_eq!(survivor.events_of("stream_expired").len(), 0);
 }
+
+#[test]
+fn with_session_leases_streams_are_taken_over_and_other_locks_are_refused() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let sessions = ["--locks", "session"];
+    let mut doomed = work(&server, "s", "doomed", &sessions);
+    let first = doomed.wait_for("stream_added", SOON);
+    let survivor = work(&server, "s", "survivor", &sessions);
+    doomed.signal(Signal::KILL);
+    doomed.wait_exit(SOON);
+    let second = survivor.wait_for("stream_added", SOON);
+    assert_eq!(second["claimed_from"], "redis-consumer-doomed");
+    assert!(second["token"].as_u64() > first["token"].as_u64());
+    let url = server.url();
+    let other = ["work", "--redis", &url, "--service", "s", "--consumer", "x"];
+    let refused = run(&other);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(common::stderr(&refused).contains("session"), "{refused:?}");
+}

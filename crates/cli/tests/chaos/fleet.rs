@@ -10,12 +10,13 @@ use serde_json::Value;
 use streamlease_tests::{JsonProcess, Proxy, RedisServer, Signal};
 
 use crate::SERVICE;
-use crate::plan::WORKERS;
+use crate::plan::{Locks, WORKERS};
 
 /// What a worker is started with.
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) ttl: Duration,
+    pub(crate) locks: Locks,
     pub(crate) ledger: String,
 }
 
@@ -269,11 +270,16 @@ impl Fleet {
 
     fn spawn(&self, post: usize) -> Worker {
         let name = self.posts[post].name.clone();
+        let locks = match self.recipe.locks {
+            Locks::PerStream => "per-stream",
+            Locks::Session => "session",
+        };
         let mut command = Command::new(env!("CARGO_BIN_EXE_streamlease"));
         command
             .args(["work", "--json", "--service", SERVICE, "--consumer", &name])
             .args(["--redis", &self.posts[post].proxy.url()])
             .args(["--ttl", &format!("{}ms", self.recipe.ttl.as_millis())])
+            .args(["--locks", locks])
             .args(["--capacity", "4", "--grace", "500ms"])
             .args(["--runtime", ["tokio", "async-std", "smol"][post % 3]])
             .args(["--claim", if post == 3 { "manual" } else { "auto" }])

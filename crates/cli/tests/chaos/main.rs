@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::plan::{Class, Plan};
+use crate::plan::{Class, Locks, Plan};
 use crate::round::Outcome;
 
 pub(crate) const SERVICE: &str = "chaos";
@@ -68,16 +68,32 @@ fn as_test(args: &[String]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let mut filters = args.iter().filter(|arg| !arg.starts_with('-')).peekable();
-    let excluded = filters.peek().is_some() && !filters.any(|filter| NAME.contains(&**filter));
-    if excluded || has("--ignored") {
+    // Of what test harnesses understand, these are followed by a value.
+    let has_value = ["--test-threads", "--color", "--format", "--logfile", "-Z"];
+    let (mut filters, mut skips, mut rest) = (Vec::new(), Vec::new(), args.iter());
+    while let Some(arg) = rest.next() {
+        if has_value.contains(&&**arg) {
+            rest.next();
+        } else if arg == "--skip" {
+            skips.extend(rest.next());
+        } else if !arg.starts_with('-') {
+            filters.push(arg);
+        }
+    }
+    let named = |filters: &[&String]| filters.iter().any(|filter| NAME.contains(&***filter));
+    if !filters.is_empty() && !named(&filters) || named(&skips) || has("--ignored") {
         println!("0 tests");
         return ExitCode::SUCCESS;
     }
     let mut summary = Summary::default();
     let second = Duration::from_secs(1);
-    summary.run(&Plan::new(7, Class::Durable, second, second * 12));
-    summary.run(&Plan::new(8, Class::Lossy, second, second * 8));
+    for (seed, class, locks) in [
+        (7, Class::Durable, Locks::PerStream),
+        (8, Class::Durable, Locks::Session),
+        (9, Class::Lossy, Locks::Session),
+    ] {
+        summary.run(&Plan::new(seed, class, locks, second, second * 9));
+    }
     let code = summary.conclude();
     println!(
         "test {NAME} ... {}",
@@ -118,10 +134,11 @@ impl Summary {
             ..
         } = outcome;
         println!(
-            "seed {} ({:?}, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
+            "seed {} ({:?}, {:?} locks, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
              {takeovers} takeovers, {refused} stale writes refused, settled after {:.1}s of {:?}",
             plan.seed,
             plan.class,
+            plan.locks,
             plan.ttl,
             outcome.faults.values().sum::<u64>(),
             outcome.settled.as_secs_f64(),

@@ -16,11 +16,19 @@ pub(crate) enum Class {
     Lossy,
 }
 
+/// `--locks` of all workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locks {
+    PerStream,
+    Session,
+}
+
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) class: Class,
     pub(crate) ttl: Duration,
+    pub(crate) locks: Locks,
     /// How long faults and new streams come.
     pub(crate) length: Duration,
     pub(crate) faults: Vec<(Duration, Fault)>,
@@ -112,7 +120,7 @@ pub(crate) enum Fault {
 }
 
 impl Plan {
-    /// Class and TTL drawn, too.
+    /// Class, TTL and locks drawn, too.
     pub(crate) fn drawn(seed: u64, length: Duration) -> Self {
         let mut rng = Rng(seed);
         let class = match rng.below(3) {
@@ -120,10 +128,17 @@ impl Plan {
             _ => Class::Durable,
         };
         let ttl = Duration::from_millis([600, 1_000, 2_000][rng.below(3)]);
-        Self::new(seed, class, ttl, length)
+        let locks = [Locks::PerStream, Locks::Session][rng.below(2)];
+        Self::new(seed, class, locks, ttl, length)
     }
 
-    pub(crate) fn new(seed: u64, class: Class, ttl: Duration, length: Duration) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        class: Class,
+        locks: Locks,
+        ttl: Duration,
+        length: Duration,
+    ) -> Self {
         // One for each, so that a change of one leaves the other as it is.
         let faults = draw_faults(&mut Rng(seed ^ 0xFA17), class, ttl, length);
         let submissions = draw_submissions(&mut Rng(seed ^ 0x5B), ttl, length);
@@ -131,6 +146,7 @@ impl Plan {
             seed,
             class,
             ttl,
+            locks,
             length,
             faults,
             submissions,
@@ -286,9 +302,9 @@ fn draw_submissions(rng: &mut Rng, ttl: Duration, length: Duration) -> Vec<(Dura
 }
 
 fn draw_work(rng: &mut Rng, number: usize, ttl: Duration) -> Work {
-    let time = if rng.below(8) == 0 {
-        // Long enough for several faults.
-        rng.between(ttl * 2, ttl * 4)
+    let time = if rng.below(5) == 0 {
+        // So long that its program may outlive its lease, after its worker's death.
+        rng.between(ttl * 3 / 2, ttl * 3)
     } else {
         rng.between(Duration::from_millis(50), Duration::from_millis(500))
     };

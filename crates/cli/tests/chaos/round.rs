@@ -99,6 +99,7 @@ impl<'a> Round<'a> {
         let ledger = Ledger::start();
         let recipe = Recipe {
             ttl: plan.ttl,
+            locks: plan.locks,
             ledger: ledger.addr().to_string(),
         };
         let fleet = Fleet::start(recipe, &server);
