@@ -20,9 +20,7 @@ use crate::machine::{
     Action, ActionId, Answer, CallId, Command, End, Input, Machine, Notice, Output, Reply,
 };
 use crate::recorder::EndKind;
-use crate::{
-    Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp,
-};
+use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp};
 
 /// A subscription that takes longer has failed: `start` waits for the first one.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
