@@ -28,7 +28,7 @@ pub(crate) enum Command {
 }
 
 const WORK_HELP: &str = "\
-SIGTERM or Ctrl-C hands everything back and exits with 0; a second one (over 100 ms later) exits at once, with 1.
+SIGTERM or Ctrl-C hands everything back and exits with 0; a second one exits at once, with 1.
 
 The program of --exec has STREAMLEASE_STREAM, STREAMLEASE_ENTRY, STREAMLEASE_TOKEN and \
 STREAMLEASE_INFO (JSON, `null` without info) in its environment. If this process is killed with \

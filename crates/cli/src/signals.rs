@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use crate::Failure;
 use crate::exec::Programs;
 
-/// A signal that follows the first so closely is the same wish once more.
+/// The same signal so soon after the first is the same wish once more.
 const SAME_WISH: Duration = Duration::from_millis(100);
 
 /// From now on the first signal closes the returned channel, and a second one
@@ -24,15 +24,14 @@ pub(crate) fn stop_on_signals(programs: Programs) -> Result<Receiver<()>, Failur
     let (stop, stopped) = async_channel::bounded(1);
     thread::spawn(move || {
         let mut received = signals.forever();
-        if received.next().is_some() {
-            log::info!("told to stop: handing everything back");
-            stop.close();
-        }
+        let first = received.next();
+        let at = Instant::now();
+        log::info!("told to stop: handing everything back");
+        stop.close();
         // `timeout` and some supervisors signal the process and its group, which
         // is one wish that arrives twice.
-        let first = Instant::now();
-        while received.next().is_some() {
-            if first.elapsed() >= SAME_WISH {
+        while let Some(signal) = received.next() {
+            if Some(signal) != first || at.elapsed() >= SAME_WISH {
                 programs.kill_all();
                 std::process::exit(1);
             }
