@@ -17,7 +17,7 @@ use crate::transport::RedisTransport;
 /// which keys it uses and which connections it keeps.
 #[derive(Debug, Clone)]
 pub struct RedisBackend {
-    server: Arc<Server>,
+    pub(crate) server: Arc<Server>,
     scheme: LockScheme,
 }
 

@@ -99,6 +99,8 @@ mod keys;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod locks;
 #[cfg(any(feature = "tokio", feature = "smol"))]
+mod migrate;
+#[cfg(any(feature = "tokio", feature = "smol"))]
 mod notifier;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod timer;

@@ -26,6 +26,16 @@ impl RedisBackend {
     pub fn with_lock_scheme(self, _scheme: LockScheme) -> Self {
         match self.never {}
     }
+
+    /// Never called: there is no value of this type.
+    pub async fn recorded_lock_scheme(&self, _service: &ServiceName) -> Result<Option<LockScheme>> {
+        match self.never {}
+    }
+
+    /// Never called: there is no value of this type.
+    pub async fn migrate(&self, _service: &ServiceName, _to: LockScheme) -> Result<()> {
+        match self.never {}
+    }
 }
 
 impl BackendProvider for RedisBackend {

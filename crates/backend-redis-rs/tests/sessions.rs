@@ -310,7 +310,10 @@ fn a_reply_that_was_lost_is_found_on_record_and_let_go() {
         assert_eq!(record, [known.clone(), lost.clone()], "by name");
         // The repeat gets the same lease, and an ordinary later one another token.
         assert_eq!(acquired(&backend, &a, "lost").await, lost);
-        assert_eq!(release_all(&backend, &a, &[lost.clone()]).await, 1);
+        assert_eq!(
+            release_all(&backend, &a, std::slice::from_ref(&lost)).await,
+            1
+        );
         assert_eq!(release_all(&backend, &a, &[lost]).await, 0);
         let record = backend.locks.records(&a.id, None, 10).await.unwrap();
         assert_eq!(record, [known]);
@@ -608,5 +611,71 @@ fn the_setting_decides_and_per_stream_locks_are_the_default() {
         assert_eq!(scheme(&provider), LockScheme::PerStream);
         let provider = provider.with_lock_scheme(LockScheme::Session);
         assert_eq!(scheme(&provider), LockScheme::Session);
+    });
+}
+
+#[test]
+fn an_idle_service_is_migrated_and_a_busy_one_is_not() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let provider = RedisBackend::connect(server.url()).await.unwrap();
+        let orders = ServiceName::new("orders").unwrap();
+        let recorded = async || provider.recorded_lock_scheme(&orders).await.unwrap();
+        assert_eq!(recorded().await, None);
+        let (old, new) = (backend(&server, "orders").await, sessions(&server).await);
+        old.transport.prepare().await.unwrap();
+        assert_eq!(recorded().await, Some(LockScheme::PerStream));
+        old.transport.submit(&batch(1, &["call"])).await.unwrap();
+        let fetched = old.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
+        let entry = fetched.entries[0].entry;
+
+        let refused = async |to| {
+            let err = provider.migrate(&orders, to).await.unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Config);
+            assert!(err.to_string().contains("busy"), "{err}");
+            err.to_string()
+        };
+        // A Go consumer: no session, but a lock.
+        let wire = format!("call<MUTEX_KEY_SEP>{entry}");
+        server.run::<()>(&["SET", &wire, "redis-consumer-go"]);
+        assert!(refused(LockScheme::Session).await.contains("call is held"));
+        server.run::<()>(&["DEL", &wire]);
+        let a = opened(&old, "a", TTL).await;
+        assert!(refused(LockScheme::Session).await.contains("1 consumers"));
+        assert_eq!(recorded().await, Some(LockScheme::PerStream));
+        old.locks.close(&a.id).await.unwrap();
+
+        provider
+            .migrate(&orders, LockScheme::Session)
+            .await
+            .unwrap();
+        provider
+            .migrate(&orders, LockScheme::Session)
+            .await
+            .unwrap();
+        assert_eq!(recorded().await, Some(LockScheme::Session));
+        assert!(old.transport.prepare().await.is_err());
+        new.transport.prepare().await.unwrap();
+        let pending = new.transport.list_pending(&ALL, 10).await.unwrap();
+        assert_eq!(pending.entries[0].entry, entry, "pending still");
+        let b = session("b", 1, TTL);
+        new.locks.open(&b).await.unwrap();
+        acquired(&new, &b, "call").await;
+        refused(LockScheme::PerStream).await;
+        // It dies, with the stream on record.
+        new.locks.close(&b.id).await.unwrap();
+        provider
+            .migrate(&orders, LockScheme::PerStream)
+            .await
+            .unwrap();
+        old.transport.prepare().await.unwrap();
+        let left: Vec<String> = server.run(&["KEYS", "*leases*"]);
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(server.run::<u64>(&["EXISTS", "{orders-input}:owners"]), 0);
+
+        server.run::<()>(&["SET", "{orders-input}:scheme", "other"]);
+        let err = provider.recorded_lock_scheme(&orders).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Incompatible);
+        assert!(new.transport.prepare().await.is_err());
     });
 }

@@ -122,9 +122,8 @@ async fn start(
     identity: String,
     runtime: &AnyRuntime,
 ) -> Result<(Client, ClientEvents), Failure> {
-    let backend = crate::connect(&args.target)
-        .await?
-        .with_lock_scheme(args.locks.scheme());
+    let backend = crate::connect(&args.target).await?;
+    let backend = backend.with_lock_scheme(args.locks.scheme());
     let client = Client::builder(args.target.service.as_str())
         .consumer(identity)
         .backend(backend)
@@ -248,17 +247,18 @@ impl Worker {
         };
         match end {
             Finish::Lost => self.disowned(held).await,
-            // It was lost before its work ended, and that has been told.
-            _ if !self.ledger.begin_end(&held) => {}
-            Finish::Complete => match lease.complete().await {
-                Ok(completion) => {
-                    self.ledger.end(&held);
-                    self.output
-                        .print(Event::done(&held, outcome(completion)))
-                        .await;
+            Finish::Complete => {
+                self.ledger.begin_end(&held);
+                match lease.complete().await {
+                    Ok(completion) => {
+                        self.ledger.end(&held);
+                        self.output
+                            .print(Event::done(&held, outcome(completion)))
+                            .await;
+                    }
+                    Err(err) => self.not_completed(&lease, held, &err).await,
                 }
-                Err(err) => self.not_completed(&lease, held, &err).await,
-            },
+            }
             Finish::HandBack { failed } => self.hand_back(&lease, held, failed).await,
         }
     }
@@ -321,6 +321,7 @@ impl Worker {
     }
 
     async fn hand_back(&self, lease: &Lease, held: HeldStream, failed: bool) {
+        self.ledger.begin_end(&held);
         let result = if failed {
             lease.fail().await
         } else {
@@ -378,14 +379,9 @@ impl Ledger {
         self.lock().insert(held, Phase::Held);
     }
 
-    /// Its task is about to end it; `false` if its end has been told already.
-    fn begin_end(&self, held: &HeldStream) -> bool {
-        match self.lock().get_mut(held) {
-            Some(phase) => {
-                *phase = Phase::Ending { disowned: false };
-                true
-            }
-            None => false,
+    fn begin_end(&self, held: &HeldStream) {
+        if let Some(phase @ Phase::Held) = self.lock().get_mut(held) {
+            *phase = Phase::Ending { disowned: false };
         }
     }
 

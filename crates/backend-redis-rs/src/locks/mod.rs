@@ -25,13 +25,13 @@ macro_rules! script {
     ($($part:literal),+) => {
         std::sync::LazyLock::new(|| {
             $crate::connection::Script::new(concat!(
-                include_str!("../scripts/lock.lua"),
-                $(include_str!(concat!("../scripts/", $part, ".lua"))),+
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/lock.lua")),
+                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/", $part, ".lua"))),+
             ))
         })
     };
 }
-use script;
+pub(crate) use script;
 
 static MEMBERS: LazyLock<Script> = script!("members");
 
@@ -57,7 +57,7 @@ pub(crate) fn other_scheme(lbs: &str, own: LockScheme, recorded: Option<&str>) -
         ErrorKind::Incompatible,
         format!(
             "{lbs}: {found}, and this consumer uses {own} locks; give it the service's, or \
-             stop all consumers and migrate the service to {own} locks"
+             stop all consumers and run `streamlease migrate --to {own}`"
         ),
     )
 }
