@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -20,6 +20,7 @@ pub(crate) fn check(evidence: &Evidence<'_>) -> Outcome {
     violations.extend(evidence.fleet.violations.iter().cloned());
     drop(books);
     check_workers(evidence, &mut violations);
+    check_overlaps(evidence, &mut violations);
     let lost = check_entries(evidence, &mut violations);
     check_lbs(evidence, &mut violations);
 
@@ -93,6 +94,43 @@ fn check_workers(evidence: &Evidence<'_>, violations: &mut Vec<String>) {
         // The last line of one that was killed may be half a line.
         if over && !gone.not_json.is_empty() {
             violations.push(format!("not JSON: {who} {:?}", gone.not_json));
+        }
+    }
+}
+
+/// R1: whoever lost a stream has said so before the next owner had it. Where a
+/// worker was stopped, only tokens help, and the other checks look at those.
+fn check_overlaps(evidence: &Evidence<'_>, violations: &mut Vec<String>) {
+    // What they say takes time on a busy machine, though they know it in time.
+    let slow = evidence.ttl / 2 + Duration::from_millis(250);
+    let allowed = match evidence.class {
+        Class::Durable => slow,
+        Class::Lossy => slow + evidence.ttl,
+    };
+    // By stream and token: when it began, and when it was lost if it was.
+    let mut owned: BTreeMap<(&str, u64), (u64, Option<u64>)> = BTreeMap::new();
+    for gone in &evidence.fleet.gone {
+        for event in &gone.events {
+            let (stream, _, token) = lease(event);
+            let at = event["ts"].as_u64().unwrap_or_default();
+            if event["event"] == "stream_added" {
+                owned.insert((stream, token), (at, None));
+            } else if event["event"] == "stream_disowned"
+                && !gone.was_stopped
+                && let Some((_, lost)) = owned.get_mut(&(stream, token))
+            {
+                *lost = Some(at);
+            }
+        }
+    }
+    let later = owned.iter().skip(1);
+    for (((stream, token), (_, lost)), ((next_stream, next), (began, _))) in owned.iter().zip(later)
+    {
+        let overlap = Duration::from_millis(lost.unwrap_or(0).saturating_sub(*began));
+        if stream == next_stream && overlap > allowed {
+            violations.push(format!(
+                "two owners for {overlap:?}: stream={stream} tokens {token} and {next}"
+            ));
         }
     }
 }

@@ -46,6 +46,8 @@ struct Post {
 struct Worker {
     name: String,
     process: JsonProcess,
+    /// Whether SIGSTOP has ever kept it from looking at its clock.
+    was_stopped: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ pub(crate) struct Gone {
     pub(crate) name: String,
     pub(crate) pid: u32,
     pub(crate) exit: String,
+    pub(crate) was_stopped: bool,
     pub(crate) events: Vec<Value>,
     pub(crate) not_json: Vec<String>,
     pub(crate) stderr: String,
@@ -129,14 +132,16 @@ impl Fleet {
 
     /// SIGSTOP. Its process id, for [`go_on`](Self::go_on).
     pub(crate) fn stop(&mut self, post: usize) -> Option<u32> {
-        let worker = self.posts[post].worker.as_ref()?;
+        let worker = self.posts[post].worker.as_mut()?;
+        worker.was_stopped = true;
         worker.process.signal(Signal::STOP);
         Some(worker.process.pid())
     }
 
     /// SIGSTOP, and another of the same name takes its post at once.
     pub(crate) fn double(&mut self, post: usize) -> Option<u32> {
-        let worker = self.posts[post].worker.take()?;
+        let mut worker = self.posts[post].worker.take()?;
+        worker.was_stopped = true;
         worker.process.signal(Signal::STOP);
         let pid = worker.process.pid();
         self.leaving.push(Leaving {
@@ -290,6 +295,7 @@ impl Fleet {
         Worker {
             name,
             process: JsonProcess::spawn(&mut command),
+            was_stopped: false,
         }
     }
 }
@@ -301,6 +307,7 @@ impl Gone {
             name: worker.name,
             pid: process.pid(),
             exit,
+            was_stopped: worker.was_stopped,
             events: process.final_events(Duration::from_secs(10)),
             not_json: process.not_json(),
             stderr: process.stderr(),

@@ -36,6 +36,7 @@ pub(crate) struct Outcome {
 #[derive(Debug)]
 pub(crate) struct Evidence<'a> {
     pub(crate) class: Class,
+    pub(crate) ttl: Duration,
     pub(crate) announced: &'a [Announced],
     pub(crate) ledger: &'a Ledger,
     pub(crate) fleet: &'a Fleet,
@@ -192,6 +193,7 @@ impl<'a> Round<'a> {
         let announced = self.producer.announced();
         let evidence = Evidence {
             class: self.plan.class,
+            ttl: self.plan.ttl,
             announced: &announced,
             ledger: &self.ledger,
             fleet: &fleet,
