@@ -30,7 +30,7 @@ pub(crate) fn stop_on_signals(programs: Programs) -> Result<Receiver<()>, Failur
         stop.close();
         // `timeout` and some supervisors signal the process and its group, which
         // is one wish that arrives twice.
-        while let Some(signal) = received.next() {
+        for signal in received {
             if Some(signal) != first || at.elapsed() >= SAME_WISH {
                 programs.kill_all();
                 std::process::exit(1);
