@@ -10,7 +10,10 @@ use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::{Completion, DisownReason, Event, Info, RetryPolicy};
 use streamlease_tests::{Proxy, RedisServer};
 
-use crate::support::{GoConsumer, Provider, World, on_redis, on_redis_with_smol, together};
+use crate::support::{
+    GoConsumer, Provider, World, on_redis, on_redis_with_session_leases, on_redis_with_smol,
+    together,
+};
 
 on_redis!(
     a_server_that_restarts_with_its_data_has_its_leases_still,
@@ -27,6 +30,17 @@ on_redis!(
     one_expired_lock_is_noticed_by_its_hint_alone,
     a_thousand_expired_locks_are_noticed_by_their_hints_alone,
     another_services_expired_lock_with_the_same_entry_id_is_left_alone,
+    a_server_that_is_gone_for_good_terminates_by_the_retry_policy,
+);
+// What is about expiring keys is about per-stream locks. After a restart session
+// leases assign nothing new for a TTL; the backend's own tests wait for that.
+on_redis_with_session_leases!(
+    a_server_that_restarts_with_its_data_after_a_ttl_loses_no_stream,
+    an_owner_whose_server_is_frozen_is_disowned_on_time,
+    requests_that_a_partition_delays_until_after_the_next_owner_change_nothing,
+    connections_killed_in_the_middle_of_a_fetch_lose_nothing,
+    a_reply_to_a_fetch_that_is_cut_off_loses_nothing,
+    without_the_right_to_config_failover_still_works,
     a_server_that_is_gone_for_good_terminates_by_the_retry_policy,
 );
 on_redis_with_smol!(
@@ -109,6 +123,7 @@ async fn an_owner_whose_server_is_frozen_is_disowned_on_time(world: World) {
 async fn requests_that_a_partition_delays_until_after_the_next_owner_change_nothing(world: World) {
     let proxy = Proxy::start(world.redis().addr());
     let through_proxy = RedisBackend::connect(proxy.url()).await.unwrap();
+    let through_proxy = through_proxy.with_lock_scheme(world.scheme);
     let provider = Provider::new(through_proxy);
     let mut a = world.start_on("a", provider, |b| b.retry(QUICK)).await;
     world.submit(&["completed-late", "handed-back-late"]).await;

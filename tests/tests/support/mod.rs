@@ -35,11 +35,18 @@ macro_rules! everywhere {
             memory_with_per_stream_locks: |scenario| on_memory(LockScheme::PerStream, scenario),
             $($scenario),+
         );
+        crate::support::on_redis_with_session_leases!($($scenario),+);
+        crate::support::on_redis!($($scenario),+);
+    };
+}
+
+/// Tests of these scenarios on Redis, with tokio and session leases.
+macro_rules! on_redis_with_session_leases {
+    ($($scenario:ident),+ $(,)?) => {
         crate::support::tests!(
             redis_with_session_leases: |scenario| on_tokio_with(LockScheme::Session, scenario),
             $($scenario),+
         );
-        crate::support::on_redis!($($scenario),+);
     };
 }
 
@@ -77,4 +84,4 @@ macro_rules! tests {
     };
 }
 
-pub(crate) use {everywhere, on_redis, on_redis_with_smol, tests};
+pub(crate) use {everywhere, on_redis, on_redis_with_session_leases, on_redis_with_smol, tests};

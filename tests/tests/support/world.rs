@@ -77,7 +77,7 @@ pub struct World {
     base: Arc<dyn Runtime>,
     server: Server,
     /// What consumers on Redis lock with.
-    scheme: LockScheme,
+    pub scheme: LockScheme,
     /// Where consumers connect to, if not to the server itself.
     url: Option<String>,
     seed: u64,
