@@ -376,8 +376,10 @@ impl World {
                 .iter()
                 .all(|stream| !world.checker.holders(stream).is_empty())
         };
+        // A fetch whose answer was lost is given up only when its wait is over.
+        let deaf = 5 * SECOND + ttl.max(2 * SECOND);
         let start = self.now;
-        if !self.run_until(start + 4 * ttl + 2 * SECOND, leased) {
+        if !self.run_until(start + 4 * ttl + deaf, leased) {
             self.checker.fail(
                 "R9",
                 format!("{count} fresh streams are not leased in time"),
@@ -386,6 +388,7 @@ impl World {
         }
         // Two beats, so that everybody knows everybody.
         self.run_until(self.now + ttl, |_| false);
+        self.run_until(self.now + 4 * ttl + deaf, leased);
         let Some(victim) = self.running().max_by_key(|n| self.checker.views(*n)) else {
             return (None, 0);
         };
