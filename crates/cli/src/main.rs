@@ -6,6 +6,7 @@
 mod args;
 mod exec;
 mod inspect;
+mod migrate;
 mod output;
 mod runtime;
 mod signals;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Submit(args) => submit::run(args),
         Command::Work(args) => work::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Migrate(args) => migrate::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,9 +11,12 @@
 //!
 //! Where to find what, in the order of a stream's life:
 //! - `fetch`: fresh entries, and how many at once;
-//! - `leasing`: lock → fenced claim → added; complete, hand back, release (R3, R4, R6, R12);
+//! - `acquiring`: lock → fenced claim → added (R3, R4, R6);
+//! - `ending`: refresh, complete, hand back, quarantine, release (R4, R7, R12);
+//! - `lanes`: how steps are sent, a page at a time;
 //! - `session`: open, beat, believe, disown (R1, R2);
 //! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
+//! - `judging`: what a look shows: ours, an orphan, somebody else's (R9);
 //! - `orphans`: who is dead, who takes over (R9, R11);
 //! - `silence`: handlers that make no progress;
 //! - `control`: preparing, outages, giving up, shutting down (R8).
@@ -21,11 +24,14 @@
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
 //! alone, enough for every orphan to be found; hints only make it faster.
 
+mod acquiring;
 mod control;
+mod ending;
 mod fetch;
 mod io;
 mod items;
-mod leasing;
+mod judging;
+mod lanes;
 mod look;
 mod orphans;
 mod rng;
@@ -44,13 +50,12 @@ pub use io::{
 };
 
 use crate::{
-    ClaimMode, ConsumerName, EntryId, FencingToken, Hint, LeaseRef, LockScheme, Settings,
-    StreamName, Timestamp,
+    ClaimMode, ConsumerName, EntryId, FencingToken, Hint, LeaseRef, LockScheme, Settings, Timestamp,
 };
 pub(crate) use control::closed;
 use control::{Outage, Phase};
 use items::Items;
-use leasing::Lanes;
+use lanes::Lanes;
 use look::Looking;
 use orphans::Orphans;
 use rng::Rng;
@@ -446,27 +451,5 @@ impl Backoff {
         let wait = Duration::from_millis(10) * 2u32.pow(self.failures.min(8));
         self.failures += 1;
         self.not_before = now + rng.jittered(wait.min(ttl / 5));
-    }
-}
-
-/// The page of a lane: lowest entry ids first.
-fn take_page<T: Ord + Clone>(queue: &mut BTreeSet<T>) -> Vec<T> {
-    let rest = queue.iter().nth(PAGE).cloned();
-    let page = match rest {
-        Some(rest) => {
-            let rest = queue.split_off(&rest);
-            std::mem::replace(queue, rest)
-        }
-        None => std::mem::take(queue),
-    };
-    page.into_iter().collect()
-}
-
-/// Streams are compared by name in several places; this is the least `LeaseRef` of one.
-fn first_lease_of(stream: &StreamName) -> LeaseRef {
-    LeaseRef {
-        stream: stream.clone(),
-        entry: EntryId::MIN,
-        token: FencingToken::NONE,
     }
 }
