@@ -255,12 +255,21 @@ impl Machine {
         if self.items.active_entry(&lease.stream).is_some() {
             return self.give_back(lease);
         }
+        // Handed back here a moment ago, by a session that could not release it any more (R7).
+        if self.is_shunned(lease.entry) {
+            return self.release(lease, true);
+        }
         // It may have waited here for its former owner to end.
         self.forget(lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;
         self.acquired(lease.entry, lease.token, now);
+    }
+
+    fn is_shunned(&self, entry: EntryId) -> bool {
+        let until = self.shunned.get(&entry);
+        until.is_some_and(|until| *until > self.now)
     }
 
     /// Frees a lease that a take-over brought and that is not wanted, unless it

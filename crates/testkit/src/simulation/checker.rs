@@ -64,7 +64,7 @@ pub(super) struct Watch {
     margin: Duration,
     /// Whether a lease's belief had run out when the current step began.
     ran_out: bool,
-    /// Leases that ended against the user's will.
+    /// Leases that were lost for want of a beat.
     lost: u64,
 }
 
@@ -182,7 +182,7 @@ impl Checker {
         self.watches[node].views.len()
     }
 
-    /// How many leases ended against the user's will.
+    /// How many leases were lost for want of a beat.
     pub(super) fn lost(&self, node: usize) -> u64 {
         self.watches[node].lost
     }
@@ -446,7 +446,8 @@ impl Checker {
         }
         self.forget_view(&stream, node, entry);
         let End::Disowned(reason) = end else { return };
-        self.watches[node].lost += 1;
+        let by_time = matches!(reason, DisownReason::Expired | DisownReason::LockLost);
+        self.watches[node].lost += u64::from(by_time);
         let what = format!("n{node} loses {entry} {stream} {token:?}: {reason:?}");
         // R2: without lost data, only the clock ends a lease against its user's will.
         let legal = match reason {

@@ -31,6 +31,9 @@ const EPOCH_MS: i64 = 1_700_000_000_000;
 
 const SECOND: Time = 1_000_000_000;
 
+/// A run that is over earlier goes on for a while.
+const LEAST_STEPS: u64 = 1_000;
+
 fn ns(d: Duration) -> Time {
     d.as_nanos() as Time
 }
@@ -50,7 +53,8 @@ pub struct Outcome {
     pub lossy: BTreeSet<&'static str>,
     /// From the end of the faults until everything was finished.
     pub converged: Duration,
-    /// From the last crash until everything it had was leased elsewhere, beyond its TTL.
+    /// From the last crash until everything it had was leased elsewhere, beyond
+    /// its TTL; with automatic claiming.
     pub failover: Option<Duration>,
     /// Acquires per stream that the last crash freed, in thousandths.
     pub herd: u64,
@@ -288,6 +292,9 @@ impl World {
         if self.checker.violation.is_none() {
             (failover, herd) = self.last_crash();
         }
+        while self.steps < LEAST_STEPS && self.checker.violation.is_none() {
+            self.run_until(self.now + ns(self.plan.ttl), |_| false);
+        }
         if self.checker.violation.is_none() {
             self.shut_all_down();
         }
@@ -376,8 +383,10 @@ impl World {
                 .iter()
                 .all(|stream| !world.checker.holders(stream).is_empty())
         };
+        // A fetch whose answer was lost is given up only when its wait is over.
+        let deaf = 5 * SECOND + ttl.max(2 * SECOND);
         let start = self.now;
-        if !self.run_until(start + 4 * ttl + 2 * SECOND, leased) {
+        if !self.run_until(start + 4 * ttl + deaf, leased) {
             self.checker.fail(
                 "R9",
                 format!("{count} fresh streams are not leased in time"),
@@ -386,6 +395,7 @@ impl World {
         }
         // Two beats, so that everybody knows everybody.
         self.run_until(self.now + ttl, |_| false);
+        self.run_until(self.now + 4 * ttl + deaf, leased);
         let Some(victim) = self.running().max_by_key(|n| self.checker.views(*n)) else {
             return (None, 0);
         };
@@ -425,7 +435,9 @@ impl World {
             let what = format!("{claims} claims for {freed} streams");
             self.checker.fail("R11", what);
         }
-        (Some(failover), herd)
+        // By hand it takes as long as the users do.
+        let by_itself = self.plan.manual == Manual::Nobody;
+        (by_itself.then_some(failover), herd)
     }
 
     /// Everybody hands back and ends; what they had stays on the LBS.
@@ -481,7 +493,7 @@ impl World {
                 if paused_until > self.now {
                     return self.push(paused_until, event);
                 }
-                self.to_node(node, event);
+                self.arrive(node, event);
             }
         }
     }
@@ -593,7 +605,7 @@ impl World {
         CallId(self.nodes[node].last_call)
     }
 
-    fn to_node(&mut self, node: usize, event: Event) {
+    fn arrive(&mut self, node: usize, event: Event) {
         match event {
             Event::Reply(_, id, result) => {
                 let Some((sent, is_beat)) = self.nodes[node].awaited.remove(&id) else {
