@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis_rs::Value;
 use streamlease_core::{
     Announcement, ConsumerName, ConsumerState, Delivery, EntryId, FencingToken, Held, Holder,
-    Pending, Quarantined, Result, SessionId,
+    Pending, QuarantineRelease, Quarantined, Result, SessionId,
 };
 
 use crate::error::protocol;
@@ -302,6 +302,17 @@ pub(crate) fn quarantined(value: Value) -> Result<Quarantined> {
     )
 }
 
+/// The reply to one item of `release_quarantined.lua`.
+pub(crate) fn quarantine_release(value: Value) -> Result<QuarantineRelease> {
+    let (word, mut rest) = outcome(value)?;
+    match &*word {
+        "released" => Ok(QuarantineRelease::Released(entry_id(next(&mut rest)?)?)),
+        "gone" => Ok(QuarantineRelease::Gone),
+        "unreadable" => Ok(QuarantineRelease::Unreadable),
+        _ => Err(protocol("an unknown outcome of a release")),
+    }
+}
+
 fn quarantine_record(entry: EntryId, record: &[u8]) -> Option<Quarantined> {
     let mut pieces = pieces(record)?.into_iter();
     let mut text = || Some(String::from_utf8_lossy(pieces.next()?).into_owned());
@@ -406,6 +417,7 @@ mod tests {
                 consumer_state(value.clone()).err(),
                 group_state(value.clone(), "g").err(),
                 quarantined(value.clone()).err(),
+                quarantine_release(value.clone()).err(),
                 quarantined(array([bulk("1-1"), value.clone()])).err(),
                 fetched(array([array([bulk("k"), array([value.clone()])])])).err(),
                 pending_page(array([array([value.clone()]), value])).err(),

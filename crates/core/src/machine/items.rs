@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::io::CallId;
 use crate::belief::Belief;
-use crate::{EntryId, FencingToken, Info, LeaseRef, StreamName, Timestamp};
+use crate::{ConsumerName, EntryId, FencingToken, Info, LeaseRef, StreamName, Timestamp};
 
 /// An entry on its way through this consumer.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct Item {
     pub(crate) stream: StreamName,
     pub(crate) info: Info,
     pub(crate) origin: Origin,
+    /// Who gave it up, if somebody did.
+    pub(crate) giver: Option<ConsumerName>,
     pub(crate) state: State,
 }
 
@@ -205,6 +207,7 @@ impl Items {
                 stream,
                 info,
                 origin,
+                giver: None,
                 state,
             },
         );
