@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use streamlease::{ClaimMode, ConsumerName, Error, Info, ServiceName, Settings, StreamName};
+use streamlease::{
+    ClaimMode, ConsumerName, EntryId, Error, Info, ServiceName, Settings, StreamName,
+};
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
 #[derive(Debug, Parser)]
@@ -23,6 +25,19 @@ pub(crate) enum Command {
     Work(WorkArgs),
     /// Show what is pending and at whom, the consumers and the quarantine
     Inspect(InspectArgs),
+    /// List what is quarantined, announce it again, or throw it away
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuarantineCommand {
+    /// Show each entry with its reason, failures and last owner, lowest id first
+    List(InspectArgs),
+    /// Announce entries again, as they were; each gets a new id, and its failures count from 0
+    Release(ChooseArgs),
+    /// Remove entries for good
+    Drop(ChooseArgs),
 }
 
 const WORK_HELP: &str = "\
@@ -113,6 +128,22 @@ pub(crate) struct InspectArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["entries", "all"]))]
+pub(crate) struct ChooseArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Everything that is in quarantine now
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Ids of entries, as `list` shows them
+    #[arg(value_name = "ID", value_parser = entry)]
+    pub(crate) entries: Vec<EntryId>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Claim {
     /// Claim them as there is room
@@ -182,6 +213,10 @@ fn service(text: &str) -> Result<ServiceName, String> {
 
 fn stream(text: &str) -> Result<StreamName, String> {
     StreamName::new(text).map_err(|err| err.to_string())
+}
+
+fn entry(text: &str) -> Result<EntryId, String> {
+    text.parse().map_err(|err: Error| err.to_string())
 }
 
 fn info(text: &str) -> Result<Info, String> {

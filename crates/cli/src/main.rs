@@ -1,4 +1,5 @@
-//! The `streamlease` command: announce data streams, work on them, look at them.
+//! The `streamlease` command: announce data streams, work on them, look at them,
+//! and at those that nobody could work on.
 //!
 //! Exit codes: 0 all went well, 2 wrong usage (an argument or setting is
 //! invalid; the message names it), 1 everything else.
@@ -7,6 +8,7 @@ mod args;
 mod exec;
 mod inspect;
 mod output;
+mod quarantine;
 mod runtime;
 mod signals;
 mod submit;
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Command::Submit(args) => submit::run(args),
         Command::Work(args) => work::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Quarantine(command) => quarantine::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
