@@ -69,6 +69,9 @@ mod connection;
 mod decode;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod error;
+#[doc(hidden)]
+#[cfg(all(any(test, fuzzing), any(feature = "tokio", feature = "smol")))]
+pub mod fuzzing;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod keys;
 #[cfg(any(feature = "tokio", feature = "smol"))]

@@ -339,25 +339,8 @@ impl Transport for RedisTransport {
             call.arg(low.unwrap_or(EntryId::MIN).to_string());
             call.arg(high.unwrap_or(EntryId::MIN).to_string());
         };
-        self.paged("claiming from", &CLAIM, claims, head, add_fenced, |reply| {
-            let (word, mut rest) = decode::outcome(reply)?;
-            match &*word {
-                "claimed" => {
-                    let failures = decode::small(decode::next(&mut rest)?)?;
-                    let from = match rest.next() {
-                        None | Some(Value::Nil) => None,
-                        Some(name) => Some(decode::consumer(name)?),
-                    };
-                    Ok(ClaimOutcome::Claimed { from, failures })
-                }
-                "gone" => Ok(ClaimOutcome::Gone),
-                "stale" => Ok(ClaimOutcome::Stale {
-                    seen: decode::token(decode::next(&mut rest)?)?,
-                }),
-                _ => Err(protocol("an unknown outcome of a claim")),
-            }
-        })
-        .await
+        self.paged("claiming from", &CLAIM, claims, head, add_fenced, claimed)
+            .await
     }
 
     async fn complete(
@@ -550,14 +533,34 @@ fn add_fenced(call: &mut Call, fenced: &Fenced) {
     call.arg(fenced.entry.to_string()).arg(digits(fenced.token));
 }
 
+/// The reply to one item of `claim.lua`.
+pub(crate) fn claimed(reply: Value) -> Result<ClaimOutcome> {
+    let (word, mut rest) = decode::outcome(reply)?;
+    match &*word {
+        "claimed" => {
+            let failures = decode::small(decode::next(&mut rest)?)?;
+            let from = match rest.next() {
+                None | Some(Value::Nil) => None,
+                Some(name) => Some(decode::consumer(name)?),
+            };
+            Ok(ClaimOutcome::Claimed { from, failures })
+        }
+        "gone" => Ok(ClaimOutcome::Gone),
+        "stale" => Ok(ClaimOutcome::Stale {
+            seen: decode::token(decode::next(&mut rest)?)?,
+        }),
+        _ => Err(protocol("an unknown outcome of a claim")),
+    }
+}
+
 /// How anything that ends an assignment went.
-enum Ended {
+pub(crate) enum Ended {
     Done,
     Gone,
     NotOwner(FencingToken),
 }
 
-fn ended(reply: Value) -> Result<Ended> {
+pub(crate) fn ended(reply: Value) -> Result<Ended> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "done" => Ok(Ended::Done),

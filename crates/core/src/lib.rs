@@ -9,6 +9,9 @@ mod client;
 mod driver;
 mod error;
 mod events;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod ids;
 pub mod key_lock;
 mod lease;
