@@ -9,7 +9,7 @@ use std::path::Path;
 const CASES: usize = 100_000;
 
 /// Longest case made of others.
-const MOST_BYTES: usize = 4_096;
+const MOST_BYTES: usize = 1_024;
 
 /// Runs `target` on the files of `fuzz/corpus/<name>`, then on changed ones. A
 /// panic is preceded by the case that caused it.

@@ -445,6 +445,16 @@ fn a_quarantine_record_that_cannot_be_read_hides_no_other() {
             .unwrap();
         assert_eq!(list.len(), 2);
         assert_eq!(list[1].reason, "why");
+        // Nor does it stop the others' release; what it is stays to be looked at.
+        let released = backend.transport.release_quarantined(&ids).await.unwrap();
+        assert_eq!(released[0], QuarantineRelease::Unreadable);
+        assert!(matches!(released[1], QuarantineRelease::Released(_)));
+        assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 1);
+        let after = EntryId::MIN;
+        let list = backend.transport.list_quarantined(after, 10).await.unwrap();
+        assert_eq!(list.len(), 1);
+        let dropped = backend.transport.drop_quarantined(&ids).await.unwrap();
+        assert_eq!(dropped, [true, false]);
     });
 }
 

@@ -2,6 +2,8 @@
 //! and handing back, which is no failure. On the memory backend, under virtual
 //! time, with both lock schemes.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use std::time::Duration;
