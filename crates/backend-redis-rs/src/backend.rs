@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use streamlease_core::{Backend, BackendProvider, Result, ServiceName};
+use streamlease_core::{Backend, BackendProvider, LockManager, LockScheme, Result, ServiceName};
 
 use crate::connection::Server;
 use crate::keys::Keys;
 use crate::locks::per_stream::PerStreamLocks;
+use crate::locks::session::SessionLocks;
 use crate::notifier::RedisNotifier;
 use crate::transport::RedisTransport;
 
@@ -16,7 +17,8 @@ use crate::transport::RedisTransport;
 /// which keys it uses and which connections it keeps.
 #[derive(Debug, Clone)]
 pub struct RedisBackend {
-    server: Arc<Server>,
+    pub(crate) server: Arc<Server>,
+    scheme: LockScheme,
 }
 
 impl RedisBackend {
@@ -43,7 +45,21 @@ impl RedisBackend {
         server.ping().await?;
         Ok(Self {
             server: Arc::new(server),
+            scheme: LockScheme::PerStream,
         })
+    }
+
+    /// The same server with these locks. [`connect`](Self::connect) gives
+    /// [`LockScheme::PerStream`], which fleets with Go consumers need.
+    ///
+    /// A service keeps the scheme with which its group was made. A consumer with
+    /// the other one ends with an
+    /// [`Incompatible`](streamlease_core::ErrorKind::Incompatible) error, and so
+    /// does one with session leases where the group was made by a Go consumer.
+    #[must_use]
+    pub fn with_lock_scheme(mut self, scheme: LockScheme) -> Self {
+        self.scheme = scheme;
+        self
     }
 }
 
@@ -51,10 +67,15 @@ impl BackendProvider for RedisBackend {
     fn backend(&self, service: &ServiceName) -> Result<Backend> {
         let keys = Arc::new(Keys::new(service));
         let server = &self.server;
+        let locks: Arc<dyn LockManager> = match self.scheme {
+            LockScheme::PerStream => Arc::new(PerStreamLocks::new(server.clone(), keys.clone())),
+            LockScheme::Session => Arc::new(SessionLocks::new(server.clone(), keys.clone())),
+        };
+        let transport = RedisTransport::new(server.clone(), keys.clone(), self.scheme);
         Ok(Backend {
-            transport: Arc::new(RedisTransport::new(server.clone(), keys.clone())),
-            locks: Arc::new(PerStreamLocks::new(server.clone(), keys.clone())),
-            notifier: Arc::new(RedisNotifier::new(server.clone(), keys)),
+            transport: Arc::new(transport),
+            locks,
+            notifier: Arc::new(RedisNotifier::new(server.clone(), keys, self.scheme)),
         })
     }
 }

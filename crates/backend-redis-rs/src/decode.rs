@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis_rs::Value;
 use streamlease_core::{
     Announcement, ConsumerName, ConsumerState, Delivery, EntryId, FencingToken, Held, Holder,
-    Pending, QuarantineRelease, Quarantined, Result, SessionId,
+    LeaseRef, Pending, QuarantineRelease, Quarantined, Result, SessionId, StreamName,
 };
 
 use crate::error::protocol;
@@ -222,6 +222,16 @@ pub(crate) fn held(items: &mut std::vec::IntoIter<Value>) -> Result<Held> {
     })
 }
 
+/// One lease on record: data stream, entry, token.
+pub(crate) fn lease(value: Value) -> Result<LeaseRef> {
+    let [stream, entry, token] = tuple(value)?;
+    Ok(LeaseRef {
+        stream: StreamName::new(text(stream)?).map_err(|_| protocol("not a data stream"))?,
+        entry: entry_id(entry)?,
+        token: self::token(token)?,
+    })
+}
+
 /// Who wrote a lock's value: `<session>/<token>/<entry>/<attempt>`, or somebody foreign.
 pub(crate) fn holder(value: &str) -> Holder {
     let ours = || {
@@ -408,6 +418,8 @@ mod tests {
                 entry_id(value.clone()).err(),
                 token(value.clone()).err(),
                 session(value.clone()).err(),
+                lease(value.clone()).err(),
+                lease(array([value.clone(), value.clone(), value.clone()])).err(),
                 delivery(value.clone()).err(),
                 fetched(value.clone()).err(),
                 pending_page(value.clone()).err(),

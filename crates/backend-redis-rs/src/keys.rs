@@ -20,6 +20,12 @@ pub(crate) struct Keys {
     pub(crate) refused: String,
     pub(crate) hints: String,
     pub(crate) probe: String,
+    pub(crate) scheme: String,
+    pub(crate) owners: String,
+    pub(crate) server: String,
+    pub(crate) details: String,
+    /// In front of a session, for what it holds.
+    pub(crate) leases: String,
     /// In front of a batch's id.
     batch: String,
     /// In front of the id that a quarantined entry had.
@@ -50,6 +56,11 @@ impl Keys {
             refused: format!("{prefix}:refused"),
             hints: format!("{prefix}:hints"),
             probe: format!("{prefix}:probe"),
+            scheme: format!("{prefix}:scheme"),
+            owners: format!("{prefix}:owners"),
+            server: format!("{prefix}:server"),
+            details: format!("{prefix}:sessions:details"),
+            leases: format!("{prefix}:leases:"),
             batch: format!("{prefix}:batch:"),
             released: format!("{prefix}:released:"),
             lock: format!("{prefix}:lock:"),

@@ -20,17 +20,42 @@
 //! features the redis crate (1.8) uses rustls and leaves the system's root
 //! certificates out, so that no server is trusted: enable one of them only.
 //!
+//! # Two kinds of locks
+//! [`RedisBackend::with_lock_scheme`] chooses. **Per-stream locks** are what
+//! `redis-stream-client-go` has on the wire, so that fleets may be mixed; a beat
+//! renews each lock. With **session leases** a consumer has one deadline for
+//! everything it holds: a beat is one script call for any number of streams, and
+//! its reply tells who is dead. Their keys have no time to live, and nothing
+//! waits for notifications of expired keys.
+//!
+//! A service keeps the kind with which its group was made, and refuses consumers
+//! with the other one. A group without a record of it was made by a Go consumer,
+//! and session leases refuse it too.
+//!
+//! After a restart of the server, which may have lost the last second of writes,
+//! and after a forward step of its clock, session leases leave everything as it
+//! is for one TTL: live owners beat first, and until then nothing new is
+//! acquired or taken over. Restarts are told by the server's run id, steps of the
+//! clock by consumers that knew the time before; a server that lost everything
+//! by consumers that knew it before.
+//!
 //! # Keys
-//! Everything is on the wire as the Go library `redis-stream-client-go` has it,
-//! so that fleets may be mixed; what it does not know has keys of its own. For a
-//! service `orders`:
+//! The LBS, and with per-stream locks their keys too, are on the wire as the Go
+//! library has them; what it does not know has keys of its own. For a service
+//! `orders`:
 //!
 //! | key | what it is |
 //! |---|---|
 //! | `orders-input` | the LBS, a stream; field `lbs-input` |
 //! | `orders-group` | its consumer group (a name, not a key) |
-//! | `<data stream><MUTEX_KEY_SEP><entry id>` | the lock of one assignment, with a time to live; the middle part is that literal text |
-//! | `{orders-input}:lock:<data stream>` | the lock of one data stream, with the same value and time to live |
+//! | `{orders-input}:scheme` | `per-stream` or `session` |
+//! | `<data stream><MUTEX_KEY_SEP><entry id>` | per-stream locks: the lock of one assignment, with a time to live; the middle part is that literal text |
+//! | `{orders-input}:lock:<data stream>` | per-stream locks: the lock of one data stream, with the same value and time to live |
+//! | `{orders-input}:owners` | session leases: hash: data stream → its lease, as a lock's value |
+//! | `{orders-input}:leases:<session>` | session leases: sorted set by name: data streams of one session |
+//! | `{orders-input}:leases:<session>:marks` | session leases: hash: data stream → token of a lease to be given up |
+//! | `{orders-input}:sessions:details` | session leases: hash: TTL and latest acquire of each session |
+//! | `{orders-input}:server` | session leases: hash: run id and clock of the server when last looked at, and until when it is left calm |
 //! | `{orders-input}:tokens` | hash: entry id → greatest token, whether handed back, failures |
 //! | `{orders-input}:counter` | the last token minted |
 //! | `{orders-input}:sessions` | sorted set: session → deadline in ms of the server's clock |
@@ -57,6 +82,7 @@
 //! # Rights
 //! An ACL user needs `EVAL`, `EVALSHA`, `PING`, `SELECT`, `SUBSCRIBE`,
 //! `PSUBSCRIBE`, `PUBLISH`, `SET`, `GET`, `MGET`, `DEL`, `EXISTS`, `PTTL`, `PEXPIRE`, `TIME`,
+//! `INFO` (session leases only; without it restarts go unnoticed),
 //! the stream commands and those on hashes, lists and sorted sets, on the keys above.
 //! `CONFIG`, and the channels, are made use of where they are granted: without
 //! them failover goes by deadlines alone.
@@ -76,6 +102,8 @@ pub mod fuzzing;
 mod keys;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod locks;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+mod migrate;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod notifier;
 #[cfg(any(feature = "tokio", feature = "smol"))]

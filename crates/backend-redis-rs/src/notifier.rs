@@ -12,7 +12,7 @@ use futures_lite::{StreamExt, future};
 use redis_rs::aio::{PubSubSink, PubSubStream};
 use redis_rs::{ErrorKind as RedisKind, Msg, Pipeline, RedisError, Value, cmd};
 use streamlease_core::{
-    ConsumerName, Error, ErrorKind, Hint, Notifier, Result, StreamName, Subscription,
+    ConsumerName, Error, ErrorKind, Hint, LockScheme, Notifier, Result, StreamName, Subscription,
 };
 
 use crate::connection::Server;
@@ -32,15 +32,18 @@ const PROBE_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct RedisNotifier {
     server: Arc<Server>,
     keys: Arc<Keys>,
+    /// Session leases leave no keys whose expiry would tell anything.
+    expiries: bool,
     /// Whether it was said already that the server's flags cannot be set.
     complained: AtomicBool,
 }
 
 impl RedisNotifier {
-    pub(crate) fn new(server: Arc<Server>, keys: Arc<Keys>) -> Self {
+    pub(crate) fn new(server: Arc<Server>, keys: Arc<Keys>, scheme: LockScheme) -> Self {
         Self {
             server,
             keys,
+            expiries: scheme == LockScheme::PerStream,
             complained: AtomicBool::new(false),
         }
     }
@@ -71,25 +74,8 @@ impl RedisNotifier {
         Ok(())
     }
 
-    /// A key that expires at once, to hear whether the server tells of it.
-    async fn probe(&self) -> Result<()> {
-        let mut set = cmd("SET");
-        set.arg(&self.keys.probe).arg(1).arg("PX").arg(1);
-        self.server.command("probing notifications", &set).await?;
-        timer::sleep(Duration::from_millis(3)).await;
-        // Looking makes the server expire it.
-        let mut exists = Pipeline::new();
-        exists.cmd("EXISTS").arg(&self.keys.probe);
-        self.server
-            .pipeline("probing notifications", &exists)
-            .await
-            .map(drop)
-    }
-}
-
-#[async_trait]
-impl Notifier for RedisNotifier {
-    async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
+    /// Sets the flags, or does without; an error if the server is away.
+    async fn have_expiries_told(&self) -> Result<()> {
         let mut flags = self.set_flags().await;
         if is_unavailable(&flags) {
             // A subscription is renewed because the server was gone, and the
@@ -109,18 +95,45 @@ impl Notifier for RedisNotifier {
                 "notification flags left as they are, running on deadlines: {err}"
             );
         }
+        Ok(())
+    }
+
+    /// A key that expires at once, to hear whether the server tells of it.
+    async fn probe(&self) -> Result<()> {
+        let mut set = cmd("SET");
+        set.arg(&self.keys.probe).arg(1).arg("PX").arg(1);
+        self.server.command("probing notifications", &set).await?;
+        timer::sleep(Duration::from_millis(3)).await;
+        // Looking makes the server expire it.
+        let mut exists = Pipeline::new();
+        exists.cmd("EXISTS").arg(&self.keys.probe);
+        self.server
+            .pipeline("probing notifications", &exists)
+            .await
+            .map(drop)
+    }
+}
+
+#[async_trait]
+impl Notifier for RedisNotifier {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
+        if self.expiries {
+            self.have_expiries_told().await?;
+        }
         let db = self.server.db();
         let (mut sink, stream) = self.server.pubsub().await?;
         let probe_channel = keyspace_channel(db, &self.keys.probe);
-        let heard = [
-            self.accept(&self.keys.hints, sink.subscribe(&*self.keys.hints))
-                .await?,
-            self.accept(&probe_channel, sink.subscribe(&*probe_channel))
-                .await?,
+        self.accept(&self.keys.hints, sink.subscribe(&*self.keys.hints))
+            .await?;
+        let mut probing = false;
+        if self.expiries {
+            let heard = self
+                .accept(&probe_channel, sink.subscribe(&*probe_channel))
+                .await?;
             self.accept("the locks' pattern", sink.psubscribe(wire_lock_pattern(db)))
-                .await?,
-        ];
-        let probing = heard[1] && self.probe().await.is_ok();
+                .await?;
+            probing = heard && self.probe().await.is_ok();
+        }
         Ok(Box::new(RedisSubscription {
             server: self.server.clone(),
             sink,

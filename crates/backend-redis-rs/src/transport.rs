@@ -10,15 +10,16 @@ use async_trait::async_trait;
 use redis_rs::{Pipeline, Value, cmd};
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
-    FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, PendingPage, Quarantine,
-    QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch, Transport,
+    FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingPage,
+    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch,
+    Transport,
 };
 
 use crate::connection::{Call, Script, Server};
 use crate::decode::{self, GroupState};
 use crate::error::protocol;
 use crate::keys::{Keys, index_member};
-use crate::locks::per_stream::{digits, flatten};
+use crate::locks::{digits, flatten, other_scheme, scheme_name};
 
 /// Entries per script: well under two milliseconds of the server's time each.
 const PAGE: usize = 100;
@@ -48,6 +49,7 @@ macro_rules! script {
     };
 }
 
+static PREPARE: LazyLock<Script> = script!("prepare");
 static SUBMIT: LazyLock<Script> = script!("submit");
 static LIST_PENDING: LazyLock<Script> = script!(record + "list_pending");
 static CLAIM: LazyLock<Script> = script!(record + "claim");
@@ -65,15 +67,18 @@ static TIDY: LazyLock<Script> = script!("tidy");
 pub(crate) struct RedisTransport {
     server: Arc<Server>,
     keys: Arc<Keys>,
+    /// What this backend's locks are; on record with the group.
+    scheme: LockScheme,
     /// Where the next look for left-over fencing records goes on.
     tidy_cursor: Mutex<Vec<u8>>,
 }
 
 impl RedisTransport {
-    pub(crate) fn new(server: Arc<Server>, keys: Arc<Keys>) -> Self {
+    pub(crate) fn new(server: Arc<Server>, keys: Arc<Keys>, scheme: LockScheme) -> Self {
         Self {
             server,
             keys,
+            scheme,
             tidy_cursor: Mutex::new(b"0".to_vec()),
         }
     }
@@ -231,23 +236,23 @@ impl RedisTransport {
 #[async_trait]
 impl Transport for RedisTransport {
     async fn prepare(&self) -> Result<()> {
-        let mut command = cmd("XGROUP");
-        command
-            .arg("CREATE")
-            .arg(&self.keys.lbs)
-            .arg(&self.keys.group)
-            .arg(0)
-            .arg("MKSTREAM");
-        let mut pipeline = Pipeline::new();
-        pipeline.add_command(command);
+        let mut call = Call::new();
+        call.key(&self.keys.lbs).key(&self.keys.scheme);
+        call.arg(&self.keys.group).arg(scheme_name(self.scheme));
         let what = self.what("preparing");
-        for reply in self.server.pipeline(&what, &pipeline).await? {
-            match reply {
-                Value::ServerError(err) if err.code() == "BUSYGROUP" => {}
-                reply => drop(self.server.checked(&what, reply)?),
-            }
-        }
-        Ok(())
+        let reply = self.server.run_one(&what, &PREPARE, call).await?;
+        let (word, mut rest) = decode::outcome(reply)?;
+        let recorded = match &*word {
+            "ok" => return Ok(()),
+            "wire" => None,
+            "other" => Some(decode::text(decode::next(&mut rest)?)?),
+            _ => return Err(protocol("an unknown outcome of preparing")),
+        };
+        Err(other_scheme(
+            &self.keys.lbs,
+            self.scheme,
+            recorded.as_deref(),
+        ))
     }
 
     async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {

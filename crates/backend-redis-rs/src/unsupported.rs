@@ -1,6 +1,6 @@
 //! [`RedisBackend`] of a build that cannot connect: without a runtime's feature.
 
-use streamlease_core::{Backend, BackendProvider, Error, Result, ServiceName};
+use streamlease_core::{Backend, BackendProvider, Error, LockScheme, Result, ServiceName};
 
 /// One Redis (or Valkey) server. This build has neither the feature `tokio` nor
 /// `smol`, so it cannot connect.
@@ -19,6 +19,22 @@ impl RedisBackend {
             "streamlease-backend-redis-rs was built without a runtime; enable its feature \
              `tokio`, or `smol` (which async-std uses too)",
         ))
+    }
+
+    /// Never called: there is no value of this type.
+    #[must_use]
+    pub fn with_lock_scheme(self, _scheme: LockScheme) -> Self {
+        match self.never {}
+    }
+
+    /// Never called: there is no value of this type.
+    pub async fn recorded_lock_scheme(&self, _service: &ServiceName) -> Result<Option<LockScheme>> {
+        match self.never {}
+    }
+
+    /// Never called: there is no value of this type.
+    pub async fn migrate(&self, _service: &ServiceName, _to: LockScheme) -> Result<()> {
+        match self.never {}
     }
 }
 

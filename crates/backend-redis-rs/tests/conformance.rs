@@ -1,87 +1,72 @@
-//! The testkit's suites on real servers: each behaviour with a server of its own.
+//! The testkit's suites on real servers, with either lock scheme and on either
+//! runtime: each behaviour with a server of its own.
 
 mod support;
 
 use std::sync::Arc;
 
-use streamlease_core::{Backend, LockManager, Transport};
+use streamlease_core::{Backend, LockManager, LockScheme, Transport};
 use streamlease_runtime_smol::SmolRuntime;
 use streamlease_runtime_tokio::TokioRuntime;
 use streamlease_testkit::conformance::Behaviour;
 use support::*;
 
-fn on_tokio<S>(behaviour: Behaviour<S>, service: impl Fn(Backend) -> S) {
+fn on_tokio<S>(scheme: LockScheme, behaviour: Behaviour<S>, service: impl Fn(Backend) -> S) {
     let server = RedisServer::start();
     support::on_tokio(async {
-        let service = service(backend(&server, "orders").await);
+        let service = service(backend_with(&server, "orders", scheme).await);
         behaviour.run(Arc::new(TokioRuntime::new()), service).await;
     });
 }
 
-fn on_smol<S>(behaviour: Behaviour<S>, service: impl Fn(Backend) -> S) {
+fn on_smol<S>(scheme: LockScheme, behaviour: Behaviour<S>, service: impl Fn(Backend) -> S) {
     let server = RedisServer::start();
     smol::block_on(async {
-        let service = service(backend(&server, "orders").await);
+        let service = service(backend_with(&server, "orders", scheme).await);
         behaviour.run(Arc::new(SmolRuntime::new()), service).await;
     });
 }
 
-mod transport_on_tokio {
-    use super::*;
+/// All suites with one scheme on one runtime.
+macro_rules! suites {
+    ($name:ident, $on:ident, $scheme:ident) => {
+        mod $name {
+            use super::*;
 
-    fn run(behaviour: Behaviour<Arc<dyn Transport>>) {
-        on_tokio(behaviour, |backend| backend.transport);
-    }
+            mod transport {
+                use super::*;
 
-    streamlease_testkit::transport_conformance!(run);
+                fn run(behaviour: Behaviour<Arc<dyn Transport>>) {
+                    $on(LockScheme::$scheme, behaviour, |backend| backend.transport);
+                }
+
+                streamlease_testkit::transport_conformance!(run);
+            }
+
+            mod locks {
+                use super::*;
+
+                fn run(behaviour: Behaviour<Arc<dyn LockManager>>) {
+                    $on(LockScheme::$scheme, behaviour, |backend| backend.locks);
+                }
+
+                streamlease_testkit::lock_manager_conformance!(run);
+            }
+
+            mod notifier {
+                use super::*;
+
+                fn run(behaviour: Behaviour<Backend>) {
+                    $on(LockScheme::$scheme, behaviour, |backend| backend);
+                }
+
+                streamlease_testkit::notifier_conformance!(run);
+            }
+        }
+    };
 }
 
-mod transport_on_smol {
-    use super::*;
-
-    fn run(behaviour: Behaviour<Arc<dyn Transport>>) {
-        on_smol(behaviour, |backend| backend.transport);
-    }
-
-    streamlease_testkit::transport_conformance!(run);
-}
-
-mod locks_on_tokio {
-    use super::*;
-
-    fn run(behaviour: Behaviour<Arc<dyn LockManager>>) {
-        on_tokio(behaviour, |backend| backend.locks);
-    }
-
-    streamlease_testkit::lock_manager_conformance!(run);
-}
-
-mod locks_on_smol {
-    use super::*;
-
-    fn run(behaviour: Behaviour<Arc<dyn LockManager>>) {
-        on_smol(behaviour, |backend| backend.locks);
-    }
-
-    streamlease_testkit::lock_manager_conformance!(run);
-}
-
-mod notifier_on_tokio {
-    use super::*;
-
-    fn run(behaviour: Behaviour<Backend>) {
-        on_tokio(behaviour, |backend| backend);
-    }
-
-    streamlease_testkit::notifier_conformance!(run);
-}
-
-mod notifier_on_smol {
-    use super::*;
-
-    fn run(behaviour: Behaviour<Backend>) {
-        on_smol(behaviour, |backend| backend);
-    }
-
-    streamlease_testkit::notifier_conformance!(run);
-}
+suites!(per_stream_on_tokio, on_tokio, PerStream);
+suites!(per_stream_on_smol, on_smol, PerStream);
+suites!(session_on_tokio, on_tokio, Session);
+suites!(session_on_smol, on_smol, Session);

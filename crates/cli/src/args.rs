@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use streamlease::{
-    ClaimMode, ConsumerName, EntryId, Error, Info, ServiceName, Settings, StreamName,
+    ClaimMode, ConsumerName, EntryId, Error, Info, LockScheme, ServiceName, Settings, StreamName,
 };
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Work(WorkArgs),
     /// Show what is pending and at whom, the consumers and the quarantine
     Inspect(InspectArgs),
+    /// Give an idle service the other kind of locks
+    #[command(after_help = MIGRATE_HELP)]
+    Migrate(MigrateArgs),
     /// List what is quarantined, announce it again, or throw it away
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -46,6 +49,11 @@ SIGTERM or Ctrl-C hands everything back and exits with 0; a second one exits at 
 The program of --exec has STREAMLEASE_STREAM, STREAMLEASE_ENTRY, STREAMLEASE_TOKEN and \
 STREAMLEASE_INFO (JSON, `null` without info) in its environment. If this process is killed with \
 SIGKILL, the programs it runs go on: pass the token on to whatever they write to.";
+
+const MIGRATE_HELP: &str = "\
+Stop all consumers of the service first: with live ones it is refused. A consumer of the Go \
+library shows only by the streams it holds. Producers may go on. Nothing is lost: what is \
+pending is taken up by the consumers that start afterwards.";
 
 /// Which service, and where.
 #[derive(Debug, Args)]
@@ -91,7 +99,7 @@ pub(crate) struct WorkArgs {
         allow_negative_numbers = true
     )]
     pub(crate) capacity: usize,
-    /// What a lease's life hangs on
+    /// What a lease's life hangs on; all consumers of a service have the same
     #[arg(long, value_enum, default_value_t = Locks::PerStream)]
     pub(crate) locks: Locks,
     /// Work on each stream for this long, like 1s, or `forever`, then complete it
@@ -144,6 +152,15 @@ pub(crate) struct ChooseArgs {
     pub(crate) entries: Vec<EntryId>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The locks it is to have
+    #[arg(long, value_enum)]
+    pub(crate) to: Locks,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Claim {
     /// Claim them as there is room
@@ -167,6 +184,17 @@ impl Claim {
 pub(crate) enum Locks {
     /// Each stream has a lock of its own; the fleet may have Go consumers
     PerStream,
+    /// A consumer has one deadline for all its streams, so that it may hold very many
+    Session,
+}
+
+impl Locks {
+    pub(crate) fn scheme(self) -> LockScheme {
+        match self {
+            Self::PerStream => LockScheme::PerStream,
+            Self::Session => LockScheme::Session,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

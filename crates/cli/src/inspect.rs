@@ -26,7 +26,13 @@ const PAGE: usize = 500;
 pub(crate) fn run(args: InspectArgs) -> std::result::Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
         let backend = crate::connect(&args.target).await?;
-        let backend = backend.backend(&args.target.service)?;
+        let service = &args.target.service;
+        let recorded = backend.recorded_lock_scheme(service).await?;
+        let backend = match recorded {
+            Some(scheme) => backend.with_lock_scheme(scheme),
+            None => backend,
+        };
+        let backend = backend.backend(service)?;
         let mut view = View::new(args.json);
         match show(&backend, &mut view).await {
             Ok(()) => Ok(()),

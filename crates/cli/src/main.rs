@@ -7,6 +7,7 @@
 mod args;
 mod exec;
 mod inspect;
+mod migrate;
 mod output;
 mod quarantine;
 mod runtime;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Work(args) => work::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Quarantine(command) => quarantine::run(command),
+        Command::Migrate(args) => migrate::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

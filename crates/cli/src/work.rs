@@ -123,6 +123,7 @@ async fn start(
     runtime: &AnyRuntime,
 ) -> Result<(Client, ClientEvents), Failure> {
     let backend = crate::connect(&args.target).await?;
+    let backend = backend.with_lock_scheme(args.locks.scheme());
     let client = Client::builder(args.target.service.as_str())
         .consumer(identity)
         .backend(backend)

@@ -73,8 +73,8 @@ fn invalid_arguments_exit_2_and_are_named_before_anything_starts() {
         &["tokio, async-std, smol"],
     );
     fails_to_work(
-        &["--consumer", "c", "--locks", "session"],
-        &["--locks", "per-stream"],
+        &["--consumer", "c", "--locks", "none"],
+        &["--locks", "per-stream, session"],
     );
     fails_to_work(&["--consumer", "a/b"], &["consumer identity", "reserved"]);
     fails_to_work(&["--consumer", ""], &["consumer identity is empty"]);

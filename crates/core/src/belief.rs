@@ -15,6 +15,8 @@ use crate::Timestamp;
 pub struct Belief {
     own: AtomicU64,
     session: Arc<SessionBelief>,
+    /// When the handler last reported progress.
+    progress: AtomicU64,
     over: Event,
 }
 
@@ -33,10 +35,11 @@ impl SessionBelief {
 }
 
 impl Belief {
-    pub(crate) fn new(own: Timestamp, session: Arc<SessionBelief>) -> Arc<Self> {
+    pub(crate) fn new(own: Timestamp, session: Arc<SessionBelief>, now: Timestamp) -> Arc<Self> {
         Arc::new(Self {
             own: AtomicU64::new(own.as_nanos()),
             session,
+            progress: AtomicU64::new(now.as_nanos()),
             over: Event::new(),
         })
     }
@@ -51,11 +54,20 @@ impl Belief {
         self.over.notify(usize::MAX);
     }
 
+    pub(crate) fn report_progress(&self, now: Timestamp) {
+        self.progress.store(now.as_nanos(), Ordering::Release);
+    }
+
+    pub(crate) fn last_progress(&self) -> Timestamp {
+        Timestamp::from_nanos(self.progress.load(Ordering::Acquire))
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.own.load(Ordering::Acquire) == 0
     }
 
-    pub(crate) fn until(&self) -> Timestamp {
+    /// Until when the lease is believed, on its process's clock; the origin once it is over.
+    pub fn until(&self) -> Timestamp {
         let own = self.own.load(Ordering::Acquire);
         Timestamp::from_nanos(own.min(self.session.0.load(Ordering::Acquire)))
     }

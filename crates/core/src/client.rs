@@ -327,6 +327,13 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
+    /// before its stream is handed back: 10 ms to 24 h. Default: for ever.
+    pub fn max_silence(mut self, limit: Option<Duration>) -> Self {
+        self.settings.max_silence = limit;
+        self
+    }
+
     /// Makes everything random replay, in a simulation. By default the
     /// operating system draws it; two clients must never share one.
     pub fn seed(mut self, seed: u64) -> Self {

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::belief::Belief;
 use crate::client::Handle;
 use crate::machine::{Answer, Command, Completion};
+use crate::settings::check_silence;
 use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Timestamp};
 
 /// A data stream that is yours until you end it or lose it.
@@ -91,6 +93,30 @@ impl Lease {
     /// your own completing or handing back included. Cancel-safe.
     pub async fn lost(&self) {
         self.belief.over().await;
+    }
+
+    /// Reports that work goes on. With `max_silence`, a stream without progress
+    /// for that long is handed back, counted as a failure, and this lease is
+    /// lost with [`Silent`](crate::DisownReason::Silent). One atomic store:
+    /// cheap enough for every message.
+    pub fn progress(&self) {
+        self.belief.report_progress(self.handle.now());
+    }
+
+    /// Sets `max_silence` for this lease alone, counted from the last progress;
+    /// `None` for no limit.
+    ///
+    /// # Errors
+    /// [`Config`](crate::ErrorKind::Config) if it is out of bounds (10 ms to 24 h).
+    pub fn limit_silence(&self, limit: Option<Duration>) -> Result<()> {
+        limit.map_or(Ok(()), check_silence)?;
+        let (entry, token) = (self.entry, self.token);
+        self.handle.post(Command::LimitSilence {
+            entry,
+            token,
+            limit,
+        });
+        Ok(())
     }
 
     /// The stream is finished: takes it off the LBS for good.

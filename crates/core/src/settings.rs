@@ -66,6 +66,9 @@ pub struct Settings {
     /// Owners that may fail on an entry before it is quarantined; `None`: any
     /// number. Default 5. Between them it rests, see [`rest`](Self::rest).
     pub quarantine_after: Option<u32>,
+    /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
+    /// before its stream is handed back; `None` (default): for ever. 10 ms to 24 h.
+    pub max_silence: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -77,6 +80,7 @@ impl Default for Settings {
             event_queue: 1_024,
             retry: RetryPolicy::UNLIMITED,
             quarantine_after: Some(5),
+            max_silence: None,
         }
     }
 }
@@ -93,6 +97,9 @@ impl Settings {
         }
         if !(1..=1_000_000).contains(&self.event_queue) {
             return Err(out_of_bounds("event_queue", self.event_queue, 1, 1_000_000));
+        }
+        if let Some(max_silence) = self.max_silence {
+            check_silence(max_silence)?;
         }
         let first = Duration::from_millis(1)..=Duration::from_secs(3600);
         if !first.contains(&self.retry.first) {
@@ -146,6 +153,15 @@ impl Settings {
         };
         let rest = self.ttl / 4 * 2u32.pow(doublings.min(16));
         rest.min(Duration::from_secs(30))
+    }
+}
+
+/// The bounds of `max_silence`, for a client or one lease.
+pub(crate) fn check_silence(max_silence: Duration) -> Result<()> {
+    let bounds = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+    match bounds.contains(&max_silence) {
+        true => Ok(()),
+        false => Err(out_of_bounds("max_silence", max_silence, "10ms", "24h")),
     }
 }
 
@@ -204,6 +220,13 @@ mod tests {
                     ..Default::default()
                 },
                 "event_queue is 0",
+            ),
+            (
+                Settings {
+                    max_silence: Some(Duration::from_millis(9)),
+                    ..Default::default()
+                },
+                "max_silence is 9ms",
             ),
             (
                 Settings {

@@ -24,6 +24,7 @@ everywhere!(
     shutdown_hands_back_and_another_continues_at_once,
     a_consumer_that_starts_after_the_shutdown_continues_at_once,
     a_dropped_lease_is_handed_back_to_others,
+    a_release_whose_hint_overtakes_the_refusal_is_not_missed,
     a_pause_between_fetch_and_lock_while_another_completes_leads_to_no_event,
     a_freeze_between_fetch_and_lock_while_another_completes_leads_to_no_event,
     a_claim_that_arrives_after_the_next_owners_changes_nothing,
@@ -301,6 +302,29 @@ async fn a_dropped_lease_is_handed_back_to_others(world: World) {
     assert!(took < Duration::from_secs(2), "took {took:?}");
     assert!(lease.token() > token);
     assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
+    world.nothing_is_left().await;
+}
+
+async fn a_release_whose_hint_overtakes_the_refusal_is_not_missed(world: World) {
+    let world = world.with_ttl(Duration::from_secs(20));
+    let mut a = world.start_with("a", |b| b.capacity(1)).await;
+    world.submit(&["twin"]).await;
+    let first = a.lease().await;
+    let faults = Faults::default();
+    let provider = faults.wrap(world.provider().await);
+    let mut b = world.start_on("b", provider, |b| b).await;
+    let refusal = faults.hold_replies("acquire");
+    world.submit(&["twin"]).await;
+    world.within("B is refused", refusal.entered()).await;
+    assert_eq!(first.complete().await.unwrap(), Completion::Completed);
+    // The hint comes, then the refusal.
+    b.hears_nothing_for(Duration::from_millis(300)).await;
+    drop(refusal);
+    let dropped = world.now();
+    let second = b.lease().await;
+    let took = world.since(dropped);
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+    assert_eq!(second.complete().await.unwrap(), Completion::Completed);
     world.nothing_is_left().await;
 }
 

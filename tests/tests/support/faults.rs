@@ -31,6 +31,7 @@ struct State {
     lose: BTreeMap<&'static str, usize>,
     lost: usize,
     hold: BTreeMap<&'static str, Gate>,
+    hold_replies: BTreeMap<&'static str, Gate>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +45,24 @@ struct Gate {
 pub struct Hold {
     entered: Receiver<()>,
     _closed: Sender<()>,
+}
+
+fn gate() -> (Gate, Hold) {
+    let (entered, entrances) = async_channel::unbounded();
+    let (opener, closed) = async_channel::bounded(1);
+    let hold = Hold {
+        entered: entrances,
+        _closed: opener,
+    };
+    (Gate { entered, closed }, hold)
+}
+
+impl Gate {
+    async fn pass(&self) {
+        let _ = self.entered.try_send(());
+        // Nothing is ever sent: it ends when the hold is dropped.
+        let _ = self.closed.recv().await;
+    }
 }
 
 impl Hold {
@@ -83,17 +102,16 @@ impl Faults {
 
     /// Calls of `method` wait before they are sent, until the hold is dropped.
     pub fn hold(&self, method: &'static str) -> Hold {
-        let (entered, entrances) = async_channel::unbounded();
-        let (closed, closing) = async_channel::bounded(1);
-        let gate = Gate {
-            entered,
-            closed: closing,
-        };
+        let (gate, hold) = gate();
         self.lock().hold.insert(method, gate);
-        Hold {
-            entered: entrances,
-            _closed: closed,
-        }
+        hold
+    }
+
+    /// Calls of `method` execute, but their replies wait until the hold is dropped.
+    pub fn hold_replies(&self, method: &'static str) -> Hold {
+        let (gate, hold) = gate();
+        self.lock().hold_replies.insert(method, gate);
+        hold
     }
 
     async fn around<T>(
@@ -104,10 +122,13 @@ impl Faults {
         self.reach()?;
         let gate = self.lock().hold.get(method).cloned();
         if let Some(gate) = gate {
-            let _ = gate.entered.try_send(());
-            let _ = gate.closed.recv().await;
+            gate.pass().await;
         }
         let reply = call.await;
+        let gate = self.lock().hold_replies.get(method).cloned();
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
         self.reach()?;
         let mut state = self.lock();
         if let Some(left) = state.lose.get_mut(method).filter(|left| **left > 0) {

@@ -19,11 +19,12 @@ pub use faults::Faults;
 pub use go::GoConsumer;
 pub use process::Process;
 pub use world::{
-    Consumer, Provider, SOON, World, on_async_std, on_memory, on_smol, on_tokio, together,
+    Consumer, Provider, SOON, World, on_async_std, on_memory, on_smol, on_tokio, on_tokio_with,
+    together,
 };
 
-/// Tests of these scenarios on memory, with both lock schemes, and on Redis,
-/// with tokio and with async-std.
+/// Tests of these scenarios on memory and on Redis (with tokio), with both lock
+/// schemes, and on Redis with async-std.
 macro_rules! everywhere {
     ($($scenario:ident),+ $(,)?) => {
         crate::support::tests!(
@@ -32,6 +33,10 @@ macro_rules! everywhere {
         );
         crate::support::tests!(
             memory_with_per_stream_locks: |scenario| on_memory(LockScheme::PerStream, scenario),
+            $($scenario),+
+        );
+        crate::support::tests!(
+            redis_with_session_leases: |scenario| on_tokio_with(LockScheme::Session, scenario),
             $($scenario),+
         );
         crate::support::on_redis!($($scenario),+);

@@ -41,8 +41,13 @@ pub fn on_memory<F: Future<Output = ()>>(scheme: LockScheme, scenario: impl Fn(W
     }
 }
 
-/// Runs a scenario on a Redis server of its own, with tokio.
+/// Runs a scenario on a Redis server of its own, with tokio and per-stream locks.
 pub fn on_tokio<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
+    on_tokio_with(LockScheme::PerStream, scenario);
+}
+
+/// The same with these locks.
+pub fn on_tokio_with<F: Future<Output = ()>>(scheme: LockScheme, scenario: impl Fn(World) -> F) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -50,7 +55,8 @@ pub fn on_tokio<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
         .unwrap();
     runtime.block_on(async {
         let base = streamlease_runtime_tokio::TokioRuntime::new();
-        scenario(World::on_redis(Arc::new(base))).await;
+        let world = World::on_redis(Arc::new(base));
+        scenario(World { scheme, ..world }).await;
     });
 }
 
@@ -70,6 +76,8 @@ pub fn on_smol<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
 pub struct World {
     base: Arc<dyn Runtime>,
     server: Server,
+    /// What consumers on Redis lock with.
+    scheme: LockScheme,
     /// Where consumers connect to, if not to the server itself.
     url: Option<String>,
     seed: u64,
@@ -95,6 +103,7 @@ impl World {
         Self {
             base,
             server,
+            scheme: LockScheme::PerStream,
             url: None,
             seed,
             started: AtomicU64::new(0),
@@ -153,7 +162,8 @@ impl World {
             Server::Memory(backend) => Provider::new(backend.clone()),
             Server::Redis(server) => {
                 let url = self.url.clone().unwrap_or_else(|| server.url());
-                Provider::new(RedisBackend::connect(url).await.unwrap())
+                let backend = RedisBackend::connect(url).await.unwrap();
+                Provider::new(backend.with_lock_scheme(self.scheme))
             }
         }
     }

@@ -1,3 +1,170 @@
 //! Lock managers.
+//!
+//! Which of the two a service has is on record beside its group (`prepare.lua`):
+//! consumers that go by different locks would each think themselves alone.
 
 pub(crate) mod per_stream;
+pub(crate) mod session;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis_rs::Value;
+use streamlease_core::{
+    Acquire, AcquireOutcome, BeatReply, Error, ErrorKind, FencingToken, LeaseRef, LockScheme,
+    LockState, Member, Result,
+};
+
+use crate::connection::{Call, Script, Server};
+use crate::decode;
+use crate::error::protocol;
+use crate::keys::Keys;
+
+/// A script behind the heads it needs; `lock.lua` is always the first.
+macro_rules! script {
+    ($($part:literal),+) => {
+        std::sync::LazyLock::new(|| {
+            $crate::connection::Script::new(concat!(
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/lock.lua")),
+                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/", $part, ".lua"))),+
+            ))
+        })
+    };
+}
+pub(crate) use script;
+
+static MEMBERS: LazyLock<Script> = script!("members");
+
+/// A scheme as it is on record.
+pub(crate) fn scheme_name(scheme: LockScheme) -> &'static str {
+    match scheme {
+        LockScheme::PerStream => "per-stream",
+        LockScheme::Session => "session",
+    }
+}
+
+/// The refusal of a consumer whose scheme is not the service's; `recorded` is
+/// `None` for a group that has no record.
+pub(crate) fn other_scheme(lbs: &str, own: LockScheme, recorded: Option<&str>) -> Error {
+    let own = scheme_name(own);
+    let found = match recorded {
+        Some(recorded) => format!("the service has {recorded} locks on record"),
+        None => "its group has no lock scheme on record, so it belongs to consumers that \
+                 use the wire format's per-stream locks"
+            .to_owned(),
+    };
+    Error::new(
+        ErrorKind::Incompatible,
+        format!(
+            "{lbs}: {found}, and this consumer uses {own} locks; give it the service's, or \
+             stop all consumers and run `streamlease migrate --to {own}`"
+        ),
+    )
+}
+
+/// The live sessions; both lock managers keep them alike.
+async fn members(server: &Server, keys: &Keys) -> Result<Vec<Member>> {
+    let mut call = Call::new();
+    call.key(&keys.sessions);
+    let rows = decode::list(server.run_one("listing sessions", &MEMBERS, call).await?)?;
+    let members = rows.into_iter().map(|row| {
+        let [session, remaining] = decode::tuple(row)?;
+        Ok(Member {
+            session: decode::session(session)?,
+            remaining: decode::millis(remaining)?,
+        })
+    });
+    members.collect()
+}
+
+fn check_floor(request: &Acquire) -> Result<()> {
+    if request.floor.0 < u64::MAX {
+        return Ok(());
+    }
+    let stream = &request.stream;
+    let message = format!("stream={stream} no token is greater than {}", u64::MAX);
+    Err(Error::new(ErrorKind::Incompatible, message))
+}
+
+/// A TTL as the scripts take it; never 0, which Redis refuses.
+fn millis(time: Duration) -> String {
+    time.as_millis().max(1).to_string()
+}
+
+/// A token as the scripts compare it.
+pub(crate) fn digits(token: FencingToken) -> String {
+    format!("{:020}", token.0)
+}
+
+/// What follows the session in the value of a lease's keys, up to the attempt.
+fn head(lease: &LeaseRef) -> String {
+    format!("/{}/{}/", digits(lease.token), lease.entry)
+}
+
+/// The reply to one page of acquires.
+fn acquired(page: usize, reply: Value) -> Result<Vec<AcquireOutcome>> {
+    let (word, mut rest) = decode::outcome(reply)?;
+    match &*word {
+        "gone" => return Ok(vec![AcquireOutcome::SessionGone; page]),
+        "ok" => {}
+        _ => return Err(protocol("an unknown outcome of an acquire")),
+    }
+    let outcomes = flatten(page, vec![decode::next(&mut rest)?])?
+        .into_iter()
+        .map(|outcome| {
+            let (word, mut rest) = decode::outcome(outcome)?;
+            match &*word {
+                "acquired" => Ok(AcquireOutcome::Acquired(decode::token(decode::next(
+                    &mut rest,
+                )?)?)),
+                "held" => Ok(AcquireOutcome::Held(decode::held(&mut rest)?)),
+                "not_yet" => Ok(AcquireOutcome::NotYet {
+                    retry_in: decode::millis(decode::next(&mut rest)?)?,
+                }),
+                _ => Err(protocol("an unknown outcome of an acquire")),
+            }
+        });
+    outcomes.collect()
+}
+
+fn state(value: Value) -> Result<LockState> {
+    let (word, mut rest) = decode::outcome(value)?;
+    match &*word {
+        "free" => Ok(LockState::Free),
+        "held" => Ok(LockState::Held(decode::held(&mut rest)?)),
+        _ => Err(protocol("an unknown state of a lock")),
+    }
+}
+
+/// The replies of pages as one list of `expected` items.
+pub(crate) fn flatten(expected: usize, replies: Vec<Value>) -> Result<Vec<Value>> {
+    let mut items = Vec::with_capacity(expected);
+    for reply in replies {
+        items.append(&mut decode::list(reply)?);
+    }
+    if items.len() == expected {
+        Ok(items)
+    } else {
+        Err(protocol("another number of outcomes"))
+    }
+}
+
+/// What `around.lua` returns, `dead` first.
+fn seen_around(
+    dead: Value,
+    rest: &mut std::vec::IntoIter<Value>,
+    summary: &mut BeatReply,
+) -> Result<()> {
+    for session in decode::list(dead)? {
+        // What is no session was not written by us; it must not fail our beats.
+        if let Ok(session) = decode::session(session) {
+            summary.dead.push(session);
+        }
+    }
+    summary.next_deadline = u64::try_from(decode::number(decode::next(rest)?)?)
+        .ok()
+        .map(Duration::from_millis);
+    summary.members = decode::small(decode::next(rest)?)?;
+    summary.sweep = decode::number(decode::next(rest)?)? == 1;
+    Ok(())
+}

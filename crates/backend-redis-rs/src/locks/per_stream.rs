@@ -12,9 +12,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis_rs::Value;
 use streamlease_core::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, Error, ErrorKind, FencingToken, LeaseRef,
-    LockId, LockManager, LockScheme, LockState, Member, OpenOutcome, Release, ReleaseOutcome,
-    Result, Session, SessionId, StreamName, TakeOverOutcome,
+    Acquire, AcquireOutcome, BeatOutcome, BeatReply, LeaseRef, LockId, LockManager, LockScheme,
+    LockState, Member, OpenOutcome, Release, ReleaseOutcome, Result, Session, SessionId,
+    StreamName, TakeOverOutcome,
 };
 
 use crate::connection::{Call, Script, Server};
@@ -22,27 +22,20 @@ use crate::decode;
 use crate::error::protocol;
 use crate::keys::{Keys, wire_lock};
 
+use super::{
+    acquired, check_floor, digits, flatten, head, members, millis, other_scheme, scheme_name,
+    script, seen_around, state,
+};
+
 /// Leases per script: about a millisecond of the server's time each.
 const BEAT_PAGE: usize = 250;
 const PAGE: usize = 100;
 
-macro_rules! script {
-    ($name:literal) => {
-        LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("../scripts/lock.lua"),
-                include_str!(concat!("../scripts/", $name, ".lua"))
-            ))
-        })
-    };
-}
-
-static ACQUIRE: LazyLock<Script> = script!("acquire");
-static BEAT: LazyLock<Script> = script!("beat");
+static ACQUIRE: LazyLock<Script> = script!("token", "acquire");
+static BEAT: LazyLock<Script> = script!("around", "beat");
 static RELEASE: LazyLock<Script> = script!("release");
 static INSPECT: LazyLock<Script> = script!("inspect");
 static SESSION: LazyLock<Script> = script!("session");
-static MEMBERS: LazyLock<Script> = script!("members");
 
 /// The locks of one service, one per data stream.
 #[derive(Debug)]
@@ -72,8 +65,12 @@ impl PerStreamLocks {
         let mut call = Call::new();
         call.key(&self.keys.sessions)
             .key(&self.keys.buried)
-            .key(&self.keys.hints);
-        call.arg(verb).arg(session.to_string()).arg(argument);
+            .key(&self.keys.hints)
+            .key(&self.keys.scheme);
+        call.arg(verb)
+            .arg(session.to_string())
+            .arg(argument)
+            .arg(scheme_name(self.scheme()));
         decode::outcome(self.server.run_one(what, &SESSION, call).await?)
     }
 }
@@ -86,12 +83,16 @@ impl LockManager for PerStreamLocks {
 
     async fn open(&self, session: &Session) -> Result<OpenOutcome> {
         let ttl = millis(session.ttl);
-        let (word, _) = self
+        let (word, mut rest) = self
             .about_session("opening a session", "open", &session.id, &ttl)
             .await?;
         match &*word {
             "ok" => Ok(OpenOutcome::Opened),
             "gone" => Ok(OpenOutcome::SessionGone),
+            "other" => {
+                let recorded = decode::text(decode::next(&mut rest)?)?;
+                Err(other_scheme(&self.keys.lbs, self.scheme(), Some(&recorded)))
+            }
             _ => Err(protocol("an unknown outcome of an open")),
         }
     }
@@ -116,16 +117,7 @@ impl LockManager for PerStreamLocks {
                 .key(&self.keys.refused);
             call.arg(session.id.to_string()).arg(millis(session.ttl));
             for request in page {
-                if request.floor.0 == u64::MAX {
-                    return Err(Error::new(
-                        ErrorKind::Incompatible,
-                        format!(
-                            "stream={} no token is greater than {}",
-                            request.stream,
-                            u64::MAX
-                        ),
-                    ));
-                }
+                check_floor(request)?;
                 self.add_lock(&mut call, &request.stream, request.entry);
                 call.arg(request.entry.to_string())
                     .arg(format!("{:016x}", request.attempt))
@@ -258,21 +250,7 @@ impl LockManager for PerStreamLocks {
     }
 
     async fn members(&self) -> Result<Vec<Member>> {
-        let mut call = Call::new();
-        call.key(&self.keys.sessions);
-        let rows = decode::list(
-            self.server
-                .run_one("listing sessions", &MEMBERS, call)
-                .await?,
-        )?;
-        let members = rows.into_iter().map(|row| {
-            let [session, remaining] = decode::tuple(row)?;
-            Ok(Member {
-                session: decode::session(session)?,
-                remaining: decode::millis(remaining)?,
-            })
-        });
-        members.collect()
+        members(&self.server, &self.keys).await
     }
 
     async fn records(
@@ -287,44 +265,6 @@ impl LockManager for PerStreamLocks {
     async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
         Ok(vec![false; streams.len()])
     }
-}
-
-/// A TTL as the scripts take it; never 0, which Redis refuses.
-fn millis(time: Duration) -> String {
-    time.as_millis().max(1).to_string()
-}
-
-/// A token as the scripts compare it.
-pub(crate) fn digits(token: FencingToken) -> String {
-    format!("{:020}", token.0)
-}
-
-/// What follows the session in the value of a lease's keys, up to the attempt.
-fn head(lease: &LeaseRef) -> String {
-    format!("/{}/{}/", digits(lease.token), lease.entry)
-}
-
-/// The reply to one page of acquires.
-fn acquired(page: usize, reply: Value) -> Result<Vec<AcquireOutcome>> {
-    let (word, mut rest) = decode::outcome(reply)?;
-    match &*word {
-        "gone" => return Ok(vec![AcquireOutcome::SessionGone; page]),
-        "ok" => {}
-        _ => return Err(protocol("an unknown outcome of an acquire")),
-    }
-    let outcomes = flatten(page, vec![decode::next(&mut rest)?])?
-        .into_iter()
-        .map(|outcome| {
-            let (word, mut rest) = decode::outcome(outcome)?;
-            match &*word {
-                "acquired" => Ok(AcquireOutcome::Acquired(decode::token(decode::next(
-                    &mut rest,
-                )?)?)),
-                "held" => Ok(AcquireOutcome::Held(decode::held(&mut rest)?)),
-                _ => Err(protocol("an unknown outcome of an acquire")),
-            }
-        });
-    outcomes.collect()
 }
 
 /// Adds the reply to one page of a beat; `false` if the session is gone.
@@ -349,38 +289,6 @@ fn beaten(page: &[LeaseRef], reply: Value, summary: &mut BeatReply) -> Result<bo
     let Some(dead) = rest.next() else {
         return Ok(true);
     };
-    for session in decode::list(dead)? {
-        // What is no session was not written by us; it must not fail our beats.
-        if let Ok(session) = decode::session(session) {
-            summary.dead.push(session);
-        }
-    }
-    summary.next_deadline = u64::try_from(decode::number(decode::next(&mut rest)?)?)
-        .ok()
-        .map(Duration::from_millis);
-    summary.members = decode::small(decode::next(&mut rest)?)?;
-    summary.sweep = decode::number(decode::next(&mut rest)?)? == 1;
+    seen_around(dead, &mut rest, summary)?;
     Ok(true)
-}
-
-fn state(value: Value) -> Result<LockState> {
-    let (word, mut rest) = decode::outcome(value)?;
-    match &*word {
-        "free" => Ok(LockState::Free),
-        "held" => Ok(LockState::Held(decode::held(&mut rest)?)),
-        _ => Err(protocol("an unknown state of a lock")),
-    }
-}
-
-/// The replies of pages as one list of `expected` items.
-pub(crate) fn flatten(expected: usize, replies: Vec<Value>) -> Result<Vec<Value>> {
-    let mut items = Vec::with_capacity(expected);
-    for reply in replies {
-        items.append(&mut decode::list(reply)?);
-    }
-    if items.len() == expected {
-        Ok(items)
-    } else {
-        Err(protocol("another number of outcomes"))
-    }
 }

@@ -7,33 +7,7 @@ if not alive(sessions, session) then
   return {'gone'}
 end
 
--- Tokens are 20 digits of text; as numbers they would have to be below 2^53.
-local function next_token(token)
-  local high, low = tonumber(string.sub(token, 1, 10)), tonumber(string.sub(token, 11)) + 1
-  if low == 1e10 then
-    high, low = high + 1, 0
-  end
-  return string.format('%010.0f%010.0f', high, low)
-end
-
-local clock = string.format('%020.0f', time[1] * 1000000 + time[2])
-local counter = redis.call('GET', counter_key)
-if not (counter and #counter == 20 and string.match(counter, '^%d+$')) then
-  counter = string.rep('0', 20)
-end
-
--- Greater than the last one minted and than `floor`, and not below the clock:
--- neither a lost write nor a lost key makes a token come twice.
-local function mint(floor)
-  local token = next_token(counter)
-  if token < clock then token = clock end
-  local least = next_token(floor)
-  if token < least then token = least end
-  counter = token
-  redis.call('SET', counter_key, token)
-  return token
-end
-
+start_minting(counter_key)
 local replies, was_refused = {}, false
 for i = 0, (#ARGV - 2) / 4 - 1 do
   local stream_key, wire_key = KEYS[4 + 2 * i], KEYS[5 + 2 * i]
@@ -72,6 +46,7 @@ for i = 0, (#ARGV - 2) / 4 - 1 do
     replies[#replies + 1] = {'acquired', token}
   end
 end
+end_minting(counter_key)
 if was_refused then
   redis.call('ZREMRANGEBYSCORE', refused, '-inf', number(now))
   redis.call('PEXPIRE', refused, 7200000)

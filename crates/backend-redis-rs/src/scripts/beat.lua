@@ -33,18 +33,5 @@ if ARGV[3] == '0' then
   return {'ok', lost}
 end
 
-local dead = redis.call('ZRANGEBYSCORE', sessions, '-inf', number(now), 'LIMIT', 0, 16)
-local next_deadline = -1
-local coming = redis.call('ZRANGEBYSCORE', sessions, '(' .. number(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
-for i = 1, #coming, 2 do
-  if coming[i] ~= session then
-    next_deadline = coming[i + 1] - now
-    break
-  end
-end
-local members = redis.call('ZCOUNT', sessions, '(' .. number(now), '+inf')
-local turn = 0
-if ARGV[4] ~= '0' and redis.call('SET', sweep, session, 'NX', 'PX', ARGV[4]) then
-  turn = 1
-end
+local dead, next_deadline, members, turn = look_around(sessions, sweep, session, ARGV[4])
 return {'ok', lost, dead, next_deadline, members, turn}

@@ -1,10 +1,14 @@
 -- Everything that changes the set of sessions apart from a beat.
--- KEYS: sessions (by deadline), buried ones (by time of burial), hints channel.
--- ARGV: what, session, then open: ttl (ms); close: consumer; take_over: the dead one.
+-- KEYS: sessions (by deadline), buried ones (by time of burial), hints channel, lock scheme.
+-- ARGV: what, session, then open: ttl (ms), close: consumer, take_over: the dead one; then the caller's scheme.
 local sessions, buried, channel = KEYS[1], KEYS[2], KEYS[3]
 local what, session = ARGV[1], ARGV[2]
 
 if what == 'open' then
+  local scheme = redis.call('GET', KEYS[4])
+  if scheme and scheme ~= ARGV[4] then
+    return {'other', scheme}
+  end
   -- A buried session stays refused: a late open must not revive it.
   if redis.call('ZSCORE', buried, session) then
     return {'gone'}

@@ -182,8 +182,17 @@ pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
 }
 
 pub(crate) async fn backend(server: &RedisServer, service: &str) -> Backend {
+    backend_with(server, service, LockScheme::PerStream).await
+}
+
+pub(crate) async fn backend_with(
+    server: &RedisServer,
+    service: &str,
+    scheme: LockScheme,
+) -> Backend {
     let provider = RedisBackend::connect(server.url()).await.unwrap();
     provider
+        .with_lock_scheme(scheme)
         .backend(&ServiceName::new(service).unwrap())
         .unwrap()
 }

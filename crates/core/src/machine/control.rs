@@ -1,6 +1,6 @@
 //! Preparing the LBS, outages, giving up, shutting down (R7, R8).
 
-use super::items::State;
+use super::items::{Item, State};
 use super::session::Status;
 use super::{Action, Answer, CallId, DisownReason, Flight, Input, Machine, Notice, Output, Reply};
 use crate::{Error, ErrorKind, Result, Timestamp};
@@ -17,7 +17,15 @@ pub(super) enum Phase {
     Stopped,
 }
 
-/// The backend cannot be used at the moment.
+/// What the LBS and the locks live on may be two systems: that one answers
+/// says nothing about the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Lbs,
+    Locks,
+}
+
+/// A part of the backend cannot be used at the moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outage {
     /// Attempts that have failed in a row.
@@ -33,8 +41,9 @@ impl Machine {
 
     /// When the backend may be tried again after an outage; long past if there is none.
     pub(super) fn retry_at(&self) -> Timestamp {
-        self.outage
-            .map_or(Timestamp::ZERO, |outage| outage.retry_at)
+        let outages = self.outages.iter().flatten();
+        let latest = outages.map(|outage| outage.retry_at).max();
+        latest.unwrap_or(Timestamp::ZERO)
     }
 
     pub(super) fn may_retry(&self) -> bool {
@@ -65,20 +74,20 @@ impl Machine {
         match result {
             Ok(Reply::Prepared) => {
                 self.prepared = true;
-                self.control_succeeded();
+                self.control_succeeded(Part::Lbs);
             }
-            Ok(_) => self.control_failed(wrong_reply("prepare")),
-            Err(error) => self.control_failed(error),
+            Ok(_) => self.control_failed(Part::Lbs, wrong_reply("prepare")),
+            Err(error) => self.control_failed(Part::Lbs, error),
         }
     }
 
-    pub(super) fn control_succeeded(&mut self) {
-        self.outage = None;
+    pub(super) fn control_succeeded(&mut self, part: Part) {
+        self.outages[part as usize] = None;
     }
 
     /// One of the calls without which nothing goes on has failed: wait, then
     /// try again, or give up as the retry policy says (R8).
-    pub(super) fn control_failed(&mut self, error: Error) {
+    pub(super) fn control_failed(&mut self, part: Part, error: Error) {
         if error.kind() == ErrorKind::NotPrepared {
             self.prepared = false;
             return;
@@ -86,10 +95,11 @@ impl Machine {
         if !error.is_retryable() {
             return self.stop(Some(error));
         }
-        if !self.may_retry() {
+        let outage = self.outages[part as usize];
+        if outage.is_some_and(|outage| outage.retry_at > self.now) {
             return;
         }
-        let failed = self.outage.map_or(0, |outage| outage.failed) + 1;
+        let failed = outage.map_or(0, |outage| outage.failed) + 1;
         let policy = self.settings.retry;
         if policy.retries.is_some_and(|retries| failed > retries) {
             return self.stop(Some(error));
@@ -98,7 +108,7 @@ impl Machine {
             .first
             .saturating_mul(2u32.saturating_pow(failed - 1))
             .min(policy.max);
-        self.outage = Some(Outage {
+        self.outages[part as usize] = Some(Outage {
             failed,
             retry_at: self.now + self.rng.jittered(wait),
         });
@@ -124,21 +134,11 @@ impl Machine {
             closing: false,
         };
         self.cancel_fetch();
-        let mut held = Vec::new();
-        let mut waiting = Vec::new();
-        for (entry, item) in self.items.iter() {
-            match item.state {
-                State::Held(_) => held.push(entry),
-                State::Waiting { .. } => waiting.push(entry),
-                // Locked or about to be: handed back when the answer is there.
-                State::Acquiring { .. } | State::Claiming { .. } | State::Ending(..) => {}
-            }
-        }
-        for entry in held {
-            self.begin_hand_back(entry, false, false);
-        }
-        for entry in waiting {
-            self.items.remove(entry);
+        // What is locked or about to be is given up when the answer is there.
+        let is_held = |item: &Item| matches!(item.state, State::Held(_));
+        let held = self.items.iter().filter(|(_, item)| is_held(item));
+        for entry in held.map(|(entry, _)| entry).collect::<Vec<_>>() {
+            self.begin_hand_back(entry, false, None);
         }
     }
 
@@ -163,6 +163,9 @@ impl Machine {
         else {
             return;
         };
+        while let Some(entry) = self.items.any_waiting() {
+            self.forget(entry);
+        }
         if self.items.is_empty() && self.lanes.is_drained() {
             self.phase = Phase::Draining {
                 until,
@@ -225,7 +228,9 @@ impl Machine {
             } => self.answer(call, Ok(Answer::HandedBack)),
             Command::Shutdown { call: Some(call) } => self.answer(call, Ok(Answer::Stopped)),
             Command::Claim { call, .. } => self.answer(call, Err(closed())),
-            Command::HandBack { call: None, .. } | Command::Shutdown { call: None } => {}
+            Command::HandBack { call: None, .. }
+            | Command::Shutdown { call: None }
+            | Command::LimitSilence { .. } => {}
         }
     }
 }

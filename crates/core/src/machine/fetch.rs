@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::control::Part;
 use super::items::Origin;
 use super::{Action, Flight, Machine, Notice, PAGE, Reply};
 use crate::{Result, Timestamp};
@@ -19,7 +20,7 @@ pub(super) struct Fetching {
     backlog: u64,
     /// The last fetch was full: more may be waiting, whatever the backlog says.
     was_full: usize,
-    not_before: Timestamp,
+    pub(super) not_before: Timestamp,
 }
 
 impl Machine {
@@ -72,10 +73,10 @@ impl Machine {
                 let error = result
                     .err()
                     .unwrap_or_else(|| super::control::wrong_reply("fetch"));
-                return self.control_failed(error);
+                return self.control_failed(Part::Lbs, error);
             }
         };
-        self.control_succeeded();
+        self.control_succeeded(Part::Lbs);
         self.fetch.backlog = fetched.backlog;
         self.fetch.was_full = if fetched.entries.len() >= max { max } else { 0 };
         for delivery in fetched.entries {

@@ -66,6 +66,15 @@ pub enum Command {
         /// Whom to answer, if anybody waits for it.
         call: Option<CallId>,
     },
+    /// Limit how long a lease's handler may be silent from now on.
+    LimitSilence {
+        /// The lease's entry.
+        entry: EntryId,
+        /// The lease's token.
+        token: FencingToken,
+        /// The limit; `None`: none.
+        limit: Option<Duration>,
+    },
     /// Take an orphan.
     Claim {
         /// Its entry.
@@ -262,6 +271,8 @@ pub enum DisownReason {
     EntryGone,
     /// An operator asked for it.
     Revoked,
+    /// Its handler reported no progress for longer than `max_silence`.
+    Silent,
     /// The client gave up (see its `Terminated`).
     ClientStopped,
 }
@@ -274,6 +285,7 @@ impl std::fmt::Display for DisownReason {
             Self::Superseded => "a later owner has the stream",
             Self::EntryGone => "the entry is no longer on the LBS",
             Self::Revoked => "an operator asked for it",
+            Self::Silent => "its handler reported no progress in time",
             Self::ClientStopped => "the client stopped",
         })
     }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::io::CallId;
+use super::io::{CallId, DisownReason};
 use crate::belief::Belief;
 use crate::{ConsumerName, EntryId, FencingToken, Info, LeaseRef, StreamName, Timestamp};
 
@@ -16,6 +17,8 @@ pub(crate) struct Item {
     /// Who gave it up, if somebody did.
     pub(crate) giver: Option<ConsumerName>,
     pub(crate) state: State,
+    /// When it is to be tried next, if it waits for a time.
+    pub(crate) wake: Timestamp,
 }
 
 /// How the machine came to know of an entry.
@@ -69,6 +72,8 @@ pub(crate) struct Holding {
     pub(crate) since: Timestamp,
     /// `None` if the user was never told of it.
     pub(crate) belief: Option<Arc<Belief>>,
+    /// How long the handler may go without reporting progress.
+    pub(crate) max_silence: Option<Duration>,
 }
 
 /// What is to become of a lease.
@@ -80,7 +85,8 @@ pub(crate) enum Ending {
     },
     HandBack {
         failed: bool,
-        revoked: bool,
+        /// Against the user's will, for this reason.
+        because: Option<DisownReason>,
     },
     Quarantine,
 }
@@ -188,6 +194,11 @@ impl Items {
             .copied()
     }
 
+    pub(crate) fn any_waiting(&self) -> Option<EntryId> {
+        let (_, entries) = self.waiting.first_key_value()?;
+        entries.first().copied()
+    }
+
     /// A new item, waiting.
     pub(crate) fn insert(
         &mut self,
@@ -209,6 +220,7 @@ impl Items {
                 origin,
                 giver: None,
                 state,
+                wake: Timestamp::ZERO,
             },
         );
     }

@@ -11,8 +11,8 @@ use super::items::{Origin, State};
 use super::orphans::SuspectKey;
 use super::{Action, Backoff, Flight, Machine, Notice, Reply};
 use crate::{
-    Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockId, LockScheme, LockState,
-    Pending, PendingPage, Result, Scope, Timestamp,
+    Announcement, ConsumerName, EntryId, FencingToken, LockId, LockScheme, Pending, PendingPage,
+    Result, Scope, Timestamp,
 };
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
@@ -32,9 +32,11 @@ pub(super) struct Looking {
     /// Entries to look at because something may have happened to them.
     hinted: BTreeSet<EntryId>,
     /// Those of them whose lock was reported or seen to expire.
-    expired: BTreeSet<EntryId>,
+    pub(super) expired: BTreeSet<EntryId>,
     own_due: Timestamp,
     own_found: Option<usize>,
+    /// How many entries the last look at one's own saw.
+    own_pending: usize,
     sweep: Option<Sweep>,
     sweep_due: Timestamp,
     last_sweep: Timestamp,
@@ -45,24 +47,26 @@ pub(super) struct Looking {
     refresh_due: Timestamp,
 
     /// Consumers with a live session, and when that was asked.
-    live: BTreeSet<ConsumerName>,
+    pub(super) live: BTreeSet<ConsumerName>,
     live_as_of: Option<Timestamp>,
     /// Entries at live consumers that nobody has locked, since when (R9).
-    unlocked_since: BTreeMap<EntryId, Timestamp>,
+    pub(super) unlocked_since: BTreeMap<EntryId, Timestamp>,
     rechecks: BTreeSet<(Timestamp, EntryId)>,
+    /// The same by entry.
+    recheck_at: BTreeMap<EntryId, Timestamp>,
     /// One held entry per consumer that has no session: its deadline tells of its death.
-    watched: BTreeMap<ConsumerName, EntryId>,
+    pub(super) watched: BTreeMap<ConsumerName, EntryId>,
     /// Consumers to list because their watched entry is gone.
-    to_list: BTreeSet<ConsumerName>,
+    pub(super) to_list: BTreeSet<ConsumerName>,
 
     /// Until when entries that failed are left alone, by the token of the owner
     /// that did. Kept, because a server's clock that is set back makes idle
     /// times 0 for long.
-    resting: BTreeMap<(EntryId, FencingToken), Timestamp>,
+    pub(super) resting: BTreeMap<(EntryId, FencingToken), Timestamp>,
 
     /// Manual claiming: orphans to report as the event queue has room.
-    reports: BTreeMap<EntryId, (Announcement, ConsumerName)>,
-    reported_at: BTreeMap<EntryId, Timestamp>,
+    pub(super) reports: BTreeMap<EntryId, (Announcement, ConsumerName)>,
+    pub(super) reported_at: BTreeMap<EntryId, Timestamp>,
 }
 
 #[derive(Debug)]
@@ -78,7 +82,7 @@ struct Look {
 }
 
 #[derive(Debug, Clone)]
-enum Target {
+pub(super) enum Target {
     Own {
         after: EntryId,
     },
@@ -116,6 +120,7 @@ impl Looking {
             expired: BTreeSet::new(),
             own_due: now,
             own_found: None,
+            own_pending: 0,
             sweep: None,
             sweep_due: now,
             last_sweep: now,
@@ -126,6 +131,7 @@ impl Looking {
             live_as_of: None,
             unlocked_since: BTreeMap::new(),
             rechecks: BTreeSet::new(),
+            recheck_at: BTreeMap::new(),
             watched: BTreeMap::new(),
             to_list: BTreeSet::new(),
             resting: BTreeMap::new(),
@@ -139,6 +145,11 @@ impl Looking {
         self.own_due = now;
         self.sweep_due = now;
         self.sweep = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn rechecks(&self) -> usize {
+        self.rechecks.len()
     }
 
     fn needs_members(&self, target: &Target, now: Timestamp, ttl: Duration) -> bool {
@@ -185,20 +196,39 @@ impl Machine {
     /// Hints may have been lost: one's own part, and (by the beat) who is dead.
     pub(super) fn look_after_silence(&mut self) {
         self.look_at_own();
-        self.beat_soon();
+        self.beat_by(self.now);
     }
 
-    /// Look at an entry again at that time.
+    /// Look at an entry again at that time, or before: each look says anew when
+    /// the next one is needed, so that one is enough.
     pub(super) fn recheck(&mut self, at: Timestamp, entry: EntryId) {
-        if self.looking.rechecks.len() < MOST_RECHECKS {
-            self.looking.rechecks.insert((at, entry));
+        let looking = &mut self.looking;
+        match looking.recheck_at.get(&entry) {
+            Some(&before) if before <= at => return,
+            Some(&before) => {
+                looking.rechecks.remove(&(before, entry));
+            }
+            None if looking.rechecks.len() >= MOST_RECHECKS => return,
+            None => {}
         }
+        looking.recheck_at.insert(entry, at);
+        looking.rechecks.insert((at, entry));
     }
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
     pub(super) fn sweep_interval(&self) -> Duration {
-        let pending = u32::try_from(self.looking.pending).unwrap_or(u32::MAX);
+        self.look_interval(self.looking.pending)
+    }
+
+    fn look_interval(&self, pending: usize) -> Duration {
+        let pending = u32::try_from(pending).unwrap_or(u32::MAX);
         self.settings.sweep_interval() + Duration::from_micros(200) * pending
+    }
+
+    /// All consumers together look at what is theirs as often as one sweeps.
+    fn own_interval(&self) -> Duration {
+        let members = self.sitting.members as usize;
+        self.look_interval(self.looking.own_pending.saturating_mul(members))
     }
 
     /// Whether no turn is needed: with manual claiming everybody is to hear of
@@ -227,12 +257,15 @@ impl Machine {
         });
         looking.last_sweep = self.now;
         looking.live_as_of = None;
-        let forget_before = self.now - self.settings.sweep_interval() * 4;
-        looking
-            .unlocked_since
-            .retain(|_, since| *since >= forget_before);
-        looking.reported_at.retain(|_, at| *at >= forget_before);
-        looking.resting.retain(|_, until| *until >= forget_before);
+    }
+
+    /// What nobody has asked about for long is not remembered for ever.
+    fn forget_old(&mut self) {
+        let before = self.now - self.settings.sweep_interval() * 4;
+        let looking = &mut self.looking;
+        looking.unlocked_since.retain(|_, since| *since >= before);
+        looking.reported_at.retain(|_, at| *at >= before);
+        looking.resting.retain(|_, until| *until >= before);
         self.shunned.retain(|_, until| *until > self.now);
     }
 
@@ -262,6 +295,7 @@ impl Machine {
                 break;
             }
             self.looking.rechecks.pop_first();
+            self.looking.recheck_at.remove(&entry);
             self.looking.hinted.insert(entry);
         }
         if self.looking.left_behind && self.room() > 0 {
@@ -287,6 +321,7 @@ impl Machine {
                 unresolved: 0,
             });
         }
+        let own_interval = self.own_interval();
         let looking = &mut self.looking;
         if !looking.hinted.is_empty() {
             let rest = looking.hinted.iter().nth(LOOK_PAGE).copied();
@@ -300,7 +335,7 @@ impl Machine {
         }
         if looking.own_due <= self.now {
             // Set before the look, so that what asks for one meanwhile gets another.
-            looking.own_due = self.now + self.settings.sweep_interval();
+            looking.own_due = self.now + own_interval;
             looking.own_found = None;
             return Some(Target::Own {
                 after: EntryId::MIN,
@@ -441,238 +476,14 @@ impl Machine {
         });
     }
 
-    /// Deals with what needs no inspection of its lock; returns what does.
-    fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Pending> {
-        self.floor = self.floor.max(pending.token);
-        let content = match &pending.content {
-            Ok(content) => content.clone(),
-            Err(reason) => {
-                self.park(pending.entry, pending.token, reason.to_string());
-                return None;
-            }
-        };
-        if let Some(lease) = self.orphans.adopting.remove(&pending.entry) {
-            if self.rests(&pending) {
-                self.looking.expired.insert(pending.entry);
-                self.release(lease, true);
-            } else {
-                self.adopt(lease, content.info);
-            }
-            return None;
-        }
-        if self.items.contains(pending.entry) {
-            // Known and waiting: what made us look may have cleared its way.
-            if matches!(target, Target::Entries(_)) {
-                self.wake_stream(&content.stream);
-            }
-            return None;
-        }
-        let expired = self.looking.expired.remove(&pending.entry);
-        let handed_back_for_a_claim = pending.handed_back && self.is_manual();
-        if pending.consumer == self.consumer && !handed_back_for_a_claim {
-            if !self.rests(&pending) {
-                self.admit_from(pending, content, Origin::Mine);
-            }
-        } else if pending.handed_back {
-            count_unresolved(target);
-            self.orphan(pending, content, Origin::HandedBack);
-        } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
-            // What is reported must be claimable, so with manual claiming even a
-            // dead consumer's locks are looked at: one that was acquired after
-            // the last beat outlives its session.
-            count_unresolved(target);
-            self.orphan(pending, content, Origin::Orphan);
-        } else {
-            return Some(pending);
-        }
-        None
-    }
-
-    /// Whether an entry that is free is to be left alone still, because its
-    /// owners failed on it. Then it is looked at again when that is over. What
-    /// has failed often enough to be parked does not wait for it.
-    fn rests(&mut self, pending: &Pending) -> bool {
-        // Not counted yet: that is done by the next claim.
-        let crashed = pending.token != FencingToken::NONE && !pending.handed_back;
-        let failures = pending.failures.saturating_add(u32::from(crashed));
-        let limit = self.settings.quarantine_after;
-        if failures == 0 || limit.is_some_and(|limit| failures >= limit) {
-            return false;
-        }
-        let key = (pending.entry, pending.token);
-        let rest = self.settings.rest(failures).saturating_sub(pending.idle);
-        let until = self.now + rest;
-        let until = (*self.looking.resting.entry(key).or_insert(until)).min(until);
-        if until <= self.now {
-            return false;
-        }
-        self.recheck(until, pending.entry);
-        true
-    }
-
-    /// R9: is it an orphan?
-    fn judge(&mut self, target: &mut Target, pending: Pending, state: LockState) {
-        let Ok(content) = pending.content.clone() else {
-            return;
-        };
-        if self.items.contains(pending.entry) {
-            return;
-        }
-        let held = match state {
-            LockState::Held(held) => held,
-            LockState::Free => {
-                if self.is_orphan(target, pending.entry, &pending.consumer, pending.idle) {
-                    count_unresolved(target);
-                    self.orphan(pending, content, Origin::Orphan);
-                }
-                return;
-            }
-        };
-        let (entry, consumer) = (pending.entry, pending.consumer);
-        self.looking.unlocked_since.remove(&entry);
-        match &held.holder {
-            Holder::Session(id) if self.orphans.is_dead(id) => {
-                count_unresolved(target);
-                self.look_when_expired(entry, &held);
-            }
-            Holder::Session(id) if self.looking.live.contains(&id.consumer) => {}
-            Holder::Session(_) | Holder::Foreign(_) => self.watch(consumer, entry, &held),
-        }
-    }
-
-    fn is_orphan(
-        &mut self,
-        target: &Target,
-        entry: EntryId,
-        consumer: &ConsumerName,
-        idle: Duration,
-    ) -> bool {
-        let was_watched = self.looking.watched.get(consumer) == Some(&entry);
-        if was_watched {
-            // Its lock was held, and nobody extended it.
-            self.looking.watched.remove(consumer);
-            self.suspect(consumer.clone(), None);
-        }
-        if was_watched || matches!(target, Target::Suspect { .. }) {
-            return true;
-        }
-        let (age, needed) = match self.looking.live.contains(consumer) {
-            // That consumer is full, or does not know of it.
-            true => {
-                let since = *self.looking.unlocked_since.entry(entry).or_insert(self.now);
-                (self.now.saturating_since(since), self.settings.ttl)
-            }
-            // A foreign consumer that it was just delivered to is left alone.
-            false => (idle, self.settings.foreign_grace()),
-        };
-        if age >= needed {
-            self.looking.unlocked_since.remove(&entry);
-            return true;
-        }
-        let at = self.now + (needed - age) + self.deadline_jitter();
-        self.recheck(at, entry);
-        false
-    }
-
-    /// Consumers without a session are known to be dead by one of their locks:
-    /// all of a consumer's locks are extended together.
-    fn watch(&mut self, consumer: ConsumerName, entry: EntryId, held: &Held) {
-        let watched = *self.looking.watched.entry(consumer).or_insert(entry);
-        if watched == entry {
-            let at = self.now + held.remaining + self.deadline_jitter();
-            self.recheck(at, entry);
-        }
-    }
-
-    /// A dead session's lock outlives it a little; then nothing stands against taking it.
-    fn look_when_expired(&mut self, entry: EntryId, held: &Held) {
-        self.looking.expired.insert(entry);
-        let at = self.now + held.remaining + self.deadline_jitter();
-        self.recheck(at, entry);
-    }
-
-    fn no_longer_pending(&mut self, entry: EntryId) {
-        self.looking.expired.remove(&entry);
-        self.looking.unlocked_since.remove(&entry);
-        if let Some(lease) = self.orphans.adopting.remove(&entry) {
-            self.release(lease, true);
-        }
-        let watching = self
-            .looking
-            .watched
-            .iter()
-            .find(|(_, watched)| **watched == entry);
-        if let Some(consumer) = watching.map(|(consumer, _)| consumer.clone()) {
-            self.looking.watched.remove(&consumer);
-            self.looking.to_list.insert(consumer);
-        }
-    }
-
-    /// An orphan: taken if it has rested and there is room, reported with manual claiming.
-    fn orphan(&mut self, pending: Pending, content: Announcement, origin: Origin) {
-        let entry = pending.entry;
-        if self.rests(&pending) {
-            if origin == Origin::Orphan {
-                // That nobody owns it is known already.
-                self.looking.expired.insert(entry);
-            }
-        } else if self.is_manual() {
-            self.report(entry, content, pending.consumer);
-        } else if self.room() == 0 {
-            self.looking.left_behind = true;
-        } else {
-            self.admit_from(pending, content, origin);
-        }
-    }
-
-    fn admit_from(&mut self, pending: Pending, content: Announcement, origin: Origin) {
-        self.admit(pending.entry, content, origin);
-        if let Some(item) = self.items.get_mut(pending.entry) {
-            item.giver = pending.handed_back.then_some(pending.consumer);
-        }
-    }
-
-    fn report(&mut self, entry: EntryId, content: Announcement, owner: ConsumerName) {
-        if self
-            .shunned
-            .get(&entry)
-            .is_some_and(|until| *until > self.now)
-        {
-            return;
-        }
-        let last = self.looking.reported_at.get(&entry);
-        if last.is_none_or(|at| self.now.saturating_since(*at) >= self.settings.ttl) {
-            self.looking.reports.insert(entry, (content, owner));
-        }
-    }
-
-    pub(super) fn pump_reports(&mut self) {
-        while !self.looking.reports.is_empty()
-            && self.undelivered + self.items.inbound() < self.settings.event_queue
-        {
-            let Some((entry, (content, owner))) = self.looking.reports.pop_first() else {
-                break;
-            };
-            self.looking.reported_at.insert(entry, self.now);
-            self.notify_queued(Notice::Expired {
-                entry,
-                stream: content.stream,
-                info: content.info,
-                owner: Some(owner),
-            });
-        }
-    }
-
-    fn is_first_pass(&self, target: &Target) -> bool {
-        matches!(target, Target::Suspect { key, .. } if self.orphans.is_first_pass(key))
-    }
-
     fn page_done(&mut self, target: Target, next: Option<EntryId>) {
         let full = !self.is_manual() && self.room() == 0;
         match (target, next) {
             (Target::Entries(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
+                self.forget_old();
                 if let Some(entries) = self.looking.own_found.take() {
+                    self.looking.own_pending = entries;
                     self.notify(Notice::OwnListed { entries });
                 }
             }
@@ -750,11 +561,5 @@ impl Machine {
             next = next.min(due.max(looking.backoff.not_before));
         }
         next
-    }
-}
-
-fn count_unresolved(target: &mut Target) {
-    if let Target::Suspect { unresolved, .. } = target {
-        *unresolved += 1;
     }
 }

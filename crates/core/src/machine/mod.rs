@@ -11,24 +11,32 @@
 //!
 //! Where to find what, in the order of a stream's life:
 //! - `fetch`: fresh entries, and how many at once;
-//! - `leasing`: lock → fenced claim → added; complete, hand back, release (R3, R4, R6, R12);
+//! - `acquiring`: lock → fenced claim → added (R3, R4, R6);
+//! - `ending`: refresh, complete, hand back, quarantine, release (R4, R7, R12);
+//! - `lanes`: how steps are sent, a page at a time;
 //! - `session`: open, beat, believe, disown (R1, R2);
 //! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
+//! - `judging`: what a look shows: ours, an orphan, somebody else's (R9);
 //! - `orphans`: who is dead, who takes over (R9, R11);
+//! - `silence`: handlers that make no progress;
 //! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
 //! alone, enough for every orphan to be found; hints only make it faster.
 
+mod acquiring;
 mod control;
+mod ending;
 mod fetch;
 mod io;
 mod items;
-mod leasing;
+mod judging;
+mod lanes;
 mod look;
 mod orphans;
 mod rng;
 mod session;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -42,13 +50,12 @@ pub use io::{
 };
 
 use crate::{
-    ClaimMode, ConsumerName, EntryId, FencingToken, Hint, LeaseRef, LockScheme, Settings,
-    StreamName, Timestamp,
+    ClaimMode, ConsumerName, EntryId, FencingToken, Hint, LeaseRef, LockScheme, Settings, Timestamp,
 };
 pub(crate) use control::closed;
 use control::{Outage, Phase};
 use items::Items;
-use leasing::Lanes;
+use lanes::Lanes;
 use look::Looking;
 use orphans::Orphans;
 use rng::Rng;
@@ -83,7 +90,8 @@ pub struct Machine {
     last_action: u64,
 
     phase: Phase,
-    outage: Option<Outage>,
+    /// By [`control::Part`].
+    outages: [Option<Outage>; 2],
     prepared: bool,
     started: bool,
     shutdown_calls: Vec<CallId>,
@@ -107,6 +115,8 @@ pub struct Machine {
     undelivered: usize,
     /// Nobody takes events any more.
     deaf: bool,
+    /// When a lease's handler must have reported progress (looked up again then).
+    silences: BTreeSet<(Timestamp, EntryId)>,
     /// When to look again at waiting items.
     wakes: BTreeSet<(Timestamp, EntryId)>,
     /// Items that wait for nothing but room.
@@ -147,7 +157,11 @@ enum Flight {
     Quarantine(Vec<(EntryId, String)>),
     Release(Vec<LeaseRef>),
     Look,
-    TakeOver(orphans::SuspectKey),
+    TakeOver {
+        suspect: orphans::SuspectKey,
+        /// How many leases it may bring.
+        places: usize,
+    },
     Bury(orphans::SuspectKey),
     Forget {
         own: bool,
@@ -168,7 +182,7 @@ impl Machine {
             flights: BTreeMap::new(),
             last_action: 0,
             phase: Phase::Running,
-            outage: None,
+            outages: [None; 2],
             prepared: false,
             started: false,
             shutdown_calls: Vec::new(),
@@ -184,6 +198,7 @@ impl Machine {
             orphans: Orphans::default(),
             undelivered: 0,
             deaf: false,
+            silences: BTreeSet::new(),
             wakes: BTreeSet::new(),
             no_room: BTreeSet::new(),
             settings: config.settings,
@@ -253,6 +268,7 @@ impl Machine {
             return;
         }
         self.pump_waiting();
+        self.pump_silence();
         self.pump_looks();
         self.pump_lanes();
         self.pump_fetch();
@@ -294,7 +310,7 @@ impl Machine {
             Flight::Complete(page) => self.complete_done(&page, result),
             Flight::HandBack(page) => self.hand_back_done(&page, result),
             Flight::Release(page) => self.release_done(&page, result),
-            Flight::TakeOver(suspect) => self.take_over_done(&suspect, result),
+            Flight::TakeOver { suspect, places } => self.take_over_done(&suspect, places, result),
             Flight::Bury(suspect) => self.bury_done(&suspect, result),
         }
     }
@@ -338,6 +354,11 @@ impl Machine {
             } => {
                 self.claim_orphan(entry, stream, info, call);
             }
+            Command::LimitSilence {
+                entry,
+                token,
+                limit,
+            } => self.limit_silence(entry, token, limit),
             Command::Shutdown { call } => self.shut_down(call),
         }
     }
@@ -374,12 +395,13 @@ impl Machine {
         if self.deaf || self.phase != Phase::Running || !self.sitting.is_open() {
             return 0;
         }
-        let taken = self.items.active() + self.orphans.adopting.len();
+        let arriving = self.orphans.arriving();
+        let taken = self.items.active() + arriving;
         let seats = self.settings.capacity.saturating_sub(taken);
         let events = self
             .settings
             .event_queue
-            .saturating_sub(self.undelivered + self.items.inbound());
+            .saturating_sub(self.undelivered + self.items.inbound() + arriving);
         seats.min(events)
     }
 
@@ -400,6 +422,7 @@ impl Machine {
                 .min(self.lanes.timeout())
                 .min(self.look_timeout())
                 .min(self.fetch_timeout())
+                .min(self.silences.first().map_or(Timestamp::MAX, |(at, _)| *at))
                 .min(self.wakes.first().map_or(Timestamp::MAX, |(at, _)| *at));
         }
         next
@@ -428,27 +451,5 @@ impl Backoff {
         let wait = Duration::from_millis(10) * 2u32.pow(self.failures.min(8));
         self.failures += 1;
         self.not_before = now + rng.jittered(wait.min(ttl / 5));
-    }
-}
-
-/// The page of a lane: lowest entry ids first.
-fn take_page<T: Ord + Clone>(queue: &mut BTreeSet<T>) -> Vec<T> {
-    let rest = queue.iter().nth(PAGE).cloned();
-    let page = match rest {
-        Some(rest) => {
-            let rest = queue.split_off(&rest);
-            std::mem::replace(queue, rest)
-        }
-        None => std::mem::take(queue),
-    };
-    page.into_iter().collect()
-}
-
-/// Streams are compared by name in several places; this is the least `LeaseRef` of one.
-fn first_lease_of(stream: &StreamName) -> LeaseRef {
-    LeaseRef {
-        stream: stream.clone(),
-        entry: EntryId::MIN,
-        token: FencingToken::NONE,
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Orphans {
     suspects: BTreeMap<SuspectKey, Suspect>,
     /// Leases that a take-over brought, until their entries have been read.
     pub(super) adopting: BTreeMap<EntryId, LeaseRef>,
+    /// How many leases the take-overs under way may bring.
+    expected: usize,
 }
 
 /// How far the inheritance of a suspect has come.
@@ -64,6 +66,11 @@ impl Orphans {
 
     pub(super) fn is_adopting(&self, lease: &LeaseRef) -> bool {
         self.adopting.get(&lease.entry) == Some(lease)
+    }
+
+    /// Places that leases on their way here will take.
+    pub(super) fn arriving(&self) -> usize {
+        self.adopting.len() + self.expected
     }
 
     /// Orphans are being taken right now.
@@ -116,6 +123,14 @@ impl Machine {
             .map(|(key, suspect)| (key.clone(), suspect.stage, suspect.left))
             .collect();
         for (key, stage, left) in ready {
+            // Manual claiming takes only what is left without an entry, to release it.
+            let max = match self.is_manual() {
+                true => PAGE,
+                false => self.take_over_page(left).min(self.room()),
+            };
+            if stage == Stage::TakeOver && max == 0 {
+                continue;
+            }
             if let Some(suspect) = self.orphans.suspects.get_mut(&key) {
                 suspect.busy = true;
             }
@@ -123,15 +138,15 @@ impl Machine {
                 (Stage::TakeOver, Some(dead)) => {
                     let session = self.sitting.session.clone();
                     let dead = dead.clone();
-                    // Manual claiming takes only what is left without an entry, to release it.
-                    let max = match self.is_manual() {
-                        true => PAGE,
-                        false => self.take_over_page(left).min(self.room()),
-                    };
+                    let places = if self.is_manual() { 0 } else { max };
+                    self.orphans.expected += places;
                     self.sitting.ops += 1;
                     self.act(
                         Action::TakeOver { session, dead, max },
-                        Flight::TakeOver(key),
+                        Flight::TakeOver {
+                            suspect: key,
+                            places,
+                        },
                     );
                 }
                 (Stage::Bury, Some(dead)) => {
@@ -174,11 +189,17 @@ impl Machine {
     pub(super) fn is_taking_over(&self) -> bool {
         self.flights
             .values()
-            .any(|f| matches!(f.flight, Flight::TakeOver(_)))
+            .any(|f| matches!(f.flight, Flight::TakeOver { .. }))
     }
 
-    pub(super) fn take_over_done(&mut self, key: &SuspectKey, result: Result<Reply>) {
+    pub(super) fn take_over_done(
+        &mut self,
+        key: &SuspectKey,
+        places: usize,
+        result: Result<Reply>,
+    ) {
         self.sitting.ops += 1;
+        self.orphans.expected -= places;
         let retry_at = self.now + self.rng.jittered(self.settings.ttl / 10);
         // Small pages leave the others time to come: they look up to 20 ms later.
         let next_small_at = self.now + self.rng.jittered(Duration::from_millis(20));
@@ -199,7 +220,7 @@ impl Machine {
                 for lease in leases {
                     self.floor = self.floor.max(lease.token);
                     if manual {
-                        self.release(lease, true);
+                        self.give_back(lease);
                     } else {
                         self.look_at(vec![lease.entry]);
                         self.orphans.adopting.insert(lease.entry, lease);

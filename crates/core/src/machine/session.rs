@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::control::Part;
 use super::items::State;
 use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
 use crate::belief::SessionBelief;
@@ -89,7 +90,8 @@ impl Machine {
         sent + (self.settings.ttl - self.settings.margin())
     }
 
-    /// R1: has the belief in the session, or in any lease, run out?
+    /// R1: has the belief in the session run out? With per-stream locks: in all
+    /// its leases; a single one that has run out ends here.
     pub(super) fn belief_ran_out(&mut self) -> bool {
         if !self.sitting.is_open() {
             return false;
@@ -97,13 +99,14 @@ impl Machine {
         if self.scheme == LockScheme::Session {
             return self.sitting.deadline <= self.now;
         }
+        let mut lapsed = Vec::new();
         while let Some(&(at, entry)) = self.sitting.expiries.first() {
             if at > self.now {
-                return false;
+                break;
             }
             self.sitting.expiries.pop_first();
             match self.items.lock_mut(entry) {
-                Some(lock) if lock.deadline <= self.now => return true,
+                Some(lock) if lock.deadline <= self.now => lapsed.push(entry),
                 Some(lock) => {
                     let at = lock.deadline;
                     self.sitting.expiries.insert((at, entry));
@@ -111,14 +114,19 @@ impl Machine {
                 None => {}
             }
         }
+        if !lapsed.is_empty() && lapsed.len() == self.items.locked() {
+            return true;
+        }
+        // The others have been extended since: an acquire that was long under
+        // way costs only its own lease (R2).
+        for entry in lapsed {
+            self.lapse(entry);
+        }
         false
     }
 
     /// Ends everything that hangs on the current session and begins another,
     /// whose id was never used. What was pending here is listed again by it.
-    ///
-    /// With per-stream locks one lease's passed deadline ends them all: beats
-    /// extend them together, so the others have at most a beat's time left.
     pub(super) fn abandon_session(&mut self, reason: DisownReason) {
         self.disown_all(reason);
         let number = self.sitting.number + 1;
@@ -141,7 +149,7 @@ impl Machine {
     pub(super) fn open_done(&mut self, sent: Timestamp, result: Result<Reply>) {
         match result {
             Ok(Reply::Opened(OpenOutcome::Opened)) => {
-                self.control_succeeded();
+                self.control_succeeded(Part::Locks);
                 let until = self.believed_until(sent);
                 if until <= self.now {
                     return self.abandon_session(DisownReason::Expired);
@@ -157,11 +165,11 @@ impl Machine {
             Ok(Reply::Opened(OpenOutcome::SessionGone)) => {
                 self.abandon_session(DisownReason::Expired);
             }
-            Ok(_) => self.control_failed(super::control::wrong_reply("open")),
+            Ok(_) => self.control_failed(Part::Locks, super::control::wrong_reply("open")),
             Err(error) => {
                 // The same session is opened again: what happened of it is its own.
                 self.sitting.status = Status::Closed;
-                self.control_failed(error);
+                self.control_failed(Part::Locks, error);
             }
         }
     }
@@ -194,9 +202,9 @@ impl Machine {
         );
     }
 
-    /// Beat as soon as possible: its reply tells who is dead.
-    pub(super) fn beat_soon(&mut self) {
-        self.sitting.next_beat = self.sitting.next_beat.min(self.now);
+    /// Beat then at the latest.
+    pub(super) fn beat_by(&mut self, at: Timestamp) {
+        self.sitting.next_beat = self.sitting.next_beat.min(at);
     }
 
     pub(super) fn beat_done(
@@ -209,7 +217,7 @@ impl Machine {
         self.sitting.beating = false;
         match result {
             Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
-                self.control_succeeded();
+                self.control_succeeded(Part::Locks);
                 self.extend(sent, leases);
                 self.sitting.next_beat = sent + self.settings.beat_interval();
                 self.beat_told(reply, quiet_since);
@@ -226,7 +234,7 @@ impl Machine {
     fn beat_failed(&mut self, error: crate::Error) {
         let wait = self.rng.jittered(self.settings.ttl / 10);
         self.sitting.next_beat = self.now + wait;
-        self.control_failed(error);
+        self.control_failed(Part::Locks, error);
     }
 
     fn extend(&mut self, sent: Timestamp, leases: &[LeaseRef]) {
@@ -271,7 +279,7 @@ impl Machine {
         }
         if let Some(deadline) = reply.next_deadline {
             let at = self.now + deadline.max(Duration::from_millis(1)) + self.deadline_jitter();
-            self.sitting.next_beat = self.sitting.next_beat.min(at);
+            self.beat_by(at);
         }
         if reply.sweep {
             self.begin_sweep();

@@ -1,4 +1,7 @@
 //! The machine against made-up replies: each test is one interleaving.
 
+mod control;
+mod leasing;
+mod orphans;
 mod rig;
 mod session;

@@ -7,6 +7,8 @@
     reason = "test helpers, of which each file uses its part"
 )]
 
+pub mod ledger;
+
 use std::sync::Arc;
 use std::time::Duration;
 

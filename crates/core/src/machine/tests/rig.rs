@@ -12,9 +12,9 @@ use crate::machine::{
 };
 use crate::{
     AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, ConsumerName, Delivery,
-    EntryId, Error, ErrorKind, FencingToken, Fetched, Held, Holder, Info, LeaseRef, LockId,
-    LockScheme, LockState, OpenOutcome, Pending, PendingPage, ReleaseOutcome, Result, Scope,
-    SessionId, Settings, StreamName, Timestamp,
+    EntryId, Error, ErrorKind, FencingToken, Fetched, HandBackOutcome, Held, Holder, Info,
+    LeaseRef, LockId, LockScheme, LockState, Member, OpenOutcome, Pending, PendingPage,
+    ReleaseOutcome, Result, Scope, SessionId, Settings, StreamName, Timestamp,
 };
 
 pub(super) const TTL: Duration = Duration::from_secs(2);
@@ -33,6 +33,7 @@ pub(super) struct Rig {
     pub(super) pending: BTreeMap<EntryId, Pending>,
     /// What inspections find; absent is free.
     pub(super) locks: BTreeMap<StreamName, Held>,
+    pub(super) members: Vec<Member>,
     /// What beats bring, besides the number on record, which always fits.
     pub(super) beat: BeatReply,
     timeout: Timestamp,
@@ -125,6 +126,7 @@ impl Rig {
             stopped: false,
             pending: BTreeMap::new(),
             locks: BTreeMap::new(),
+            members: Vec::new(),
             beat: BeatReply {
                 members: 2,
                 on_record: (scheme == LockScheme::Session).then_some(0),
@@ -279,7 +281,7 @@ impl Rig {
             Action::Inspect(locks) => {
                 Reply::Inspected(locks.iter().map(|lock| self.inspect(lock)).collect())
             }
-            Action::Members => Reply::Members(Vec::new()),
+            Action::Members => Reply::Members(self.members.clone()),
             Action::Release(_, page) => Reply::Released(vec![ReleaseOutcome::Released; page.len()]),
             _ => return None,
         })
@@ -290,6 +292,45 @@ impl Rig {
         let (id, action) = self.take(name);
         let reply = self.routine(&action).unwrap();
         self.reply(id, reply);
+    }
+
+    /// Answers all that a shutdown does, to its end.
+    pub(super) fn finish(&mut self) {
+        for _ in 0..100 {
+            self.housekeep();
+            let Some((_, action)) = self.open.first() else {
+                break;
+            };
+            let reply = match action {
+                Action::HandBack(page) => {
+                    Reply::HandedBack(vec![HandBackOutcome::HandedBack; page.len()])
+                }
+                Action::Claim(page) => {
+                    let outcome = ClaimOutcome::Claimed {
+                        from: None,
+                        failures: 0,
+                    };
+                    Reply::Claimed(vec![outcome; page.len()])
+                }
+                Action::Close(_) => Reply::Closed,
+                Action::ForgetConsumer(_) => Reply::Forgotten(true),
+                Action::Records { .. } => Reply::Records(Vec::new()),
+                other => panic!("unexpected in a shutdown: {other:?}"),
+            };
+            let (id, _) = self.open.remove(0);
+            self.reply(id, reply);
+        }
+        assert!(self.stopped, "no end: {:?}", self.machine);
+    }
+
+    /// Found pending here, locked, claimed: the user's. Needs no fetch.
+    pub(super) fn leased_by_listing(&mut self, n: u64, name: &str) -> FencingToken {
+        self.put_pending(pending_at("a", n, name));
+        self.input(Input::Hint(crate::Hint::MayHaveMissed));
+        self.housekeep();
+        let token = self.acquired();
+        self.claimed();
+        token
     }
 
     fn list(&self, scope: &Scope) -> PendingPage {
@@ -346,6 +387,7 @@ impl Rig {
         if !self.stopped {
             self.machine.handle_timeout(until);
             self.drain();
+            each(self);
         }
     }
 

@@ -352,3 +352,37 @@ fn a_take_over_under_way_is_not_released_by_its_record() {
     }
     assert!(rig.releases().is_empty());
 }
+
+#[test]
+fn a_lease_revoked_before_it_was_told_of_is_left_to_others() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.fetched(1, "s");
+    let token = rig.acquired();
+    rig.beat_with(|reply| reply.revoked = vec![lease("s", 1, token.0)]);
+    rig.claimed();
+    assert!(!rig.owns(1));
+    rig.input(Input::Hint(Hint::MayHaveMissed));
+    rig.live(TTL - 100 * MS);
+    assert!(rig.acquires().is_empty(), "taken again at once");
+    rig.live(TTL * 3);
+    assert_eq!(rig.acquires(), [entry(1)], "lost");
+}
+
+#[test]
+fn a_per_stream_lock_that_came_late_is_extended_before_it_runs_out() {
+    let mut rig = Rig::new(LockScheme::PerStream);
+    rig.leased(1, "s");
+    rig.beat_with(|_| {});
+    rig.fetched(2, "t");
+    // No beat is due yet when the slow answer comes, but this lock needs one.
+    rig.pass_with(TTL - MARGIN - 400 * MS, |rig| {
+        while rig.has("Beat") {
+            rig.answer_routine("Beat");
+        }
+    });
+    rig.acquired();
+    rig.claimed();
+    assert!(rig.has("Beat"), "the lock has 400 ms left");
+    rig.live(TTL * 2);
+    assert!(rig.owns(1) && rig.owns(2), "{:?}", rig.notices);
+}

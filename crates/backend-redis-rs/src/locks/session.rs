@@ -1,0 +1,340 @@
+//! [`SessionLocks`]: one deadline for everything a session holds.
+//!
+//! A beat is one script call whatever is held, and its reply says who is dead;
+//! nothing of it depends on keys that expire. The scripts `sessions_*.lua` say
+//! what is kept where.
+//!
+//! A restart of the server is seen by its run id, which the scripts ask for
+//! (INFO is allowed in them, and costs 3 µs): that way it is always the id of
+//! the server which executes. A step of its clock needs somebody to compare
+//! with, so each call says what the clock should show.
+
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use redis_rs::Value;
+use streamlease_core::{
+    Acquire, AcquireOutcome, BeatOutcome, BeatReply, LeaseRef, LockId, LockManager, LockScheme,
+    LockState, Member, OpenOutcome, Release, ReleaseOutcome, Result, Session, SessionId,
+    StreamName, TakeOverOutcome,
+};
+
+use crate::connection::{Call, Script, Server};
+use crate::decode;
+use crate::error::protocol;
+use crate::keys::Keys;
+
+use super::{
+    acquired, check_floor, digits, flatten, head, members, millis, other_scheme, scheme_name,
+    script, seen_around, state,
+};
+
+/// Leases per script: about half a millisecond of the server's time. Not below
+/// the pages of core, so that each of those is one call.
+const PAGE: usize = 128;
+
+static ACQUIRE: LazyLock<Script> = script!("sessions_head", "token", "sessions_acquire");
+static BEAT: LazyLock<Script> = script!("sessions_head", "around", "sessions_beat");
+static RELEASE: LazyLock<Script> = script!("sessions_head", "sessions_release");
+static TAKE_OVER: LazyLock<Script> = script!("sessions_head", "token", "sessions_take_over");
+static SESSION: LazyLock<Script> = script!("sessions_head", "sessions_session");
+static INSPECT: LazyLock<Script> = script!("sessions_head", "sessions_inspect");
+static RECORDS: LazyLock<Script> = script!("sessions_head", "sessions_records");
+static REVOKE: LazyLock<Script> = script!("sessions_head", "sessions_revoke");
+
+/// The session leases of one service.
+#[derive(Debug)]
+pub(crate) struct SessionLocks {
+    server: Arc<Server>,
+    keys: Arc<Keys>,
+    /// What the server's clock showed at the last beat (ms), and when that was.
+    clock: Mutex<Option<(u64, Instant)>>,
+}
+
+impl SessionLocks {
+    pub(crate) fn new(server: Arc<Server>, keys: Arc<Keys>) -> Self {
+        Self {
+            server,
+            keys,
+            clock: Mutex::new(None),
+        }
+    }
+
+    /// A call with what every script of session leases is given.
+    fn call(&self, session: &str, ttl: &str) -> Call {
+        let mut call = Call::new();
+        let keys = &self.keys;
+        call.key(&keys.sessions).key(&keys.owners).key(&keys.server);
+        call.key(&keys.details).key(&keys.leases);
+        call.arg(session).arg(ttl).arg(self.expected().to_string());
+        call
+    }
+
+    /// What the server's clock should show (ms); 0 if that is not known.
+    fn expected(&self) -> u64 {
+        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.map_or(0, |(shown, at)| {
+            let passed = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+            shown.saturating_add(passed)
+        })
+    }
+
+    fn learn_clock(&self, shown: Value) -> Result<()> {
+        let shown = decode::count(shown)?;
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        *clock = Some((shown, Instant::now()));
+        Ok(())
+    }
+
+    /// Runs the script about single sessions; its answer is a word and what comes with it.
+    async fn about_session(
+        &self,
+        what: &str,
+        verb: &str,
+        session: &SessionId,
+        ttl: &str,
+        argument: &str,
+    ) -> Result<(String, std::vec::IntoIter<Value>)> {
+        let mut call = self.call(&session.to_string(), ttl);
+        call.key(&self.keys.buried)
+            .key(&self.keys.hints)
+            .key(&self.keys.scheme);
+        call.arg(verb).arg(argument);
+        decode::outcome(self.server.run_one(what, &SESSION, call).await?)
+    }
+
+    /// Runs a script over pages of data streams.
+    async fn about_streams<'a>(
+        &self,
+        what: &str,
+        script: &Script,
+        streams: impl ExactSizeIterator<Item = &'a StreamName>,
+    ) -> Result<Vec<Value>> {
+        let count = streams.len();
+        let mut calls = Vec::new();
+        for (index, stream) in streams.enumerate() {
+            if index % PAGE == 0 {
+                calls.push(self.call("", "0"));
+            }
+            if let Some(call) = calls.last_mut() {
+                call.arg(stream.as_str());
+            }
+        }
+        flatten(count, self.server.run(what, script, &calls).await?)
+    }
+}
+
+#[async_trait]
+impl LockManager for SessionLocks {
+    fn scheme(&self) -> LockScheme {
+        LockScheme::Session
+    }
+
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        let (ttl, scheme) = (millis(session.ttl), scheme_name(self.scheme()));
+        let (word, mut rest) = self
+            .about_session("opening a session", "open", &session.id, &ttl, scheme)
+            .await?;
+        match &*word {
+            "ok" => {
+                self.learn_clock(decode::next(&mut rest)?)?;
+                Ok(OpenOutcome::Opened)
+            }
+            "gone" => Ok(OpenOutcome::SessionGone),
+            "other" => {
+                let recorded = decode::text(decode::next(&mut rest)?)?;
+                Err(other_scheme(&self.keys.lbs, self.scheme(), Some(&recorded)))
+            }
+            _ => Err(protocol("an unknown outcome of an open")),
+        }
+    }
+
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        let consumer = session.consumer.as_str();
+        self.about_session("closing a session", "close", session, "0", consumer)
+            .await
+            .map(drop)
+    }
+
+    async fn acquire(
+        &self,
+        session: &Session,
+        requests: &[Acquire],
+    ) -> Result<Vec<AcquireOutcome>> {
+        let (id, ttl) = (session.id.to_string(), millis(session.ttl));
+        let mut calls = Vec::new();
+        for page in requests.chunks(PAGE) {
+            let mut call = self.call(&id, &ttl);
+            call.key(&self.keys.counter).key(&self.keys.refused);
+            for request in page {
+                check_floor(request)?;
+                call.arg(request.stream.as_str())
+                    .arg(request.entry.to_string())
+                    .arg(format!("{:016x}", request.attempt))
+                    .arg(digits(request.floor));
+            }
+            calls.push(call);
+        }
+        let replies = self
+            .server
+            .run("acquiring leases", &ACQUIRE, &calls)
+            .await?;
+        let mut outcomes = Vec::with_capacity(requests.len());
+        for (page, reply) in requests.chunks(PAGE).zip(replies) {
+            outcomes.extend(acquired(page.len(), reply)?);
+        }
+        Ok(outcomes)
+    }
+
+    // No leases: with one deadline for them all, there is nothing to say of each.
+    async fn beat(
+        &self,
+        session: &Session,
+        _leases: &[LeaseRef],
+        want_sweep: Option<Duration>,
+    ) -> Result<BeatOutcome> {
+        let mut call = self.call(&session.id.to_string(), &millis(session.ttl));
+        call.key(&self.keys.sweep);
+        call.arg(want_sweep.map_or_else(|| "0".to_owned(), millis));
+        let reply = self.server.run_one("beating", &BEAT, call).await?;
+        let (word, mut rest) = decode::outcome(reply)?;
+        match &*word {
+            "ok" => {}
+            "gone" => return Ok(BeatOutcome::SessionGone),
+            _ => return Err(protocol("an unknown outcome of a beat")),
+        }
+        self.learn_clock(decode::next(&mut rest)?)?;
+        let mut summary = BeatReply {
+            on_record: Some(decode::count(decode::next(&mut rest)?)?),
+            revoked: leases(decode::next(&mut rest)?)?,
+            ..BeatReply::default()
+        };
+        let dead = decode::next(&mut rest)?;
+        seen_around(dead, &mut rest, &mut summary)?;
+        Ok(BeatOutcome::Extended(summary))
+    }
+
+    async fn release(
+        &self,
+        session: &SessionId,
+        releases: &[Release],
+    ) -> Result<Vec<ReleaseOutcome>> {
+        let id = session.to_string();
+        let mut calls = Vec::new();
+        for page in releases.chunks(PAGE) {
+            let mut call = self.call(&id, "0");
+            call.key(&self.keys.refused).key(&self.keys.hints);
+            for release in page {
+                call.arg(release.lease.stream.as_str())
+                    .arg(head(&release.lease))
+                    .arg(if release.announce { "1" } else { "0" });
+            }
+            calls.push(call);
+        }
+        let replies = self
+            .server
+            .run("releasing leases", &RELEASE, &calls)
+            .await?;
+        let outcomes = flatten(releases.len(), replies)?
+            .into_iter()
+            .map(|released| {
+                Ok(match decode::number(released)? {
+                    1 => ReleaseOutcome::Released,
+                    _ => ReleaseOutcome::NotHeld,
+                })
+            });
+        outcomes.collect()
+    }
+
+    async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
+        let streams = locks.iter().map(|lock| &lock.stream);
+        let states = self
+            .about_streams("inspecting leases", &INSPECT, streams)
+            .await?;
+        states.into_iter().map(state).collect()
+    }
+
+    async fn take_over(
+        &self,
+        session: &Session,
+        dead: &SessionId,
+        max: usize,
+    ) -> Result<TakeOverOutcome> {
+        let mut call = self.call(&session.id.to_string(), &millis(session.ttl));
+        call.key(&self.keys.counter);
+        call.arg(dead.to_string()).arg(max.min(PAGE).to_string());
+        let reply = self.server.run_one("taking over", &TAKE_OVER, call).await?;
+        let (word, mut rest) = decode::outcome(reply)?;
+        match &*word {
+            "ok" => Ok(TakeOverOutcome::Taken {
+                leases: leases(decode::next(&mut rest)?)?,
+                left: decode::count(decode::next(&mut rest)?)?,
+            }),
+            "alive" => Ok(TakeOverOutcome::Alive {
+                remaining: decode::millis(decode::next(&mut rest)?)?,
+            }),
+            "gone" => Ok(TakeOverOutcome::SessionGone),
+            "not_yet" => Ok(TakeOverOutcome::NotYet {
+                retry_in: decode::millis(decode::next(&mut rest)?)?,
+            }),
+            _ => Err(protocol("an unknown outcome of a take-over")),
+        }
+    }
+
+    async fn bury(&self, dead: &SessionId) -> Result<bool> {
+        let (word, _) = self
+            .about_session("burying a session", "bury", dead, "0", "")
+            .await?;
+        Ok(word == "ok")
+    }
+
+    async fn members(&self) -> Result<Vec<Member>> {
+        members(&self.server, &self.keys).await
+    }
+
+    async fn records(
+        &self,
+        session: &SessionId,
+        after: Option<&StreamName>,
+        max: usize,
+    ) -> Result<Vec<LeaseRef>> {
+        let mut found: Vec<LeaseRef> = Vec::new();
+        while found.len() < max {
+            let after = found.last().map(|lease| &lease.stream).or(after);
+            let limit = (max - found.len()).min(PAGE);
+            let mut call = self.call(&session.to_string(), "0");
+            call.arg(after.map_or_else(|| "-".to_owned(), |name| format!("({name}")))
+                .arg(limit.to_string());
+            let reply = self
+                .server
+                .run_one("reading the record", &RECORDS, call)
+                .await?;
+            let mut page = leases(reply)?;
+            let is_last = page.len() < limit;
+            found.append(&mut page);
+            if is_last {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
+        let marked = self
+            .about_streams("revoking leases", &REVOKE, streams.iter())
+            .await?;
+        let marked = marked
+            .into_iter()
+            .map(|marked| Ok(decode::number(marked)? == 1));
+        marked.collect()
+    }
+}
+
+/// Leases as the scripts list them: data stream, entry, token.
+fn leases(value: Value) -> Result<Vec<LeaseRef>> {
+    decode::list(value)?
+        .into_iter()
+        .map(decode::lease)
+        .collect()
+}

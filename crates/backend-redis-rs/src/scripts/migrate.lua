@@ -1,0 +1,16 @@
+-- Puts another lock scheme on record, unless somebody lives who goes by the old one.
+-- KEYS: sessions, lock scheme, owners, details, the beginning of the keys with the
+-- data streams of one session.  ARGV: the new scheme.
+local sessions, owners, details = KEYS[1], KEYS[3], KEYS[4]
+local living = redis.call('ZCOUNT', sessions, '(' .. number(now), '+inf')
+if living > 0 then
+  return {'busy', living}
+end
+-- What the dead have left: with the other locks nobody would clear it away. Their
+-- pending entries stay, and are found by looking at what is pending.
+for _, session in ipairs(redis.call('ZRANGE', sessions, 0, -1)) do
+  redis.call('UNLINK', KEYS[5] .. session, KEYS[5] .. session .. ':marks')
+end
+redis.call('UNLINK', sessions, owners, details)
+redis.call('SET', KEYS[2], ARGV[1])
+return {'ok'}

@@ -1,0 +1,71 @@
+-- Puts a page of data streams on record for a session and mints their tokens.
+-- KEYS: …, token counter, refused streams.
+-- ARGV: …, then (stream, entry, attempt, floor) each.
+local counter_key, refused = KEYS[6], KEYS[7]
+local calm = settle()
+if deadline_of(session) <= now then
+  return {'gone'}
+end
+local count = (#ARGV - 3) / 4
+local streams = {}
+for i = 1, count do
+  streams[i] = ARGV[4 * i]
+end
+local values = redis.call('HMGET', owners, unpack(streams))
+local latest = redis.call('HGET', details, 'attempt:' .. session) or ''
+start_minting(counter_key)
+
+local replies, taken, mine, moved, was_refused = {}, {}, {}, {}, false
+local now_held = {}
+for i = 1, count do
+  local stream, entry, attempt, floor = ARGV[4 * i], ARGV[4 * i + 1], ARGV[4 * i + 2], ARGV[4 * i + 3]
+  -- The same data stream may stand in a page twice.
+  local value = now_held[stream] or values[i]
+  local who, token, what, which = parse_owner(value)
+  local own = who == session
+  local lives = own or (who and deadline_of(who) > now)
+  -- Fixed width, so that text orders as numbers.
+  if attempt > latest then latest = attempt end
+  if own and what == entry and which == attempt then
+    replies[i] = {'acquired', token}
+  elseif calm > 0 and not own then
+    replies[i] = {'not_yet', calm}
+  elseif lives and (not own or what ~= entry or attempt < which) then
+    -- A lower attempt of ours was abandoned, and executes late: its caller knows
+    -- the lease by the later one.
+    local left = deadline_of(who) - now
+    -- Whoever releases it tells; kept for as long as the refused is sure to ask again.
+    redis.call('ZADD', refused, number(now + 2 * math.max(left, ttl)), stream)
+    was_refused = true
+    replies[i] = {'held', left, value}
+  else
+    if who and not own then
+      -- The dead one cannot come back to what is another's now.
+      if deadline_of(who) > 0 then declare_dead(who) end
+      moved[who] = moved[who] or {}
+      table.insert(moved[who], stream)
+    end
+    token = mint(floor)
+    value = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
+    now_held[stream] = value
+    taken[#taken + 1] = stream
+    taken[#taken + 1] = value
+    mine[#mine + 1] = 0
+    mine[#mine + 1] = stream
+    replies[i] = {'acquired', token}
+  end
+end
+redis.call('HSET', details, 'attempt:' .. session, latest)
+if #taken > 0 then
+  for who, list in pairs(moved) do
+    redis.call('ZREM', leases_of(who), unpack(list))
+  end
+  redis.call('HSET', owners, unpack(taken))
+  redis.call('ZADD', leases_of(session), unpack(mine))
+  end_minting(counter_key)
+end
+if was_refused then
+  redis.call('ZREMRANGEBYSCORE', refused, '-inf', number(now))
+  redis.call('PEXPIRE', refused, 7200000)
+end
+return {'ok', replies}

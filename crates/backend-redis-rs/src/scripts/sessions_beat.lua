@@ -1,0 +1,31 @@
+-- Extends a session, and with it everything it holds; answers with exceptions only.
+-- KEYS: …, sweep turn.  ARGV: …, turn length (ms, 0: none wanted).
+settle()
+if deadline_of(session) <= now then
+  return {'gone'}
+end
+redis.call('ZADD', sessions, 'XX', number(now + ttl), session)
+
+-- A mark of a lease that is not held any more goes. Not all of many at once: the
+-- others come with later beats.
+local marked = {}
+local marks = marks_of(session)
+if redis.call('EXISTS', marks) == 1 then
+  local cursor, pages = '0', 0
+  repeat
+    local page = redis.call('HSCAN', marks, cursor, 'COUNT', 100)
+    cursor, pages = page[1], pages + 1
+    for i = 1, #page[2], 2 do
+      local stream, token = page[2][i], page[2][i + 1]
+      local who, held, entry = parse_owner(redis.call('HGET', owners, stream))
+      if who == session and held == token then
+        marked[#marked + 1] = {stream, entry, token}
+      else
+        redis.call('HDEL', marks, stream)
+      end
+    end
+  until cursor == '0' or #marked > 0 or pages == 4
+end
+local on_record = redis.call('ZCARD', leases_of(session))
+local dead, next_deadline, members, turn = look_around(sessions, KEYS[6], session, ARGV[4])
+return {'ok', now, on_record, marked, dead, next_deadline, members, turn}

@@ -1,0 +1,78 @@
+-- Shared head of the scripts of session leases; lock.lua comes before it.
+--
+-- KEYS of every one: sessions (by deadline), owners (data stream → value), what
+-- is known of the server, details of the sessions, and the beginning of the keys
+-- with the data streams of one session. That one is no key itself; the session's
+-- name is added here, behind the same hash tag.
+-- ARGV of every one: session, ttl (ms), what the server's clock should show by
+-- the caller's (ms, 0: not known).
+--
+-- An owner's value is as a lock's: "<session>/<token>/<entry>/<attempt>". It is
+-- what decides; the data streams of a session are kept beside it, in one sorted
+-- set by name, to be counted, listed and taken over.
+local sessions, owners, server, details = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local session, ttl, expected = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function leases_of(who)
+  return KEYS[5] .. who
+end
+
+-- Data stream → token of the lease that is to be given up.
+local function marks_of(who)
+  return KEYS[5] .. who .. ':marks'
+end
+
+local function parse_owner(value)
+  if value then
+    return string.match(value, '^(.*)/(%d+)/(%d+%-%d+)/(%x+)$')
+  end
+end
+
+-- Deadlines are looked up once per call. 0: not known, or declared dead.
+local deadlines = {}
+local function deadline_of(who)
+  if not deadlines[who] then
+    deadlines[who] = tonumber(redis.call('ZSCORE', sessions, who) or 0)
+  end
+  return deadlines[who]
+end
+
+-- A passed deadline becomes 0, and so stays passed if the clock is set back.
+local function declare_dead(who)
+  redis.call('ZADD', sessions, 'XX', 0, who)
+  deadlines[who] = 0
+end
+
+-- After a restart (which may have lost the last second of writes) or a step of
+-- the clock, deadlines say nothing about who is alive. Whoever lived when we last
+-- looked gets a whole TTL to beat, and nobody else acquires or takes over until
+-- then. Returns for how long that is still (ms), 0 in the usual case.
+local function settle()
+  local info = redis.pcall('INFO', 'server')
+  -- Without the right to ask, restarts go unnoticed.
+  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or 'unknown'
+  local known = redis.call('HMGET', server, 'run', 'last', 'calm')
+  local last, calm = tonumber(known[2] or now), tonumber(known[3] or 0)
+  -- Nothing known of a server that the caller knows: it has lost everything.
+  local restarted = known[1] ~= run and (known[1] or expected > 0)
+  -- A long silence alone may be a night without consumers, and a late request
+  -- alone a slow network. Live sessions have two thirds of a TTL left.
+  local far = math.max(ttl / 2, 500)
+  local jumped = expected > 0 and now - expected > far and now - last > far
+  if restarted or jumped or last - now > far then
+    local longest = ttl
+    local all = redis.call('ZRANGE', sessions, 0, -1, 'WITHSCORES')
+    for i = 1, #all, 2 do
+      local deadline = 0
+      if tonumber(all[i + 1]) > last then
+        local its = tonumber(redis.call('HGET', details, 'ttl:' .. all[i]) or ttl)
+        longest = math.max(longest, its)
+        deadline = now + its
+      end
+      redis.call('ZADD', sessions, number(deadline), all[i])
+    end
+    calm = now + longest
+  end
+  redis.call('HSET', server, 'run', run, 'last', number(now), 'calm', number(calm))
+  return math.max(calm - now, 0)
+end

@@ -1,0 +1,45 @@
+-- Moves a page of a dead session's leases to this session, with new tokens.
+-- KEYS: …, token counter.  ARGV: …, the dead one, most leases.
+local counter_key = KEYS[6]
+local dead, most = ARGV[4], tonumber(ARGV[5])
+local calm = settle()
+if deadline_of(session) <= now then
+  return {'gone'}
+end
+if deadline_of(dead) > now then
+  return {'alive', deadline_of(dead) - now}
+end
+if calm > 0 then
+  return {'not_yet', calm}
+end
+if deadline_of(dead) > 0 then
+  declare_dead(dead)
+end
+local leases = {}
+local streams = most > 0 and redis.call('ZRANGE', leases_of(dead), 0, most - 1) or {}
+if #streams > 0 then
+  local values = redis.call('HMGET', owners, unpack(streams))
+  -- With the attempt of this session's latest acquire, so that an earlier one
+  -- that executes late cannot replace the lease.
+  local attempt = redis.call('HGET', details, 'attempt:' .. session) or '0000000000000000'
+  local taken, mine = {}, {}
+  start_minting(counter_key)
+  for i, stream in ipairs(streams) do
+    local who, had, entry = parse_owner(values[i])
+    if who == dead then
+      local token = mint(had)
+      taken[#taken + 1] = stream
+      taken[#taken + 1] = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
+      mine[#mine + 1] = 0
+      mine[#mine + 1] = stream
+      leases[#leases + 1] = {stream, entry, token}
+    end
+  end
+  end_minting(counter_key)
+  redis.call('ZREM', leases_of(dead), unpack(streams))
+  if #taken > 0 then
+    redis.call('HSET', owners, unpack(taken))
+    redis.call('ZADD', leases_of(session), unpack(mine))
+  end
+end
+return {'ok', leases, redis.call('ZCARD', leases_of(dead))}

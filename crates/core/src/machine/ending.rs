@@ -1,0 +1,479 @@
+//! What is held, and its one end: refreshed, then completed, handed back,
+//! quarantined or lost; last of all the lock is released (R4, R7, R12).
+
+use super::acquiring::not_now;
+use super::items::{Ending, Item, Origin, State};
+use super::lanes::{Lanes, still_locked};
+use super::{
+    Action, Answer, CallId, Completion, DisownReason, End, Flight, Machine, Notice, Reply,
+};
+use crate::{
+    ClaimOutcome, CompleteOutcome, EntryId, Error, ErrorKind, FencingToken, HandBack,
+    HandBackOutcome, LeaseRef, Quarantine, QuarantineOutcome, Release, Result,
+};
+
+impl Machine {
+    /// All Held entries, to be claimed again.
+    pub(super) fn refresh_all(&mut self) {
+        let held = self
+            .items
+            .iter()
+            .filter(|(_, item)| matches!(item.state, State::Held(_)));
+        self.lanes.refresh.queue = held.map(|(entry, _)| entry).collect();
+    }
+
+    pub(super) fn refresh_done(&mut self, page: &[(EntryId, FencingToken)], result: Result<Reply>) {
+        let lane = &mut self.lanes.refresh;
+        lane.busy = false;
+        let outcomes = match result {
+            Ok(Reply::Claimed(outcomes)) if outcomes.len() == page.len() => outcomes,
+            result => {
+                lane.queue.extend(still_locked(&self.items, page));
+                lane.backoff
+                    .fail(self.now, self.settings.ttl, &mut self.rng);
+                return self.step_failed(&result);
+            }
+        };
+        lane.backoff.succeed();
+        for (&(entry, token), outcome) in page.iter().zip(outcomes) {
+            let Some(item) = self.items.get(entry) else {
+                continue;
+            };
+            let is_held = matches!(&item.state, State::Held(h) if h.lock.token == token);
+            let reason = match outcome {
+                ClaimOutcome::Gone if is_held => DisownReason::EntryGone,
+                ClaimOutcome::Stale { .. } if is_held => DisownReason::Superseded,
+                _ => continue,
+            };
+            self.end(entry, End::Disowned(reason), Completion::NotOwner);
+        }
+    }
+
+    pub(super) fn complete(&mut self, entry: EntryId, token: FencingToken, call: CallId) {
+        let state = match self.items.get(entry).map(|item| &item.state) {
+            Some(state) if state.lock().is_some_and(|lock| lock.token == token) => state,
+            _ => return self.answer(call, Ok(Answer::Completion(Completion::NotOwner))),
+        };
+        match state {
+            State::Held(_) => {
+                self.end_calls.entry(entry).or_default().push(call);
+                self.set_ending(entry, Ending::Complete { retried: false });
+                self.lanes.complete.queue.insert(entry);
+            }
+            // Asked twice: both hear of the one outcome.
+            State::Ending(_, Ending::Complete { .. }) => {
+                self.end_calls.entry(entry).or_default().push(call);
+            }
+            _ => self.answer(call, Ok(Answer::Completion(Completion::NotOwner))),
+        }
+    }
+
+    fn set_ending(&mut self, entry: EntryId, ending: Ending) {
+        // `Waiting` is a stand-in for the blink in which the holding moves over.
+        if let Some(item) = self.items.get_mut(entry) {
+            let state = std::mem::replace(&mut item.state, State::Waiting { refused: 0 });
+            item.state = match state {
+                State::Held(holding) | State::Ending(holding, _) => State::Ending(holding, ending),
+                other => other,
+            };
+        }
+    }
+
+    pub(super) fn complete_done(
+        &mut self,
+        page: &[(EntryId, FencingToken)],
+        result: Result<Reply>,
+    ) {
+        self.lanes.complete.busy = false;
+        let outcomes = match result {
+            Ok(Reply::Completed(outcomes)) if outcomes.len() == page.len() => outcomes,
+            Err(error) if !error.is_retryable() => {
+                for &(entry, token) in page {
+                    self.completion_refused(entry, token, &error);
+                }
+                return;
+            }
+            result => {
+                for entry in still_locked(&self.items, page).collect::<Vec<_>>() {
+                    self.set_ending(entry, Ending::Complete { retried: true });
+                    self.lanes.complete.queue.insert(entry);
+                }
+                self.lanes
+                    .complete
+                    .backoff
+                    .fail(self.now, self.settings.ttl, &mut self.rng);
+                return self.step_failed(&result);
+            }
+        };
+        self.lanes.complete.backoff.succeed();
+        for (&(entry, token), outcome) in page.iter().zip(outcomes) {
+            let Some(item) = self.items.get(entry) else {
+                continue;
+            };
+            let State::Ending(holding, Ending::Complete { retried }) = &item.state else {
+                continue;
+            };
+            if holding.lock.token != token {
+                continue;
+            }
+            let (end, completion) = match outcome {
+                CompleteOutcome::Completed => (End::Completed, Completion::Completed),
+                // The lease was believed all along, so it was the earlier try that removed it.
+                CompleteOutcome::Gone if *retried => (End::Completed, Completion::Completed),
+                CompleteOutcome::Gone => (End::Disowned(DisownReason::EntryGone), Completion::Gone),
+                CompleteOutcome::NotOwner { .. } => (
+                    End::Disowned(DisownReason::Superseded),
+                    Completion::NotOwner,
+                ),
+            };
+            self.end(entry, end, completion);
+        }
+    }
+
+    /// The server will not have it: the user keeps the lease, and hears why.
+    fn completion_refused(&mut self, entry: EntryId, token: FencingToken, error: &Error) {
+        if self.items.lock_with(entry, token).is_none() {
+            return;
+        }
+        if let Some(item) = self.items.get_mut(entry) {
+            let state = std::mem::replace(&mut item.state, State::Waiting { refused: 0 });
+            item.state = match state {
+                State::Ending(holding, _) => State::Held(holding),
+                other => other,
+            };
+        }
+        for call in self.end_calls.remove(&entry).unwrap_or_default() {
+            self.answer(call, Err(Error::new(error.kind(), error.to_string())));
+        }
+        if self.is_draining() {
+            self.begin_hand_back(entry, false, None);
+        }
+    }
+
+    pub(super) fn hand_back(
+        &mut self,
+        entry: EntryId,
+        token: FencingToken,
+        failed: bool,
+        call: Option<CallId>,
+    ) {
+        let is_held = matches!(
+            self.items.get(entry).map(|item| &item.state),
+            Some(State::Held(holding)) if holding.lock.token == token
+        );
+        if is_held {
+            self.end_calls.entry(entry).or_default().extend(call);
+            self.begin_hand_back(entry, failed, None);
+        } else if let Some(call) = call {
+            // Over already, or about to be: nothing is left to give up.
+            self.answer(call, Ok(Answer::HandedBack));
+        }
+    }
+
+    pub(super) fn revoke(&mut self, entry: EntryId) {
+        match self.items.get(entry).map(|item| &item.state) {
+            Some(State::Held(_)) => {
+                self.begin_hand_back(entry, false, Some(DisownReason::Revoked));
+            }
+            // Not told to the user yet: just give it up.
+            Some(State::Claiming { .. }) => {
+                self.shun(entry);
+                self.forget(entry);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn begin_hand_back(
+        &mut self,
+        entry: EntryId,
+        failed: bool,
+        because: Option<DisownReason>,
+    ) {
+        self.set_ending(entry, Ending::HandBack { failed, because });
+        self.lanes.hand_back.queue.insert(entry);
+    }
+
+    pub(super) fn send_hand_back(&mut self, page: Vec<EntryId>) {
+        let mut entries = Vec::with_capacity(page.len());
+        for entry in page {
+            let Some(State::Ending(holding, Ending::HandBack { failed, .. })) =
+                self.items.get(entry).map(|item| &item.state)
+            else {
+                continue;
+            };
+            entries.push(HandBack {
+                entry,
+                token: holding.lock.token,
+                failed: *failed,
+            });
+        }
+        let flight = entries.iter().map(|e| (e.entry, e.token)).collect();
+        self.act(Action::HandBack(entries), Flight::HandBack(flight));
+    }
+
+    pub(super) fn hand_back_done(
+        &mut self,
+        page: &[(EntryId, FencingToken)],
+        result: Result<Reply>,
+    ) {
+        let lane = &mut self.lanes.hand_back;
+        lane.busy = false;
+        let outcomes = match result {
+            Ok(Reply::HandedBack(outcomes)) if outcomes.len() == page.len() => outcomes,
+            result => {
+                lane.queue.extend(still_locked(&self.items, page));
+                lane.backoff
+                    .fail(self.now, self.settings.ttl, &mut self.rng);
+                return self.step_failed(&result);
+            }
+        };
+        lane.backoff.succeed();
+        for (&(entry, token), outcome) in page.iter().zip(outcomes) {
+            let Some(item) = self.items.get(entry) else {
+                continue;
+            };
+            let State::Ending(holding, Ending::HandBack { because, .. }) = &item.state else {
+                continue;
+            };
+            if holding.lock.token != token {
+                continue;
+            }
+            let end = match outcome {
+                HandBackOutcome::HandedBack => because.map_or(End::HandedBack, End::Disowned),
+                HandBackOutcome::Gone => End::Disowned(DisownReason::EntryGone),
+                HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
+            };
+            self.shun(entry);
+            self.end(entry, end, Completion::NotOwner);
+        }
+    }
+
+    /// Who gave an entry up leaves it to the others for a TTL (R7).
+    fn shun(&mut self, entry: EntryId) {
+        let until = self.now + self.settings.ttl;
+        self.shunned.insert(entry, until);
+        self.recheck(until, entry);
+    }
+
+    /// Into quarantine, with or without a lease on it.
+    pub(super) fn park(&mut self, entry: EntryId, token: FencingToken, reason: String) {
+        self.lanes.parking.insert(entry, (token, reason));
+        self.lanes.quarantine.queue.insert(entry);
+    }
+
+    pub(super) fn send_quarantine(&mut self, page: Vec<EntryId>) {
+        let mut entries = Vec::with_capacity(page.len());
+        for entry in page {
+            if let Some((token, reason)) = self.lanes.parking.get(&entry) {
+                entries.push(Quarantine {
+                    entry,
+                    token: *token,
+                    reason: reason.clone(),
+                });
+            }
+        }
+        let flight = entries
+            .iter()
+            .map(|q| (q.entry, q.reason.clone()))
+            .collect();
+        self.act(Action::Quarantine(entries), Flight::Quarantine(flight));
+    }
+
+    pub(super) fn quarantine_done(
+        &mut self,
+        page: Vec<(EntryId, String)>,
+        result: Result<Reply>,
+        current: bool,
+    ) {
+        let outcomes = match result {
+            Ok(Reply::Quarantined(outcomes)) if outcomes.len() == page.len() => outcomes,
+            result => {
+                if current {
+                    let lane = &mut self.lanes.quarantine;
+                    lane.busy = false;
+                    lane.queue.extend(page.iter().map(|(entry, _)| *entry));
+                    lane.backoff
+                        .fail(self.now, self.settings.ttl, &mut self.rng);
+                    self.step_failed(&result);
+                }
+                return;
+            }
+        };
+        if current {
+            self.lanes.quarantine.busy = false;
+            self.lanes.quarantine.backoff.succeed();
+        }
+        for ((entry, reason), outcome) in page.into_iter().zip(outcomes) {
+            if outcome == QuarantineOutcome::Quarantined {
+                self.notify_queued(Notice::Quarantined { entry, reason });
+            }
+            if current {
+                self.lanes.parking.remove(&entry);
+                if let Some(item) = self.items.remove(entry) {
+                    self.release_lock_of(entry, &item, false);
+                }
+            }
+        }
+    }
+
+    /// The one end of a lease (R12): the item goes, the user hears of it, the lock is released.
+    pub(super) fn end(&mut self, entry: EntryId, end: End, completion: Completion) {
+        let Some(item) = self.items.remove(entry) else {
+            return;
+        };
+        let handed_back = end == End::HandedBack || end == End::Disowned(DisownReason::Revoked);
+        self.release_lock_of(entry, &item, handed_back);
+        let handing_back = matches!(item.state, State::Ending(_, Ending::HandBack { .. }));
+        self.tell_end(entry, item, end);
+        for call in self.end_calls.remove(&entry).unwrap_or_default() {
+            let answer = match handing_back {
+                true => Answer::HandedBack,
+                false => Answer::Completion(completion),
+            };
+            self.answer(call, Ok(answer));
+        }
+    }
+
+    /// The lock is not held any more: nothing to release, and the entry may be
+    /// pending here still, so it is looked for.
+    pub(super) fn lose(&mut self, entry: EntryId, reason: DisownReason) {
+        let Some(item) = self.items.remove(entry) else {
+            return;
+        };
+        // What waited to be done with this lease is not for the next one.
+        self.lanes.claim.queue.remove(&entry);
+        self.lanes.complete.queue.remove(&entry);
+        self.lanes.hand_back.queue.remove(&entry);
+        self.tell_lost(entry, item, reason);
+        self.look_at_own();
+    }
+
+    /// One lease's belief ran out while others' did not: its lock may stand
+    /// still, and is freed.
+    pub(super) fn lapse(&mut self, entry: EntryId) {
+        if let Some(item) = self.items.get(entry)
+            && let Some(lock) = item.state.lock()
+        {
+            let (stream, token) = (item.stream.clone(), lock.token);
+            let lease = LeaseRef {
+                stream,
+                entry,
+                token,
+            };
+            self.release(lease, true);
+        }
+        self.lose(entry, DisownReason::Expired);
+    }
+
+    /// R1, a lost session, or the end of the client: everything is over at once.
+    pub(super) fn disown_all(&mut self, reason: DisownReason) {
+        for (entry, item) in std::mem::take(&mut self.items).into_items() {
+            self.tell_lost(entry, item, reason);
+        }
+        self.lanes = Lanes::default();
+        self.end_calls.clear();
+        self.wakes.clear();
+        self.silences.clear();
+        self.no_room.clear();
+    }
+
+    fn tell_lost(&mut self, entry: EntryId, item: Item, reason: DisownReason) {
+        let asked_completion = matches!(item.state, State::Ending(_, Ending::Complete { .. }));
+        if let Origin::Call(call) = item.origin {
+            self.answer(call, Err(not_now()));
+        }
+        self.tell_end(entry, item, End::Disowned(reason));
+        for call in self.end_calls.remove(&entry).unwrap_or_default() {
+            // A completion that is under way may have happened, or still may.
+            let answer = match asked_completion {
+                true => Err(Error::new(
+                    ErrorKind::LeaseEnded,
+                    "the lease ended while it was being completed; whether the entry was removed is unknown",
+                )),
+                false => Ok(Answer::HandedBack),
+            };
+            self.answer(call, answer);
+        }
+    }
+
+    fn tell_end(&mut self, entry: EntryId, item: Item, end: End) {
+        let (State::Held(holding) | State::Ending(holding, _)) = item.state else {
+            return;
+        };
+        let Some(belief) = holding.belief else { return };
+        belief.end();
+        let held = self.now.saturating_since(holding.since);
+        let (stream, token) = (item.stream, holding.lock.token);
+        if matches!(end, End::Disowned(_)) {
+            self.undelivered += 1;
+        }
+        self.notify(Notice::Ended {
+            entry,
+            stream,
+            token,
+            end,
+            held,
+        });
+    }
+
+    pub(super) fn release_lock_of(&mut self, entry: EntryId, item: &Item, announce: bool) {
+        if let Some(lock) = item.state.lock() {
+            let lease = LeaseRef {
+                stream: item.stream.clone(),
+                entry,
+                token: lock.token,
+            };
+            self.release(lease, announce);
+        }
+    }
+
+    /// Frees a lock; repeated until answered.
+    pub(super) fn release(&mut self, lease: LeaseRef, announce: bool) {
+        self.lanes.releasing.insert(lease, announce);
+    }
+
+    pub(super) fn send_release(&mut self) {
+        let releases: Vec<Release> = self
+            .lanes
+            .releasing
+            .iter()
+            .take(super::PAGE)
+            .map(|(lease, &announce)| Release {
+                lease: lease.clone(),
+                announce,
+            })
+            .collect();
+        if releases.is_empty() {
+            return;
+        }
+        self.lanes.release.busy = true;
+        self.sitting.ops += 1;
+        let flight = releases
+            .iter()
+            .map(|release| release.lease.clone())
+            .collect();
+        let session = self.sitting.session.id.clone();
+        self.act(Action::Release(session, releases), Flight::Release(flight));
+    }
+
+    pub(super) fn release_done(&mut self, page: &[LeaseRef], result: Result<Reply>) {
+        self.sitting.ops += 1;
+        self.lanes.release.busy = false;
+        match result {
+            // Released or not held: either way it is not ours any more.
+            Ok(Reply::Released(outcomes)) if outcomes.len() == page.len() => {
+                self.lanes.release.backoff.succeed();
+                for lease in page {
+                    self.lanes.releasing.remove(lease);
+                    self.wake_stream(&lease.stream);
+                }
+            }
+            _ => self
+                .lanes
+                .release
+                .backoff
+                .fail(self.now, self.settings.ttl, &mut self.rng),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Judging what a look shows (R9): is it ours, is it an orphan, or does somebody
+//! who lives hold it?
+
+use std::time::Duration;
+
+use super::items::Origin;
+use super::look::Target;
+use super::{Machine, Notice};
+use crate::{Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockState, Pending};
+
+impl Machine {
+    /// Deals with what needs no inspection of its lock; returns what does.
+    pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Pending> {
+        self.floor = self.floor.max(pending.token);
+        let expired = self.looking.expired.remove(&pending.entry);
+        let adopted = self.orphans.adopting.remove(&pending.entry);
+        let content = match &pending.content {
+            Ok(content) => content.clone(),
+            Err(reason) => {
+                if let Some(lease) = adopted {
+                    self.release(lease, false);
+                }
+                self.park(pending.entry, pending.token, reason.to_string());
+                return None;
+            }
+        };
+        if let Some(lease) = adopted {
+            if self.rests(&pending) {
+                self.looking.expired.insert(pending.entry);
+                self.give_back(lease);
+            } else {
+                self.adopt(lease, content.info);
+            }
+            return None;
+        }
+        if self.items.contains(pending.entry) {
+            // Known and waiting: what made us look may have cleared its way.
+            if matches!(target, Target::Entries(_)) {
+                self.wake_stream(&content.stream);
+            }
+            return None;
+        }
+        let handed_back_for_a_claim = pending.handed_back && self.is_manual();
+        if pending.consumer == self.consumer && !handed_back_for_a_claim {
+            if !self.rests(&pending) {
+                self.admit_from(pending, content, Origin::Mine);
+            }
+        } else if pending.handed_back {
+            count_unresolved(target);
+            self.orphan(pending, content, Origin::HandedBack);
+        } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
+            // What is reported must be claimable, so with manual claiming even a
+            // dead consumer's locks are looked at: one that was acquired after
+            // the last beat outlives its session.
+            count_unresolved(target);
+            self.orphan(pending, content, Origin::Orphan);
+        } else {
+            return Some(pending);
+        }
+        None
+    }
+
+    /// Whether an entry that is free is to be left alone still, because its
+    /// owners failed on it. Then it is looked at again when that is over. What
+    /// has failed often enough to be parked does not wait for it.
+    fn rests(&mut self, pending: &Pending) -> bool {
+        // Not counted yet: that is done by the next claim.
+        let crashed = pending.token != FencingToken::NONE && !pending.handed_back;
+        let failures = pending.failures.saturating_add(u32::from(crashed));
+        let limit = self.settings.quarantine_after;
+        if failures == 0 || limit.is_some_and(|limit| failures >= limit) {
+            return false;
+        }
+        let key = (pending.entry, pending.token);
+        let rest = self.settings.rest(failures).saturating_sub(pending.idle);
+        let until = self.now + rest;
+        let until = (*self.looking.resting.entry(key).or_insert(until)).min(until);
+        if until <= self.now {
+            return false;
+        }
+        self.recheck(until, pending.entry);
+        true
+    }
+
+    /// R9: is it an orphan?
+    pub(super) fn judge(&mut self, target: &mut Target, pending: Pending, state: LockState) {
+        let Ok(content) = pending.content.clone() else {
+            return;
+        };
+        if self.items.contains(pending.entry) {
+            return;
+        }
+        let held = match state {
+            LockState::Held(held) => held,
+            LockState::Free => {
+                if self.is_orphan(target, pending.entry, &pending.consumer, pending.idle) {
+                    count_unresolved(target);
+                    self.orphan(pending, content, Origin::Orphan);
+                }
+                return;
+            }
+        };
+        let (entry, consumer) = (pending.entry, pending.consumer);
+        self.looking.unlocked_since.remove(&entry);
+        match &held.holder {
+            Holder::Session(id) if self.orphans.is_dead(id) => {
+                count_unresolved(target);
+                self.look_when_expired(entry, &held);
+            }
+            Holder::Session(id) if self.looking.live.contains(&id.consumer) => {}
+            Holder::Session(_) | Holder::Foreign(_) => self.watch(consumer, entry, &held),
+        }
+    }
+
+    fn is_orphan(
+        &mut self,
+        target: &Target,
+        entry: EntryId,
+        consumer: &ConsumerName,
+        idle: Duration,
+    ) -> bool {
+        let was_watched = self.looking.watched.get(consumer) == Some(&entry);
+        if was_watched {
+            // Its lock was held, and nobody extended it.
+            self.looking.watched.remove(consumer);
+            self.suspect(consumer.clone(), None);
+        }
+        if was_watched || matches!(target, Target::Suspect { .. }) {
+            return true;
+        }
+        let (age, needed) = match self.looking.live.contains(consumer) {
+            // That consumer is full, or does not know of it.
+            true => {
+                let since = *self.looking.unlocked_since.entry(entry).or_insert(self.now);
+                (self.now.saturating_since(since), self.settings.ttl)
+            }
+            // A foreign consumer that it was just delivered to is left alone.
+            false => (idle, self.settings.foreign_grace()),
+        };
+        if age >= needed {
+            self.looking.unlocked_since.remove(&entry);
+            return true;
+        }
+        let at = self.now + (needed - age) + self.deadline_jitter();
+        self.recheck(at, entry);
+        false
+    }
+
+    /// Consumers without a session are known to be dead by one of their locks:
+    /// all of a consumer's locks are extended together.
+    fn watch(&mut self, consumer: ConsumerName, entry: EntryId, held: &Held) {
+        let watched = *self.looking.watched.entry(consumer).or_insert(entry);
+        if watched == entry {
+            let at = self.now + held.remaining + self.deadline_jitter();
+            self.recheck(at, entry);
+        }
+    }
+
+    /// A dead session's lock outlives it a little; then nothing stands against taking it.
+    fn look_when_expired(&mut self, entry: EntryId, held: &Held) {
+        self.looking.expired.insert(entry);
+        let at = self.now + held.remaining + self.deadline_jitter();
+        self.recheck(at, entry);
+    }
+
+    pub(super) fn no_longer_pending(&mut self, entry: EntryId) {
+        self.looking.expired.remove(&entry);
+        self.looking.unlocked_since.remove(&entry);
+        if let Some(lease) = self.orphans.adopting.remove(&entry) {
+            self.give_back(lease);
+        }
+        let watching = self
+            .looking
+            .watched
+            .iter()
+            .find(|(_, watched)| **watched == entry);
+        if let Some(consumer) = watching.map(|(consumer, _)| consumer.clone()) {
+            self.looking.watched.remove(&consumer);
+            self.looking.to_list.insert(consumer);
+        }
+    }
+
+    /// An orphan: taken if it has rested and there is room, reported with manual claiming.
+    fn orphan(&mut self, pending: Pending, content: Announcement, origin: Origin) {
+        let entry = pending.entry;
+        if self.rests(&pending) {
+            if origin == Origin::Orphan {
+                // That nobody owns it is known already.
+                self.looking.expired.insert(entry);
+            }
+        } else if self.is_manual() {
+            self.report(entry, content, pending.consumer);
+        } else if self.room() == 0 {
+            self.looking.left_behind = true;
+        } else {
+            self.admit_from(pending, content, origin);
+        }
+    }
+
+    fn admit_from(&mut self, pending: Pending, content: Announcement, origin: Origin) {
+        self.admit(pending.entry, content, origin);
+        if let Some(item) = self.items.get_mut(pending.entry) {
+            item.giver = pending.handed_back.then_some(pending.consumer);
+        }
+    }
+
+    fn report(&mut self, entry: EntryId, content: Announcement, owner: ConsumerName) {
+        if self
+            .shunned
+            .get(&entry)
+            .is_some_and(|until| *until > self.now)
+        {
+            return;
+        }
+        let last = self.looking.reported_at.get(&entry);
+        if last.is_none_or(|at| self.now.saturating_since(*at) >= self.settings.ttl) {
+            self.looking.reports.insert(entry, (content, owner));
+        }
+    }
+
+    pub(super) fn pump_reports(&mut self) {
+        while !self.looking.reports.is_empty()
+            && self.undelivered + self.items.inbound() < self.settings.event_queue
+        {
+            let Some((entry, (content, owner))) = self.looking.reports.pop_first() else {
+                break;
+            };
+            self.looking.reported_at.insert(entry, self.now);
+            self.notify_queued(Notice::Expired {
+                entry,
+                stream: content.stream,
+                info: content.info,
+                owner: Some(owner),
+            });
+        }
+    }
+
+    fn is_first_pass(&self, target: &Target) -> bool {
+        matches!(target, Target::Suspect { key, .. } if self.orphans.is_first_pass(key))
+    }
+}
+
+fn count_unresolved(target: &mut Target) {
+    if let Target::Suspect { unresolved, .. } = target {
+        *unresolved += 1;
+    }
+}

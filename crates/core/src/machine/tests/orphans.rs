@@ -1,0 +1,278 @@
+//! Who is dead, and who takes over what they left: R9, R10, R11.
+
+use std::time::Duration;
+
+use super::rig::{Rig, TTL, delivery, entry, held_by, lease, pending_at, session_of, stream};
+use crate::machine::{Action, Input, Notice, Reply};
+use crate::{
+    ClaimMode, Fetched, Hint, LeaseRef, LockScheme, MalformedReason, Pending, SessionId,
+    TakeOverOutcome,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn dead(names: &[&str]) -> Vec<SessionId> {
+    names.iter().map(|name| session_of(name)).collect()
+}
+
+fn taken(leases: Vec<LeaseRef>, left: u64) -> Reply {
+    Reply::TakenOver(TakeOverOutcome::Taken { leases, left })
+}
+
+fn asked_for(action: &Action) -> usize {
+    match action {
+        Action::TakeOver { max, .. } => *max,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn many_dead_at_once_are_taken_over_within_the_capacity() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 100);
+    rig.beat_with(|reply| reply.dead = dead(&["b", "c", "d"]));
+    let mut asked = 0;
+    let mut next = 0;
+    while rig.has("TakeOver") {
+        let (id, action) = rig.take("TakeOver");
+        let max = asked_for(&action);
+        assert!(max > 0, "a take-over of nothing");
+        asked += max;
+        let mut leases = Vec::new();
+        for _ in 0..max.min(90) {
+            next += 1;
+            let name = format!("s{next}");
+            rig.put_pending(pending_at("b", next, &name));
+            leases.push(lease(&name, next, 500 + next));
+        }
+        rig.reply(id, taken(leases, 10));
+    }
+    rig.housekeep();
+    assert!(asked <= 100 + 10, "asked for {asked}");
+    assert!(rig.machine.held() <= 100, "holds {}", rig.machine.held());
+    // Full, or nearly so: the dead wait, and nobody spins.
+    rig.live(TTL * 3);
+}
+
+#[test]
+fn when_full_the_dead_wait_and_freed_capacity_serves_them_first() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 1);
+    let token = rig.leased(1, "s");
+    rig.beat.dead = dead(&["b"]);
+    let mut wakes = 0;
+    rig.pass_with(TTL * 10, |rig| {
+        wakes += 1;
+        rig.housekeep();
+        assert!(!rig.has("TakeOver"));
+    });
+    assert!(wakes < 100, "{wakes} wakes in ten TTLs");
+    let call = rig.complete(1, token);
+    let done = vec![crate::CompleteOutcome::Completed];
+    rig.answer("Complete", Reply::Completed(done));
+    assert!(rig.answered(call).is_some());
+    let (_, action) = rig.take("TakeOver");
+    assert_eq!(asked_for(&action), 1);
+    assert!(!rig.has("Fetch"), "orphans before fresh entries");
+}
+
+#[test]
+fn a_deadline_of_another_is_looked_at_when_it_passes() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.beat_with(|reply| reply.next_deadline = Some(100 * MS));
+    rig.live(99 * MS);
+    assert!(!rig.has("Beat"));
+    let start = rig.now;
+    rig.pass_to_beat();
+    let late = rig.now.saturating_since(start);
+    assert!(late <= 22 * MS, "{late:?} after the deadline");
+}
+
+#[test]
+fn a_dead_holder_is_taken_over_listed_and_buried() {
+    let mut rig = Rig::new(LockScheme::Session);
+    for (n, name) in [(1, "s"), (2, "t"), (3, "u")] {
+        rig.put_pending(pending_at("b", n, name));
+    }
+    rig.beat_with(|reply| reply.dead = dead(&["b"]));
+    rig.answer("TakeOver", taken(vec![lease("s", 1, 500)], 1));
+    // Few at a time leave the other survivors theirs.
+    rig.live(20 * MS);
+    rig.answer("TakeOver", taken(vec![lease("t", 2, 501)], 0));
+    rig.housekeep();
+    let Action::Claim(page) = &rig.take("Claim").1 else {
+        unreachable!()
+    };
+    assert_eq!(page[0].token, lease("s", 1, 500).token, "no acquire needed");
+    rig.live(45 * MS);
+    assert_eq!(rig.acquires(), [entry(3)], "pending there, and not locked");
+    rig.pending.clear();
+    rig.live(TTL);
+    rig.answer("Bury", Reply::Buried(true));
+    assert!(rig.has("ForgetConsumer"));
+}
+
+#[test]
+fn a_take_over_whose_reply_is_lost_is_repeated_and_its_record_read() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.put_pending(pending_at("b", 1, "s"));
+    rig.beat_with(|reply| reply.dead = dead(&["b"]));
+    rig.fail("TakeOver");
+    rig.pass(TTL / 10);
+    rig.answer("TakeOver", taken(Vec::new(), 0));
+    rig.beat_with(|reply| reply.on_record = Some(1));
+    rig.answer("Records", Reply::Records(vec![lease("s", 1, 500)]));
+    // Its entry was found at the dead one meanwhile: the acquire may be it.
+    rig.live(45 * MS);
+    assert!(rig.has("Acquire") || rig.releases().len() == 1);
+}
+
+#[test]
+fn an_adopted_lease_whose_entry_is_gone_or_cannot_be_read_is_released() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.put_pending(Pending {
+        content: Err(MalformedReason::InfoNotAnObject),
+        ..pending_at("b", 2, "t")
+    });
+    rig.beat_with(|reply| reply.dead = dead(&["b"]));
+    let leases = vec![lease("s", 1, 500), lease("t", 2, 501)];
+    rig.answer("TakeOver", taken(leases.clone(), 0));
+    let mut released = Vec::new();
+    while !rig.machine.orphans.adopting.is_empty() {
+        let look = if rig.has("List") { "List" } else { "Members" };
+        rig.answer_routine(look);
+        if rig.has("Release") {
+            released.extend(rig.releases());
+            rig.answer_routine("Release");
+        }
+    }
+    released.sort();
+    assert_eq!(released, leases);
+    assert!(rig.has("Quarantine"));
+}
+
+#[test]
+fn an_alive_one_is_left_alone() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.beat_with(|reply| reply.dead = dead(&["b"]));
+    let alive = TakeOverOutcome::Alive { remaining: TTL };
+    rig.answer("TakeOver", Reply::TakenOver(alive));
+    rig.live(TTL * 3);
+    assert!(!rig.has("TakeOver") && !rig.has("Bury"));
+}
+
+#[test]
+fn an_expired_lock_that_a_hint_names_is_looked_up_first() {
+    let mut rig = Rig::new(LockScheme::PerStream);
+    let hint = |n, name: &str| {
+        Input::Hint(Hint::LockExpired {
+            stream: stream(name),
+            entry: entry(n),
+        })
+    };
+    rig.input(hint(9, "x"));
+    rig.housekeep();
+    assert!(!rig.has("Acquire"), "nothing is pending");
+    rig.put_pending(pending_at("b", 1, "s"));
+    rig.input(hint(1, "s"));
+    rig.housekeep();
+    rig.live(45 * MS);
+    assert_eq!(rig.acquires(), [entry(1)]);
+    // Wrong: it is held, by one that lives.
+    rig.refused(held_by(session_of("b"), TTL));
+    rig.live(TTL / 2);
+    assert!(!rig.has("Acquire"));
+}
+
+#[test]
+fn manual_claiming_reports_each_orphan_once_per_sweep_as_there_is_room() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| {
+        settings.claim = ClaimMode::Manual;
+        settings.event_queue = 3;
+    });
+    for n in 1..=5 {
+        rig.put_pending(Pending {
+            handed_back: true,
+            ..pending_at("b", n, &format!("s{n}"))
+        });
+    }
+    let reported = |rig: &Rig| {
+        let is_report = |notice: &&Notice| matches!(notice, Notice::Expired { .. });
+        rig.notices.iter().filter(is_report).count()
+    };
+    let hints = (1..=5).map(entry).collect();
+    rig.input(Input::Hint(Hint::HandedBack(hints)));
+    rig.housekeep();
+    assert_eq!(reported(&rig), 3, "the queue holds three");
+    rig.live(TTL * 20);
+    assert_eq!(reported(&rig), 3);
+    rig.input(Input::EventsTaken(3));
+    rig.housekeep();
+    rig.input(Input::EventsTaken(3));
+    rig.housekeep();
+    let before = reported(&rig);
+    assert!(before >= 5, "{before}");
+    for _ in 0..10 {
+        let hints = (1..=5).map(entry).collect();
+        rig.input(Input::Hint(Hint::HandedBack(hints)));
+        rig.input(Input::EventsTaken(3));
+        rig.housekeep();
+    }
+    assert!(reported(&rig) <= before + 1, "deduplicated per entry");
+}
+
+#[test]
+fn what_was_handed_back_is_not_remembered_for_ever() {
+    let mut rig = Rig::new(LockScheme::Session);
+    for n in 1..=50 {
+        let token = rig.leased(n, &format!("s{n}"));
+        rig.hand_back(n, token);
+        let done = vec![crate::HandBackOutcome::HandedBack];
+        rig.answer("HandBack", Reply::HandedBack(done));
+        rig.input(Input::EventsTaken(1));
+        // Another consumer takes and completes it.
+        rig.pending.clear();
+    }
+    rig.live(TTL * 6);
+    assert_eq!(rig.machine.shunned.len(), 0);
+}
+
+#[test]
+fn hints_in_any_number_cost_one_look_at_a_time() {
+    let mut rig = Rig::new(LockScheme::Session);
+    for n in 0..10_000 {
+        rig.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
+    }
+    let lists = |rig: &Rig| {
+        let is_list = |(_, a): &&(_, Action)| matches!(a, Action::List { .. });
+        rig.open.iter().filter(is_list).count()
+    };
+    assert!(lists(&rig) + usize::from(rig.has("Members")) == 1);
+    rig.housekeep();
+    let fetched = Fetched {
+        entries: vec![delivery(1, "s")],
+        backlog: 0,
+    };
+    rig.answer("Fetch", Reply::Fetched(fetched));
+    assert!(rig.has("Acquire"));
+}
+
+#[test]
+fn looks_at_ones_own_become_rarer_the_more_is_held_by_all() {
+    let looks = |members: u32, held: u64| {
+        let mut rig = Rig::new(LockScheme::Session);
+        rig.beat.members = members;
+        for n in 1..=held {
+            rig.leased(n, &format!("s{n}"));
+        }
+        rig.input(Input::Hint(Hint::MayHaveMissed));
+        rig.housekeep();
+        let mut looks = 0;
+        rig.pass_with(TTL * 20, |rig| {
+            looks += usize::from(rig.has("List"));
+            rig.housekeep();
+        });
+        looks
+    };
+    assert_eq!(looks(10, 10), 9, "once per 4 s");
+    // 500 streams here, 50,000 in all: once per 14 s.
+    assert!(looks(100, 500) <= 3);
+}
