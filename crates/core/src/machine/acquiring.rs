@@ -294,18 +294,25 @@ impl Machine {
         let State::Acquiring { refused, freed, .. } = item.state else {
             return;
         };
-        let origin = item.origin;
+        let (origin, giver) = (item.origin, item.giver.clone());
         self.items.set(
             entry,
             State::Waiting {
                 refused: refused + 1,
             },
         );
+        let holder = match &held.holder {
+            Holder::Session(id) => id.consumer.as_str(),
+            Holder::Foreign(name) => name,
+        };
         let keep = match origin {
             Origin::Call(call) => {
                 self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
                 false
             }
+            // Somebody else took what was given up. If they fail, that is told,
+            // and then it rests.
+            _ if giver.is_some_and(|giver| giver.as_str() != holder) => false,
             Origin::Mine => true,
             // Who hands back releases right after: the hint was faster.
             Origin::HandedBack => refused < HAND_BACK_TRIES,
