@@ -140,6 +140,26 @@ impl JsonProcess {
         kill_process(pid, signal).expect("signalling our own child");
     }
 
+    /// How it has exited, or `None` while it runs. Send no signal afterwards.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("looking at our own child")
+    }
+
+    /// All events, once standard output has ended: everything it has ever said.
+    #[track_caller]
+    pub fn final_events(&self, within: Duration) -> Vec<Value> {
+        let (state, timeout) = self
+            .output
+            .changed
+            .wait_timeout_while(self.output.lock(), within, |state| !state.ended)
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        assert!(
+            !timeout.timed_out(),
+            "its output did not end within {within:?}"
+        );
+        state.events.clone()
+    }
+
     /// Waits until it has exited by itself and all its output is here.
     #[track_caller]
     pub fn wait_exit(&mut self, within: Duration) -> ExitStatus {
@@ -268,7 +288,9 @@ mod tests {
         assert_eq!(child.wait_for_count("a", 2, SOON).len(), 2);
         child.signal(Signal::TERM);
         child.wait_for("bye", SOON);
+        assert_eq!(child.final_events(SOON).len(), 3);
         assert_eq!(child.wait_exit(SOON).code(), Some(3));
+        assert_eq!(child.exited().and_then(|status| status.code()), Some(3));
         assert_eq!(
             (child.not_json(), child.stderr()),
             (vec!["oops".into()], "careful\n".into())

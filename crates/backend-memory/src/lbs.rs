@@ -7,7 +7,8 @@ use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
     Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, MalformedReason, Pending,
-    PendingPage, Quarantine, QuarantineOutcome, Quarantined, Result, Scope, SubmitBatch, Timestamp,
+    PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope,
+    SubmitBatch, Timestamp,
 };
 
 use crate::service::{REMEMBERED, not_prepared};
@@ -23,6 +24,8 @@ pub(crate) struct Lbs {
     batches: BTreeMap<u128, Vec<EntryId>>,
     /// The same batches, oldest first.
     batch_ages: VecDeque<(Timestamp, u128)>,
+    /// As what entries came back from the quarantine, and when.
+    released: BTreeMap<EntryId, (Timestamp, EntryId)>,
 }
 
 struct Entry {
@@ -73,6 +76,7 @@ impl Default for Lbs {
             quarantined: BTreeMap::new(),
             batches: BTreeMap::new(),
             batch_ages: VecDeque::new(),
+            released: BTreeMap::new(),
         }
     }
 }
@@ -288,7 +292,7 @@ impl Lbs {
         }
     }
 
-    pub(crate) fn hand_back(&mut self, hand_back: &HandBack) -> HandBackOutcome {
+    pub(crate) fn hand_back(&mut self, hand_back: &HandBack, now: Timestamp) -> HandBackOutcome {
         let &HandBack {
             entry,
             token,
@@ -300,6 +304,12 @@ impl Lbs {
                 fence.failures += u32::from(failed && !repeated);
                 fence.token = token;
                 fence.handed_back = true;
+                if failed && !repeated {
+                    let pending = self.group.as_mut().map(|group| &mut group.pending);
+                    if let Some(at) = pending.and_then(|pending| pending.get_mut(&entry)) {
+                        at.since = now;
+                    }
+                }
                 HandBackOutcome::HandedBack
             }
             Err(Refusal::Gone) => HandBackOutcome::Gone,
@@ -382,6 +392,27 @@ impl Lbs {
             .take(limit)
             .map(|(_, parked)| parked.clone())
             .collect()
+    }
+
+    pub(crate) fn release_quarantined(
+        &mut self,
+        entry: EntryId,
+        now: Timestamp,
+    ) -> QuarantineRelease {
+        self.released
+            .retain(|_, (at, _)| now.saturating_since(*at) <= REMEMBERED);
+        if let Some(parked) = self.quarantined.remove(&entry) {
+            let id = self.append(parked.fields, now);
+            self.released.insert(entry, (now, id));
+        }
+        match self.released.get(&entry) {
+            Some(&(_, id)) => QuarantineRelease::Released(id),
+            None => QuarantineRelease::Gone,
+        }
+    }
+
+    pub(crate) fn drop_quarantined(&mut self, entry: EntryId) -> bool {
+        self.quarantined.remove(&entry).is_some()
     }
 
     /// The one check of tokens (R4): none lower than the greatest one seen.

@@ -10,7 +10,8 @@ use futures_lite::future;
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
     FetchRequest, Fetched, HandBack, HandBackOutcome, Hint, PendingPage, Quarantine,
-    QuarantineOutcome, Quarantined, Result, Scope, SubmitBatch, Timestamp, Transport,
+    QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch, Timestamp,
+    Transport,
 };
 
 use crate::lbs::Lbs;
@@ -103,10 +104,10 @@ impl Transport for MemoryTransport {
         _consumer: &ConsumerName,
         entries: &[HandBack],
     ) -> Result<Vec<HandBackOutcome>> {
-        Ok(self.service.step(|state, _| {
+        Ok(self.service.step(|state, now| {
             let outcomes: Vec<_> = entries
                 .iter()
-                .map(|entry| state.lbs.hand_back(entry))
+                .map(|entry| state.lbs.hand_back(entry, now))
                 .collect();
             let free = entries.iter().zip(&outcomes);
             let free = free.filter(|(_, outcome)| **outcome == HandBackOutcome::HandedBack);
@@ -151,6 +152,25 @@ impl Transport for MemoryTransport {
         Ok(self
             .service
             .step(|state, _| state.lbs.list_quarantined(after, limit)))
+    }
+
+    async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>> {
+        Ok(self.service.step(|state, now| {
+            let releases = entries.iter();
+            let releases = releases.map(|entry| state.lbs.release_quarantined(*entry, now));
+            let releases = releases.collect();
+            state.serve_fetches(now);
+            releases
+        }))
+    }
+
+    async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>> {
+        Ok(self.service.step(|state, _| {
+            let entries = entries.iter();
+            entries
+                .map(|entry| state.lbs.drop_quarantined(*entry))
+                .collect()
+        }))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis_rs::Value;
 use streamlease_core::{
     Announcement, ConsumerName, ConsumerState, Delivery, EntryId, FencingToken, Held, Holder,
-    LeaseRef, Pending, Quarantined, Result, SessionId, StreamName,
+    LeaseRef, Pending, QuarantineRelease, Quarantined, Result, SessionId, StreamName,
 };
 
 use crate::error::protocol;
@@ -312,6 +312,17 @@ pub(crate) fn quarantined(value: Value) -> Result<Quarantined> {
     )
 }
 
+/// The reply to one item of `release_quarantined.lua`.
+pub(crate) fn quarantine_release(value: Value) -> Result<QuarantineRelease> {
+    let (word, mut rest) = outcome(value)?;
+    match &*word {
+        "released" => Ok(QuarantineRelease::Released(entry_id(next(&mut rest)?)?)),
+        "gone" => Ok(QuarantineRelease::Gone),
+        "unreadable" => Ok(QuarantineRelease::Unreadable),
+        _ => Err(protocol("an unknown outcome of a release")),
+    }
+}
+
 fn quarantine_record(entry: EntryId, record: &[u8]) -> Option<Quarantined> {
     let mut pieces = pieces(record)?.into_iter();
     let mut text = || Some(String::from_utf8_lossy(pieces.next()?).into_owned());
@@ -418,6 +429,7 @@ mod tests {
                 consumer_state(value.clone()).err(),
                 group_state(value.clone(), "g").err(),
                 quarantined(value.clone()).err(),
+                quarantine_release(value.clone()).err(),
                 quarantined(array([bulk("1-1"), value.clone()])).err(),
                 fetched(array([array([bulk("k"), array([value.clone()])])])).err(),
                 pending_page(array([array([value.clone()]), value])).err(),

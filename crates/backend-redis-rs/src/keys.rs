@@ -28,6 +28,8 @@ pub(crate) struct Keys {
     pub(crate) leases: String,
     /// In front of a batch's id.
     batch: String,
+    /// In front of the id that a quarantined entry had.
+    released: String,
     /// In front of a data stream's name.
     lock: String,
 }
@@ -60,6 +62,7 @@ impl Keys {
             details: format!("{prefix}:sessions:details"),
             leases: format!("{prefix}:leases:"),
             batch: format!("{prefix}:batch:"),
+            released: format!("{prefix}:released:"),
             lock: format!("{prefix}:lock:"),
             lbs,
         }
@@ -68,6 +71,11 @@ impl Keys {
     /// The ids a batch was given so far.
     pub(crate) fn batch(&self, id: u128) -> String {
         format!("{}{id:032x}", self.batch)
+    }
+
+    /// As what an entry came back from the quarantine.
+    pub(crate) fn released(&self, entry: EntryId) -> String {
+        format!("{}{entry}", self.released)
     }
 
     /// The lock of a data stream, under whichever entry.

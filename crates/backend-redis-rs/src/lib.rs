@@ -65,6 +65,7 @@
 //! | `{orders-input}:batch:<id>` | list: entry ids of a submitted batch, for 10 minutes |
 //! | `{orders-input}:quarantine` | hash: entry id → reason, failures, who, when, raw fields |
 //! | `{orders-input}:quarantine:index` | sorted set: the quarantine in the order of the LBS |
+//! | `{orders-input}:released:<id>` | the new id of an entry that came back from the quarantine, for 10 minutes |
 //! | `{orders-input}:hints` | a pub/sub channel |
 //! | `{orders-input}:probe` | expires at once, to see whether the server tells of it |
 //!
@@ -94,6 +95,9 @@ mod connection;
 mod decode;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod error;
+#[doc(hidden)]
+#[cfg(all(any(test, fuzzing), any(feature = "tokio", feature = "smol")))]
+pub mod fuzzing;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod keys;
 #[cfg(any(feature = "tokio", feature = "smol"))]

@@ -296,7 +296,7 @@ fn merge_flags(flags: &str) -> Option<String> {
 }
 
 /// Reads what the scripts publish; `None` for what they do not.
-fn read_hint(payload: &[u8]) -> Option<Hint> {
+pub(crate) fn read_hint(payload: &[u8]) -> Option<Hint> {
     let (kind, rest) = payload.split_first()?;
     match kind {
         b'H' => {

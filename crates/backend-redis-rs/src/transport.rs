@@ -11,7 +11,8 @@ use redis_rs::{Pipeline, Value, cmd};
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
     FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingPage,
-    Quarantine, QuarantineOutcome, Quarantined, Result, Scope, SubmitBatch, Transport,
+    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch,
+    Transport,
 };
 
 use crate::connection::{Call, Script, Server};
@@ -26,8 +27,8 @@ const PAGE: usize = 100;
 const MOST_FETCHED: usize = 1000;
 /// Bytes of payload per script, beyond the last entry.
 const PAGE_BYTES: usize = 1 << 20;
-/// How long a batch's id is remembered.
-const BATCH_MEMORY: Duration = Duration::from_secs(600);
+/// How long a batch's id, and as what a quarantined entry came back, is remembered.
+const MEMORY: Duration = Duration::from_secs(600);
 /// How idle an entry that was handed back looks: more than any consumer that
 /// goes by idle time waits for (Go consumers: 40 s).
 const HANDED_BACK_IDLE: Duration = Duration::from_secs(3600);
@@ -56,6 +57,8 @@ static COMPLETE: LazyLock<Script> = script!(record + "complete");
 static HAND_BACK: LazyLock<Script> = script!(record + "hand_back");
 static QUARANTINE: LazyLock<Script> = script!(record + "quarantine");
 static LIST_QUARANTINED: LazyLock<Script> = script!("list_quarantined");
+static RELEASE_QUARANTINED: LazyLock<Script> = script!("release_quarantined");
+static DROP_QUARANTINED: LazyLock<Script> = script!("drop_quarantined");
 static FORGET: LazyLock<Script> = script!("forget");
 static TIDY: LazyLock<Script> = script!("tidy");
 
@@ -84,6 +87,14 @@ impl RedisTransport {
     fn call(&self) -> Call {
         let mut call = Call::new();
         call.key(&self.keys.lbs).key(&self.keys.tokens);
+        call
+    }
+
+    /// A call of one of the scripts that work on the quarantine.
+    fn quarantine_call(&self) -> Call {
+        let mut call = Call::new();
+        call.key(&self.keys.quarantine)
+            .key(&self.keys.quarantine_index);
         call
     }
 
@@ -250,7 +261,7 @@ impl Transport for RedisTransport {
             let mut call = Call::new();
             call.key(&self.keys.lbs).key(&key);
             call.arg(before.to_string())
-                .arg(BATCH_MEMORY.as_millis().to_string())
+                .arg(MEMORY.as_millis().to_string())
                 .arg(streamlease_core::payload::PAYLOAD_FIELD);
             call
         };
@@ -333,25 +344,8 @@ impl Transport for RedisTransport {
             call.arg(low.unwrap_or(EntryId::MIN).to_string());
             call.arg(high.unwrap_or(EntryId::MIN).to_string());
         };
-        self.paged("claiming from", &CLAIM, claims, head, add_fenced, |reply| {
-            let (word, mut rest) = decode::outcome(reply)?;
-            match &*word {
-                "claimed" => {
-                    let failures = decode::small(decode::next(&mut rest)?)?;
-                    let from = match rest.next() {
-                        None | Some(Value::Nil) => None,
-                        Some(name) => Some(decode::consumer(name)?),
-                    };
-                    Ok(ClaimOutcome::Claimed { from, failures })
-                }
-                "gone" => Ok(ClaimOutcome::Gone),
-                "stale" => Ok(ClaimOutcome::Stale {
-                    seen: decode::token(decode::next(&mut rest)?)?,
-                }),
-                _ => Err(protocol("an unknown outcome of a claim")),
-            }
-        })
-        .await
+        self.paged("claiming from", &CLAIM, claims, head, add_fenced, claimed)
+            .await
     }
 
     async fn complete(
@@ -488,9 +482,7 @@ impl Transport for RedisTransport {
     }
 
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
-        let mut call = Call::new();
-        call.key(&self.keys.quarantine)
-            .key(&self.keys.quarantine_index);
+        let mut call = self.quarantine_call();
         call.arg(index_member(after)).arg(limit.to_string());
         let what = self.what("listing the quarantine of");
         let reply = self.server.run_one(&what, &LIST_QUARANTINED, call).await?;
@@ -499,20 +491,81 @@ impl Transport for RedisTransport {
             .map(decode::quarantined)
             .collect()
     }
+
+    async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>> {
+        let calls: Vec<Call> = entries
+            .chunks(PAGE)
+            .map(|page| {
+                let mut call = self.quarantine_call();
+                call.key(&self.keys.lbs);
+                call.arg(MEMORY.as_millis().to_string());
+                for entry in page {
+                    call.key(self.keys.released(*entry));
+                    call.arg(entry.to_string()).arg(index_member(*entry));
+                }
+                call
+            })
+            .collect();
+        let what = self.what("releasing from the quarantine of");
+        let replies = self.server.run(&what, &RELEASE_QUARANTINED, &calls).await?;
+        flatten(entries.len(), replies)?
+            .into_iter()
+            .map(decode::quarantine_release)
+            .collect()
+    }
+
+    async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>> {
+        let calls: Vec<Call> = entries
+            .chunks(PAGE)
+            .map(|page| {
+                let mut call = self.quarantine_call();
+                for entry in page {
+                    call.arg(entry.to_string()).arg(index_member(*entry));
+                }
+                call
+            })
+            .collect();
+        let what = self.what("dropping from the quarantine of");
+        let replies = self.server.run(&what, &DROP_QUARANTINED, &calls).await?;
+        flatten(entries.len(), replies)?
+            .into_iter()
+            .map(|reply| Ok(decode::number(reply)? == 1))
+            .collect()
+    }
 }
 
 fn add_fenced(call: &mut Call, fenced: &Fenced) {
     call.arg(fenced.entry.to_string()).arg(digits(fenced.token));
 }
 
+/// The reply to one item of `claim.lua`.
+pub(crate) fn claimed(reply: Value) -> Result<ClaimOutcome> {
+    let (word, mut rest) = decode::outcome(reply)?;
+    match &*word {
+        "claimed" => {
+            let failures = decode::small(decode::next(&mut rest)?)?;
+            let from = match rest.next() {
+                None | Some(Value::Nil) => None,
+                Some(name) => Some(decode::consumer(name)?),
+            };
+            Ok(ClaimOutcome::Claimed { from, failures })
+        }
+        "gone" => Ok(ClaimOutcome::Gone),
+        "stale" => Ok(ClaimOutcome::Stale {
+            seen: decode::token(decode::next(&mut rest)?)?,
+        }),
+        _ => Err(protocol("an unknown outcome of a claim")),
+    }
+}
+
 /// How anything that ends an assignment went.
-enum Ended {
+pub(crate) enum Ended {
     Done,
     Gone,
     NotOwner(FencingToken),
 }
 
-fn ended(reply: Value) -> Result<Ended> {
+pub(crate) fn ended(reply: Value) -> Result<Ended> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "done" => Ok(Ended::Done),

@@ -445,6 +445,16 @@ fn a_quarantine_record_that_cannot_be_read_hides_no_other() {
             .unwrap();
         assert_eq!(list.len(), 2);
         assert_eq!(list[1].reason, "why");
+        // Nor does it stop the others' release; what it is stays to be looked at.
+        let released = backend.transport.release_quarantined(&ids).await.unwrap();
+        assert_eq!(released[0], QuarantineRelease::Unreadable);
+        assert!(matches!(released[1], QuarantineRelease::Released(_)));
+        assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 1);
+        let after = EntryId::MIN;
+        let list = backend.transport.list_quarantined(after, 10).await.unwrap();
+        assert_eq!(list.len(), 1);
+        let dropped = backend.transport.drop_quarantined(&ids).await.unwrap();
+        assert_eq!(dropped, [true, false]);
     });
 }
 
@@ -529,8 +539,20 @@ fn after_a_hand_back_only_a_greater_token_may_claim_and_anybody_may_take_it_at_o
             (true, 1, 1),
             "a repeat counts once"
         );
-        assert!(row.idle > Duration::from_secs(60));
+        assert!(
+            row.idle < Duration::from_secs(5),
+            "what failed rests, also from consumers that go by idle time"
+        );
         assert_eq!(claim(&backend, "a", id, 5).await, stale(5));
+        assert_eq!(claim(&backend, "a", id, 6).await, claimed("a", 1));
+        for _ in 0..2 {
+            assert_eq!(
+                hand_back(&backend, id, 6, false).await,
+                HandBackOutcome::HandedBack
+            );
+            let row = pending(&backend).await.remove(0);
+            assert!(row.idle > Duration::from_secs(60));
+        }
         // As a booting Go consumer does.
         let taken: redis_rs::Value = server.run(&[
             "XAUTOCLAIM",
@@ -543,7 +565,7 @@ fn after_a_hand_back_only_a_greater_token_may_claim_and_anybody_may_take_it_at_o
         ]);
         assert!(format!("{taken:?}").contains(&id.to_string()), "{taken:?}");
         assert_eq!(
-            claim(&backend, "b", id, 6).await,
+            claim(&backend, "b", id, 7).await,
             claimed("go", 1),
             "handed back is no crash"
         );
@@ -554,10 +576,10 @@ fn after_a_hand_back_only_a_greater_token_may_claim_and_anybody_may_take_it_at_o
         assert_eq!(
             hand_back(&backend, id, 5, false).await,
             HandBackOutcome::NotOwner {
-                seen: FencingToken(6)
+                seen: FencingToken(7)
             }
         );
-        complete(&backend, id, 6).await;
+        complete(&backend, id, 7).await;
         assert_eq!(
             hand_back(&backend, id, 6, false).await,
             HandBackOutcome::Gone

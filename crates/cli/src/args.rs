@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use streamlease::{
-    ClaimMode, ConsumerName, Error, Info, LockScheme, ServiceName, Settings, StreamName,
+    ClaimMode, ConsumerName, EntryId, Error, Info, LockScheme, ServiceName, Settings, StreamName,
 };
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
@@ -28,6 +28,19 @@ pub(crate) enum Command {
     /// Give an idle service the other kind of locks
     #[command(after_help = MIGRATE_HELP)]
     Migrate(MigrateArgs),
+    /// List what is quarantined, announce it again, or throw it away
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuarantineCommand {
+    /// Show each entry with its reason, failures and last owner, lowest id first
+    List(InspectArgs),
+    /// Announce entries again, as they were; each gets a new id, and its failures count from 0
+    Release(ChooseArgs),
+    /// Remove entries for good
+    Drop(ChooseArgs),
 }
 
 const WORK_HELP: &str = "\
@@ -124,6 +137,22 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["entries", "all"]))]
+pub(crate) struct ChooseArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Everything that is in quarantine now
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Ids of entries, as `list` shows them
+    #[arg(value_name = "ID", value_parser = entry)]
+    pub(crate) entries: Vec<EntryId>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
     #[command(flatten)]
     pub(crate) target: Target,
@@ -212,6 +241,10 @@ fn service(text: &str) -> Result<ServiceName, String> {
 
 fn stream(text: &str) -> Result<StreamName, String> {
     StreamName::new(text).map_err(|err| err.to_string())
+}
+
+fn entry(text: &str) -> Result<EntryId, String> {
+    text.parse().map_err(|err: Error| err.to_string())
 }
 
 fn info(text: &str) -> Result<Info, String> {

@@ -1,4 +1,5 @@
-//! The `streamlease` command: announce data streams, work on them, look at them.
+//! The `streamlease` command: announce data streams, work on them, look at them,
+//! and at those that nobody could work on.
 //!
 //! Exit codes: 0 all went well, 2 wrong usage (an argument or setting is
 //! invalid; the message names it), 1 everything else.
@@ -8,6 +9,7 @@ mod exec;
 mod inspect;
 mod migrate;
 mod output;
+mod quarantine;
 mod runtime;
 mod signals;
 mod submit;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Submit(args) => submit::run(args),
         Command::Work(args) => work::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Quarantine(command) => quarantine::run(command),
         Command::Migrate(args) => migrate::run(args),
     };
     match result {

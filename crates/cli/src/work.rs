@@ -247,18 +247,17 @@ impl Worker {
         };
         match end {
             Finish::Lost => self.disowned(held).await,
-            Finish::Complete => {
-                self.ledger.begin_end(&held);
-                match lease.complete().await {
-                    Ok(completion) => {
-                        self.ledger.end(&held);
-                        self.output
-                            .print(Event::done(&held, outcome(completion)))
-                            .await;
-                    }
-                    Err(err) => self.not_completed(&lease, held, &err).await,
+            // It was lost before its work ended, and that has been told.
+            _ if !self.ledger.begin_end(&held) => {}
+            Finish::Complete => match lease.complete().await {
+                Ok(completion) => {
+                    self.ledger.end(&held);
+                    self.output
+                        .print(Event::done(&held, outcome(completion)))
+                        .await;
                 }
-            }
+                Err(err) => self.not_completed(&lease, held, &err).await,
+            },
             Finish::HandBack { failed } => self.hand_back(&lease, held, failed).await,
         }
     }
@@ -321,7 +320,6 @@ impl Worker {
     }
 
     async fn hand_back(&self, lease: &Lease, held: HeldStream, failed: bool) {
-        self.ledger.begin_end(&held);
         let result = if failed {
             lease.fail().await
         } else {
@@ -379,9 +377,14 @@ impl Ledger {
         self.lock().insert(held, Phase::Held);
     }
 
-    fn begin_end(&self, held: &HeldStream) {
-        if let Some(phase @ Phase::Held) = self.lock().get_mut(held) {
-            *phase = Phase::Ending { disowned: false };
+    /// Its task is about to end it; `false` if its end has been told already.
+    fn begin_end(&self, held: &HeldStream) -> bool {
+        match self.lock().get_mut(held) {
+            Some(phase) => {
+                *phase = Phase::Ending { disowned: false };
+                true
+            }
+            None => false,
         }
     }
 

@@ -205,3 +205,29 @@ fn losing_the_lease_ends_the_program() {
     assert_eq!(json!(done), json!([]));
     assert_eq!(unfinished(&server, "s"), 1);
 }
+
+#[test]
+fn a_program_that_ends_while_its_worker_is_frozen_does_not_end_the_stream_twice() {
+    let server = RedisServer::start();
+    let streams = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    submit(&server, "s", &streams);
+    // They end once there is the file.
+    let file = std::env::temp_dir().join(format!("streamlease-ended-{}", server.port()));
+    let script = format!("until [ -e {} ]; do sleep 0.02; done", file.display());
+    let frozen = shell(&server, "frozen", &["--ttl", "500ms"], &script);
+    frozen.wait_for_count("stream_added", streams.len(), SOON);
+    frozen.signal(Signal::STOP);
+    // Another has got them all: the frozen one's time is over.
+    let other = work(&server, "s", "other", &["--ttl", "500ms"]);
+    other.wait_for_count("stream_added", streams.len(), SOON);
+    std::fs::write(&file, "").unwrap();
+    frozen.signal(Signal::CONT);
+    // Lost, or not completed any more, whichever is noticed first.
+    let ends = || frozen.events_of("stream_disowned").len() + frozen.events_of("stream_done").len();
+    eventually_blocking("all to end", SOON, || ends() >= streams.len());
+    // Before it exits it tells what there is to tell.
+    frozen.signal(Signal::TERM);
+    frozen.final_events(SOON);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(ends(), streams.len(), "{:?}", frozen.events());
+}

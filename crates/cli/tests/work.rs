@@ -6,7 +6,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{SOON, command, run, submit, unfinished, work};
 use serde_json::Value;
@@ -201,9 +201,27 @@ fn a_second_signal_exits_at_once() {
     eventually_blocking("the first signal to be heard", SOON, || {
         worker.stderr().contains("told to stop")
     });
+    // Within 100 ms it would be the same wish once more.
+    let heard = Instant::now();
+    eventually_blocking("100 ms to pass", SOON, || {
+        heard.elapsed() > Duration::from_millis(150)
+    });
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait_exit(Duration::from_secs(2)).code(), Some(1));
     server.thaw();
+}
+
+#[test]
+fn a_signal_that_arrives_twice_is_one_wish() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let mut worker = work(&server, "s", "one", &["--ttl", "60s"]);
+    worker.wait_for("stream_added", SOON);
+    // As `timeout` does it: the process, then its group.
+    worker.signal(Signal::TERM);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+    assert_eq!(worker.events_of("stream_handed_back").len(), 1);
 }
 
 #[test]
@@ -267,4 +285,24 @@ fn automatic_claiming_takes_over_without_a_report() {
         "redis-consumer-doomed"
     );
     assert_eq!(survivor.events_of("stream_expired").len(), 0);
+}
+
+#[test]
+fn with_session_leases_streams_are_taken_over_and_other_locks_are_refused() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let sessions = ["--locks", "session"];
+    let mut doomed = work(&server, "s", "doomed", &sessions);
+    let first = doomed.wait_for("stream_added", SOON);
+    let survivor = work(&server, "s", "survivor", &sessions);
+    doomed.signal(Signal::KILL);
+    doomed.wait_exit(SOON);
+    let second = survivor.wait_for("stream_added", SOON);
+    assert_eq!(second["claimed_from"], "redis-consumer-doomed");
+    assert!(second["token"].as_u64() > first["token"].as_u64());
+    let url = server.url();
+    let other = ["work", "--redis", &url, "--service", "s", "--consumer", "x"];
+    let refused = run(&other);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(common::stderr(&refused).contains("session"), "{refused:?}");
 }

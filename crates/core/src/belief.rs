@@ -66,7 +66,8 @@ impl Belief {
         self.own.load(Ordering::Acquire) == 0
     }
 
-    pub(crate) fn until(&self) -> Timestamp {
+    /// Until when the lease is believed, on its process's clock; the origin once it is over.
+    pub fn until(&self) -> Timestamp {
         let own = self.own.load(Ordering::Acquire);
         Timestamp::from_nanos(own.min(self.session.0.load(Ordering::Acquire)))
     }

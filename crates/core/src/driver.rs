@@ -1,6 +1,8 @@
 //! The driver: executes the machine's actions against the traits, on the given
 //! runtime, and feeds what happens back. It decides nothing.
 
+mod actions;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,17 +12,15 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 
+use self::actions::{execute, name_of, record, size_of};
 use crate::client::WeakHandle;
 use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
 use crate::lease::Lease;
 use crate::machine::{
     Action, ActionId, Answer, CallId, Command, End, Input, Machine, Notice, Output, Reply,
 };
-use crate::recorder::{Attempt, EndKind};
-use crate::{
-    AcquireOutcome, Backend, BeatOutcome, BoxFuture, ClaimOutcome, ConsumerName, Error, ErrorKind,
-    FetchRequest, Hint, Recorder, ReleaseOutcome, Result, Runtime, Timestamp,
-};
+use crate::recorder::EndKind;
+use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp};
 
 /// A subscription that takes longer has failed: `start` waits for the first one.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
@@ -466,152 +466,5 @@ fn answer_call(
 ) {
     if let Some(caller) = calls.remove(&call) {
         let _ = caller.try_send(answer);
-    }
-}
-
-fn execute(
-    action: Action,
-    backend: Backend,
-    consumer: ConsumerName,
-) -> BoxFuture<'static, Result<Reply>> {
-    let Backend {
-        transport, locks, ..
-    } = backend;
-    Box::pin(async move {
-        Ok(match action {
-            Action::Prepare => {
-                transport.prepare().await?;
-                Reply::Prepared
-            }
-            Action::Fetch { max, wait } => Reply::Fetched(
-                transport
-                    .fetch(&FetchRequest {
-                        consumer,
-                        max,
-                        wait,
-                    })
-                    .await?,
-            ),
-            Action::List { scope, limit } => {
-                Reply::Listed(transport.list_pending(&scope, limit).await?)
-            }
-            Action::Claim(claims) => Reply::Claimed(transport.claim(&consumer, &claims).await?),
-            Action::Complete(page) => Reply::Completed(transport.complete(&consumer, &page).await?),
-            Action::HandBack(page) => {
-                Reply::HandedBack(transport.hand_back(&consumer, &page).await?)
-            }
-            Action::Quarantine(page) => {
-                Reply::Quarantined(transport.quarantine(&consumer, &page).await?)
-            }
-            Action::ForgetConsumer(name) => {
-                Reply::Forgotten(transport.forget_consumer(&name).await?)
-            }
-            Action::Open(session) => Reply::Opened(locks.open(&session).await?),
-            Action::Close(session) => {
-                locks.close(&session).await?;
-                Reply::Closed
-            }
-            Action::Acquire(session, requests) => {
-                Reply::Acquired(locks.acquire(&session, &requests).await?)
-            }
-            Action::Beat {
-                session,
-                leases,
-                want_sweep,
-            } => Reply::Beaten(locks.beat(&session, &leases, want_sweep).await?),
-            Action::Release(session, releases) => {
-                Reply::Released(locks.release(&session, &releases).await?)
-            }
-            Action::Inspect(page) => Reply::Inspected(locks.inspect(&page).await?),
-            Action::TakeOver { session, dead, max } => {
-                Reply::TakenOver(locks.take_over(&session, &dead, max).await?)
-            }
-            Action::Bury(dead) => Reply::Buried(locks.bury(&dead).await?),
-            Action::Members => Reply::Members(locks.members().await?),
-            Action::Records {
-                session,
-                after,
-                max,
-            } => Reply::Records(locks.records(&session, after.as_ref(), max).await?),
-        })
-    })
-}
-
-fn name_of(action: &Action) -> &'static str {
-    match action {
-        Action::Prepare => "prepare",
-        Action::Fetch { .. } => "fetch",
-        Action::List { .. } => "list_pending",
-        Action::Claim(_) => "claim",
-        Action::Complete(_) => "complete",
-        Action::HandBack(_) => "hand_back",
-        Action::Quarantine(_) => "quarantine",
-        Action::ForgetConsumer(_) => "forget_consumer",
-        Action::Open(_) => "open",
-        Action::Close(_) => "close",
-        Action::Acquire(..) => "acquire",
-        Action::Beat { .. } => "beat",
-        Action::Release(..) => "release",
-        Action::Inspect(_) => "inspect",
-        Action::TakeOver { .. } => "take_over",
-        Action::Bury(_) => "bury",
-        Action::Members => "members",
-        Action::Records { .. } => "records",
-    }
-}
-
-/// How many streams an action is about, for the measurements.
-fn size_of(action: &Action) -> usize {
-    match action {
-        Action::Claim(page) => page.len(),
-        Action::Acquire(_, page) => page.len(),
-        Action::Beat { leases, .. } => leases.len().max(1),
-        Action::Release(_, page) => page.len(),
-        _ => 1,
-    }
-}
-
-fn record(recorder: &dyn Recorder, name: &str, size: usize, result: &Result<Reply>) {
-    match result {
-        Ok(Reply::Claimed(outcomes)) => {
-            let ok = count(outcomes, |o| matches!(o, ClaimOutcome::Claimed { .. }));
-            by_result(ok, size, |result, n| recorder.claim(result, n));
-        }
-        Ok(Reply::Acquired(outcomes)) => {
-            let ok = count(outcomes, |o| matches!(o, AcquireOutcome::Acquired(_)));
-            by_result(ok, size, |result, n| recorder.lock_acquire(result, n));
-        }
-        Ok(Reply::Released(outcomes)) => {
-            let ok = count(outcomes, |o| *o == ReleaseOutcome::Released);
-            by_result(ok, size, |result, n| recorder.lock_release(result, n));
-        }
-        Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
-            let ok = size.saturating_sub(reply.lost.len());
-            by_result(ok, size, |result, n| recorder.lock_extend(result, n));
-        }
-        Ok(Reply::Beaten(BeatOutcome::SessionGone)) => {
-            recorder.lock_extend(Attempt::Refused, size);
-        }
-        Ok(_) => {}
-        Err(_) => match name {
-            "claim" => recorder.claim(Attempt::Error, size),
-            "acquire" => recorder.lock_acquire(Attempt::Error, size),
-            "beat" => recorder.lock_extend(Attempt::Error, size),
-            "release" => recorder.lock_release(Attempt::Error, size),
-            _ => {}
-        },
-    }
-}
-
-fn count<T>(outcomes: &[T], is_ok: impl Fn(&T) -> bool) -> usize {
-    outcomes.iter().filter(|outcome| is_ok(outcome)).count()
-}
-
-fn by_result(ok: usize, all: usize, record: impl Fn(Attempt, usize)) {
-    if ok > 0 {
-        record(Attempt::Ok, ok);
-    }
-    if all > ok {
-        record(Attempt::Refused, all - ok);
     }
 }

@@ -9,6 +9,9 @@ mod client;
 mod driver;
 mod error;
 mod events;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod ids;
 pub mod key_lock;
 mod lease;
@@ -17,6 +20,7 @@ pub mod machine;
 pub mod notifier;
 pub mod payload;
 mod producer;
+mod quarantine;
 pub mod recorder;
 pub mod runtime;
 mod settings;
@@ -37,6 +41,7 @@ pub use machine::{ClaimResult, Completion, DisownReason};
 pub use notifier::{Hint, Notifier, Subscription};
 pub use payload::{Announcement, Info, MalformedReason};
 pub use producer::{Producer, new_batch};
+pub use quarantine::QuarantineAdmin;
 pub use recorder::Recorder;
 pub use runtime::{BoxFuture, Runtime};
 pub use settings::{ClaimMode, RetryPolicy, Settings};

@@ -8,7 +8,8 @@
 //! - **Idempotence.** Every operation can be repeated after an `Err`, with the
 //!   same arguments, and ends as if it had been called once. For
 //!   [`submit`](Transport::submit) the batch's id makes that so, for at least
-//!   five minutes.
+//!   five minutes. [`release_quarantined`](Transport::release_quarantined) never
+//!   appends twice; for as long, its repeat also finds the new entry's id.
 //! - **Fencing (R4).** Per entry that is not completed, the transport remembers
 //!   the greatest token it has seen, in one atomic step with what it does:
 //!   - a claim needs a token ≥ the remembered one, and > it once the entry was
@@ -20,7 +21,8 @@
 //!
 //!   A refused operation changes nothing.
 //! - **Nothing vanishes (R7).** An entry leaves by `complete` or `quarantine`
-//!   only. A new group starts at the very first entry.
+//!   only, and the quarantine by `release_quarantined` or `drop_quarantined`.
+//!   A new group starts at the very first entry.
 //! - **Batches are pages, not transactions.** Results are positional, one per
 //!   argument, each entry atomic for itself. An implementation splits a large
 //!   batch as its server likes it.
@@ -78,6 +80,8 @@ pub trait Transport: Debug + Send + Sync + 'static {
     ) -> Result<Vec<CompleteOutcome>>;
 
     /// Gives entries up unfinished: claimable at once, by greater tokens only.
+    /// One whose work failed starts its idle time anew: consumers go by it to
+    /// let the entry rest.
     async fn hand_back(
         &self,
         consumer: &ConsumerName,
@@ -103,6 +107,15 @@ pub trait Transport: Debug + Send + Sync + 'static {
 
     /// Quarantined entries with ids greater than `after`, at most `limit`, lowest id first.
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>>;
+
+    /// Appends the fields of quarantined entries to the LBS again, as they were,
+    /// each in one step with taking it out of the quarantine. Without a group,
+    /// too. The new entries have failed nobody yet.
+    async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>>;
+
+    /// Removes quarantined entries for good. `true` for each that this call
+    /// removed; a repeat says `false`.
+    async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>>;
 }
 
 /// Announcements to append together.
@@ -284,6 +297,18 @@ pub enum QuarantineOutcome {
     },
 }
 
+/// How the release of a quarantined entry ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuarantineRelease {
+    /// It is on the LBS again, under this id.
+    Released(EntryId),
+    /// It is not in quarantine; or it was released too long ago for the new id
+    /// to be remembered.
+    Gone,
+    /// What the quarantine keeps of it cannot be appended; it stays there.
+    Unreadable,
+}
+
 /// A consumer as the group knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerState {
@@ -304,12 +329,20 @@ pub struct Quarantined {
     pub reason: String,
     /// How many owners had failed on it.
     pub failures: u32,
-    /// The consumer that parked it.
+    /// The consumer that parked it: its last owner, or who found that it cannot be read.
     pub last_owner: ConsumerName,
     /// When, in milliseconds of the server's clock since the Unix epoch.
     pub at_ms: u64,
     /// Its fields as they were, names and values, unread.
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Quarantined {
+    /// What it says, or why that cannot be read.
+    pub fn content(&self) -> Result<Announcement, MalformedReason> {
+        let fields = self.fields.iter();
+        Announcement::from_fields(fields.map(|(name, value)| (&**name, &**value)))
+    }
 }
 
 impl Debug for Quarantined {

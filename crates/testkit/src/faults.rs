@@ -32,8 +32,9 @@ use streamlease_core::{
     Acquire, AcquireOutcome, BeatOutcome, BoxFuture, ClaimOutcome, CompleteOutcome, ConsumerName,
     ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest, Fetched, HandBack,
     HandBackOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState, Member, OpenOutcome,
-    PendingPage, Quarantine, QuarantineOutcome, Quarantined, Release, ReleaseOutcome, Result,
-    Scope, Session, SessionId, StreamName, SubmitBatch, TakeOverOutcome, Transport,
+    PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Release,
+    ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, SubmitBatch, TakeOverOutcome,
+    Transport,
 };
 
 /// What a test decides about the calls to come; `K` is the kind of call.
@@ -248,6 +249,8 @@ pub enum TransportCall {
     Consumers,
     ListUndelivered,
     ListQuarantined,
+    ReleaseQuarantined,
+    DropQuarantined,
 }
 
 /// A [`Transport`] whose calls fail as [`Faults`] say.
@@ -390,6 +393,24 @@ impl Transport for FaultyTransport {
             TransportCall::ListQuarantined,
             [],
             list_quarantined(after, limit)
+        )
+    }
+
+    async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>> {
+        call!(
+            self,
+            TransportCall::ReleaseQuarantined,
+            [entries = entries.to_vec()],
+            release_quarantined(&entries)
+        )
+    }
+
+    async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>> {
+        call!(
+            self,
+            TransportCall::DropQuarantined,
+            [entries = entries.to_vec()],
+            drop_quarantined(&entries)
         )
     }
 }

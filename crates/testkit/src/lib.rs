@@ -4,6 +4,8 @@
 //!   without waiting, and a seed replays them.
 //! - [`conformance`]: the suites that check the contracts of streamlease's
 //!   traits. Whoever implements one runs its suite.
+//! - [`simulation`]: a whole fleet on a model backend, on one seed, with every
+//!   fault there is, and a checker of the rules.
 //! - [`faults`]: wrappers that lose, hold back or delay single requests and
 //!   replies of a backend.
 //!
@@ -12,3 +14,4 @@
 pub mod conformance;
 pub mod faults;
 pub mod sim;
+pub mod simulation;

@@ -11,9 +11,9 @@ use streamlease_core::{
     Acquire, AcquireOutcome, Backend, BackendProvider, BeatOutcome, ClaimOutcome, CompleteOutcome,
     ConsumerName, ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest,
     Fetched, HandBack, HandBackOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState,
-    Member, OpenOutcome, PendingPage, Quarantine, QuarantineOutcome, Quarantined, Release,
-    ReleaseOutcome, Result, Scope, ServiceName, Session, SessionId, StreamName, SubmitBatch,
-    TakeOverOutcome, Transport,
+    Member, OpenOutcome, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease,
+    Quarantined, Release, ReleaseOutcome, Result, Scope, ServiceName, Session, SessionId,
+    StreamName, SubmitBatch, TakeOverOutcome, Transport,
 };
 
 use super::Provider;
@@ -219,6 +219,8 @@ pass_on! {
     fn consumers() -> Vec<ConsumerState>;
     fn list_undelivered(after: EntryId, limit: usize) -> Vec<Delivery>;
     fn list_quarantined(after: EntryId, limit: usize) -> Vec<Quarantined>;
+    fn release_quarantined(entries: &[EntryId]) -> Vec<QuarantineRelease>;
+    fn drop_quarantined(entries: &[EntryId]) -> Vec<bool>;
 }
 
 pass_on! {

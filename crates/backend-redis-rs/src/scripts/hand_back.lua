@@ -14,15 +14,20 @@ for i = 4, #ARGV, 3 do
   elseif token < seen then
     reply = {'not_owner', seen}
   else
-    -- A repeat must not count the failure again.
-    if not (handed and token == seen) then
+    -- A repeat must not count the failure again, nor start its rest anew.
+    local repeated = handed and token == seen
+    if not repeated then
       remember(tokens, id, token, true, failures + (failed and 1 or 0))
     end
     -- It stays where it is pending, looking so idle that consumers which go by
-    -- idle time alone take it at once. FORCE: pending at nobody it would only
-    -- be seen again if the group had not read past it.
-    local at = pending_at(lbs, group, id) or consumer
-    redis.call('XCLAIM', lbs, group, at, 0, id, 'IDLE', idle, 'FORCE', 'JUSTID')
+    -- idle time alone take it at once; but if it failed, idle since now, so
+    -- that everybody can see for how long it has rested. FORCE: pending at
+    -- nobody it would only be seen again if the group had not read past it.
+    local at = pending_at(lbs, group, id)
+    if not (repeated and failed and at) then
+      redis.call('XCLAIM', lbs, group, at or consumer, 0, id,
+        'IDLE', failed and '0' or idle, 'FORCE', 'JUSTID')
+    end
     back[#back + 1] = id
     reply = {'done'}
   end

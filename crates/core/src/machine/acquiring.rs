@@ -253,6 +253,10 @@ impl Machine {
     /// A lease that came with a take-over: locked already, claimed next.
     pub(super) fn adopt(&mut self, lease: LeaseRef, info: Info) {
         if self.items.active_entry(&lease.stream).is_some() {
+            return self.give_back(lease);
+        }
+        // Handed back here a moment ago, by a session that could not release it any more (R7).
+        if self.is_shunned(lease.entry) {
             return self.release(lease, true);
         }
         // It may have waited here for its former owner to end.
@@ -261,6 +265,21 @@ impl Machine {
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;
         self.acquired(lease.entry, lease.token, now);
+    }
+
+    fn is_shunned(&self, entry: EntryId) -> bool {
+        let until = self.shunned.get(&entry);
+        until.is_some_and(|until| *until > self.now)
+    }
+
+    /// Frees a lease that a take-over brought and that is not wanted, unless it
+    /// is held already or an acquire is under way for its entry: the repeat of
+    /// that acquire is answered with this very lease, which must then stand.
+    /// Should it not be, the record shows one lease too many.
+    pub(super) fn give_back(&mut self, lease: LeaseRef) {
+        if self.items.active_entry(&lease.stream) != Some(lease.entry) {
+            self.release(lease, true);
+        }
     }
 
     fn may_take(&self) -> bool {
@@ -275,18 +294,25 @@ impl Machine {
         let State::Acquiring { refused, freed, .. } = item.state else {
             return;
         };
-        let origin = item.origin;
+        let (origin, giver) = (item.origin, item.giver.clone());
         self.items.set(
             entry,
             State::Waiting {
                 refused: refused + 1,
             },
         );
+        let holder = match &held.holder {
+            Holder::Session(id) => id.consumer.as_str(),
+            Holder::Foreign(name) => name,
+        };
         let keep = match origin {
             Origin::Call(call) => {
                 self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
                 false
             }
+            // Somebody else took what was given up. If they fail, that is told,
+            // and then it rests.
+            _ if giver.is_some_and(|giver| giver.as_str() != holder) => false,
             Origin::Mine => true,
             // Who hands back releases right after: the hint was faster.
             Origin::HandedBack => refused < HAND_BACK_TRIES,

@@ -341,8 +341,29 @@ impl Machine {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
+        // What waited to be done with this lease is not for the next one.
+        self.lanes.claim.queue.remove(&entry);
+        self.lanes.complete.queue.remove(&entry);
+        self.lanes.hand_back.queue.remove(&entry);
         self.tell_lost(entry, item, reason);
         self.look_at_own();
+    }
+
+    /// One lease's belief ran out while others' did not: its lock may stand
+    /// still, and is freed.
+    pub(super) fn lapse(&mut self, entry: EntryId) {
+        if let Some(item) = self.items.get(entry)
+            && let Some(lock) = item.state.lock()
+        {
+            let (stream, token) = (item.stream.clone(), lock.token);
+            let lease = LeaseRef {
+                stream,
+                entry,
+                token,
+            };
+            self.release(lease, true);
+        }
+        self.lose(entry, DisownReason::Expired);
     }
 
     /// R1, a lost session, or the end of the client: everything is over at once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::io::{CallId, DisownReason};
 use crate::belief::Belief;
-use crate::{EntryId, FencingToken, Info, LeaseRef, StreamName, Timestamp};
+use crate::{ConsumerName, EntryId, FencingToken, Info, LeaseRef, StreamName, Timestamp};
 
 /// An entry on its way through this consumer.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(crate) struct Item {
     pub(crate) stream: StreamName,
     pub(crate) info: Info,
     pub(crate) origin: Origin,
+    /// Who gave it up, if somebody did.
+    pub(crate) giver: Option<ConsumerName>,
     pub(crate) state: State,
     /// When it is to be tried next, if it waits for a time.
     pub(crate) wake: Timestamp,
@@ -216,6 +218,7 @@ impl Items {
                 stream,
                 info,
                 origin,
+                giver: None,
                 state,
                 wake: Timestamp::ZERO,
             },

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::items::Origin;
 use super::look::Target;
 use super::{Machine, Notice};
-use crate::{Announcement, ConsumerName, EntryId, Held, Holder, LockState, Pending};
+use crate::{Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockState, Pending};
 
 impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
@@ -25,7 +25,12 @@ impl Machine {
             }
         };
         if let Some(lease) = adopted {
-            self.adopt(lease, content.info);
+            if self.rests(&pending) {
+                self.looking.expired.insert(pending.entry);
+                self.give_back(lease);
+            } else {
+                self.adopt(lease, content.info);
+            }
             return None;
         }
         if self.items.contains(pending.entry) {
@@ -37,39 +42,65 @@ impl Machine {
         }
         let handed_back_for_a_claim = pending.handed_back && self.is_manual();
         if pending.consumer == self.consumer && !handed_back_for_a_claim {
-            self.admit(pending.entry, content, Origin::Mine);
+            if !self.rests(&pending) {
+                self.admit_from(pending, content, Origin::Mine);
+            }
         } else if pending.handed_back {
             count_unresolved(target);
-            self.orphan(pending.entry, content, pending.consumer, Origin::HandedBack);
+            self.orphan(pending, content, Origin::HandedBack);
         } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
             // What is reported must be claimable, so with manual claiming even a
             // dead consumer's locks are looked at: one that was acquired after
             // the last beat outlives its session.
             count_unresolved(target);
-            self.orphan(pending.entry, content, pending.consumer, Origin::Orphan);
+            self.orphan(pending, content, Origin::Orphan);
         } else {
             return Some(pending);
         }
         None
     }
 
+    /// Whether an entry that is free is to be left alone still, because its
+    /// owners failed on it. Then it is looked at again when that is over. What
+    /// has failed often enough to be parked does not wait for it.
+    fn rests(&mut self, pending: &Pending) -> bool {
+        // Not counted yet: that is done by the next claim.
+        let crashed = pending.token != FencingToken::NONE && !pending.handed_back;
+        let failures = pending.failures.saturating_add(u32::from(crashed));
+        let limit = self.settings.quarantine_after;
+        if failures == 0 || limit.is_some_and(|limit| failures >= limit) {
+            return false;
+        }
+        let key = (pending.entry, pending.token);
+        let rest = self.settings.rest(failures).saturating_sub(pending.idle);
+        let until = self.now + rest;
+        let until = (*self.looking.resting.entry(key).or_insert(until)).min(until);
+        if until <= self.now {
+            return false;
+        }
+        self.recheck(until, pending.entry);
+        true
+    }
+
     /// R9: is it an orphan?
     pub(super) fn judge(&mut self, target: &mut Target, pending: Pending, state: LockState) {
-        let Ok(content) = pending.content else { return };
+        let Ok(content) = pending.content.clone() else {
+            return;
+        };
         if self.items.contains(pending.entry) {
             return;
         }
-        let (entry, consumer) = (pending.entry, pending.consumer);
         let held = match state {
             LockState::Held(held) => held,
             LockState::Free => {
-                if self.is_orphan(target, entry, &consumer, pending.idle) {
+                if self.is_orphan(target, pending.entry, &pending.consumer, pending.idle) {
                     count_unresolved(target);
-                    self.orphan(entry, content, consumer, Origin::Orphan);
+                    self.orphan(pending, content, Origin::Orphan);
                 }
                 return;
             }
         };
+        let (entry, consumer) = (pending.entry, pending.consumer);
         self.looking.unlocked_since.remove(&entry);
         match &held.holder {
             Holder::Session(id) if self.orphans.is_dead(id) => {
@@ -136,7 +167,7 @@ impl Machine {
         self.looking.expired.remove(&entry);
         self.looking.unlocked_since.remove(&entry);
         if let Some(lease) = self.orphans.adopting.remove(&entry) {
-            self.release(lease, true);
+            self.give_back(lease);
         }
         let watching = self
             .looking
@@ -149,20 +180,27 @@ impl Machine {
         }
     }
 
-    /// An orphan: taken if there is room, reported with manual claiming.
-    fn orphan(
-        &mut self,
-        entry: EntryId,
-        content: Announcement,
-        owner: ConsumerName,
-        origin: Origin,
-    ) {
-        if self.is_manual() {
-            self.report(entry, content, owner);
+    /// An orphan: taken if it has rested and there is room, reported with manual claiming.
+    fn orphan(&mut self, pending: Pending, content: Announcement, origin: Origin) {
+        let entry = pending.entry;
+        if self.rests(&pending) {
+            if origin == Origin::Orphan {
+                // That nobody owns it is known already.
+                self.looking.expired.insert(entry);
+            }
+        } else if self.is_manual() {
+            self.report(entry, content, pending.consumer);
         } else if self.room() == 0 {
             self.looking.left_behind = true;
         } else {
-            self.admit(entry, content, origin);
+            self.admit_from(pending, content, origin);
+        }
+    }
+
+    fn admit_from(&mut self, pending: Pending, content: Announcement, origin: Origin) {
+        self.admit(pending.entry, content, origin);
+        if let Some(item) = self.items.get_mut(pending.entry) {
+            item.giver = pending.handed_back.then_some(pending.consumer);
         }
     }
 

@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::items::{Origin, State};
 use super::orphans::SuspectKey;
 use super::{Action, Backoff, Flight, Machine, Notice, Reply};
 use crate::{
-    Announcement, ConsumerName, EntryId, LockId, LockScheme, Pending,
-    PendingPage, Result, Scope, Timestamp,
+    Announcement, ConsumerName, EntryId, FencingToken, LockId, LockScheme, Pending, PendingPage,
+    Result, Scope, Timestamp,
 };
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
@@ -57,6 +58,11 @@ pub(super) struct Looking {
     pub(super) watched: BTreeMap<ConsumerName, EntryId>,
     /// Consumers to list because their watched entry is gone.
     pub(super) to_list: BTreeSet<ConsumerName>,
+
+    /// Until when entries that failed are left alone, by the token of the owner
+    /// that did. Kept, because a server's clock that is set back makes idle
+    /// times 0 for long.
+    pub(super) resting: BTreeMap<(EntryId, FencingToken), Timestamp>,
 
     /// Manual claiming: orphans to report as the event queue has room.
     pub(super) reports: BTreeMap<EntryId, (Announcement, ConsumerName)>,
@@ -128,6 +134,7 @@ impl Looking {
             recheck_at: BTreeMap::new(),
             watched: BTreeMap::new(),
             to_list: BTreeSet::new(),
+            resting: BTreeMap::new(),
             reports: BTreeMap::new(),
             reported_at: BTreeMap::new(),
         }
@@ -158,6 +165,20 @@ impl Looking {
 impl Machine {
     pub(super) fn look_at(&mut self, entries: Vec<EntryId>) {
         self.looking.hinted.extend(entries);
+    }
+
+    /// What was known of these is outdated: one that waits here for its turn
+    /// had an owner meanwhile, may have failed once more, and is to rest then.
+    pub(super) fn look_at_handed_back(&mut self, entries: Vec<EntryId>) {
+        for entry in &entries {
+            if let Some(item) = self.items.get(*entry)
+                && matches!(item.state, State::Waiting { .. })
+                && !matches!(item.origin, Origin::Call(_))
+            {
+                self.items.remove(*entry);
+            }
+        }
+        self.look_at(entries);
     }
 
     pub(super) fn look_at_expired(&mut self, entry: EntryId) {
@@ -244,6 +265,7 @@ impl Machine {
         let looking = &mut self.looking;
         looking.unlocked_since.retain(|_, since| *since >= before);
         looking.reported_at.retain(|_, at| *at >= before);
+        looking.resting.retain(|_, until| *until >= before);
         self.shunned.retain(|_, until| *until > self.now);
     }
 

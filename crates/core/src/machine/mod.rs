@@ -318,7 +318,7 @@ impl Machine {
     fn hint(&mut self, hint: Hint) {
         match hint {
             Hint::LockExpired { entry, .. } => self.look_at_expired(entry),
-            Hint::HandedBack(entries) => self.look_at(entries),
+            Hint::HandedBack(entries) => self.look_at_handed_back(entries),
             Hint::Freed(streams) => streams.iter().for_each(|stream| self.wake_stream(stream)),
             Hint::HolderGone(consumer) => self.suspect(consumer, None),
             Hint::MayHaveMissed => self.look_after_silence(),

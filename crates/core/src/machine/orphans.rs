@@ -220,7 +220,7 @@ impl Machine {
                 for lease in leases {
                     self.floor = self.floor.max(lease.token);
                     if manual {
-                        self.release(lease, true);
+                        self.give_back(lease);
                     } else {
                         self.look_at(vec![lease.entry]);
                         self.orphans.adopting.insert(lease.entry, lease);

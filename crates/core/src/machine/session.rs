@@ -90,7 +90,8 @@ impl Machine {
         sent + (self.settings.ttl - self.settings.margin())
     }
 
-    /// R1: has the belief in the session, or in any lease, run out?
+    /// R1: has the belief in the session run out? With per-stream locks: in all
+    /// its leases; a single one that has run out ends here.
     pub(super) fn belief_ran_out(&mut self) -> bool {
         if !self.sitting.is_open() {
             return false;
@@ -98,13 +99,14 @@ impl Machine {
         if self.scheme == LockScheme::Session {
             return self.sitting.deadline <= self.now;
         }
+        let mut lapsed = Vec::new();
         while let Some(&(at, entry)) = self.sitting.expiries.first() {
             if at > self.now {
-                return false;
+                break;
             }
             self.sitting.expiries.pop_first();
             match self.items.lock_mut(entry) {
-                Some(lock) if lock.deadline <= self.now => return true,
+                Some(lock) if lock.deadline <= self.now => lapsed.push(entry),
                 Some(lock) => {
                     let at = lock.deadline;
                     self.sitting.expiries.insert((at, entry));
@@ -112,14 +114,19 @@ impl Machine {
                 None => {}
             }
         }
+        if !lapsed.is_empty() && lapsed.len() == self.items.locked() {
+            return true;
+        }
+        // The others have been extended since: an acquire that was long under
+        // way costs only its own lease (R2).
+        for entry in lapsed {
+            self.lapse(entry);
+        }
         false
     }
 
     /// Ends everything that hangs on the current session and begins another,
     /// whose id was never used. What was pending here is listed again by it.
-    ///
-    /// With per-stream locks one lease's passed deadline ends them all: beats
-    /// extend them together, so the others have at most a beat's time left.
     pub(super) fn abandon_session(&mut self, reason: DisownReason) {
         self.disown_all(reason);
         let number = self.sitting.number + 1;

@@ -68,6 +68,7 @@ suite!($ transport_conformance!, transport: Arc<dyn Transport>, [
     an_owner_completes_an_entry_that_is_pending_at_nobody,
     a_crash_counts_a_failure_once,
     a_hand_back_counts_a_failure_only_if_it_says_so,
+    a_failed_hand_back_starts_the_idle_time_anew,
     results_are_positional,
     large_batches_are_answered_whole,
     // Quarantine
@@ -75,4 +76,9 @@ suite!($ transport_conformance!, transport: Arc<dyn Transport>, [
     quarantine_can_be_repeated,
     quarantine_counts_failures_and_names_the_last_owner,
     quarantined_entries_are_listed_in_pages,
+    a_released_entry_is_delivered_again_as_it_was,
+    a_release_from_quarantine_can_be_repeated,
+    releases_and_drops_are_positional,
+    dropped_entries_are_gone_for_good,
+    a_whole_quarantine_is_released_in_order,
 ]);

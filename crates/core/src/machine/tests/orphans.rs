@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::rig::{Rig, TTL, delivery, entry, held_by, lease, pending_at, session_of, stream};
 use crate::machine::{Action, Input, Notice, Reply};
 use crate::{
-    ClaimMode, Fetched, Hint, LeaseRef, LockScheme, MalformedReason, Pending, SessionId,
-    TakeOverOutcome,
+    AcquireOutcome, ClaimMode, FencingToken, Fetched, Hint, LeaseRef, LockScheme, MalformedReason,
+    Pending, SessionId, TakeOverOutcome,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -275,4 +275,57 @@ fn looks_at_ones_own_become_rarer_the_more_is_held_by_all() {
     assert_eq!(looks(10, 10), 9, "once per 4 s");
     // 500 streams here, 50,000 in all: once per 14 s.
     assert!(looks(100, 500) <= 3);
+}
+
+/// Found by simulation (seeds 156 and 904): the lease was released as unwanted,
+/// and the release executed after the acquire had been answered with it.
+#[test]
+fn take_over_overtakes_the_repeat_of_an_acquire() {
+    for answered_first in [false, true] {
+        let mut rig = Rig::new(LockScheme::Session);
+        rig.fetched(1, "s");
+        rig.fail("Acquire");
+        rig.pass(TTL / 20);
+        rig.beat_with(|reply| reply.dead = dead(&["b"]));
+        rig.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
+        let same = vec![AcquireOutcome::Acquired(FencingToken(500))];
+        if !answered_first {
+            rig.housekeep();
+        }
+        assert_eq!(rig.releases(), [], "the acquire may be answered with it");
+        rig.answer("Acquire", Reply::Acquired(same));
+        rig.claimed();
+        assert!(rig.owns(1));
+        rig.pass_with(TTL, |rig| {
+            assert_eq!(rig.releases(), [], "it is believed");
+            rig.housekeep();
+        });
+        assert!(rig.owns(1));
+    }
+}
+
+/// Found by simulation (seed 17943): the release was lost with its session, and
+/// the next session took the stream over from it.
+#[test]
+fn what_was_just_handed_back_is_not_adopted_from_ones_own_dead_session() {
+    let mut rig = Rig::new(LockScheme::Session);
+    let token = rig.leased(1, "s");
+    rig.hand_back(1, token);
+    let done = vec![crate::HandBackOutcome::HandedBack];
+    rig.answer("HandBack", Reply::HandedBack(done));
+    rig.put_pending(Pending {
+        handed_back: true,
+        token,
+        ..pending_at("a", 1, "s")
+    });
+    rig.beat_with(|reply| reply.dead = dead(&["a"]));
+    rig.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
+    // The first release is its own session's.
+    rig.answer_routine("Release");
+    while !rig.machine.orphans.adopting.is_empty() {
+        let look = if rig.has("List") { "List" } else { "Members" };
+        rig.answer_routine(look);
+    }
+    assert_eq!(rig.releases(), [lease("s", 1, 500)]);
+    assert!(!rig.has("Claim"), "left to others for a TTL");
 }

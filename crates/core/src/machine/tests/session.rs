@@ -386,3 +386,41 @@ fn a_per_stream_lock_that_came_late_is_extended_before_it_runs_out() {
     rig.live(TTL * 2);
     assert!(rig.owns(1) && rig.owns(2), "{:?}", rig.notices);
 }
+
+/// Found by simulation (seed 18): an acquire long under way ended the whole session.
+#[test]
+fn a_lock_that_runs_out_before_it_is_claimed_costs_no_other_lease() {
+    let mut rig = Rig::new(LockScheme::PerStream);
+    rig.leased(1, "s");
+    rig.fetched(2, "t");
+    rig.pass_with(TTL - MARGIN - 100 * MS, |rig| {
+        while rig.has("Beat") {
+            rig.answer_routine("Beat");
+        }
+    });
+    let token = rig.acquired();
+    // Neither its claim nor the beat that would extend it is answered.
+    rig.pass(101 * MS);
+    assert!(rig.owns(1), "{:?}", rig.notices);
+    assert_eq!(rig.releases(), [lease("t", 2, token.0)]);
+    rig.live(TTL);
+    assert!(rig.owns(1), "{:?}", rig.notices);
+}
+
+/// Found by simulation (seed 546): the completion was sent with the next lease's token.
+#[test]
+fn a_completion_that_waits_is_not_sent_for_the_next_lease_of_the_entry() {
+    let mut rig = Rig::new(LockScheme::PerStream);
+    let token = rig.leased(1, "s");
+    let call = rig.complete(1, token);
+    rig.pass_to_beat();
+    rig.fail("Complete");
+    rig.beat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
+    assert!(rig.answers.contains_key(&call), "its end is unknown");
+    rig.housekeep();
+    rig.acquired();
+    rig.claimed();
+    assert!(rig.owns(1));
+    rig.live(TTL);
+    assert!(!rig.has("Complete"), "nobody asked for it");
+}

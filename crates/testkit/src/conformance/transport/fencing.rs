@@ -473,6 +473,28 @@ pub async fn a_hand_back_counts_a_failure_only_if_it_says_so(
     assert_eq!(t.pending(entry).await.expect("pending").failures, 1);
 }
 
+/// For how long it has rested since, everybody can see; a repeat starts nothing anew.
+pub async fn a_failed_hand_back_starts_the_idle_time_anew(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let entry = t.owned(&t.a, 5).await;
+    let idle = async || t.pending(entry).await.expect("pending").idle;
+    pass(&*t.runtime, Duration::from_millis(300)).await;
+    let before = idle().await;
+    t.hand_back_one(&t.a, entry, 5, true).await;
+    let after = idle().await;
+    assert!(after < before, "idle {after:?} after it, {before:?} before");
+    pass(&*t.runtime, Duration::from_millis(300)).await;
+    t.hand_back_one(&t.a, entry, 5, true).await;
+    let rested = idle().await;
+    assert!(
+        rested >= Duration::from_millis(290) && rested < Duration::from_secs(60),
+        "idle {rested:?}, 300 ms after it"
+    );
+}
+
 /// One result per argument, in their order, whatever became of the others.
 pub async fn results_are_positional(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
     let t = Tool::new(runtime, transport).await;

@@ -1,14 +1,16 @@
-//! Parking entries that cannot be worked on.
+//! Parking entries that cannot be worked on, and what becomes of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_lite::future;
 use streamlease_core::{
-    Announcement, ClaimOutcome, CompleteOutcome, EntryId, Info, QuarantineOutcome, Runtime,
-    SubmitBatch, Transport,
+    Announcement, ClaimOutcome, CompleteOutcome, EntryId, FencingToken, Info, Quarantine,
+    QuarantineOutcome, QuarantineRelease, Runtime, SubmitBatch, Transport,
 };
 
-use super::super::support::{stream, unique};
-use super::tool::{Tool, one};
+use super::super::support::{PATIENCE, stream, unique, within};
+use super::tool::{Tool, ids, one, request};
 
 /// Parked is not lost: everything the producer said is kept, and why it was parked.
 pub async fn quarantine_keeps_the_payload_and_the_reason(
@@ -103,4 +105,165 @@ pub async fn quarantined_entries_are_listed_in_pages(
     assert_eq!(page(submitted[1], 2).await, submitted[2..4]);
     assert_eq!(page(submitted[3], 2).await, submitted[4..]);
     assert!(page(submitted[4], 2).await.is_empty());
+}
+
+/// Released, an entry is a new one that says the same and has failed nobody.
+pub async fn a_released_entry_is_delivered_again_as_it_was(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let info = Info::from_json(r#"{"keep":"mé, 1:x,"}"#).expect("valid info");
+    let announcement = Announcement::new(stream("mended"), info);
+    let batch = SubmitBatch {
+        id: unique(),
+        announcements: vec![announcement.clone()],
+    };
+    let entry = t.submit(&batch).await.expect("submit")[0];
+    t.take(&t.a, 1).await;
+    t.claim_one(&t.a, entry, 5).await;
+    t.hand_back_one(&t.a, entry, 5, true).await;
+    t.quarantine_one(&t.b, entry, 6, "for now").await;
+    let waiting = request(&t.b, 9, Duration::from_secs(60));
+    let fetch = async {
+        let fetch = t.fetch(&waiting);
+        within(&*t.runtime, "a fetch woken by a release", PATIENCE, fetch).await
+    };
+    let (fetched, released) = future::zip(fetch, t.release_one(entry)).await;
+    let QuarantineRelease::Released(new) = released else {
+        panic!("{released:?}")
+    };
+    assert!(new > entry, "{new} is not a new id");
+    assert!(t.quarantined().await.is_empty());
+    let delivery = one(fetched.expect("fetch").entries);
+    assert_eq!((delivery.entry, delivery.content), (new, Ok(announcement)));
+    t.assert_gone(entry).await;
+    let pending = t.pending(new).await.expect("pending");
+    assert_eq!(
+        (pending.token, pending.handed_back, pending.failures),
+        (FencingToken::NONE, false, 0)
+    );
+    assert_eq!(
+        t.complete_one(&t.b, new, 0).await,
+        CompleteOutcome::Completed
+    );
+}
+
+/// The answer may have been lost: the repeat appends nothing, and finds the new id.
+pub async fn a_release_from_quarantine_can_be_repeated(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let entry = t.owned(&t.a, 5).await;
+    t.quarantine_one(&t.a, entry, 5, "any").await;
+    // Twice in one call, too.
+    let twice = t.release_quarantined(&[entry, entry]).await;
+    let twice = twice.expect("release_quarantined");
+    let QuarantineRelease::Released(new) = twice[0] else {
+        panic!("{twice:?}")
+    };
+    assert_eq!(twice[1], twice[0]);
+    for _ in 0..2 {
+        assert_eq!(t.release_one(entry).await, twice[0]);
+        assert_eq!(t.undelivered().await, [new]);
+    }
+    // Also once the new entry is gone, and when it was parked itself.
+    assert_eq!(ids(&t.take(&t.b, 9).await), [new]);
+    t.quarantine_one(&t.b, new, 0, "again").await;
+    assert_eq!(t.release_one(entry).await, twice[0]);
+    assert!(t.undelivered().await.is_empty());
+    assert_eq!(one(t.quarantined().await).entry, new);
+    let QuarantineRelease::Released(newer) = t.release_one(new).await else {
+        panic!("a parked entry can be released, whatever it was before")
+    };
+    assert!(newer > new);
+}
+
+/// Only what is in quarantine is released or dropped, each of a call for itself.
+pub async fn releases_and_drops_are_positional(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let pending = t.owned(&t.a, 5).await;
+    let (first, second) = (t.owned(&t.a, 5).await, t.owned(&t.a, 5).await);
+    let unknown = EntryId::new(1, 1);
+    t.quarantine_one(&t.a, first, 5, "any").await;
+    t.quarantine_one(&t.a, second, 5, "any").await;
+    let releases = t
+        .release_quarantined(&[unknown, first, pending])
+        .await
+        .expect("release_quarantined");
+    assert_eq!(releases[0], QuarantineRelease::Gone);
+    assert!(matches!(releases[1], QuarantineRelease::Released(_)));
+    assert_eq!(releases[2], QuarantineRelease::Gone);
+    let entries = [unknown, second, first, pending];
+    let drops = t.drop_quarantined(&entries).await;
+    assert_eq!(
+        drops.expect("drop_quarantined"),
+        [false, true, false, false]
+    );
+    assert!(t.pending(pending).await.is_some());
+    assert!(
+        t.release_quarantined(&[])
+            .await
+            .expect("of nothing")
+            .is_empty()
+    );
+    assert!(
+        t.drop_quarantined(&[])
+            .await
+            .expect("of nothing")
+            .is_empty()
+    );
+}
+
+/// Dropped is the one way out of the quarantine that does not lead back.
+pub async fn dropped_entries_are_gone_for_good(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let entry = t.owned(&t.a, 5).await;
+    t.quarantine_one(&t.a, entry, 5, "any").await;
+    for was_there in [true, false] {
+        let dropped = t.drop_quarantined(&[entry]).await;
+        assert_eq!(dropped.expect("drop_quarantined"), [was_there]);
+    }
+    assert!(t.quarantined().await.is_empty());
+    assert_eq!(t.release_one(entry).await, QuarantineRelease::Gone);
+    t.assert_gone(entry).await;
+}
+
+/// More than fit into one request.
+pub async fn a_whole_quarantine_is_released_in_order(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let submitted = t.announce(350).await;
+    t.take(&t.a, 350).await;
+    let parked: Vec<Quarantine> = submitted
+        .iter()
+        .map(|entry| Quarantine {
+            entry: *entry,
+            token: FencingToken::NONE,
+            reason: "any".into(),
+        })
+        .collect();
+    t.quarantine(&t.a, &parked).await.expect("quarantine");
+    let released: Vec<EntryId> = t
+        .release_quarantined(&submitted)
+        .await
+        .expect("release_quarantined")
+        .into_iter()
+        .map(|release| match release {
+            QuarantineRelease::Released(new) => new,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(released.is_sorted() && released[0] > submitted[349]);
+    assert_eq!(t.undelivered().await, released);
+    assert!(t.quarantined().await.is_empty());
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Fenced,
     FencingToken, FetchRequest, HandBack, HandBackOutcome, Info, Pending, Quarantine,
-    QuarantineOutcome, Quarantined, Runtime, Scope, StreamName, SubmitBatch, Transport,
+    QuarantineOutcome, QuarantineRelease, Quarantined, Runtime, Scope, StreamName, SubmitBatch,
+    Transport,
 };
 
 use super::super::support::{consumer, stream, streams, unique};
@@ -204,6 +205,13 @@ impl Tool {
         self.list_quarantined(EntryId::MIN, 1_000)
             .await
             .expect("list_quarantined")
+    }
+
+    pub(super) async fn release_one(&self, entry: EntryId) -> QuarantineRelease {
+        one(self
+            .release_quarantined(&[entry])
+            .await
+            .expect("release_quarantined"))
     }
 
     /// Ids of all entries that no consumer has had.

@@ -1,0 +1,223 @@
+//! `streamlease quarantine`: what was parked, and what shall become of it.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use streamlease::{EntryId, QuarantineAdmin, QuarantineRelease, Quarantined};
+
+use crate::Failure;
+use crate::args::{ChooseArgs, InspectArgs, QuarantineCommand, RuntimeKind, Target};
+use crate::output::{json_line, printable, raw_info};
+use crate::runtime;
+
+/// Entries dealt with together.
+const PAGE: usize = 500;
+
+pub(crate) fn run(command: QuarantineCommand) -> Result<(), Failure> {
+    runtime::block_on(RuntimeKind::Tokio, |_| async move {
+        match command {
+            QuarantineCommand::List(args) => list(args).await,
+            QuarantineCommand::Release(args) => release(args).await,
+            QuarantineCommand::Drop(args) => drop_entries(args).await,
+        }
+    })
+}
+
+async fn connect(target: &Target) -> Result<QuarantineAdmin, Failure> {
+    let backend = crate::connect(target).await?;
+    Ok(QuarantineAdmin::new(target.service.as_str(), &backend)?)
+}
+
+async fn list(args: InspectArgs) -> Result<(), Failure> {
+    let admin = connect(&args.target).await?;
+    let out = Out { json: args.json };
+    let mut after = EntryId::MIN;
+    loop {
+        let page = admin.page(after, PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = last.entry;
+        if !out.print(page.iter().map(Line::parked))? {
+            return Ok(());
+        }
+    }
+}
+
+async fn release(args: ChooseArgs) -> Result<(), Failure> {
+    let admin = connect(&args.target).await?;
+    let out = Out { json: args.json };
+    let mut missed = 0;
+    for page in chosen(&admin, &args).await?.chunks(PAGE) {
+        let releases = admin.release(page).await?;
+        let lines = page.iter().zip(&releases);
+        // Whether somebody reads it or not, all of it is released.
+        out.print(lines.map(|(entry, release)| Line::released(*entry, *release)))?;
+        let released = |release: &&_| matches!(release, QuarantineRelease::Released(_));
+        missed += releases.len() - releases.iter().filter(released).count();
+    }
+    all_found(missed, &args)
+}
+
+async fn drop_entries(args: ChooseArgs) -> Result<(), Failure> {
+    let admin = connect(&args.target).await?;
+    let out = Out { json: args.json };
+    let mut missed = 0;
+    for page in chosen(&admin, &args).await?.chunks(PAGE) {
+        let drops = admin.drop(page).await?;
+        let lines = page.iter().zip(&drops);
+        out.print(lines.map(|(entry, dropped)| Line::dropped(*entry, *dropped)))?;
+        missed += drops.iter().filter(|dropped| !**dropped).count();
+    }
+    all_found(missed, &args)
+}
+
+/// With --all, what is there now: what is parked again meanwhile stays.
+async fn chosen(admin: &QuarantineAdmin, args: &ChooseArgs) -> Result<Vec<EntryId>, Failure> {
+    if !args.all {
+        return Ok(args.entries.clone());
+    }
+    let all = admin.all().await?;
+    Ok(all.iter().map(|parked| parked.entry).collect())
+}
+
+/// Somebody else may be at it, too: only what was named must be there.
+fn all_found(missed: usize, args: &ChooseArgs) -> Result<(), Failure> {
+    match missed {
+        0 => Ok(()),
+        _ if args.all => Ok(()),
+        _ => Err(Failure::other(format!(
+            "{missed} of {} entries were not found in quarantine, or cannot be released",
+            args.entries.len()
+        ))),
+    }
+}
+
+/// What is printed of one entry.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line {
+    Quarantined {
+        entry: String,
+        /// `null` if the entry cannot be read.
+        stream: Option<String>,
+        info: Option<Box<RawValue>>,
+        /// Why it cannot be read.
+        malformed: Option<String>,
+        reason: String,
+        failures: u32,
+        last_owner: String,
+        /// Unix time in milliseconds, by the server's clock.
+        parked_at: u64,
+        /// What the entry held, names and values; bytes that are not UTF-8 are replaced.
+        fields: Vec<(String, String)>,
+    },
+    Released {
+        entry: String,
+        /// The id under which it is on the LBS again.
+        new_entry: String,
+    },
+    Dropped {
+        entry: String,
+    },
+    NotQuarantined {
+        entry: String,
+    },
+    Unreadable {
+        entry: String,
+    },
+}
+
+impl Line {
+    fn parked(parked: &Quarantined) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stream, info, malformed) = match parked.content() {
+            Ok(said) => (Some(said.stream.to_string()), raw_info(&said.info), None),
+            Err(reason) => (None, None, Some(reason.to_string())),
+        };
+        let fields = parked.fields.iter();
+        Self::Quarantined {
+            entry: parked.entry.to_string(),
+            stream,
+            info,
+            malformed,
+            reason: parked.reason.clone(),
+            failures: parked.failures,
+            last_owner: parked.last_owner.to_string(),
+            parked_at: parked.at_ms,
+            fields: fields
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
+        }
+    }
+
+    fn released(entry: EntryId, release: QuarantineRelease) -> Self {
+        let entry = entry.to_string();
+        match release {
+            QuarantineRelease::Released(new) => Self::Released {
+                entry,
+                new_entry: new.to_string(),
+            },
+            QuarantineRelease::Gone => Self::NotQuarantined { entry },
+            QuarantineRelease::Unreadable => Self::Unreadable { entry },
+        }
+    }
+
+    fn dropped(entry: EntryId, dropped: bool) -> Self {
+        let entry = entry.to_string();
+        match dropped {
+            true => Self::Dropped { entry },
+            false => Self::NotQuarantined { entry },
+        }
+    }
+
+    /// The same for people.
+    fn readable(&self) -> String {
+        match self {
+            Self::Quarantined {
+                entry,
+                stream,
+                reason,
+                failures,
+                last_owner,
+                ..
+            } => format!(
+                "quarantined: entry={entry} stream={} failures={failures} last_owner={} reason={}",
+                printable(stream.as_deref().unwrap_or("-")),
+                printable(last_owner),
+                printable(reason)
+            ),
+            Self::Released { entry, new_entry } => {
+                format!("released: entry={entry} new_entry={new_entry}")
+            }
+            Self::Dropped { entry } => format!("dropped: entry={entry}"),
+            Self::NotQuarantined { entry } => format!("not quarantined: entry={entry}"),
+            Self::Unreadable { entry } => {
+                format!("unreadable: entry={entry} (its record is damaged; it stays)")
+            }
+        }
+    }
+}
+
+struct Out {
+    json: bool,
+}
+
+impl Out {
+    /// `false` if nobody reads any more.
+    fn print(&self, lines: impl Iterator<Item = Line>) -> Result<bool, Failure> {
+        let text: String = lines
+            .map(|line| match self.json {
+                true => json_line(&line),
+                false => line.readable() + "\n",
+            })
+            .collect();
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(true),
+            Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(err) => Err(Failure::other(format!("standard output: {err}"))),
+        }
+    }
+}

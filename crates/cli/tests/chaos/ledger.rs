@@ -1,0 +1,155 @@
+//! [`Ledger`]: the resource that tokens protect, and the witness of the test.
+//!
+//! It is fenced as any store of a user's would be: it remembers the greatest
+//! token of each data stream and refuses lower ones. That alone lets nothing
+//! stale in; whether it keeps the *rightful* owners in is what the checks ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    addr: SocketAddr,
+    books: Arc<Mutex<Books>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    streams: BTreeMap<String, Stream>,
+    pub(crate) entries: BTreeMap<String, Entry>,
+    pub(crate) accepted: u64,
+    /// Refused: (what, entry, token).
+    pub(crate) refused: Vec<(String, String, u64)>,
+    /// What must not happen whatever the faults.
+    pub(crate) violations: Vec<String>,
+    /// All that was asked and answered, for whoever has to find out.
+    pub(crate) log: Vec<(Instant, String)>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    greatest: u64,
+    tokens: BTreeSet<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// The tokens of those who began on it.
+    pub(crate) begun: BTreeSet<u64>,
+    pub(crate) parts: u64,
+    pub(crate) finished_by: Option<u64>,
+}
+
+impl Ledger {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let books = Arc::new(Mutex::new(Books::default()));
+        let serving = Arc::downgrade(&books);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Some(books) = serving.upgrade() else {
+                    return;
+                };
+                thread::spawn(move || serve(client, &books));
+            }
+        });
+        Self { addr, books }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // The listening thread sees that the books are closed at its next client.
+        self.books = Arc::default();
+        let _ = TcpStream::connect(self.addr);
+    }
+}
+
+fn serve(mut client: TcpStream, books: &Mutex<Books>) {
+    let Ok(reading) = client.try_clone() else {
+        return;
+    };
+    for line in BufReader::new(reading).lines().map_while(Result::ok) {
+        let answer = books
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .answer(&line);
+        if client.write_all(format!("{answer}\n").as_bytes()).is_err() {
+            // It was killed meanwhile; what it wrote stands.
+            return;
+        }
+    }
+}
+
+impl Books {
+    fn answer(&mut self, request: &str) -> String {
+        let answer = self.decide(request);
+        let line = format!("{request}: {answer}");
+        self.log.push((Instant::now(), line));
+        answer
+    }
+
+    fn decide(&mut self, request: &str) -> String {
+        let words: Vec<&str> = request.split(' ').collect();
+        let [what, stream, entry, token, ref more @ ..] = words[..] else {
+            return self.nonsense(request);
+        };
+        let Ok(token) = token.parse::<u64>() else {
+            return self.nonsense(request);
+        };
+        let fence = self.streams.entry(stream.to_owned()).or_default();
+        if token < fence.greatest {
+            self.refused.push((what.into(), entry.into(), token));
+            return format!("refused {}", fence.greatest);
+        }
+        fence.greatest = token;
+        let first = fence.tokens.insert(token);
+        self.accepted += 1;
+        let account = self.entries.entry(entry.to_owned()).or_default();
+        match (what, more) {
+            ("begin", []) => {
+                if !first {
+                    self.violations.push(format!(
+                        "two leases have the same token: stream={stream} entry={entry} token={token}"
+                    ));
+                }
+                account.begun.insert(token);
+                format!("ok {} {}", account.parts, account.begun.len())
+            }
+            ("part", [part]) => {
+                if part.parse() != Ok(account.parts) {
+                    self.violations.push(format!(
+                        "part {part} follows {} parts: stream={stream} entry={entry} token={token}",
+                        account.parts
+                    ));
+                }
+                account.parts += 1;
+                "ok".into()
+            }
+            ("finish", []) => {
+                account.finished_by = Some(token);
+                "ok".into()
+            }
+            _ => self.nonsense(request),
+        }
+    }
+
+    fn nonsense(&mut self, request: &str) -> String {
+        self.violations
+            .push(format!("the ledger was asked {request:?}"));
+        "what?".into()
+    }
+}

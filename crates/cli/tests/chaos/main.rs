@@ -1,0 +1,219 @@
+//! Real workers, a real Redis, and everything that can go wrong with them.
+//!
+//! As a test it is short and always the same. As a command it goes on for as
+//! long as one likes:
+//!
+//! ```text
+//! cargo test --release -p streamlease-cli --test chaos -- --minutes 10 --seed 1
+//! ```
+//!
+//! It has no test harness because it is also the program that the workers run
+//! for each stream, and because a command has an exit code and a summary.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod check;
+mod fleet;
+mod ledger;
+mod plan;
+mod producer;
+mod program;
+mod round;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::plan::{Class, Locks, Plan};
+use crate::round::Outcome;
+
+pub(crate) const SERVICE: &str = "chaos";
+
+/// As test runners know the short run.
+const NAME: &str = "nothing_is_lost_and_no_stale_write_gets_in";
+
+const USAGE: &str = "options: --minutes N (else the short run), --seed S (default 1), \
+    --rounds N (that many, however long they take)";
+
+/// For how long faults come in a round of the long run.
+const ROUND: Duration = Duration::from_secs(25);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, ledger] = &args[..]
+        && flag == "--program"
+    {
+        return program::run(ledger);
+    }
+    let number = |flag: &str| -> Option<u64> {
+        let at = args.iter().position(|arg| arg == flag)?;
+        let value = args.get(at + 1).and_then(|text| text.parse().ok());
+        Some(value.unwrap_or_else(|| panic!("{flag} needs a number; {USAGE}")))
+    };
+    let (minutes, rounds) = (number("--minutes"), number("--rounds"));
+    if minutes.is_some() || rounds.is_some() {
+        let seed = number("--seed").unwrap_or(1);
+        return long(seed, minutes.unwrap_or(0), rounds.unwrap_or(0));
+    }
+    as_test(&args)
+}
+
+/// What test runners ask for: the list, or a run if no filter excludes it.
+fn as_test(args: &[String]) -> ExitCode {
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    if has("--list") {
+        // None is ignored.
+        if !has("--ignored") {
+            println!("{NAME}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    // Of what test harnesses understand, these are followed by a value.
+    let has_value = ["--test-threads", "--color", "--format", "--logfile", "-Z"];
+    let (mut filters, mut skips, mut rest) = (Vec::new(), Vec::new(), args.iter());
+    while let Some(arg) = rest.next() {
+        if has_value.contains(&&**arg) {
+            rest.next();
+        } else if arg == "--skip" {
+            skips.extend(rest.next());
+        } else if !arg.starts_with('-') {
+            filters.push(arg);
+        }
+    }
+    let named = |filters: &[&String]| filters.iter().any(|filter| NAME.contains(&***filter));
+    if !filters.is_empty() && !named(&filters) || named(&skips) || has("--ignored") {
+        println!("0 tests");
+        return ExitCode::SUCCESS;
+    }
+    let mut summary = Summary::default();
+    let second = Duration::from_secs(1);
+    for (seed, class, locks) in [
+        (7, Class::Durable, Locks::PerStream),
+        (8, Class::Durable, Locks::Session),
+        (9, Class::Lossy, Locks::Session),
+    ] {
+        summary.run(&Plan::new(seed, class, locks, second, second * 9));
+    }
+    let code = summary.conclude();
+    println!(
+        "test {NAME} ... {}",
+        if summary.failed == 0 { "ok" } else { "FAILED" }
+    );
+    code
+}
+
+fn long(seed: u64, minutes: u64, rounds: u64) -> ExitCode {
+    let until = Instant::now() + Duration::from_secs(minutes * 60);
+    let mut summary = Summary::default();
+    let mut seeds = seed..;
+    while Instant::now() < until || summary.rounds < rounds {
+        let Some(seed) = seeds.next() else { break };
+        summary.run(&Plan::drawn(seed, ROUND));
+    }
+    summary.conclude()
+}
+
+/// All rounds together.
+#[derive(Debug, Default)]
+struct Summary {
+    rounds: u64,
+    lossy: u64,
+    failed: u64,
+    faults: BTreeMap<&'static str, u64>,
+    total: Outcome,
+}
+
+impl Summary {
+    fn run(&mut self, plan: &Plan) {
+        let outcome = round::run(plan);
+        let Outcome {
+            announced,
+            completed,
+            takeovers,
+            refused,
+            ..
+        } = outcome;
+        println!(
+            "seed {} ({:?}, {:?} locks, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
+             {takeovers} takeovers, {refused} stale writes refused, settled after {:.1}s of {:?}",
+            plan.seed,
+            plan.class,
+            plan.locks,
+            plan.ttl,
+            outcome.faults.values().sum::<u64>(),
+            outcome.settled.as_secs_f64(),
+            plan.bound(),
+        );
+        if !outcome.violations.is_empty() || !outcome.lost.is_empty() {
+            self.failed += 1;
+            for line in outcome.violations.iter().chain(&outcome.lost) {
+                println!("  VIOLATION {line}");
+            }
+            let path = std::env::temp_dir().join(format!(
+                "streamlease-chaos-{}-{}.log",
+                std::process::id(),
+                plan.seed
+            ));
+            match std::fs::write(&path, &outcome.story) {
+                Ok(()) => println!("  all that happened: {}", path.display()),
+                Err(err) => println!("  cannot write {}: {err}", path.display()),
+            }
+        }
+        self.add(plan, outcome);
+    }
+
+    fn add(&mut self, plan: &Plan, outcome: Outcome) {
+        self.rounds += 1;
+        self.lossy += u64::from(plan.class == Class::Lossy);
+        for (kind, n) in outcome.faults {
+            *self.faults.entry(kind).or_default() += n;
+        }
+        let total = &mut self.total;
+        total.announced += outcome.announced;
+        total.completed += outcome.completed;
+        total.parked += outcome.parked;
+        total.takeovers += outcome.takeovers;
+        total.accepted += outcome.accepted;
+        total.refused += outcome.refused;
+        total.failed_starts += outcome.failed_starts;
+        total.settled = total.settled.max(outcome.settled);
+        total.lost.extend(outcome.lost);
+        total.violations.extend(outcome.violations);
+    }
+
+    fn conclude(&self) -> ExitCode {
+        let total = &self.total;
+        println!("faults:");
+        for (kind, n) in &self.faults {
+            println!("  {n:5} {kind}");
+        }
+        println!(
+            "{} rounds ({} durable, {} lossy), {} announced, {} reported completed, {} parked, \
+             {} takeovers, {} starts without Redis",
+            self.rounds,
+            self.rounds - self.lossy,
+            self.lossy,
+            total.announced,
+            total.completed,
+            total.parked,
+            total.takeovers,
+            total.failed_starts,
+        );
+        println!(
+            "{} writes accepted, {} stale writes refused, slowest to settle {:.1}s",
+            total.accepted,
+            total.refused,
+            total.settled.as_secs_f64()
+        );
+        println!(
+            "lost: {}, violations: {}, rounds failed: {}",
+            total.lost.len(),
+            total.violations.len(),
+            self.failed
+        );
+        match self.failed {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! The LBS: a stream, its group with a pending list, and the fencing records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
+
+use streamlease_core::{
+    Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
+    Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, MalformedReason, Pending,
+    PendingPage, Quarantine, QuarantineOutcome, Result, Scope,
+};
+
+use super::Mutant;
+
+type Payload = Result<Announcement, MalformedReason>;
+
+#[derive(Debug, Clone)]
+pub(in super::super) struct Lbs {
+    stream: BTreeMap<EntryId, Payload>,
+    last_id: EntryId,
+    group: Option<Group>,
+    fences: BTreeMap<EntryId, Fence>,
+    mutant: Option<Mutant>,
+}
+
+#[derive(Debug, Clone)]
+struct Group {
+    last_delivered: EntryId,
+    pending: BTreeMap<EntryId, Slot>,
+    consumers: BTreeSet<ConsumerName>,
+}
+
+/// A line of the pending list.
+#[derive(Debug, Clone)]
+struct Slot {
+    consumer: ConsumerName,
+    delivered_ms: u64,
+    count: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Fence {
+    token: FencingToken,
+    handed_back: bool,
+    failures: u32,
+}
+
+impl Lbs {
+    pub(in super::super) fn new(mutant: Option<Mutant>) -> Self {
+        Self {
+            stream: BTreeMap::new(),
+            last_id: EntryId::MIN,
+            group: None,
+            fences: BTreeMap::new(),
+            mutant,
+        }
+    }
+
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.stream.is_empty()
+    }
+
+    pub(in super::super) fn len(&self) -> usize {
+        self.stream.len()
+    }
+
+    pub(in super::super) fn contains(&self, entry: EntryId) -> bool {
+        self.stream.contains_key(&entry)
+    }
+
+    pub(in super::super) fn entries(&self) -> impl Iterator<Item = EntryId> + '_ {
+        self.stream.keys().copied()
+    }
+
+    /// Entries that were delivered to this group, are still on the stream, and
+    /// are pending at nobody: there must be none (R7).
+    pub(in super::super) fn stray(&self) -> Option<EntryId> {
+        let group = self.group.as_ref()?;
+        let delivered = self.stream.range(..=group.last_delivered);
+        // Counting first: it is nearly always enough.
+        if delivered.clone().count() <= group.pending.len() {
+            return None;
+        }
+        let mut delivered = delivered.map(|(entry, _)| *entry);
+        delivered.find(|entry| !group.pending.contains_key(entry))
+    }
+
+    pub(in super::super) fn failures(&self, entry: EntryId) -> u32 {
+        self.fences.get(&entry).map_or(0, |fence| fence.failures)
+    }
+
+    pub(in super::super) fn describe(&self, entry: EntryId) -> String {
+        let slot = self.group.as_ref().and_then(|g| g.pending.get(&entry));
+        format!(
+            "{entry} pending {slot:?} fence {:?}",
+            self.fences.get(&entry)
+        )
+    }
+
+    // --- what producers, foreign consumers and operators do ---------------------------
+
+    pub(in super::super) fn append(&mut self, payload: Payload, now_ms: u64) -> EntryId {
+        let next = EntryId::new(self.last_id.ms, self.last_id.seq + 1);
+        let id = EntryId::new(now_ms, 0).max(next);
+        self.last_id = id;
+        self.stream.insert(id, payload);
+        id
+    }
+
+    pub(in super::super) fn destroy_group(&mut self) {
+        self.group = None;
+    }
+
+    /// XCLAIM by a consumer that knows nothing of tokens.
+    pub(in super::super) fn steal(&mut self, thief: &ConsumerName, nth: usize, now_ms: u64) {
+        let Some(group) = &mut self.group else { return };
+        let Some((_, slot)) = group.pending.iter_mut().nth(nth) else {
+            return;
+        };
+        group.consumers.insert(thief.clone());
+        slot.consumer = thief.clone();
+        slot.delivered_ms = now_ms;
+        slot.count += 1;
+    }
+
+    // --- Transport --------------------------------------------------------------------
+
+    pub(in super::super) fn prepare(&mut self) {
+        let start = match self.mutant {
+            Some(Mutant::GroupAtTheEnd) => self.last_id,
+            _ => EntryId::MIN,
+        };
+        self.group.get_or_insert_with(|| Group {
+            last_delivered: start,
+            pending: BTreeMap::new(),
+            consumers: BTreeSet::new(),
+        });
+    }
+
+    /// How many entries a fetch would get, if the group is there.
+    pub(in super::super) fn undelivered(&self) -> Result<usize> {
+        let group = self.group.as_ref().ok_or_else(no_group)?;
+        Ok(self
+            .stream
+            .range((Excluded(group.last_delivered), Unbounded))
+            .count())
+    }
+
+    pub(in super::super) fn fetch(
+        &mut self,
+        consumer: &ConsumerName,
+        max: usize,
+        now_ms: u64,
+    ) -> Result<Fetched> {
+        let group = self.group.as_mut().ok_or_else(no_group)?;
+        group.consumers.insert(consumer.clone());
+        let fresh = self
+            .stream
+            .range((Excluded(group.last_delivered), Unbounded));
+        let mut entries: Vec<Delivery> = fresh
+            .take(max)
+            .map(|(entry, content)| Delivery {
+                entry: *entry,
+                content: content.clone(),
+            })
+            .collect();
+        for delivery in &entries {
+            group.last_delivered = delivery.entry;
+            group.deliver(delivery.entry, consumer, now_ms);
+        }
+        if self.mutant == Some(Mutant::SwallowsPoison) {
+            entries.retain(|delivery| delivery.content.is_ok());
+        }
+        let backlog = self.undelivered()? as u64;
+        Ok(Fetched { entries, backlog })
+    }
+
+    pub(in super::super) fn list(
+        &mut self,
+        scope: &Scope,
+        limit: usize,
+        now_ms: u64,
+    ) -> Result<PendingPage> {
+        let stream = &self.stream;
+        let group = self.group.as_mut().ok_or_else(no_group)?;
+        group.pending.retain(|entry, _| stream.contains_key(entry));
+        let (after, of, only) = match scope {
+            Scope::All { after } => (*after, None, None),
+            Scope::Consumer { consumer, after } => (*after, Some(consumer), None),
+            Scope::Entries(entries) => (EntryId::MIN, None, Some(entries)),
+        };
+        let limit = if only.is_some() { usize::MAX } else { limit };
+        let mut page = PendingPage::default();
+        for (&entry, slot) in group.pending.range((Excluded(after), Unbounded)) {
+            let wanted = of.is_none_or(|of| *of == slot.consumer)
+                && only.is_none_or(|only| only.contains(&entry));
+            let Some(content) = stream.get(&entry).filter(|_| wanted) else {
+                continue;
+            };
+            if self.mutant == Some(Mutant::SwallowsPoison) && content.is_err() {
+                continue;
+            }
+            if page.entries.len() == limit {
+                page.next = page.entries.last().map(|last: &Pending| last.entry);
+                break;
+            }
+            let fence = self.fences.get(&entry).copied().unwrap_or_default();
+            page.entries.push(Pending {
+                entry,
+                consumer: slot.consumer.clone(),
+                idle: Duration::from_millis(now_ms.saturating_sub(slot.delivered_ms)),
+                deliveries: slot.count,
+                token: fence.token,
+                handed_back: fence.handed_back,
+                failures: fence.failures,
+                content: content.clone(),
+            });
+        }
+        Ok(page)
+    }
+
+    pub(in super::super) fn claim(
+        &mut self,
+        consumer: &ConsumerName,
+        claims: &[Fenced],
+        now_ms: u64,
+    ) -> Result<Vec<ClaimOutcome>> {
+        if self.group.is_none() {
+            return Err(no_group());
+        }
+        Ok(claims
+            .iter()
+            .map(|claim| self.claim_one(consumer, *claim, now_ms))
+            .collect())
+    }
+
+    fn claim_one(&mut self, consumer: &ConsumerName, claim: Fenced, now_ms: u64) -> ClaimOutcome {
+        if !self.stream.contains_key(&claim.entry) {
+            return match self.mutant {
+                Some(Mutant::ClaimsTheGone) => ClaimOutcome::Claimed {
+                    from: None,
+                    failures: 0,
+                },
+                _ => ClaimOutcome::Gone,
+            };
+        }
+        let unfenced = self.mutant == Some(Mutant::NoFence);
+        let fence = self.fences.entry(claim.entry).or_default();
+        let stale = claim.token < fence.token || (fence.handed_back && claim.token == fence.token);
+        if stale && !unfenced {
+            return ClaimOutcome::Stale { seen: fence.token };
+        }
+        if claim.token > fence.token && fence.token != FencingToken::NONE && !fence.handed_back {
+            fence.failures += 1;
+        }
+        fence.token = claim.token;
+        fence.handed_back = false;
+        let failures = fence.failures;
+        let group = self.group.as_mut();
+        let from = group.and_then(|group| group.deliver(claim.entry, consumer, now_ms));
+        ClaimOutcome::Claimed { from, failures }
+    }
+
+    pub(in super::super) fn complete(&mut self, entries: &[Fenced]) -> Vec<CompleteOutcome> {
+        let complete = |fenced: &Fenced| match self.admit(*fenced) {
+            Verdict::Gone => CompleteOutcome::Gone,
+            Verdict::Stale(seen) => CompleteOutcome::NotOwner { seen },
+            Verdict::Fine => {
+                self.remove(fenced.entry);
+                CompleteOutcome::Completed
+            }
+        };
+        entries.iter().map(complete).collect()
+    }
+
+    pub(in super::super) fn hand_back(
+        &mut self,
+        entries: &[HandBack],
+        hints: &mut Vec<Hint>,
+    ) -> Vec<HandBackOutcome> {
+        let mut freed = Vec::new();
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for &HandBack {
+            entry,
+            token,
+            failed,
+        } in entries
+        {
+            outcomes.push(match self.admit(Fenced { entry, token }) {
+                Verdict::Gone => HandBackOutcome::Gone,
+                Verdict::Stale(seen) => HandBackOutcome::NotOwner { seen },
+                Verdict::Fine => {
+                    let fence = self.fences.entry(entry).or_default();
+                    let repeated = fence.handed_back && fence.token == token;
+                    fence.failures += u32::from(failed && !repeated);
+                    fence.token = token;
+                    fence.handed_back = true;
+                    freed.push(entry);
+                    HandBackOutcome::HandedBack
+                }
+            });
+        }
+        if !freed.is_empty() {
+            hints.push(Hint::HandedBack(freed));
+        }
+        outcomes
+    }
+
+    pub(in super::super) fn quarantine(
+        &mut self,
+        entries: &[Quarantine],
+    ) -> Vec<QuarantineOutcome> {
+        let park = |wanted: &Quarantine| {
+            let fenced = Fenced {
+                entry: wanted.entry,
+                token: wanted.token,
+            };
+            match self.admit(fenced) {
+                Verdict::Gone => QuarantineOutcome::Gone,
+                Verdict::Stale(seen) => QuarantineOutcome::NotOwner { seen },
+                Verdict::Fine => {
+                    self.remove(wanted.entry);
+                    QuarantineOutcome::Quarantined
+                }
+            }
+        };
+        entries.iter().map(park).collect()
+    }
+
+    pub(in super::super) fn forget(&mut self, consumer: &ConsumerName) -> bool {
+        let Some(group) = &mut self.group else {
+            return true;
+        };
+        if self.mutant == Some(Mutant::ForgetsPending) {
+            group.pending.retain(|_, slot| slot.consumer != *consumer);
+        }
+        if group
+            .pending
+            .values()
+            .any(|slot| slot.consumer == *consumer)
+        {
+            return false;
+        }
+        group.consumers.remove(consumer);
+        true
+    }
+
+    fn admit(&self, actor: Fenced) -> Verdict {
+        if !self.stream.contains_key(&actor.entry) {
+            return Verdict::Gone;
+        }
+        let seen = self
+            .fences
+            .get(&actor.entry)
+            .map_or(FencingToken::NONE, |f| f.token);
+        if actor.token < seen && self.mutant != Some(Mutant::NoFence) {
+            return Verdict::Stale(seen);
+        }
+        Verdict::Fine
+    }
+
+    /// XACK, XDEL and the record's HDEL.
+    fn remove(&mut self, entry: EntryId) {
+        self.stream.remove(&entry);
+        self.fences.remove(&entry);
+        if let Some(group) = &mut self.group {
+            group.pending.remove(&entry);
+        }
+    }
+}
+
+enum Verdict {
+    Fine,
+    Gone,
+    Stale(FencingToken),
+}
+
+impl Group {
+    /// At whom it was pending, if at anybody.
+    fn deliver(
+        &mut self,
+        entry: EntryId,
+        consumer: &ConsumerName,
+        now_ms: u64,
+    ) -> Option<ConsumerName> {
+        self.consumers.insert(consumer.clone());
+        let before = self.pending.get(&entry);
+        let slot = Slot {
+            consumer: consumer.clone(),
+            delivered_ms: now_ms,
+            count: before.map_or(0, |slot| slot.count) + 1,
+        };
+        self.pending.insert(entry, slot).map(|slot| slot.consumer)
+    }
+}
+
+fn no_group() -> Error {
+    Error::new(ErrorKind::NotPrepared, "NOGROUP")
+}

@@ -1,0 +1,60 @@
+//! The model backend: what Redis does with each call, call by call.
+//!
+//! Written from the contracts and from what Redis was seen to do, not from any
+//! of our backends, so that a misunderstanding shows.
+
+pub(super) mod lbs;
+pub(super) mod locks;
+
+/// Deliberate breaches of a contract, to show that the checker sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// A process's clock does not count the time it was stopped (R1).
+    ClockStops,
+    /// A beat that fails is reported as if every lease were lost (R2).
+    ErrorIsLoss,
+    /// A claim of an entry that is gone is reported as claimed (R3).
+    ClaimsTheGone,
+    /// The LBS takes claims and completions whatever their token (R4).
+    NoFence,
+    /// Tokens are counted, without regard to floor and clock (R5).
+    TokensRestart,
+    /// The lock is per entry, not per data stream (R6).
+    LockPerEntry,
+    /// A dead consumer's name is removed with what is pending at it (R7).
+    ForgetsPending,
+    /// A new group starts at the last entry (R7).
+    GroupAtTheEnd,
+    /// Malformed entries are kept from the consumer that fetched them (R8).
+    SwallowsPoison,
+    /// Beats tell neither of the dead nor of the next deadline (R9).
+    BeatsAreSilent,
+    /// No beat is sent while events wait for a slow user (R10).
+    SlowUserStopsBeats,
+    /// The event queue's places are given back twice (R10).
+    TakenTwice,
+    /// A take-over moves everything, however much was asked for (R11).
+    TakesEverything,
+    /// Notices of an end come twice (R12).
+    EndsTwice,
+}
+
+impl Mutant {
+    /// All of them, each with the rule whose check is to find it.
+    pub const ALL: [(Self, &'static str); 14] = [
+        (Self::ClockStops, "R1"),
+        (Self::ErrorIsLoss, "R2"),
+        (Self::ClaimsTheGone, "R3"),
+        (Self::NoFence, "R4"),
+        (Self::TokensRestart, "R5"),
+        (Self::LockPerEntry, "R6"),
+        (Self::ForgetsPending, "R7"),
+        (Self::GroupAtTheEnd, "R7"),
+        (Self::SwallowsPoison, "R8"),
+        (Self::BeatsAreSilent, "R9"),
+        (Self::SlowUserStopsBeats, "R10"),
+        (Self::TakenTwice, "R10"),
+        (Self::TakesEverything, "R11"),
+        (Self::EndsTwice, "R12"),
+    ];
+}
