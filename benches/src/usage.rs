@@ -10,7 +10,7 @@ use streamlease_tests::RedisServer;
 pub struct RedisUsage {
     /// CPU time of its main thread, network included.
     pub cpu: Duration,
-    /// Commands that clients sent; those inside of scripts do not count.
+    /// Commands, those inside of scripts included.
     pub commands: u64,
 }
 
