@@ -1,6 +1,19 @@
 //! What the benchmarks share: a table for people that is JSON for programs too.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark stops where it is wrong"
+)]
+
+pub mod takeover;
+mod usage;
+pub mod wire;
+
 use std::io::Write;
+use std::time::Duration;
+
+pub use usage::{ProcessUsage, RedisUsage};
 
 use serde_json::{Map, Value, json};
 
@@ -72,4 +85,32 @@ pub fn is_smoke() -> bool {
 fn json_path() -> Option<String> {
     let mut args = std::env::args().skip_while(|arg| arg != "--json");
     args.nth(1)
+}
+
+/// The runtime that every benchmark with I/O uses.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// `n` announcements with 64 bytes of info each, in pages of 1,000.
+pub fn announcements(n: usize) -> Vec<Vec<streamlease_core::Announcement>> {
+    use streamlease_core::{Announcement, Info, StreamName};
+    let info = Info::from_json(&format!("{{\"note\":\"{}\"}}", "x".repeat(53))).unwrap();
+    let announce = |i: usize| {
+        Announcement::new(
+            StreamName::new(format!("stream-{i}")).unwrap(),
+            info.clone(),
+        )
+    };
+    let all: Vec<_> = (0..n).map(announce).collect();
+    all.chunks(1_000).map(<[_]>::to_vec).collect()
+}
+
+/// A duration in milliseconds, for a table.
+pub fn millis(duration: Duration) -> String {
+    format!("{:.0}", duration.as_secs_f64() * 1e3)
 }

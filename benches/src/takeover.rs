@@ -1,0 +1,277 @@
+//! What the benches `failover` and `handoff` share.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use streamlease_backend_redis_rs::RedisBackend;
+use streamlease_core::recorder::{Attempt, Recorder};
+use streamlease_core::{Client, Event, LockScheme, Producer};
+use streamlease_runtime_tokio::TokioRuntime;
+use streamlease_tests::{JsonProcess, RedisServer, Signal};
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::wire::WireConsumer;
+use crate::{Table, announcements, is_smoke, millis, runtime};
+
+const SERVICE: &str = "bench";
+/// What has no owner by then counts as never.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How the victim is told what to be; its arguments follow.
+const VICTIM: &str = "--victim";
+
+#[derive(Debug, Clone, Copy)]
+struct Cell {
+    /// `None`: the wire format's algorithm.
+    scheme: Option<LockScheme>,
+    ttl: Duration,
+    streams: usize,
+    survivors: usize,
+    /// Keys with a TTL that have nothing to do with it.
+    unrelated: usize,
+}
+
+#[derive(Debug, Default)]
+struct FailedClaims(AtomicUsize);
+
+impl Recorder for FailedClaims {
+    fn claim(&self, result: Attempt, n: usize) {
+        if result == Attempt::Refused {
+            self.0.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    fn lock_acquire(&self, result: Attempt, n: usize) {
+        self.claim(result, n);
+    }
+}
+
+/// Measures all cells with `signal`, and prints them.
+pub fn bench(name: &'static str, signal: Signal) -> std::io::Result<()> {
+    let mut args = std::env::args().skip_while(|arg| arg != VICTIM).skip(1);
+    if let (Some(url), Some(scheme), Some(ttl), Some(streams)) =
+        (args.next(), args.next(), args.next(), args.next())
+    {
+        let ttl = Duration::from_millis(ttl.parse().unwrap());
+        runtime().block_on(victim(&url, &scheme, ttl, streams.parse().unwrap()));
+        return Ok(());
+    }
+    let mut table = Table::new(
+        name,
+        &[
+            "locks",
+            "TTL ms",
+            "streams",
+            "survivors",
+            "unrelated",
+            "p50 ms",
+            "p99 ms",
+            "max ms",
+            "never",
+            "failed claims",
+        ],
+    );
+    for cell in cells(signal) {
+        let (mut took, failed_claims) = measure(cell, signal);
+        took.sort();
+        let never = cell.streams - took.len();
+        // Of all streams: a percentile that was never reached is none.
+        let at = |percent: usize| {
+            let index = (cell.streams * percent).div_ceil(100) - 1;
+            took.get(index).map_or("never".to_owned(), |t| millis(*t))
+        };
+        let row = [
+            cell.scheme
+                .map_or("one by one".to_owned(), |scheme| format!("{scheme:?}")),
+            millis(cell.ttl),
+            cell.streams.to_string(),
+            cell.survivors.to_string(),
+            cell.unrelated.to_string(),
+            at(50),
+            at(99),
+            at(100),
+            never.to_string(),
+            failed_claims.to_string(),
+        ];
+        // The whole takes minutes.
+        eprintln!("{name}: {}", row.join("  "));
+        table.row(row);
+    }
+    table.finish()
+}
+
+fn cells(signal: Signal) -> Vec<Cell> {
+    let (half, two) = (Duration::from_millis(500), Duration::from_secs(2));
+    let cell = |scheme, ttl, streams, survivors, unrelated| Cell {
+        scheme,
+        ttl,
+        streams,
+        survivors,
+        unrelated,
+    };
+    let schemes = [Some(LockScheme::Session), Some(LockScheme::PerStream)];
+    if is_smoke() {
+        return schemes.map(|s| cell(s, half, 20, 1, 100)).to_vec();
+    }
+    let mut cells = Vec::new();
+    for scheme in schemes {
+        for (survivors, unrelated) in [(4, 100_000), (1, 100_000), (1, 0), (4, 0)] {
+            for ttl in [two, half] {
+                for streams in [100, 1_000, 10_000] {
+                    cells.push(cell(scheme, ttl, streams, survivors, unrelated));
+                }
+            }
+        }
+    }
+    // The reference can take its minute per cell, so not every cell has it.
+    if signal == Signal::KILL {
+        for streams in [100, 1_000, 10_000] {
+            for unrelated in [0, 100_000] {
+                cells.push(cell(None, two, streams, 1, unrelated));
+            }
+        }
+    }
+    cells
+}
+
+/// How long each stream took that found an owner, and the claims that failed.
+fn measure(cell: Cell, signal: Signal) -> (Vec<Duration>, usize) {
+    let server = RedisServer::builder()
+        .config("notify-keyspace-events \"Kx\"")
+        .start();
+    if cell.unrelated > 0 {
+        let fill = "for i = 1, ARGV[1] do redis.call('SET', 'unrelated-'..i, i, 'EX', 3600) end";
+        let mut fill_command = redis::cmd("EVAL");
+        fill_command.arg(fill).arg(0).arg(cell.unrelated);
+        fill_command.query::<()>(&mut server.connection()).unwrap();
+    }
+    runtime().block_on(async {
+        submit(&server, cell).await;
+        let mut victim = Command::new(std::env::current_exe().unwrap());
+        victim
+            .args([VICTIM, &server.url()])
+            .arg(
+                cell.scheme
+                    .map_or("wire".to_owned(), |scheme| format!("{scheme:?}")),
+            )
+            .arg(millis(cell.ttl))
+            .arg(cell.streams.to_string());
+        let victim = JsonProcess::spawn(&mut victim);
+        victim.wait_for("held", LIMIT);
+
+        let (added, mut adds) = unbounded_channel();
+        let failed = Arc::new(FailedClaims::default());
+        let mut wires = Vec::new();
+        let mut clients = Vec::new();
+        for n in 0..cell.survivors {
+            let added = added.clone();
+            let Some(scheme) = cell.scheme else {
+                let (consumer, mut leases) =
+                    WireConsumer::start(&server.url(), SERVICE, &format!("s{n}"), cell.ttl).await;
+                tokio::spawn(async move {
+                    while let Some(lease) = leases.recv().await {
+                        let _ = added.send(lease.at);
+                    }
+                });
+                wires.push(consumer);
+                continue;
+            };
+            let (client, mut events) =
+                start(&server.url(), scheme, cell.ttl, n, failed.clone()).await;
+            tokio::spawn(async move {
+                let mut leases = Vec::new();
+                while let Some(event) = events.next().await {
+                    if let Event::StreamAdded(lease) = event {
+                        let _ = added.send(Instant::now());
+                        leases.push(lease);
+                    }
+                }
+            });
+            clients.push(client);
+        }
+        // Until each has beaten and knows of the others.
+        tokio::time::sleep(cell.ttl).await;
+
+        let killed = Instant::now();
+        victim.signal(signal);
+        let mut took = Vec::new();
+        let deadline = tokio::time::Instant::from_std(killed + LIMIT);
+        while took.len() < cell.streams {
+            match tokio::time::timeout_at(deadline, adds.recv()).await {
+                Ok(Some(at)) => took.push(at.saturating_duration_since(killed)),
+                _ => break,
+            }
+        }
+        let ours = failed.0.load(Ordering::Relaxed);
+        let theirs: u64 = wires.iter().map(WireConsumer::failed_claims).sum();
+        (took, ours + theirs as usize)
+    })
+}
+
+async fn submit(server: &RedisServer, cell: Cell) {
+    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let producer = Producer::new(SERVICE, &backend).unwrap();
+    for page in announcements(cell.streams) {
+        producer.submit_all(page).await.unwrap();
+    }
+}
+
+async fn start(
+    url: &str,
+    scheme: LockScheme,
+    ttl: Duration,
+    n: usize,
+    recorder: Arc<dyn Recorder>,
+) -> (Client, streamlease_core::Events) {
+    let backend = RedisBackend::connect(url).await.unwrap();
+    let client = Client::builder(SERVICE)
+        .consumer(format!("s{n}"))
+        .backend(backend.with_lock_scheme(scheme))
+        .runtime(TokioRuntime::new())
+        .ttl(ttl)
+        .capacity(20_000)
+        .recorder(recorder)
+        .build()
+        .unwrap();
+    let events = client.start().await.unwrap();
+    (client, events)
+}
+
+/// Holds all streams until it is told to go.
+async fn victim(url: &str, scheme: &str, ttl: Duration, streams: usize) {
+    let mut terminated =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+    let held = || println!("{{\"event\":\"held\"}}");
+    let scheme = match scheme {
+        "Session" => LockScheme::Session,
+        "PerStream" => LockScheme::PerStream,
+        _ => {
+            let (_consumer, mut leases) = WireConsumer::start(url, SERVICE, "victim", ttl).await;
+            let mut kept = Vec::new();
+            while kept.len() < streams {
+                kept.push(leases.recv().await);
+            }
+            held();
+            terminated.recv().await;
+            return;
+        }
+    };
+    let recorder = Arc::new(FailedClaims::default());
+    let (client, mut events) = start(url, scheme, ttl, 1_000, recorder).await;
+    let mut leases = Vec::new();
+    let holding = async {
+        while let Some(event) = events.next().await {
+            if let Event::StreamAdded(lease) = event {
+                leases.push(lease);
+                if leases.len() == streams {
+                    held();
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = holding => {}
+        _ = terminated.recv() => client.done().await.unwrap(),
+    }
+}
