@@ -207,6 +207,7 @@ impl LockManager for SessionLocks {
         let mut summary = BeatReply {
             on_record: Some(decode::count(decode::next(&mut rest)?)?),
             revoked: leases(decode::next(&mut rest)?)?,
+            generation: decode::count(decode::next(&mut rest)?)?,
             ..BeatReply::default()
         };
         let dead = decode::next(&mut rest)?;
