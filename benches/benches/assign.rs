@@ -56,15 +56,6 @@ fn main() -> std::io::Result<()> {
             "x one by one",
         ],
     );
-    if std::env::var("PROF").is_ok() {
-        let f = measure(What::Bare(LockScheme::Session), 1, streams);
-        println!("bare {f:?}");
-        let f = measure(What::Ours(LockScheme::Session), 1, streams);
-        println!("ours {f:?}");
-        let f = measure(What::Ours(LockScheme::Session), 4, streams);
-        println!("ours4 {f:?}");
-        return Ok(());
-    }
     for consumers in [1, 4] {
         let one_by_one = measure(What::OneByOne, consumers, streams);
         for scheme in [LockScheme::Session, LockScheme::PerStream] {
@@ -109,26 +100,6 @@ fn measure(what: What, consumers: usize, streams: usize) -> Figures {
     let server = RedisServer::builder()
         .config("notify-keyspace-events \"Kx\"")
         .start();
-    let mut con = server.connection();
-    let prof = std::env::var("PROF").is_ok();
-    if prof {
-        let _: () = redis::cmd("CONFIG")
-            .arg("SET")
-            .arg("slowlog-log-slower-than")
-            .arg(0)
-            .query(&mut con)
-            .unwrap();
-        let _: () = redis::cmd("CONFIG")
-            .arg("SET")
-            .arg("slowlog-max-len")
-            .arg(1000000)
-            .query(&mut con)
-            .unwrap();
-        let _: () = redis::cmd("CONFIG")
-            .arg("RESETSTAT")
-            .query(&mut con)
-            .unwrap();
-    }
     let (took, used) = runtime().block_on(async {
         match what {
             What::Ours(scheme) => ours(&server, scheme, consumers, streams).await,
@@ -136,58 +107,6 @@ fn measure(what: What, consumers: usize, streams: usize) -> Figures {
             What::OneByOne => one_by_one(&server, consumers, streams).await,
         }
     });
-    if prof {
-        let log: Vec<(u64, u64, u64, Vec<redis::Value>)> = redis::cmd("SLOWLOG")
-            .arg("GET")
-            .arg(-1)
-            .query::<Vec<Vec<redis::Value>>>(&mut con)
-            .unwrap()
-            .into_iter()
-            .map(|mut v| {
-                v.truncate(4);
-                redis::from_redis_value(redis::Value::Array(v)).unwrap()
-            })
-            .collect();
-        let mut by: std::collections::BTreeMap<String, (u64, u64, u64)> = Default::default();
-        for (_, _, us, args) in log {
-            let t = |v: &redis::Value| match v {
-                redis::Value::BulkString(b) => String::from_utf8_lossy(b).into_owned(),
-                _ => String::new(),
-            };
-            let mut k = t(&args[0]).to_uppercase();
-            if k == "EVALSHA" || k == "EVAL" {
-                k = format!("{k} {}", t(&args[1]).chars().take(8).collect::<String>());
-            }
-            let e = by.entry(k).or_default();
-            e.0 += 1;
-            e.1 += us;
-            e.2 = e.2.max(us);
-        }
-        let mut v: Vec<_> = by.into_iter().collect();
-        v.sort_by_key(|e| std::cmp::Reverse(e.1.1));
-        for (k, (n, us, max)) in v.into_iter().take(14) {
-            println!(
-                "  {k:24} calls {n:6} us/stream {:.2} max {max}",
-                us as f64 / streams as f64
-            );
-        }
-        let stats: String = redis::cmd("INFO")
-            .arg("commandstats")
-            .query(&mut con)
-            .unwrap();
-        let mut v: Vec<(f64, String)> = stats
-            .lines()
-            .filter_map(|l| {
-                let (n, r) = l.split_once(':')?;
-                let us: f64 = r.split("usec=").nth(1)?.split(',').next()?.parse().ok()?;
-                Some((us, format!("{n} {}", r.split(",rejected").next()?)))
-            })
-            .collect();
-        v.sort_by(|a, b| b.0.total_cmp(&a.0));
-        for (us, t) in v.into_iter().take(16) {
-            println!("  {:.2} {t}", us / streams as f64);
-        }
-    }
     Figures {
         rate: streams as f64 / took.as_secs_f64(),
         redis_us: used.cpu.as_secs_f64() * 1e6 / streams as f64,
