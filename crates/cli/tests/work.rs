@@ -190,6 +190,26 @@ fn sigterm_hands_back_and_another_continues_long_before_the_ttl() {
 }
 
 #[test]
+fn what_could_not_be_handed_back_is_not_said_to_be() {
+    let server = RedisServer::start();
+    let entry = submit(&server, "s", &["call"]).remove(0);
+    let mut worker = work(&server, "s", "one", &["--ttl", "60s"]);
+    worker.wait_for("stream_added", SOON);
+    // Somebody takes it off the LBS.
+    redis::pipe()
+        .cmd("XACK")
+        .arg(&["s-input", "s-group", &entry])
+        .cmd("XDEL")
+        .arg(&["s-input", &entry])
+        .exec(&mut server.connection())
+        .unwrap();
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+    assert_eq!(worker.events_of("stream_handed_back").len(), 0);
+    assert_eq!(worker.events_of("stream_disowned").len(), 1);
+}
+
+#[test]
 fn a_second_signal_exits_at_once() {
     let server = RedisServer::start();
     submit(&server, "s", &["call"]);

@@ -47,8 +47,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use io::{
-    Action, ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End, Input,
-    Notice, Output, Reply,
+    Action, ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End,
+    Handover, Input, Notice, Output, Reply,
 };
 
 use crate::{
