@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use redis_rs::{Pipeline, Value, cmd};
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
-    FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingPage,
-    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch,
-    Transport,
+    FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingIds,
+    PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope,
+    SubmitBatch, Transport,
 };
 
 use crate::connection::{Call, Script, Server};
@@ -24,6 +24,9 @@ use crate::pages::{PAGE, pages_without_repeats};
 
 /// Entries per fetch, for the same reason.
 const MOST_FETCHED: usize = 1000;
+/// Ids per listing of nothing but those: a third of a millisecond.
+const ID_PAGE: usize = 1000;
+const GREATEST: EntryId = EntryId::new(u64::MAX, u64::MAX);
 /// Bytes of payload per script, beyond the last entry.
 const PAGE_BYTES: usize = 1 << 20;
 /// How long a batch's id, and as what a quarantined entry came back, is remembered.
@@ -169,7 +172,7 @@ impl RedisTransport {
         let mut left = limit;
         while let Some(after) = page.next.filter(|_| left > 0) {
             // Nothing comes after the greatest id, and Redis refuses to look there.
-            if after == EntryId::new(u64::MAX, u64::MAX) {
+            if after == GREATEST {
                 page.next = None;
                 break;
             }
@@ -329,6 +332,41 @@ impl Transport for RedisTransport {
             }
             Scope::Entries(ids) => self.pending_among(ids).await,
         }
+    }
+
+    async fn list_pending_ids(
+        &self,
+        consumer: Option<&ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds> {
+        if consumer.is_none() && after == EntryId::MIN {
+            self.tidy().await?;
+        }
+        let mut page = PendingIds {
+            entries: Vec::new(),
+            next: Some(after),
+        };
+        while let Some(after) = page.next.filter(|_| page.entries.len() < limit) {
+            page.next = None;
+            if after == GREATEST {
+                break;
+            }
+            let count = (limit - page.entries.len()).min(ID_PAGE);
+            let mut command = cmd("XPENDING");
+            command.arg(&self.keys.lbs).arg(&self.keys.group);
+            command.arg(format!("({after}")).arg("+").arg(count);
+            if let Some(consumer) = consumer {
+                command.arg(consumer.as_str());
+            }
+            let reply = self.server.command(&self.what("listing"), &command).await?;
+            let mut ids = decode::pending_ids(reply)?;
+            if ids.len() == count {
+                page.next = ids.last().copied();
+            }
+            page.entries.append(&mut ids);
+        }
+        Ok(page)
     }
 
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
