@@ -49,6 +49,7 @@ pub use io::{
     Notice, Output, Reply,
 };
 
+pub use crate::belief::Belief;
 use crate::{
     ClaimMode, ConsumerName, EntryId, FencingToken, Hint, LeaseRef, LockScheme, Settings, Timestamp,
 };
