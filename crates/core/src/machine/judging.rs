@@ -47,6 +47,10 @@ impl Machine {
             }
         } else if pending.handed_back {
             count_unresolved(target);
+            // Who hands back releases right after: the hint may be faster.
+            if self.is_first_in_turn(&pending) {
+                return Some(pending);
+            }
             self.orphan(pending, content, Origin::HandedBack);
         } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
             // What is reported must be claimable, so with manual claiming even a
@@ -91,7 +95,13 @@ impl Machine {
             return;
         }
         let held = match state {
+            LockState::Held(held) if pending.handed_back => {
+                return self.wait_for_giver(&pending, content.stream, &held);
+            }
             LockState::Held(held) => held,
+            LockState::Free if pending.handed_back => {
+                return self.orphan(pending, content, Origin::HandedBack);
+            }
             LockState::Free => {
                 if self.is_orphan(target, pending.entry, &pending.consumer, pending.idle) {
                     count_unresolved(target);
@@ -107,7 +117,7 @@ impl Machine {
                 count_unresolved(target);
                 self.look_when_expired(entry, &held);
             }
-            Holder::Session(id) if self.looking.live.contains(&id.consumer) => {}
+            Holder::Session(id) if self.looking.live.contains_key(&id.consumer) => {}
             Holder::Session(_) | Holder::Foreign(_) => self.watch(consumer, entry, &held),
         }
     }
@@ -128,7 +138,7 @@ impl Machine {
         if was_watched || matches!(target, Target::Suspect { .. }) {
             return true;
         }
-        let (age, needed) = match self.looking.live.contains(consumer) {
+        let (age, needed) = match self.looking.live.contains_key(consumer) {
             // That consumer is full, or does not know of it.
             true => {
                 let since = *self.looking.unlocked_since.entry(entry).or_insert(self.now);
@@ -166,6 +176,7 @@ impl Machine {
     pub(super) fn no_longer_pending(&mut self, entry: EntryId) {
         self.looking.expired.remove(&entry);
         self.looking.unlocked_since.remove(&entry);
+        self.looking.turns.remove(entry);
         if let Some(lease) = self.orphans.adopting.remove(&entry) {
             self.give_back(lease);
         }
@@ -192,7 +203,7 @@ impl Machine {
             self.report(entry, content, pending.consumer);
         } else if self.room() == 0 {
             self.looking.left_behind = true;
-        } else {
+        } else if self.is_my_turn(&pending, &content, origin) {
             self.admit_from(pending, content, origin);
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::items::{Origin, State};
 use super::orphans::SuspectKey;
+use super::turns::{Turns, hashed};
 use super::{Action, Backoff, Flight, Machine, Notice, Reply};
 use crate::{
     Announcement, ConsumerName, EntryId, FencingToken, LockId, LockScheme, Pending, PendingPage,
@@ -46,8 +47,8 @@ pub(super) struct Looking {
     pub(super) left_behind: bool,
     refresh_due: Timestamp,
 
-    /// Consumers with a live session, and when that was asked.
-    pub(super) live: BTreeSet<ConsumerName>,
+    /// Consumers with a live session (with a hash of each name), and when that was asked.
+    pub(super) live: BTreeMap<ConsumerName, u64>,
     live_as_of: Option<Timestamp>,
     /// Entries at live consumers that nobody has locked, since when (R9).
     pub(super) unlocked_since: BTreeMap<EntryId, Timestamp>,
@@ -63,6 +64,9 @@ pub(super) struct Looking {
     /// that did. Kept, because a server's clock that is set back makes idle
     /// times 0 for long.
     pub(super) resting: BTreeMap<(EntryId, FencingToken), Timestamp>,
+
+    /// Entries that others are to take first.
+    pub(super) turns: Turns,
 
     /// Manual claiming: orphans to report as the event queue has room.
     pub(super) reports: BTreeMap<EntryId, (Announcement, ConsumerName)>,
@@ -92,6 +96,8 @@ pub(super) enum Target {
         unresolved: usize,
     },
     Entries(BTreeSet<EntryId>),
+    /// Others were to take these first; only their locks are looked at.
+    Turns(Vec<EntryId>),
     Consumer {
         consumer: ConsumerName,
         after: EntryId,
@@ -109,6 +115,7 @@ enum Step {
         page: Vec<Pending>,
         next: Option<EntryId>,
     },
+    InspectTurns(Vec<LockId>),
 }
 
 impl Looking {
@@ -127,7 +134,7 @@ impl Looking {
             pending: 0,
             left_behind: false,
             refresh_due: now + REFRESH,
-            live: BTreeSet::new(),
+            live: BTreeMap::new(),
             live_as_of: None,
             unlocked_since: BTreeMap::new(),
             rechecks: BTreeSet::new(),
@@ -135,6 +142,7 @@ impl Looking {
             watched: BTreeMap::new(),
             to_list: BTreeSet::new(),
             resting: BTreeMap::new(),
+            turns: Turns::default(),
             reports: BTreeMap::new(),
             reported_at: BTreeMap::new(),
         }
@@ -145,6 +153,7 @@ impl Looking {
         self.own_due = now;
         self.sweep_due = now;
         self.sweep = None;
+        self.turns = Turns::default();
     }
 
     #[cfg(test)]
@@ -156,7 +165,7 @@ impl Looking {
         let known = self
             .live_as_of
             .is_some_and(|at| now.saturating_since(at) < ttl);
-        !known && !matches!(target, Target::Own { .. } | Target::Suspect { .. })
+        !known && !matches!(target, Target::Own { .. } | Target::Turns(_))
     }
 }
 
@@ -266,6 +275,7 @@ impl Machine {
         looking.unlocked_since.retain(|_, since| *since >= before);
         looking.reported_at.retain(|_, at| *at >= before);
         looking.resting.retain(|_, until| *until >= before);
+        looking.turns.forget_old(before);
         self.shunned.retain(|_, until| *until > self.now);
     }
 
@@ -281,9 +291,10 @@ impl Machine {
             return;
         };
         let ttl = self.settings.ttl;
-        let step = match self.looking.needs_members(&target, self.now, ttl) {
-            true => Step::Members,
-            false => Step::List,
+        let step = match &target {
+            Target::Turns(entries) => Step::InspectTurns(self.looking.turns.locks(entries)),
+            _ if self.looking.needs_members(&target, self.now, ttl) => Step::Members,
+            _ => Step::List,
         };
         self.take_step(Look { target, step });
     }
@@ -333,6 +344,10 @@ impl Machine {
                 rest,
             )));
         }
+        let come = looking.turns.take_due(self.now, LOOK_PAGE);
+        if !come.is_empty() {
+            return Some(Target::Turns(come));
+        }
         if looking.own_due <= self.now {
             // Set before the look, so that what asks for one meanwhile gets another.
             looking.own_due = self.now + own_interval;
@@ -368,6 +383,7 @@ impl Machine {
                 };
                 Action::Inspect(page.iter().filter_map(lock).collect())
             }
+            Step::InspectTurns(locks) => Action::Inspect(locks.clone()),
         };
         self.looking.current = Some(look);
         self.act(action, Flight::Look);
@@ -384,6 +400,7 @@ impl Machine {
                 after: *after,
             },
             Target::Entries(entries) => Scope::Entries(entries.iter().copied().collect()),
+            Target::Turns(entries) => Scope::Entries(entries.clone()),
             Target::Consumer { consumer, after } => Scope::Consumer {
                 consumer: consumer.clone(),
                 after: *after,
@@ -401,7 +418,10 @@ impl Machine {
         }
         match (look.step, result) {
             (Step::Members, Ok(Reply::Members(members))) => {
-                self.looking.live = members.into_iter().map(|m| m.session.consumer).collect();
+                self.looking.live = members
+                    .into_iter()
+                    .map(|member| hashed(member.session.consumer))
+                    .collect();
                 self.looking.live_as_of = Some(self.now);
                 self.take_step(Look {
                     target: look.target,
@@ -421,6 +441,14 @@ impl Machine {
                 }
                 self.page_done(target, next);
             }
+            (Step::InspectTurns(locks), Ok(Reply::Inspected(states)))
+                if states.len() == locks.len() =>
+            {
+                self.looking.backoff.succeed();
+                for (lock, state) in locks.into_iter().zip(states) {
+                    self.turn_come(lock.entry, state);
+                }
+            }
             (_, result) => {
                 self.looking
                     .backoff
@@ -437,6 +465,7 @@ impl Machine {
             // Still due.
             Target::Sweep { .. } => {}
             Target::Entries(entries) => self.looking.hinted.extend(entries),
+            Target::Turns(entries) => self.looking.turns.put_off(entries, self.now),
             Target::Consumer { consumer, .. } => {
                 self.looking.to_list.insert(consumer);
             }
@@ -479,7 +508,7 @@ impl Machine {
     fn page_done(&mut self, target: Target, next: Option<EntryId>) {
         let full = !self.is_manual() && self.room() == 0;
         match (target, next) {
-            (Target::Entries(_) | Target::Consumer { .. }, None) => {}
+            (Target::Entries(_) | Target::Turns(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
                 self.forget_old();
                 if let Some(entries) = self.looking.own_found.take() {
@@ -528,6 +557,7 @@ impl Machine {
                     },
                     Target::Sweep { .. } => Target::Sweep { after },
                     Target::Entries(entries) => Target::Entries(entries),
+                    Target::Turns(entries) => Target::Turns(entries),
                 };
                 self.take_step(Look {
                     target,
@@ -557,7 +587,7 @@ impl Machine {
                 || !looking.to_list.is_empty()
                 || looking.sweep.is_some();
             let due = if work { self.now } else { looking.own_due };
-            let due = due.min(self.suspect_timeout());
+            let due = due.min(self.suspect_timeout()).min(looking.turns.timeout());
             next = next.min(due.max(looking.backoff.not_before));
         }
         next

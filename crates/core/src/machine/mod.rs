@@ -19,6 +19,7 @@
 //! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
 //! - `judging`: what a look shows: ours, an orphan, somebody else's (R9);
 //! - `orphans`: who is dead, who takes over (R9, R11);
+//! - `turns`: who of the survivors goes first for which entry (R11);
 //! - `silence`: handlers that make no progress;
 //! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
@@ -41,6 +42,7 @@ mod session;
 mod silence;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
