@@ -20,7 +20,12 @@ impl Machine {
                 if let Some(lease) = adopted {
                     self.release(lease, false);
                 }
-                self.park(pending.entry, pending.token, reason.to_string());
+                let waiting = &self.lanes.quarantine.queue;
+                if self.event_places() > waiting.len() {
+                    self.park(pending.entry, pending.token, reason.to_string());
+                } else if !waiting.contains(&pending.entry) {
+                    self.looking.left_behind = true;
+                }
                 return None;
             }
         };
@@ -230,9 +235,7 @@ impl Machine {
     }
 
     pub(super) fn pump_reports(&mut self) {
-        while !self.looking.reports.is_empty()
-            && self.undelivered + self.items.inbound() < self.settings.event_queue
-        {
+        while !self.looking.reports.is_empty() && self.event_places() > 0 {
             let Some((entry, (content, owner))) = self.looking.reports.pop_first() else {
                 break;
             };

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::rig::{Rig, TTL, delivery, entry, held_by, lease, pending_at, session_of, stream};
 use crate::machine::{Action, Input, Notice, Reply};
 use crate::{
-    AcquireOutcome, ClaimMode, FencingToken, Fetched, Hint, LeaseRef, LockScheme, MalformedReason,
-    Pending, SessionId, TakeOverOutcome,
+    AcquireOutcome, ClaimMode, Delivery, FencingToken, Fetched, Hint, LeaseRef, LockScheme,
+    MalformedReason, Pending, QuarantineOutcome, SessionId, TakeOverOutcome,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -431,4 +431,58 @@ fn who_learns_of_a_death_first_takes_its_share_and_leaves_the_others_theirs() {
     });
     // The last few go in small pages.
     assert!(take(&mut rig) >= 980);
+}
+
+/// Each is an event; the queue is not to grow beyond its bound for them.
+#[test]
+fn malformed_entries_are_parked_as_the_event_queue_has_room() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| settings.event_queue = 4);
+    for n in 1..=10 {
+        let at = if n % 2 == 0 { "a" } else { "b" };
+        rig.put_pending(Pending {
+            content: Err(MalformedReason::InfoNotAnObject),
+            ..pending_at(at, n, "s")
+        });
+    }
+    rig.beat.sweep = true;
+    let park = |rig: &mut Rig| {
+        rig.housekeep();
+        while rig.has("Quarantine") {
+            let (id, action) = rig.take("Quarantine");
+            let Action::Quarantine(page) = action else {
+                unreachable!()
+            };
+            for quarantine in &page {
+                rig.pending.remove(&quarantine.entry);
+            }
+            let outcomes = vec![QuarantineOutcome::Quarantined; page.len()];
+            rig.reply(id, Reply::Quarantined(outcomes));
+            rig.housekeep();
+        }
+    };
+    let parked = |rig: &Rig| {
+        let is_parked = |notice: &&Notice| matches!(notice, Notice::Quarantined { .. });
+        rig.notices.iter().filter(is_parked).count()
+    };
+    rig.pass_with(TTL * 10, park);
+    assert_eq!(parked(&rig), 4, "the queue is full");
+    for taken in 1..=6 {
+        rig.input(Input::EventsTaken(1));
+        rig.pass_with(TTL * 10, park);
+        assert_eq!(parked(&rig), 4 + taken);
+    }
+    assert!(rig.pending.is_empty());
+    // What a fetch brings that was under way all along waits, too.
+    let malformed = |n| Delivery {
+        content: Err(MalformedReason::InfoNotAnObject),
+        ..delivery(n, "s")
+    };
+    let fetched = Fetched {
+        entries: vec![malformed(20), malformed(21)],
+        backlog: 0,
+    };
+    rig.answer("Fetch", Reply::Fetched(fetched));
+    assert!(!rig.has("Quarantine") && !rig.has("Fetch"), "full");
+    rig.input(Input::EventsTaken(1));
+    assert!(rig.has("Quarantine") && !rig.has("Fetch"));
 }
