@@ -308,21 +308,27 @@ fn automatic_claiming_takes_over_without_a_report() {
 }
 
 #[test]
-fn with_session_leases_streams_are_taken_over_and_other_locks_are_refused() {
+fn streams_are_taken_over_with_either_locks_and_the_other_ones_are_refused() {
+    taken_over_with("session", "per-stream");
+    taken_over_with("per-stream", "session");
+}
+
+fn taken_over_with(locks: &str, others: &str) {
     let server = RedisServer::start();
     submit(&server, "s", &["call"]);
-    let sessions = ["--locks", "session"];
-    let mut doomed = work(&server, "s", "doomed", &sessions);
+    let locks_flag = ["--locks", locks];
+    let mut doomed = work(&server, "s", "doomed", &locks_flag);
     let first = doomed.wait_for("stream_added", SOON);
-    let survivor = work(&server, "s", "survivor", &sessions);
+    let survivor = work(&server, "s", "survivor", &locks_flag);
     doomed.signal(Signal::KILL);
     doomed.wait_exit(SOON);
     let second = survivor.wait_for("stream_added", SOON);
     assert_eq!(second["claimed_from"], "redis-consumer-doomed");
     assert!(second["token"].as_u64() > first["token"].as_u64());
     let url = server.url();
-    let other = ["work", "--redis", &url, "--service", "s", "--consumer", "x"];
+    let mut other = vec!["work", "--redis", &url, "--service", "s", "--consumer", "x"];
+    other.extend(["--locks", others]);
     let refused = run(&other);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert!(common::stderr(&refused).contains("session"), "{refused:?}");
+    assert!(common::stderr(&refused).contains(locks), "{refused:?}");
 }

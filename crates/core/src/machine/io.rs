@@ -9,8 +9,9 @@ use crate::belief::Belief;
 use crate::{
     Acquire, AcquireOutcome, BeatOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId,
     Error, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, Info, LeaseRef, LockId,
-    LockState, Member, OpenOutcome, PendingPage, Quarantine, QuarantineOutcome, Release,
-    ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, TakeOverOutcome, Timestamp,
+    LockState, Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    Release, ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, TakeOverOutcome,
+    Timestamp,
 };
 
 /// Names one action, so that its reply finds back.
@@ -127,6 +128,11 @@ pub enum Action {
         scope: Scope,
         limit: usize,
     },
+    ListIds {
+        consumer: Option<ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    },
     Claim(Vec<Fenced>),
     Complete(Vec<Fenced>),
     HandBack(Vec<HandBack>),
@@ -166,6 +172,7 @@ pub enum Reply {
     Prepared,
     Fetched(Fetched),
     Listed(PendingPage),
+    ListedIds(PendingIds),
     Claimed(Vec<ClaimOutcome>),
     Completed(Vec<CompleteOutcome>),
     HandedBack(Vec<HandBackOutcome>),

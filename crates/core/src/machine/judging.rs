@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::items::Origin;
-use super::look::Target;
+use super::look::{MOST_RECHECKS, Target};
 use super::{Machine, Notice};
 use crate::{Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockState, Pending};
 
@@ -207,9 +207,19 @@ impl Machine {
         } else if self.is_manual() {
             self.report(entry, content, pending.consumer);
         } else if self.room() == 0 {
-            self.looking.left_behind = true;
+            self.leave_behind(entry, origin);
         } else if self.is_my_turn(&pending, &content, origin) {
             self.admit_from(pending, content, origin);
+        }
+    }
+
+    /// No room: a sweep takes it once there is some. Whatever was known of its
+    /// owner then is forgotten but this, which must not be waited for again.
+    fn leave_behind(&mut self, entry: EntryId, origin: Origin) {
+        let looking = &mut self.looking;
+        looking.left_behind = true;
+        if origin == Origin::Orphan && looking.expired.len() < MOST_RECHECKS {
+            looking.expired.insert(entry);
         }
     }
 

@@ -53,6 +53,7 @@ pub use io::{
     Handover, Input, Notice, Output, Reply,
 };
 
+pub use crate::belief::Belief;
 use crate::{
     ClaimMode, ConsumerName, EntryId, FencingToken, Hint, LeaseRef, LockScheme, Settings, Timestamp,
 };

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::Machine;
 use super::items::Origin;
+use super::look::MOST_RECHECKS;
 use super::rng::mix;
 use crate::{
     Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockId, LockState, Pending,
@@ -36,9 +37,6 @@ const UNKNOWN: Duration = Duration::from_millis(40);
 
 /// From here on all go together, so that the last does not wait for ever.
 const LAST_PLACE: u32 = 3;
-
-/// Most entries remembered; the sweep finds the rest.
-const MOST: usize = 10_000;
 
 /// Entries that others are to take first.
 #[derive(Debug, Default)]
@@ -158,7 +156,7 @@ impl Machine {
         origin: Origin,
         wait: Duration,
     ) {
-        if self.looking.turns.turns.len() >= MOST {
+        if self.looking.turns.turns.len() >= MOST_RECHECKS {
             self.looking.left_behind = true;
             return;
         }

@@ -10,7 +10,7 @@ use crate::machine::{
 };
 use crate::{
     AcquireOutcome, ClaimOutcome, CompleteOutcome, Delivery, Error, ErrorKind, FencingToken,
-    Fetched, HandBackOutcome, Hint, LockScheme, MalformedReason, PendingPage, QuarantineOutcome,
+    Fetched, HandBackOutcome, Hint, LockScheme, MalformedReason, PendingIds, QuarantineOutcome,
     ReleaseOutcome,
 };
 
@@ -89,7 +89,7 @@ fn late_fetch() {
     let mut rig = Rig::new(LockScheme::Session);
     // The fetch is given up; its entries are looked for; there are none yet.
     rig.fail("Fetch");
-    let (id, list) = rig.take("List");
+    let (id, list) = rig.take("ListIds");
     let nothing = rig.routine(&list).unwrap();
     // It executes while the listing's reply is on the way, and is given up again.
     rig.put_pending(pending_at("a", 1, "s"));
@@ -115,15 +115,15 @@ fn what_is_pending_here_is_looked_at_again_if_r1_strikes_during_the_look() {
     let mut rig = Rig::new(LockScheme::Session);
     rig.leased(1, "s");
     rig.input(Input::Hint(Hint::MayHaveMissed));
-    let page = PendingPage {
-        entries: vec![pending_at("a", 1, "s")],
+    let page = PendingIds {
+        entries: vec![entry(1)],
         next: Some(entry(1)),
     };
-    rig.answer("List", Reply::Listed(page));
-    let (second_page, _) = rig.take("List");
+    rig.answer("ListIds", Reply::ListedIds(page));
+    let (second_page, _) = rig.take("ListIds");
     rig.jump(TTL * 2);
     rig.housekeep();
-    rig.reply(second_page, Reply::Listed(PendingPage::default()));
+    rig.reply(second_page, Reply::ListedIds(PendingIds::default()));
     rig.housekeep();
     assert_eq!(rig.acquires(), [entry(1)]);
 }
