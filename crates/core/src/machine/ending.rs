@@ -321,6 +321,7 @@ impl Machine {
             .iter()
             .map(|q| (q.entry, q.reason.clone()))
             .collect();
+        self.quarantining += entries.len();
         self.act(Action::Quarantine(entries), Flight::Quarantine(flight));
     }
 
@@ -330,6 +331,7 @@ impl Machine {
         result: Result<Reply>,
         current: bool,
     ) {
+        self.quarantining = self.quarantining.saturating_sub(page.len());
         let outcomes = match result {
             Ok(Reply::Quarantined(outcomes)) if outcomes.len() == page.len() => outcomes,
             result => {
