@@ -2,7 +2,7 @@
 //! targets, and by the tests below; not in ordinary builds.
 
 use redis_rs::{PushKind, Value, VerbatimFormat};
-use streamlease_core::{EntryId, Error, ErrorKind, Hint, Holder};
+use streamlease_core::{ConsumerName, EntryId, Error, ErrorKind, Hint, Holder};
 
 use crate::decode;
 use crate::keys::{parse_wire_lock, wire_lock};
@@ -78,7 +78,8 @@ pub fn redis_reply(shape: &[u8]) {
             .and_then(|(_, mut rest)| decode::held(&mut rest))
             .err(),
     ];
-    let outcomes = [claimed(value.clone()).err(), ended(value).err()];
+    let claimer = ConsumerName::from_wire("redis-consumer-a");
+    let outcomes = [claimed(&claimer, value.clone()).err(), ended(value).err()];
     for error in errors.into_iter().chain(outcomes).flatten() {
         assert_eq!(error.kind(), ErrorKind::Protocol);
     }

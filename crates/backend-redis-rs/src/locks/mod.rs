@@ -96,9 +96,9 @@ pub(crate) fn digits(token: FencingToken) -> String {
     format!("{:020}", token.0)
 }
 
-/// What follows the session in the value of a lease's keys, up to the attempt.
-fn head(lease: &LeaseRef) -> String {
-    format!("/{}/{}/", digits(lease.token), lease.entry)
+/// The value of a lease's keys, up to the attempt.
+fn head(session: &str, lease: &LeaseRef) -> String {
+    format!("{session}/{}/{}/", digits(lease.token), lease.entry)
 }
 
 /// The reply to one page of acquires.
@@ -112,11 +112,11 @@ fn acquired(page: usize, reply: Value) -> Result<Vec<AcquireOutcome>> {
     let outcomes = flatten(page, vec![decode::next(&mut rest)?])?
         .into_iter()
         .map(|outcome| {
+            if !matches!(outcome, Value::Array(_)) {
+                return Ok(AcquireOutcome::Acquired(decode::token(outcome)?));
+            }
             let (word, mut rest) = decode::outcome(outcome)?;
             match &*word {
-                "acquired" => Ok(AcquireOutcome::Acquired(decode::token(decode::next(
-                    &mut rest,
-                )?)?)),
                 "held" => Ok(AcquireOutcome::Held(decode::held(&mut rest)?)),
                 "not_yet" => Ok(AcquireOutcome::NotYet {
                     retry_in: decode::millis(decode::next(&mut rest)?)?,
