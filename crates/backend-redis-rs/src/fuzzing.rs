@@ -3,8 +3,8 @@
 
 use redis_rs::{PushKind, Value, VerbatimFormat};
 use streamlease_core::{
-    BeatReply, EntryId, Error, ErrorKind, FencingToken, Hint, Holder, LeaseRef, LockScheme,
-    StreamName,
+    BeatReply, ConsumerName, EntryId, Error, ErrorKind, FencingToken, Hint, Holder, LeaseRef,
+    LockScheme, StreamName,
 };
 
 use crate::decode;
@@ -82,7 +82,8 @@ pub fn redis_reply(shape: &[u8]) {
             .and_then(|(_, mut rest)| decode::held(&mut rest))
             .err(),
     ];
-    let outcomes = [claimed(value.clone()).err(), ended(value).err()];
+    let claimer = ConsumerName::from_wire("redis-consumer-a");
+    let outcomes = [claimed(&claimer, value.clone()).err(), ended(value).err()];
     for error in errors.into_iter().chain(outcomes).flatten() {
         assert_eq!(error.kind(), ErrorKind::Protocol);
     }
@@ -100,7 +101,7 @@ pub fn lock_reply(shape: &[u8]) {
         Ok(outcomes) => assert_eq!(outcomes.len(), asked),
         Err(error) => errors.push(Some(error)),
     }
-    match locks::released(asked, vec![value.clone()]) {
+    match locks::released(asked, value.clone()) {
         Ok(outcomes) => assert_eq!(outcomes.len(), asked),
         Err(error) => errors.push(Some(error)),
     }
@@ -168,7 +169,7 @@ fn lock_value(shape: &mut Bytes<'_>, asked: usize) -> Value {
         let parts = match shape.next() % 4 {
             0 => vec![word("free")],
             1 => vec![word("held"), Value::Int(900), word(HOLDER)],
-            2 => vec![word("acquired"), word("00000000000000000007")],
+            2 => return or_another(shape, word("00000000000000000007")),
             _ => vec![word("not_yet"), Value::Int(40)],
         };
         let parts = parts.into_iter().map(|right| or_another(shape, right));
@@ -179,7 +180,7 @@ fn lock_value(shape: &mut Bytes<'_>, asked: usize) -> Value {
         // An acquire, an inspect, a release.
         0 => vec![word("ok"), each(shape, &state)],
         1 => return state(shape),
-        2 => return each(shape, &|shape| or_another(shape, Value::Int(1))),
+        2 => return or_another(shape, word(&"10".repeat(asked)[..asked])),
         // A beat with per-stream locks, the first page and another.
         3 => {
             let lost = (1..=asked).map(|index| Value::Int(index as i64));
@@ -190,9 +191,9 @@ fn lock_value(shape: &mut Bytes<'_>, asked: usize) -> Value {
         4 => vec![word("ok"), array(&[])],
         // With session leases: a beat, and what a take-over finds.
         5 => {
-            let numbers = [Value::Int(1_700_000_000_000), Value::Int(2)];
-            let [shown, on_record] = numbers.map(|right| or_another(shape, right));
-            let first = vec![word("ok"), shown, on_record, leases(shape)];
+            let numbers = [1_700_000_000_000, 2, 1].map(Value::Int);
+            let [shown, on_record, generation] = numbers.map(|right| or_another(shape, right));
+            let first = vec![word("ok"), shown, on_record, leases(shape), generation];
             [first, around(shape).to_vec()].concat()
         }
         6 => {
@@ -407,13 +408,13 @@ mod tests {
         let reply = |shape: &[u8]| super::lock_value(&mut super::Bytes(shape), 2);
         let page = [0, 1].map(super::lease);
         let mut summary = BeatReply::default();
-        locks::acquired(2, reply(&[0, 2, 0, 0, 0, 1])).unwrap();
+        locks::acquired(2, reply(&[0, 2, 0, 1])).unwrap();
         locks::state(reply(&[1, 1])).unwrap();
-        locks::released(2, vec![reply(&[2])]).unwrap();
+        locks::released(2, reply(&[2])).unwrap();
         assert!(per_stream::beaten(&page, reply(&[3]), &mut summary).unwrap());
         assert!(per_stream::beaten(&page, reply(&[4]), &mut summary).unwrap());
         assert_eq!((summary.lost, summary.dead.len()), (page.into(), 1));
-        let (_, summary) = session::beaten(reply(&[5, 0, 0, 0, 0, 0, 2]))
+        let (_, summary) = session::beaten(reply(&[5, 0, 0, 0, 0, 0, 0, 2]))
             .unwrap()
             .unwrap();
         assert_eq!((summary.revoked.len(), summary.members), (2, 3));

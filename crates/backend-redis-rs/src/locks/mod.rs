@@ -99,9 +99,9 @@ pub(crate) fn digits(token: FencingToken) -> String {
     format!("{:020}", token.0)
 }
 
-/// What follows the session in the value of a lease's keys, up to the attempt.
-fn head(lease: &LeaseRef) -> String {
-    format!("/{}/{}/", digits(lease.token), lease.entry)
+/// The value of a lease's keys, up to the attempt.
+fn head(session: &str, lease: &LeaseRef) -> String {
+    format!("{session}/{}/{}/", digits(lease.token), lease.entry)
 }
 
 /// The reply to an open; what comes behind the word is left in `rest`.
@@ -133,11 +133,11 @@ pub(crate) fn acquired(page: usize, reply: Value) -> Result<Vec<AcquireOutcome>>
     let outcomes = flatten(page, vec![decode::next(&mut rest)?])?
         .into_iter()
         .map(|outcome| {
+            if !matches!(outcome, Value::Array(_)) {
+                return Ok(AcquireOutcome::Acquired(decode::token(outcome)?));
+            }
             let (word, mut rest) = decode::outcome(outcome)?;
             match &*word {
-                "acquired" => Ok(AcquireOutcome::Acquired(decode::token(decode::next(
-                    &mut rest,
-                )?)?)),
                 "held" => Ok(AcquireOutcome::Held(decode::held(&mut rest)?)),
                 "not_yet" => Ok(AcquireOutcome::NotYet {
                     retry_in: decode::millis(decode::next(&mut rest)?)?,
@@ -148,13 +148,16 @@ pub(crate) fn acquired(page: usize, reply: Value) -> Result<Vec<AcquireOutcome>>
     outcomes.collect()
 }
 
-/// The replies to all pages of a release.
-pub(crate) fn released(expected: usize, replies: Vec<Value>) -> Result<Vec<ReleaseOutcome>> {
-    let outcomes = flatten(expected, replies)?.into_iter().map(|released| {
-        Ok(match decode::number(released)? {
-            1 => ReleaseOutcome::Released,
-            _ => ReleaseOutcome::NotHeld,
-        })
+/// The reply to one page of releases: a digit for each.
+pub(crate) fn released(page: usize, reply: Value) -> Result<Vec<ReleaseOutcome>> {
+    let digits = decode::bytes(reply)?;
+    if digits.len() != page {
+        return Err(protocol("another number of outcomes"));
+    }
+    let outcomes = digits.into_iter().map(|digit| match digit {
+        b'1' => Ok(ReleaseOutcome::Released),
+        b'0' => Ok(ReleaseOutcome::NotHeld),
+        _ => Err(protocol("an unknown outcome of a release")),
     });
     outcomes.collect()
 }

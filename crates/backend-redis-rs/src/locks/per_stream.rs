@@ -21,6 +21,7 @@ use crate::connection::{Call, Script, Server};
 use crate::decode;
 use crate::error::protocol;
 use crate::keys::{Keys, wire_lock};
+use crate::pages::PAGE;
 
 use super::{
     acquired, check_floor, digits, flatten, head, members, millis, opened, released, scheme_name,
@@ -29,7 +30,6 @@ use super::{
 
 /// Leases per script: about a millisecond of the server's time each.
 const BEAT_PAGE: usize = 250;
-const PAGE: usize = 100;
 
 static ACQUIRE: LazyLock<Script> = script!("token", "acquire");
 static BEAT: LazyLock<Script> = script!("around", "beat");
@@ -149,7 +149,7 @@ impl LockManager for PerStreamLocks {
             call.arg(want_sweep.map_or_else(|| "0".to_owned(), millis));
             for lease in *page {
                 self.add_lock(&mut call, &lease.stream, lease.entry);
-                call.arg(head(lease));
+                call.arg(head("", lease));
             }
             calls.push(call);
         }
@@ -175,14 +175,18 @@ impl LockManager for PerStreamLocks {
             call.key(&self.keys.refused).key(&self.keys.hints).arg(&id);
             for release in page {
                 self.add_lock(&mut call, &release.lease.stream, release.lease.entry);
-                call.arg(head(&release.lease))
+                call.arg(head("", &release.lease))
                     .arg(release.lease.stream.as_str())
                     .arg(if release.announce { "1" } else { "0" });
             }
             calls.push(call);
         }
         let replies = self.server.run("releasing locks", &RELEASE, &calls).await?;
-        released(releases.len(), replies)
+        let mut outcomes = Vec::with_capacity(releases.len());
+        for (page, reply) in releases.chunks(PAGE).zip(replies) {
+            outcomes.extend(released(page.len(), reply)?);
+        }
+        Ok(outcomes)
     }
 
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {

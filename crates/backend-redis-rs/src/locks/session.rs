@@ -24,15 +24,12 @@ use crate::connection::{Call, Script, Server};
 use crate::decode;
 use crate::error::protocol;
 use crate::keys::Keys;
+use crate::pages::{PAGE, pages_without_repeats};
 
 use super::{
     acquired, check_floor, digits, flatten, head, members, millis, opened, released, scheme_name,
     script, seen_around, state,
 };
-
-/// Leases per script: about half a millisecond of the server's time. Not below
-/// the pages of core, so that each of those is one call.
-const PAGE: usize = 128;
 
 static ACQUIRE: LazyLock<Script> = script!("sessions_head", "token", "sessions_acquire");
 static BEAT: LazyLock<Script> = script!("sessions_head", "around", "sessions_beat");
@@ -154,17 +151,19 @@ impl LockManager for SessionLocks {
         requests: &[Acquire],
     ) -> Result<Vec<AcquireOutcome>> {
         let (id, ttl) = (session.id.to_string(), millis(session.ttl));
-        let mut calls = Vec::new();
-        for page in requests.chunks(PAGE) {
+        requests.iter().try_for_each(check_floor)?;
+        let pages = pages_without_repeats(requests, |request| request.stream.clone());
+        let mut calls = Vec::with_capacity(pages.len());
+        for page in &pages {
             let mut call = self.call(&id, &ttl);
             call.key(&self.keys.counter).key(&self.keys.refused);
-            for request in page {
-                check_floor(request)?;
-                call.arg(request.stream.as_str())
-                    .arg(request.entry.to_string())
-                    .arg(format!("{:016x}", request.attempt))
-                    .arg(digits(request.floor));
-            }
+            call.args(page.iter().map(|request| request.stream.as_str()));
+            call.args(page.iter().map(|request| request.entry.to_string()));
+            call.args(
+                page.iter()
+                    .map(|request| format!("{:016x}", request.attempt)),
+            );
+            call.args(page.iter().map(|request| digits(request.floor)));
             calls.push(call);
         }
         let replies = self
@@ -172,7 +171,7 @@ impl LockManager for SessionLocks {
             .run("acquiring leases", &ACQUIRE, &calls)
             .await?;
         let mut outcomes = Vec::with_capacity(requests.len());
-        for (page, reply) in requests.chunks(PAGE).zip(replies) {
+        for (page, reply) in pages.into_iter().zip(replies) {
             outcomes.extend(acquired(page.len(), reply)?);
         }
         Ok(outcomes)
@@ -206,18 +205,25 @@ impl LockManager for SessionLocks {
         for page in releases.chunks(PAGE) {
             let mut call = self.call(&id, "0");
             call.key(&self.keys.refused).key(&self.keys.hints);
-            for release in page {
-                call.arg(release.lease.stream.as_str())
-                    .arg(head(&release.lease))
-                    .arg(if release.announce { "1" } else { "0" });
-            }
+            let announced = page.iter().map(|release| release.announce);
+            call.arg(
+                announced
+                    .map(|yes| if yes { '1' } else { '0' })
+                    .collect::<String>(),
+            );
+            call.args(page.iter().map(|release| release.lease.stream.as_str()));
+            call.args(page.iter().map(|release| head(&id, &release.lease)));
             calls.push(call);
         }
         let replies = self
             .server
             .run("releasing leases", &RELEASE, &calls)
             .await?;
-        released(releases.len(), replies)
+        let mut outcomes = Vec::with_capacity(releases.len());
+        for (page, reply) in releases.chunks(PAGE).zip(replies) {
+            outcomes.extend(released(page.len(), reply)?);
+        }
+        Ok(outcomes)
     }
 
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
@@ -302,6 +308,7 @@ pub(crate) fn beaten(reply: Value) -> Result<Option<(u64, BeatReply)>> {
     let mut summary = BeatReply {
         on_record: Some(decode::count(decode::next(&mut rest)?)?),
         revoked: leases(decode::next(&mut rest)?)?,
+        generation: decode::count(decode::next(&mut rest)?)?,
         ..BeatReply::default()
     };
     let dead = decode::next(&mut rest)?;

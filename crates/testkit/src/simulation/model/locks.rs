@@ -26,6 +26,8 @@ pub(in super::super) struct Locks {
     refused: BTreeSet<StreamName>,
     /// Acquires and take-overs wait until then, after a restart (session leases).
     quiet_until: u64,
+    /// When the server was last started, as far as sessions go by it.
+    started_at: u64,
 
     /// Per-stream locks: what our consumers agree on, one key per data stream.
     stream_keys: BTreeMap<StreamName, Key>,
@@ -74,6 +76,7 @@ impl Locks {
             sweep_until: 0,
             refused: BTreeSet::new(),
             quiet_until: 0,
+            started_at: 0,
             stream_keys: BTreeMap::new(),
             wire_keys: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -86,6 +89,7 @@ impl Locks {
     pub(in super::super) fn restarted(&mut self, now: u64, ttl: Duration) {
         if self.scheme == LockScheme::Session {
             self.quiet_until = now + ms(ttl);
+            self.started_at = now.max(self.started_at + 1);
         }
     }
 
@@ -97,23 +101,46 @@ impl Locks {
 
     // --- foreign consumers, operators, the server itself -------------------------------
 
-    /// SET NX of a wire key by a Go consumer.
-    pub(in super::super) fn foreign_lock(&mut self, stream: StreamName, entry: EntryId, now: u64) {
-        let key = self.wire_keys.entry((stream, entry)).or_insert(Key {
-            ours: None,
-            expires_ms: 0,
-        });
-        if key.expires_ms <= now {
-            *key = Key {
-                ours: None,
-                expires_ms: now + 2_000,
-            };
+    /// A Go consumer's SET NX, or its extension, of a wire key; whether it has it.
+    /// (That library makes a missing key again when it extends.)
+    pub(in super::super) fn foreign_lock(
+        &mut self,
+        stream: &StreamName,
+        entry: EntryId,
+        now: u64,
+    ) -> bool {
+        let id = (stream.clone(), entry);
+        let key = self.wire_keys.get(&id).filter(|key| key.expires_ms > now);
+        if key.is_some_and(|key| key.ours.is_some()) {
+            return false;
         }
+        let key = Key {
+            ours: None,
+            expires_ms: now + 2_000,
+        };
+        self.wire_keys.insert(id, key);
+        true
     }
 
-    /// Marks the nth lease on record to be given up.
-    pub(in super::super) fn revoke(&mut self, nth: usize) -> Option<StreamName> {
-        let stream = self.leases.keys().nth(nth)?.clone();
+    pub(in super::super) fn foreign_unlock(&mut self, stream: &StreamName, entry: EntryId) {
+        self.wire_keys.remove(&(stream.clone(), entry));
+    }
+
+    /// Whether anybody has the wire's lock of this entry.
+    pub(in super::super) fn is_locked(
+        &self,
+        stream: &StreamName,
+        entry: EntryId,
+        now: u64,
+    ) -> bool {
+        let key = self.wire_keys.get(&(stream.clone(), entry));
+        key.is_some_and(|key| key.expires_ms > now)
+    }
+
+    /// Marks one of the leases on record to be given up.
+    pub(in super::super) fn revoke(&mut self, nth: u64) -> Option<StreamName> {
+        let nth = nth.checked_rem(self.leases.len() as u64)?;
+        let stream = self.leases.keys().nth(nth as usize)?.clone();
         self.marked.insert(stream.clone());
         Some(stream)
     }
@@ -233,6 +260,7 @@ impl Locks {
             reply.sweep = true;
         }
         if self.scheme == LockScheme::Session {
+            reply.generation = self.started_at;
             let own = self.leases.iter().filter(|(_, lease)| lease.session == *id);
             reply.on_record = Some(own.clone().count() as u64);
             let marked = own.filter(|(stream, _)| self.marked.contains(*stream));
@@ -381,7 +409,7 @@ impl Locks {
                 return AcquireOutcome::Acquired(lease.token);
             }
             if !same || request.attempt < lease.attempt {
-                let remaining = Duration::from_millis(self.sessions[&lease.session] - now);
+                let remaining = self.told_remaining(self.sessions[&lease.session], now);
                 let holder = Holder::Session(lease.session.clone());
                 self.refused.insert(request.stream.clone());
                 return AcquireOutcome::Held(Held { holder, remaining });
@@ -424,14 +452,15 @@ impl Locks {
                     .as_ref()
                     .is_some_and(|ours| ours.session == session.id)
             };
-            in_the_way = wire_key.filter(|key| !own(key));
+            let ignores = self.mutant == Some(Mutant::ForeignLocksIgnored);
+            in_the_way = wire_key.filter(|key| !(own(key) || ignores && key.ours.is_none()));
         }
         if let Some(key) = in_the_way {
             let holder = match &key.ours {
                 Some(ours) => Holder::Session(ours.session.clone()),
                 None => Holder::Foreign("go".into()),
             };
-            let remaining = Duration::from_millis(key.expires_ms.saturating_sub(now));
+            let remaining = self.told_remaining(key.expires_ms, now);
             self.refused.insert(request.stream.clone());
             return AcquireOutcome::Held(Held { holder, remaining });
         }
@@ -449,6 +478,13 @@ impl Locks {
         self.stream_keys.insert(request.stream.clone(), key.clone());
         self.wire_keys.insert(wire_id, key);
         AcquireOutcome::Acquired(token)
+    }
+
+    fn told_remaining(&self, until: u64, now: u64) -> Duration {
+        match self.mutant {
+            Some(Mutant::HeldForNoTime) => Duration::ZERO,
+            _ => Duration::from_millis(until.saturating_sub(now)),
+        }
     }
 
     pub(in super::super) fn release(
