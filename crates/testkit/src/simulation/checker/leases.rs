@@ -23,6 +23,8 @@ struct View {
     last_progress: Timestamp,
     /// Its user or an operator has asked for its end, or it was found silent.
     ending: bool,
+    /// `lost()` fired because its handler was silent.
+    silent: bool,
 }
 
 impl View {
@@ -169,7 +171,7 @@ impl Checker {
                     let what = format!("n{node} is told that {lease} is lost, for no reason");
                     failed = Some(("silence", "lost() fires unasked", what));
                 }
-                view.ending = true;
+                (view.ending, view.silent) = (true, true);
                 continue;
             }
             let allowed = match scheme {
@@ -405,7 +407,8 @@ impl Checker {
         token: FencingToken,
         limit: Duration,
     ) {
-        if let Some(view) = self.watches[node].view_mut(entry, token) {
+        let view = self.watches[node].view_mut(entry, token);
+        if let Some(view) = view.filter(|view| !view.is_over()) {
             view.max_silence = Some(limit);
         }
     }
@@ -526,6 +529,7 @@ impl Checker {
             max_silence: watch.max_silence,
             last_progress: local,
             ending: false,
+            silent: false,
         };
         watch.views.insert(entry, view);
         let last = self.last_owner.insert(stream.clone(), node);
@@ -571,8 +575,8 @@ impl Checker {
         self.watches[node].lost += u64::from(by_time);
         // R2: without lost data, only the clock ends a lease against its user's will.
         let legal = match reason {
-            DisownReason::Expired => ran_out,
-            DisownReason::Silent => silent_at.is_some_and(|at| at <= local),
+            DisownReason::Expired => ran_out || view.silent,
+            DisownReason::Silent => view.silent || silent_at.is_some_and(|at| at <= local),
             DisownReason::EntryGone => self.was_completed_by_foreigner(entry),
             DisownReason::Revoked | DisownReason::ClientStopped => true,
             _ => false,

@@ -173,9 +173,7 @@ impl World {
         let slow_too = rooms.len() > 3;
         // Enough without the largest, and without the slow one.
         let most = rooms.pop().unwrap_or(0);
-        if slow_too {
-            rooms.remove(1);
-        }
+        let slow_room = if slow_too { rooms.remove(1) } else { 0 };
         let count = rooms.iter().sum::<usize>().min(most).min(12);
         // By now the server has noticed which connections are gone.
         let nodes = &self.nodes;
@@ -204,10 +202,11 @@ impl World {
             return (None, 0);
         };
         // Who limits silence wants a stream that nobody takes to go elsewhere.
-        let unlimited = |n: &usize| self.nodes[*n].settings.max_silence.is_none();
-        let others = self
-            .running()
-            .filter(|n| *n != victim && slow_too && unlimited(n));
+        let may_be_slow = |n: &usize| {
+            let settings = &self.nodes[*n].settings;
+            settings.max_silence.is_none() && settings.capacity <= slow_room
+        };
+        let others = self.running().filter(|n| *n != victim && may_be_slow(n));
         let slow = others.min_by_key(|n| self.nodes[*n].settings.capacity);
         if let Some(slow) = slow {
             self.nodes[slow].slow_until = self.now + 3 * ttl;
