@@ -16,7 +16,7 @@ use streamlease_core::machine::{
 use streamlease_core::{
     AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, CompleteOutcome,
     ConsumerName, Delivery, EntryId, FencingToken, Fetched, Hint, Info, LockScheme, OpenOutcome,
-    PendingPage, ReleaseOutcome, Settings, StreamName, Timestamp,
+    PendingIds, PendingPage, ReleaseOutcome, Settings, StreamName, Timestamp,
 };
 
 /// A machine and a backend that answers everything at once and well.
@@ -156,6 +156,7 @@ impl Bench {
                 Reply::Beaten(BeatOutcome::Extended(reply))
             }
             Action::List { .. } => Reply::Listed(PendingPage::default()),
+            Action::ListIds { .. } => Reply::ListedIds(PendingIds::default()),
             Action::Members => Reply::Members(Vec::new()),
             other => panic!("unexpected: {other:?}"),
         }

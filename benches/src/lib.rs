@@ -16,6 +16,7 @@ use std::time::Duration;
 pub use usage::{ProcessUsage, RedisUsage};
 
 use serde_json::{Map, Value, json};
+use streamlease_core::LockScheme;
 
 /// Rows of figures under named columns.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Table {
     name: &'static str,
     columns: &'static [&'static str],
     rows: Vec<Vec<String>>,
+    budgets: Vec<String>,
 }
 
 impl Table {
@@ -32,12 +34,21 @@ impl Table {
             name,
             columns,
             rows: Vec::new(),
+            budgets: Vec::new(),
         }
     }
 
-    /// Adds a row: one cell per column.
+    /// Adds a row: one cell per column. Shown at once, too: the whole takes minutes.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        let row: Vec<String> = cells.into_iter().collect();
+        eprintln!("{}: {}", self.name, row.join("  "));
+        self.rows.push(row);
+    }
+
+    /// Adds a line below the table: what was asked for, and what came of it.
+    pub fn budget(&mut self, what: &str, measured: &str, met: bool) {
+        let met = if met { "met" } else { "NOT MET" };
+        self.budgets.push(format!("{what}: {measured}, {met}"));
     }
 
     /// Prints it, and writes it as JSON to the file named after `--json`, if given.
@@ -61,7 +72,10 @@ impl Table {
             }
             writeln!(out)?;
         }
-        match json_path() {
+        for budget in &self.budgets {
+            writeln!(out, "  {budget}")?;
+        }
+        match value_of("--json") {
             Some(path) => std::fs::write(path, format!("{:#}\n", self.json())),
             None => Ok(()),
         }
@@ -73,7 +87,8 @@ impl Table {
             let cells = cells.map(|(column, cell)| ((*column).to_owned(), json!(cell)));
             Value::Object(cells.collect::<Map<_, _>>())
         };
-        json!({ "bench": self.name, "rows": self.rows.iter().map(row).collect::<Vec<_>>() })
+        let rows: Vec<_> = self.rows.iter().map(row).collect();
+        json!({ "bench": self.name, "rows": rows, "budgets": self.budgets })
     }
 }
 
@@ -82,9 +97,52 @@ pub fn is_smoke() -> bool {
     std::env::args().any(|arg| arg == "--smoke")
 }
 
-fn json_path() -> Option<String> {
-    let mut args = std::env::args().skip_while(|arg| arg != "--json");
+/// What follows `option` on the command line.
+pub fn value_of(option: &str) -> Option<String> {
+    let mut args = std::env::args().skip_while(|arg| arg != option);
     args.nth(1)
+}
+
+/// The number that follows `option` on the command line.
+pub fn number_of<T: std::str::FromStr>(option: &str) -> Option<T> {
+    let value = value_of(option)?;
+    let number = value.parse().ok();
+    assert!(number.is_some(), "{option} {value}: not a number");
+    number
+}
+
+/// What leases hang on in a cell; `None` is the wire format's algorithm.
+pub fn name_of(scheme: Option<LockScheme>) -> &'static str {
+    match scheme {
+        Some(LockScheme::Session) => "session",
+        Some(LockScheme::PerStream) => "per-stream",
+        None => "wire",
+    }
+}
+
+/// All of them, or those that `--only session|per-stream|wire` names (with
+/// commas between them).
+pub fn schemes() -> Vec<Option<LockScheme>> {
+    let all = [Some(LockScheme::Session), Some(LockScheme::PerStream), None];
+    let Some(only) = value_of("--only") else {
+        return all.to_vec();
+    };
+    let parse = |name: &str| {
+        let scheme = all.into_iter().find(|scheme| name_of(*scheme) == name);
+        scheme.unwrap_or_else(|| panic!("--only {name}: session, per-stream or wire"))
+    };
+    only.split(',').map(parse).collect()
+}
+
+/// Ends this process with the one that started it, however that ends.
+pub fn die_with_parent() {
+    let parent = std::os::unix::process::parent_id();
+    std::thread::spawn(move || {
+        while std::os::unix::process::parent_id() == parent {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        std::process::exit(1);
+    });
 }
 
 /// The runtime that every benchmark with I/O uses.

@@ -6,7 +6,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
-    Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, MalformedReason, Pending,
+    Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, MalformedReason, Pending, PendingIds,
     PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope,
     SubmitBatch, Timestamp,
 };
@@ -178,49 +178,53 @@ impl Lbs {
         now: Timestamp,
     ) -> Result<PendingPage> {
         let group = self.group.as_ref().ok_or_else(not_prepared)?;
-        let limit = limit.max(1);
-        let one_more = limit.saturating_add(1);
-        let mut ids: Vec<EntryId> = match scope {
-            Scope::All { after } => {
-                let from = (Excluded(after), Unbounded);
-                group
-                    .pending
-                    .range(from)
-                    .map(|(id, _)| *id)
-                    .take(one_more)
-                    .collect()
+        let page = match scope {
+            Scope::All { after } => self.list_pending_ids(None, *after, limit)?,
+            Scope::Consumer { consumer, after } => {
+                self.list_pending_ids(Some(consumer), *after, limit)?
             }
-            Scope::Consumer { consumer, after } => match group.consumers.get(consumer) {
-                Some(consumer) => {
-                    let from = (Excluded(after), Unbounded);
-                    consumer
-                        .pending
-                        .range(from)
-                        .copied()
-                        .take(one_more)
-                        .collect()
-                }
-                None => Vec::new(),
-            },
             Scope::Entries(wanted) => {
                 let wanted: BTreeSet<_> = wanted.iter().copied().collect();
-                let entries = wanted
-                    .into_iter()
-                    .filter_map(|id| self.pending(group, id, now));
-                return Ok(PendingPage {
-                    entries: entries.collect(),
+                PendingIds {
+                    entries: wanted.into_iter().collect(),
                     next: None,
-                });
+                }
             }
         };
-        let more = ids.len() > limit;
-        ids.truncate(limit);
-        let next = ids.last().copied().filter(|_| more);
-        let entries = ids
-            .into_iter()
-            .filter_map(|id| self.pending(group, id, now))
-            .collect();
-        Ok(PendingPage { entries, next })
+        let entries = page.entries.into_iter();
+        Ok(PendingPage {
+            entries: entries
+                .filter_map(|id| self.pending(group, id, now))
+                .collect(),
+            next: page.next,
+        })
+    }
+
+    pub(crate) fn list_pending_ids(
+        &self,
+        consumer: Option<&ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds> {
+        let group = self.group.as_ref().ok_or_else(not_prepared)?;
+        let limit = limit.max(1);
+        let from = (Excluded(after), Unbounded);
+        let one_more = limit.saturating_add(1);
+        let mut entries: Vec<EntryId> = match consumer {
+            None => {
+                let all = group.pending.range(from).map(|(id, _)| *id);
+                all.take(one_more).collect()
+            }
+            Some(consumer) => {
+                let known = group.consumers.get(consumer).into_iter();
+                let its = known.flat_map(|known| known.pending.range(from).copied());
+                its.take(one_more).collect()
+            }
+        };
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        let next = entries.last().copied().filter(|_| more);
+        Ok(PendingIds { entries, next })
     }
 
     fn pending(&self, group: &Group, id: EntryId, now: Timestamp) -> Option<Pending> {

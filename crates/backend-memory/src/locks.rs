@@ -353,6 +353,8 @@ impl Sessions {
             members: u32::try_from(self.sessions.len() - dead.len()).unwrap_or(u32::MAX),
             dead,
             on_record: Some(own.streams.len() as u64),
+            // What it loses, it loses together with all sessions.
+            generation: 0,
             sweep: sweep.is_some(),
         };
         if let Some(turn) = sweep {

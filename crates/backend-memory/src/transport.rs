@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_lite::future;
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
-    FetchRequest, Fetched, HandBack, HandBackOutcome, Hint, PendingPage, Quarantine,
+    FetchRequest, Fetched, HandBack, HandBackOutcome, Hint, PendingIds, PendingPage, Quarantine,
     QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch, Timestamp,
     Transport,
 };
@@ -79,6 +79,16 @@ impl Transport for MemoryTransport {
     async fn list_pending(&self, scope: &Scope, limit: usize) -> Result<PendingPage> {
         self.service
             .step(|state, now| state.lbs.list_pending(scope, limit, now))
+    }
+
+    async fn list_pending_ids(
+        &self,
+        consumer: Option<&ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds> {
+        self.service
+            .step(|state, _| state.lbs.list_pending_ids(consumer, after, limit))
     }
 
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {

@@ -364,6 +364,12 @@ impl Call {
         self
     }
 
+    pub(crate) fn args<A: AsRef<[u8]>>(&mut self, args: impl IntoIterator<Item = A>) -> &mut Self {
+        let args = args.into_iter().map(|arg| arg.as_ref().to_vec());
+        self.args.extend(args);
+        self
+    }
+
     fn by_hash(&self, script: &Script) -> Cmd {
         self.command("EVALSHA", &script.hash)
     }

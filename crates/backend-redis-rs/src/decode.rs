@@ -168,6 +168,15 @@ pub(crate) fn pending_page(value: Value) -> Result<(Vec<Pending>, Option<EntryId
     Ok((rows, next))
 }
 
+/// The ids in a page of `XPENDING`.
+pub(crate) fn pending_ids(value: Value) -> Result<Vec<EntryId>> {
+    let id = |row: Value| {
+        let [entry, _consumer, _idle, _deliveries] = tuple(row)?;
+        entry_id(entry)
+    };
+    list(value)?.into_iter().map(id).collect()
+}
+
 fn pending(value: Value) -> Result<Pending> {
     let [
         entry,

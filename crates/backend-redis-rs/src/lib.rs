@@ -106,6 +106,7 @@ mod locks;
 mod migrate;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod notifier;
+mod pages;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod timer;
 #[cfg(any(feature = "tokio", feature = "smol"))]

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use redis_rs::{Pipeline, Value, cmd};
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
-    FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingPage,
-    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch,
-    Transport,
+    FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingIds,
+    PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope,
+    SubmitBatch, Transport,
 };
 
 use crate::connection::{Call, Script, Server};
@@ -20,11 +20,13 @@ use crate::decode::{self, GroupState};
 use crate::error::protocol;
 use crate::keys::{Keys, index_member};
 use crate::locks::{digits, flatten, other_scheme, scheme_name};
+use crate::pages::{PAGE, pages_without_repeats};
 
-/// Entries per script: well under two milliseconds of the server's time each.
-const PAGE: usize = 100;
 /// Entries per fetch, for the same reason.
 const MOST_FETCHED: usize = 1000;
+/// Ids per listing of nothing but those: a third of a millisecond.
+const ID_PAGE: usize = 1000;
+const GREATEST: EntryId = EntryId::new(u64::MAX, u64::MAX);
 /// Bytes of payload per script, beyond the last entry.
 const PAGE_BYTES: usize = 1 << 20;
 /// How long a batch's id, and as what a quarantined entry came back, is remembered.
@@ -102,30 +104,26 @@ impl RedisTransport {
         format!("{doing} {}", self.keys.lbs)
     }
 
-    /// Runs a script over `items` in pages and reads one outcome per item.
+    /// Runs a script over pages of items and reads one outcome per item.
     async fn paged<T, O>(
         &self,
         doing: &str,
         script: &Script,
-        items: &[T],
-        head: impl Fn(&mut Call, &[T]),
-        each: impl Fn(&mut Call, &T),
+        pages: Vec<&[T]>,
+        fill: impl Fn(&mut Call, &[T]),
         read: impl Fn(Value) -> Result<O>,
     ) -> Result<Vec<O>> {
-        let calls: Vec<Call> = items
-            .chunks(PAGE)
+        let count = pages.iter().map(|page| page.len()).sum();
+        let calls: Vec<Call> = pages
+            .into_iter()
             .map(|page| {
                 let mut call = self.call();
-                head(&mut call, page);
-                page.iter().for_each(|item| each(&mut call, item));
+                fill(&mut call, page);
                 call
             })
             .collect();
         let replies = self.server.run(&self.what(doing), script, &calls).await?;
-        flatten(items.len(), replies)?
-            .into_iter()
-            .map(read)
-            .collect()
+        flatten(count, replies)?.into_iter().map(read).collect()
     }
 
     /// What the group is like; `None` if there is no such group.
@@ -174,7 +172,7 @@ impl RedisTransport {
         let mut left = limit;
         while let Some(after) = page.next.filter(|_| left > 0) {
             // Nothing comes after the greatest id, and Redis refuses to look there.
-            if after == EntryId::new(u64::MAX, u64::MAX) {
+            if after == GREATEST {
                 page.next = None;
                 break;
             }
@@ -336,16 +334,53 @@ impl Transport for RedisTransport {
         }
     }
 
+    async fn list_pending_ids(
+        &self,
+        consumer: Option<&ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds> {
+        if consumer.is_none() && after == EntryId::MIN {
+            self.tidy().await?;
+        }
+        let mut page = PendingIds {
+            entries: Vec::new(),
+            next: Some(after),
+        };
+        while let Some(after) = page.next.filter(|_| page.entries.len() < limit) {
+            page.next = None;
+            if after == GREATEST {
+                break;
+            }
+            let count = (limit - page.entries.len()).min(ID_PAGE);
+            let mut command = cmd("XPENDING");
+            command.arg(&self.keys.lbs).arg(&self.keys.group);
+            command.arg(format!("({after}")).arg("+").arg(count);
+            if let Some(consumer) = consumer {
+                command.arg(consumer.as_str());
+            }
+            let reply = self.server.command(&self.what("listing"), &command).await?;
+            let mut ids = decode::pending_ids(reply)?;
+            if ids.len() == count {
+                page.next = ids.last().copied();
+            }
+            page.entries.append(&mut ids);
+        }
+        Ok(page)
+    }
+
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
-        let head = |call: &mut Call, page: &[Fenced]| {
+        let pages = pages_without_repeats(claims, |claim| claim.entry);
+        let fill = |call: &mut Call, page: &[Fenced]| {
             let ids = || page.iter().map(|claim| claim.entry);
             let (low, high) = (ids().min(), ids().max());
             call.arg(&self.keys.group).arg(consumer.as_str());
             call.arg(low.unwrap_or(EntryId::MIN).to_string());
             call.arg(high.unwrap_or(EntryId::MIN).to_string());
+            add_fenced(call, page);
         };
-        self.paged("claiming from", &CLAIM, claims, head, add_fenced, claimed)
-            .await
+        let read = |reply| claimed(consumer, reply);
+        self.paged("claiming from", &CLAIM, pages, fill, read).await
     }
 
     async fn complete(
@@ -353,24 +388,20 @@ impl Transport for RedisTransport {
         _consumer: &ConsumerName,
         entries: &[Fenced],
     ) -> Result<Vec<CompleteOutcome>> {
-        let head = |call: &mut Call, _: &[_]| {
+        let pages = pages_without_repeats(entries, |fenced| fenced.entry);
+        let fill = |call: &mut Call, page: &[Fenced]| {
             call.arg(&self.keys.group);
+            add_fenced(call, page);
         };
-        self.paged(
-            "completing on",
-            &COMPLETE,
-            entries,
-            head,
-            add_fenced,
-            |reply| {
-                Ok(match ended(reply)? {
-                    Ended::Done => CompleteOutcome::Completed,
-                    Ended::Gone => CompleteOutcome::Gone,
-                    Ended::NotOwner(seen) => CompleteOutcome::NotOwner { seen },
-                })
-            },
-        )
-        .await
+        let read = |reply| {
+            Ok(match ended(reply)? {
+                Ended::Done => CompleteOutcome::Completed,
+                Ended::Gone => CompleteOutcome::Gone,
+                Ended::NotOwner(seen) => CompleteOutcome::NotOwner { seen },
+            })
+        };
+        self.paged("completing on", &COMPLETE, pages, fill, read)
+            .await
     }
 
     async fn hand_back(
@@ -378,30 +409,25 @@ impl Transport for RedisTransport {
         consumer: &ConsumerName,
         entries: &[HandBack],
     ) -> Result<Vec<HandBackOutcome>> {
-        let head = |call: &mut Call, _: &[_]| {
+        let pages = entries.chunks(PAGE).collect();
+        let fill = |call: &mut Call, page: &[HandBack]| {
             call.key(&self.keys.hints);
             call.arg(&self.keys.group).arg(consumer.as_str());
             call.arg(HANDED_BACK_IDLE.as_millis().to_string());
+            for back in page {
+                call.arg(back.entry.to_string()).arg(digits(back.token));
+                call.arg(if back.failed { "1" } else { "0" });
+            }
         };
-        let each = |call: &mut Call, back: &HandBack| {
-            call.arg(back.entry.to_string()).arg(digits(back.token));
-            call.arg(if back.failed { "1" } else { "0" });
+        let read = |reply| {
+            Ok(match ended(reply)? {
+                Ended::Done => HandBackOutcome::HandedBack,
+                Ended::Gone => HandBackOutcome::Gone,
+                Ended::NotOwner(seen) => HandBackOutcome::NotOwner { seen },
+            })
         };
-        self.paged(
-            "handing back to",
-            &HAND_BACK,
-            entries,
-            head,
-            each,
-            |reply| {
-                Ok(match ended(reply)? {
-                    Ended::Done => HandBackOutcome::HandedBack,
-                    Ended::Gone => HandBackOutcome::Gone,
-                    Ended::NotOwner(seen) => HandBackOutcome::NotOwner { seen },
-                })
-            },
-        )
-        .await
+        self.paged("handing back to", &HAND_BACK, pages, fill, read)
+            .await
     }
 
     async fn quarantine(
@@ -409,30 +435,25 @@ impl Transport for RedisTransport {
         consumer: &ConsumerName,
         entries: &[Quarantine],
     ) -> Result<Vec<QuarantineOutcome>> {
-        let head = |call: &mut Call, _: &[_]| {
+        let pages = entries.chunks(PAGE).collect();
+        let fill = |call: &mut Call, page: &[Quarantine]| {
             call.key(&self.keys.quarantine)
                 .key(&self.keys.quarantine_index);
             call.arg(&self.keys.group).arg(consumer.as_str());
+            for item in page {
+                call.arg(item.entry.to_string()).arg(digits(item.token));
+                call.arg(&item.reason).arg(index_member(item.entry));
+            }
         };
-        let each = |call: &mut Call, item: &Quarantine| {
-            call.arg(item.entry.to_string()).arg(digits(item.token));
-            call.arg(&item.reason).arg(index_member(item.entry));
+        let read = |reply| {
+            Ok(match ended(reply)? {
+                Ended::Done => QuarantineOutcome::Quarantined,
+                Ended::Gone => QuarantineOutcome::Gone,
+                Ended::NotOwner(seen) => QuarantineOutcome::NotOwner { seen },
+            })
         };
-        self.paged(
-            "quarantining from",
-            &QUARANTINE,
-            entries,
-            head,
-            each,
-            |reply| {
-                Ok(match ended(reply)? {
-                    Ended::Done => QuarantineOutcome::Quarantined,
-                    Ended::Gone => QuarantineOutcome::Gone,
-                    Ended::NotOwner(seen) => QuarantineOutcome::NotOwner { seen },
-                })
-            },
-        )
-        .await
+        self.paged("quarantining from", &QUARANTINE, pages, fill, read)
+            .await
     }
 
     async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
@@ -534,12 +555,19 @@ impl Transport for RedisTransport {
     }
 }
 
-fn add_fenced(call: &mut Call, fenced: &Fenced) {
-    call.arg(fenced.entry.to_string()).arg(digits(fenced.token));
+fn add_fenced(call: &mut Call, page: &[Fenced]) {
+    call.args(page.iter().map(|fenced| fenced.entry.to_string()));
+    call.args(page.iter().map(|fenced| digits(fenced.token)));
 }
 
 /// The reply to one item of `claim.lua`.
-pub(crate) fn claimed(reply: Value) -> Result<ClaimOutcome> {
+pub(crate) fn claimed(claimer: &ConsumerName, reply: Value) -> Result<ClaimOutcome> {
+    if let Value::Int(_) = reply {
+        return Ok(ClaimOutcome::Claimed {
+            from: Some(claimer.clone()),
+            failures: decode::small(reply)?,
+        });
+    }
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "claimed" => {
@@ -566,10 +594,13 @@ pub(crate) enum Ended {
 }
 
 pub(crate) fn ended(reply: Value) -> Result<Ended> {
+    match reply {
+        Value::Int(1) => return Ok(Ended::Done),
+        Value::Int(0) => return Ok(Ended::Gone),
+        _ => {}
+    }
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
-        "done" => Ok(Ended::Done),
-        "gone" => Ok(Ended::Gone),
         "not_owner" => Ok(Ended::NotOwner(decode::token(decode::next(&mut rest)?)?)),
         _ => Err(protocol("an unknown outcome")),
     }

@@ -490,6 +490,74 @@ fn after_a_restart_live_owners_beat_first() {
 }
 
 #[test]
+fn each_restart_has_its_own_generation_though_its_last_writes_are_lost() {
+    on_both(|| async {
+        let mut server =
+            RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", TTL).await;
+        let mut seen = vec![beat(&backend, &a).await.generation];
+        assert_eq!(beat(&backend, &a).await.generation, seen[0]);
+        for _ in 0..3 {
+            // What is known of the server is what it was before the last restart.
+            let fields = ["run", "last", "calm"];
+            let known = fields.map(|field| {
+                let value: Option<String> = server.run(&["HGET", "{orders-input}:server", field]);
+                (field, value.unwrap())
+            });
+            server.restart();
+            let lost_one = acquire("lost", E1, 1, 0);
+            while backend
+                .locks
+                .acquire(&a, std::slice::from_ref(&lost_one))
+                .await
+                .is_err()
+            {}
+            let generation = beat(&backend, &a).await.generation;
+            assert!(!seen.contains(&generation), "{generation} again");
+            assert_eq!(beat(&backend, &a).await.generation, generation, "stays");
+            seen.push(generation);
+            for (field, value) in known {
+                server.run::<()>(&["HSET", "{orders-input}:server", field, &value]);
+            }
+        }
+    });
+}
+
+/// A restart loses one lease and leaves an unknown one.
+#[test]
+fn a_lease_that_a_restart_lost_shows_in_the_generation_though_the_number_fits() {
+    on_tokio(async {
+        let mut server =
+            RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", TTL).await;
+        acquired(&backend, &a, "s").await;
+        let before = beat(&backend, &a).await;
+        let name = a.id.to_string();
+        // As if the last write had been another acquire, left behind, and not this one.
+        acquired(&backend, &a, "unknown").await;
+        server.run::<()>(&["HDEL", "{orders-input}:owners", "s"]);
+        let leases = format!("{{orders-input}}:leases:{name}");
+        assert_eq!(server.run::<u64>(&["ZREM", &leases, "s"]), 1);
+        server.restart();
+        let after = loop {
+            if let Ok(outcome) = backend.locks.beat(&a, &[], None).await {
+                break outcome;
+            }
+        };
+        let BeatOutcome::Extended(after) = after else {
+            panic!("{after:?}")
+        };
+        assert_eq!(
+            after.on_record, before.on_record,
+            "the number tells nothing"
+        );
+        assert_ne!(after.generation, before.generation);
+    });
+}
+
+#[test]
 fn after_a_restart_that_lost_everything_nobody_acquires_for_a_ttl() {
     on_both(|| async {
         let mut server = RedisServer::start();
@@ -571,10 +639,13 @@ fn when_the_servers_clock_leaps_live_owners_beat_first() {
             server.run::<()>(&["HINCRBY", "{orders-input}:server", "last", "-10000"]);
             println!("{what}");
         };
+        let generation = beat(&backend, &a).await.generation;
         leap("seen by one who knows the time");
         let reply = called_from_behind(&server, BEAT, &b, 10_000);
         assert!(!reply.contains("gone"), "{reply}");
-        assert_eq!(beat(&backend, &a).await.on_record, Some(1));
+        let reply = beat(&backend, &a).await;
+        assert_eq!(reply.on_record, Some(1));
+        assert_ne!(reply.generation, generation);
         let outcome = try_acquire(&backend, &b, acquire("s", E1, 1, 0)).await;
         assert!(
             matches!(outcome, AcquireOutcome::NotYet { .. }),
@@ -602,7 +673,7 @@ fn without_the_right_to_ask_for_the_run_id_all_but_that_works() {
 }
 
 #[test]
-fn the_setting_decides_and_per_stream_locks_are_the_default() {
+fn the_setting_decides_and_session_leases_are_the_default() {
     on_both(|| async {
         let server = RedisServer::start();
         let provider = RedisBackend::connect(server.url()).await.unwrap();
@@ -610,9 +681,9 @@ fn the_setting_decides_and_per_stream_locks_are_the_default() {
             let backend = provider.backend(&ServiceName::new("s").unwrap());
             backend.unwrap().locks.scheme()
         };
-        assert_eq!(scheme(&provider), LockScheme::PerStream);
-        let provider = provider.with_lock_scheme(LockScheme::Session);
         assert_eq!(scheme(&provider), LockScheme::Session);
+        let provider = provider.with_lock_scheme(LockScheme::PerStream);
+        assert_eq!(scheme(&provider), LockScheme::PerStream);
     });
 }
 

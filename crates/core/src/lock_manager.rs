@@ -19,6 +19,10 @@
 //!   token releases nothing. Attempts of one session only grow: a lower one on a
 //!   held lease is an abandoned request that executes late, and answers `Held`.
 //!   An acquire by a session that is gone holds nothing.
+//! - **Lost writes.** With [`LockScheme::Session`] beats name no leases, so each
+//!   reply carries a [`generation`](BeatReply::generation) that tells when the
+//!   record may have lost any; from then on `acquire` and `take_over` answer
+//!   `NotYet` for a TTL, so that live owners beat and read their records first.
 //! - **Release names its token** and frees only that.
 //! - **Batches are pages.** Results are positional; each item is atomic for
 //!   itself. An implementation splits a large batch as its server likes it.
@@ -230,6 +234,16 @@ pub struct BeatReply {
     pub members: u32,
     /// Leases on record for this session; `None` if the backend keeps no such record.
     pub on_record: Option<u64>,
+    /// Another number whenever leases may have gone off the record, or others
+    /// come onto it, without their holder's doing: the server was restarted or
+    /// replaced by a replica, its data restored, its clock has leapt. Never the
+    /// number of an earlier time, whatever was lost. The count on record does not
+    /// tell: one lease lost and one that an acquire left behind add up to it.
+    ///
+    /// Always the same number is right where nothing can be lost without the
+    /// sessions (a server in memory), and with [`LockScheme::PerStream`], whose
+    /// beats name every lease and hear of each that is lost.
+    pub generation: u64,
     /// Whether the turn to sweep is this session's.
     pub sweep: bool,
 }

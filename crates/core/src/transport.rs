@@ -64,6 +64,19 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// instead of being returned.
     async fn list_pending(&self, scope: &Scope, limit: usize) -> Result<PendingPage>;
 
+    /// One page of the ids of pending entries greater than `after`, lowest
+    /// first, at most `limit`: those of one consumer, or of all.
+    ///
+    /// Looks at no entry, and so costs the server a small part of
+    /// [`list_pending`](Self::list_pending): for whoever knows most of them.
+    /// Entries that are pending but deleted from the stream may be among them.
+    async fn list_pending_ids(
+        &self,
+        consumer: Option<&ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds>;
+
     /// Makes `consumer` the one that has each entry pending, fenced by its
     /// token, and resets the entry's idle time. Claiming again with the same
     /// token is how an owner keeps an entry, and takes it back if it was moved.
@@ -180,6 +193,15 @@ pub enum Scope {
 pub struct PendingPage {
     /// The entries, lowest id first.
     pub entries: Vec<Pending>,
+    /// Where the next page starts (pass it as `after`); `None` if this was the last.
+    pub next: Option<EntryId>,
+}
+
+/// A page of the ids of pending entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PendingIds {
+    /// The entries, lowest id first.
+    pub entries: Vec<EntryId>,
     /// Where the next page starts (pass it as `after`); `None` if this was the last.
     pub next: Option<EntryId>,
 }

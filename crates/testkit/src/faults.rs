@@ -32,9 +32,9 @@ use streamlease_core::{
     Acquire, AcquireOutcome, BeatOutcome, BoxFuture, ClaimOutcome, CompleteOutcome, ConsumerName,
     ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest, Fetched, HandBack,
     HandBackOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState, Member, OpenOutcome,
-    PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Release,
-    ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, SubmitBatch, TakeOverOutcome,
-    Transport,
+    PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined,
+    Release, ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, SubmitBatch,
+    TakeOverOutcome, Transport,
 };
 
 /// What a test decides about the calls to come; `K` is the kind of call.
@@ -241,6 +241,7 @@ pub enum TransportCall {
     Submit,
     Fetch,
     ListPending,
+    ListPendingIds,
     Claim,
     Complete,
     HandBack,
@@ -314,6 +315,20 @@ impl Transport for FaultyTransport {
             TransportCall::ListPending,
             [scope = scope.clone()],
             list_pending(&scope, limit)
+        )
+    }
+
+    async fn list_pending_ids(
+        &self,
+        consumer: Option<&ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds> {
+        call!(
+            self,
+            TransportCall::ListPendingIds,
+            [consumer = consumer.cloned()],
+            list_pending_ids(consumer.as_ref(), after, limit)
         )
     }
 

@@ -71,7 +71,8 @@ fn a_clock_that_stops_is_found() {
 
 #[test]
 fn a_lock_per_entry_is_found() {
-    assert_eq!(found(Mutant::LockPerEntry), Some("R6"));
+    // Two owners; which rule it breaks first is the schedule's choice.
+    assert!(matches!(found(Mutant::LockPerEntry), Some("R5" | "R6")));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use streamlease_core::{
     Acquire, AcquireOutcome, Backend, BackendProvider, BeatOutcome, ClaimOutcome, CompleteOutcome,
     ConsumerName, ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest,
     Fetched, HandBack, HandBackOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState,
-    Member, OpenOutcome, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease,
+    Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease,
     Quarantined, Release, ReleaseOutcome, Result, Scope, ServiceName, Session, SessionId,
     StreamName, SubmitBatch, TakeOverOutcome, Transport,
 };
@@ -211,6 +211,7 @@ pass_on! {
     fn submit(batch: &SubmitBatch) -> Vec<EntryId>;
     fn fetch(request: &FetchRequest) -> Fetched;
     fn list_pending(scope: &Scope, limit: usize) -> PendingPage;
+    fn list_pending_ids(consumer: Option<&ConsumerName>, after: EntryId, limit: usize) -> PendingIds;
     fn claim(consumer: &ConsumerName, claims: &[Fenced]) -> Vec<ClaimOutcome>;
     fn complete(consumer: &ConsumerName, entries: &[Fenced]) -> Vec<CompleteOutcome>;
     fn hand_back(consumer: &ConsumerName, entries: &[HandBack]) -> Vec<HandBackOutcome>;

@@ -24,15 +24,12 @@ use crate::connection::{Call, Script, Server};
 use crate::decode;
 use crate::error::protocol;
 use crate::keys::Keys;
+use crate::pages::{PAGE, pages_without_repeats};
 
 use super::{
-    acquired, check_floor, digits, flatten, head, members, millis, other_scheme, scheme_name,
+    acquired, check_floor, digits, flatten, head, members, millis, opened, released, scheme_name,
     script, seen_around, state,
 };
-
-/// Leases per script: about half a millisecond of the server's time. Not below
-/// the pages of core, so that each of those is one call.
-const PAGE: usize = 128;
 
 static ACQUIRE: LazyLock<Script> = script!("sessions_head", "token", "sessions_acquire");
 static BEAT: LazyLock<Script> = script!("sessions_head", "around", "sessions_beat");
@@ -80,11 +77,9 @@ impl SessionLocks {
         })
     }
 
-    fn learn_clock(&self, shown: Value) -> Result<()> {
-        let shown = decode::count(shown)?;
+    fn learn_clock(&self, shown: u64) {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         *clock = Some((shown, Instant::now()));
-        Ok(())
     }
 
     /// Runs the script about single sessions; its answer is a word and what comes with it.
@@ -136,18 +131,11 @@ impl LockManager for SessionLocks {
         let (word, mut rest) = self
             .about_session("opening a session", "open", &session.id, &ttl, scheme)
             .await?;
-        match &*word {
-            "ok" => {
-                self.learn_clock(decode::next(&mut rest)?)?;
-                Ok(OpenOutcome::Opened)
-            }
-            "gone" => Ok(OpenOutcome::SessionGone),
-            "other" => {
-                let recorded = decode::text(decode::next(&mut rest)?)?;
-                Err(other_scheme(&self.keys.lbs, self.scheme(), Some(&recorded)))
-            }
-            _ => Err(protocol("an unknown outcome of an open")),
+        let outcome = opened(&word, &mut rest, self.scheme(), &self.keys.lbs)?;
+        if outcome == OpenOutcome::Opened {
+            self.learn_clock(decode::count(decode::next(&mut rest)?)?);
         }
+        Ok(outcome)
     }
 
     async fn close(&self, session: &SessionId) -> Result<()> {
@@ -163,17 +151,19 @@ impl LockManager for SessionLocks {
         requests: &[Acquire],
     ) -> Result<Vec<AcquireOutcome>> {
         let (id, ttl) = (session.id.to_string(), millis(session.ttl));
-        let mut calls = Vec::new();
-        for page in requests.chunks(PAGE) {
+        requests.iter().try_for_each(check_floor)?;
+        let pages = pages_without_repeats(requests, |request| request.stream.clone());
+        let mut calls = Vec::with_capacity(pages.len());
+        for page in &pages {
             let mut call = self.call(&id, &ttl);
             call.key(&self.keys.counter).key(&self.keys.refused);
-            for request in page {
-                check_floor(request)?;
-                call.arg(request.stream.as_str())
-                    .arg(request.entry.to_string())
-                    .arg(format!("{:016x}", request.attempt))
-                    .arg(digits(request.floor));
-            }
+            call.args(page.iter().map(|request| request.stream.as_str()));
+            call.args(page.iter().map(|request| request.entry.to_string()));
+            call.args(
+                page.iter()
+                    .map(|request| format!("{:016x}", request.attempt)),
+            );
+            call.args(page.iter().map(|request| digits(request.floor)));
             calls.push(call);
         }
         let replies = self
@@ -181,7 +171,7 @@ impl LockManager for SessionLocks {
             .run("acquiring leases", &ACQUIRE, &calls)
             .await?;
         let mut outcomes = Vec::with_capacity(requests.len());
-        for (page, reply) in requests.chunks(PAGE).zip(replies) {
+        for (page, reply) in pages.into_iter().zip(replies) {
             outcomes.extend(acquired(page.len(), reply)?);
         }
         Ok(outcomes)
@@ -198,20 +188,10 @@ impl LockManager for SessionLocks {
         call.key(&self.keys.sweep);
         call.arg(want_sweep.map_or_else(|| "0".to_owned(), millis));
         let reply = self.server.run_one("beating", &BEAT, call).await?;
-        let (word, mut rest) = decode::outcome(reply)?;
-        match &*word {
-            "ok" => {}
-            "gone" => return Ok(BeatOutcome::SessionGone),
-            _ => return Err(protocol("an unknown outcome of a beat")),
-        }
-        self.learn_clock(decode::next(&mut rest)?)?;
-        let mut summary = BeatReply {
-            on_record: Some(decode::count(decode::next(&mut rest)?)?),
-            revoked: leases(decode::next(&mut rest)?)?,
-            ..BeatReply::default()
+        let Some((shown, summary)) = beaten(reply)? else {
+            return Ok(BeatOutcome::SessionGone);
         };
-        let dead = decode::next(&mut rest)?;
-        seen_around(dead, &mut rest, &mut summary)?;
+        self.learn_clock(shown);
         Ok(BeatOutcome::Extended(summary))
     }
 
@@ -225,26 +205,25 @@ impl LockManager for SessionLocks {
         for page in releases.chunks(PAGE) {
             let mut call = self.call(&id, "0");
             call.key(&self.keys.refused).key(&self.keys.hints);
-            for release in page {
-                call.arg(release.lease.stream.as_str())
-                    .arg(head(&release.lease))
-                    .arg(if release.announce { "1" } else { "0" });
-            }
+            let announced = page.iter().map(|release| release.announce);
+            call.arg(
+                announced
+                    .map(|yes| if yes { '1' } else { '0' })
+                    .collect::<String>(),
+            );
+            call.args(page.iter().map(|release| release.lease.stream.as_str()));
+            call.args(page.iter().map(|release| head(&id, &release.lease)));
             calls.push(call);
         }
         let replies = self
             .server
             .run("releasing leases", &RELEASE, &calls)
             .await?;
-        let outcomes = flatten(releases.len(), replies)?
-            .into_iter()
-            .map(|released| {
-                Ok(match decode::number(released)? {
-                    1 => ReleaseOutcome::Released,
-                    _ => ReleaseOutcome::NotHeld,
-                })
-            });
-        outcomes.collect()
+        let mut outcomes = Vec::with_capacity(releases.len());
+        for (page, reply) in releases.chunks(PAGE).zip(replies) {
+            outcomes.extend(released(page.len(), reply)?);
+        }
+        Ok(outcomes)
     }
 
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
@@ -264,22 +243,7 @@ impl LockManager for SessionLocks {
         let mut call = self.call(&session.id.to_string(), &millis(session.ttl));
         call.key(&self.keys.counter);
         call.arg(dead.to_string()).arg(max.min(PAGE).to_string());
-        let reply = self.server.run_one("taking over", &TAKE_OVER, call).await?;
-        let (word, mut rest) = decode::outcome(reply)?;
-        match &*word {
-            "ok" => Ok(TakeOverOutcome::Taken {
-                leases: leases(decode::next(&mut rest)?)?,
-                left: decode::count(decode::next(&mut rest)?)?,
-            }),
-            "alive" => Ok(TakeOverOutcome::Alive {
-                remaining: decode::millis(decode::next(&mut rest)?)?,
-            }),
-            "gone" => Ok(TakeOverOutcome::SessionGone),
-            "not_yet" => Ok(TakeOverOutcome::NotYet {
-                retry_in: decode::millis(decode::next(&mut rest)?)?,
-            }),
-            _ => Err(protocol("an unknown outcome of a take-over")),
-        }
+        taken_over(self.server.run_one("taking over", &TAKE_OVER, call).await?)
     }
 
     async fn bury(&self, dead: &SessionId) -> Result<bool> {
@@ -331,8 +295,48 @@ impl LockManager for SessionLocks {
     }
 }
 
+/// The reply to a beat: what the server's clock showed (ms), and the rest;
+/// `None` if the session is gone.
+pub(crate) fn beaten(reply: Value) -> Result<Option<(u64, BeatReply)>> {
+    let (word, mut rest) = decode::outcome(reply)?;
+    match &*word {
+        "ok" => {}
+        "gone" => return Ok(None),
+        _ => return Err(protocol("an unknown outcome of a beat")),
+    }
+    let shown = decode::count(decode::next(&mut rest)?)?;
+    let mut summary = BeatReply {
+        on_record: Some(decode::count(decode::next(&mut rest)?)?),
+        revoked: leases(decode::next(&mut rest)?)?,
+        generation: decode::count(decode::next(&mut rest)?)?,
+        ..BeatReply::default()
+    };
+    let dead = decode::next(&mut rest)?;
+    seen_around(dead, &mut rest, &mut summary)?;
+    Ok(Some((shown, summary)))
+}
+
+/// The reply to one page of a take-over.
+pub(crate) fn taken_over(reply: Value) -> Result<TakeOverOutcome> {
+    let (word, mut rest) = decode::outcome(reply)?;
+    match &*word {
+        "ok" => Ok(TakeOverOutcome::Taken {
+            leases: leases(decode::next(&mut rest)?)?,
+            left: decode::count(decode::next(&mut rest)?)?,
+        }),
+        "alive" => Ok(TakeOverOutcome::Alive {
+            remaining: decode::millis(decode::next(&mut rest)?)?,
+        }),
+        "gone" => Ok(TakeOverOutcome::SessionGone),
+        "not_yet" => Ok(TakeOverOutcome::NotYet {
+            retry_in: decode::millis(decode::next(&mut rest)?)?,
+        }),
+        _ => Err(protocol("an unknown outcome of a take-over")),
+    }
+}
+
 /// Leases as the scripts list them: data stream, entry, token.
-fn leases(value: Value) -> Result<Vec<LeaseRef>> {
+pub(crate) fn leases(value: Value) -> Result<Vec<LeaseRef>> {
     decode::list(value)?
         .into_iter()
         .map(decode::lease)

@@ -1,6 +1,7 @@
 -- Locks a page of data streams and mints their tokens.
 -- KEYS: sessions, token counter, refused streams, then (stream key, wire key) each.
 -- ARGV: session, ttl (ms), then (entry, attempt, floor, stream) each.
+-- Returns for each: a token, or {'held', ms (-1: for ever), value}.
 local sessions, counter_key, refused = KEYS[1], KEYS[2], KEYS[3]
 local session, ttl = ARGV[1], ARGV[2]
 if not alive(sessions, session) then
@@ -37,13 +38,13 @@ for i = 0, (#ARGV - 2) / 4 - 1 do
   elseif repeated then
     redis.call('PEXPIRE', stream_key, ttl)
     redis.call('PEXPIRE', wire_key, ttl)
-    replies[#replies + 1] = {'acquired', repeated}
+    replies[#replies + 1] = repeated
   else
     local token = mint(floor)
     local value = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
     redis.call('SET', stream_key, value, 'PX', ttl)
     redis.call('SET', wire_key, value, 'PX', ttl)
-    replies[#replies + 1] = {'acquired', token}
+    replies[#replies + 1] = token
   end
 end
 end_minting(counter_key)

@@ -1,27 +1,41 @@
--- Fenced removal of a page of finished entries.
--- KEYS: LBS, fencing records.  ARGV: group, then (id, token) each.
+-- Fenced removal of a page of finished entries, none of them twice.
+-- KEYS: LBS, fencing records.  ARGV: group, then the ids, then a token for each.
+-- Returns for each: 1, 0 if it was gone, or {'not_owner', token}.
 local lbs, tokens = KEYS[1], KEYS[2]
 local group = ARGV[1]
-local ids = {}
-for i = 2, #ARGV, 2 do
-  ids[#ids + 1] = ARGV[i]
-end
-local stored = redis.call('HMGET', tokens, unpack(ids))
+local count = (#ARGV - 1) / 2
+local stored = redis.call('HMGET', tokens, unpack(ARGV, 2, 1 + count))
 local replies, off = {}, {}
-for i, id in ipairs(ids) do
-  local seen = parse_record(stored[i])
+for i = 1, count do
+  local id, token = ARGV[1 + i], ARGV[1 + count + i]
+  local seen = NO_TOKEN
+  -- Mostly it is the very token that is on record; looking closer costs more.
+  if not starts_with(stored[i], token) then
+    seen = parse_record(stored[i])
+  end
   -- A refusal needs the entry to be there still: the record alone may be what
   -- a foreign consumer left behind when it removed the entry.
-  if ARGV[2 * i + 1] < seen and fields_of(lbs, id) then
+  if token < seen and fields_of(lbs, id) then
     replies[i] = {'not_owner', seen}
   else
-    -- One by one: of a list it would only tell how many were there.
-    replies[i] = {redis.call('XDEL', lbs, id) == 1 and 'done' or 'gone'}
+    replies[i] = 1
     off[#off + 1] = id
   end
 end
-if #off > 0 then
-  redis.call('XACK', lbs, group, unpack(off))
-  redis.call('HDEL', tokens, unpack(off))
+if #off == 0 then
+  return replies
 end
+-- All at once costs half of one by one, and tells only how many were there. If
+-- some were not, those are that nobody has pending: whoever completes an entry
+-- without fencing acknowledges it too.
+local deleted = redis.call('XDEL', lbs, unpack(off))
+if deleted < #off then
+  for i = 1, count do
+    if replies[i] == 1 and (deleted == 0 or not pending_at(lbs, group, ARGV[1 + i])) then
+      replies[i] = 0
+    end
+  end
+end
+redis.call('XACK', lbs, group, unpack(off))
+redis.call('HDEL', tokens, unpack(off))
 return replies

@@ -1,6 +1,7 @@
 -- Fenced hand back of a page of entries, announced in the same step.
 -- KEYS: LBS, fencing records, hints channel.
 -- ARGV: group, caller, idle time to show (ms), then (id, token, failed) each.
+-- Returns for each: 1, 0 if it was gone, or {'not_owner', token}.
 local lbs, tokens, channel = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, idle = ARGV[1], ARGV[2], ARGV[3]
 local replies, back = {}, {}
@@ -10,7 +11,7 @@ for i = 4, #ARGV, 3 do
   local reply
   if not fields_of(lbs, id) then
     clear(lbs, group, tokens, id)
-    reply = {'gone'}
+    reply = 0
   elseif token < seen then
     reply = {'not_owner', seen}
   else
@@ -29,7 +30,7 @@ for i = 4, #ARGV, 3 do
         'IDLE', failed and '0' or idle, 'FORCE', 'JUSTID')
     end
     back[#back + 1] = id
-    reply = {'done'}
+    reply = 1
   end
   replies[#replies + 1] = reply
 end

@@ -26,7 +26,7 @@ local function value_of(key)
 end
 
 local function starts_with(text, head)
-  return text and string.sub(text, 1, #head) == head
+  return text and string.find(text, head, 1, true) == 1
 end
 
 -- Milliseconds a key has still; -1 if for ever.

@@ -1,6 +1,7 @@
 -- Fenced parking of a page of entries, with payload and reason.
 -- KEYS: LBS, fencing records, quarantine, its index.
 -- ARGV: group, caller, then (id, token, reason, index member) each.
+-- Returns for each: 1, 0 if it was gone, or {'not_owner', token}.
 local lbs, tokens, quarantine, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
@@ -20,7 +21,7 @@ for i = 3, #ARGV, 4 do
   if not fields then
     -- Parked already, perhaps: the repeat of a call whose answer was lost.
     clear(lbs, group, tokens, id)
-    reply = {'gone'}
+    reply = 0
   elseif token < seen then
     reply = {'not_owner', seen}
   else
@@ -33,7 +34,7 @@ for i = 3, #ARGV, 4 do
     redis.call('XACK', lbs, group, id)
     redis.call('XDEL', lbs, id)
     redis.call('HDEL', tokens, id)
-    reply = {'done'}
+    reply = 1
   end
   replies[#replies + 1] = reply
 end

@@ -44,3 +44,7 @@ local function clear(lbs, group, tokens, id)
   redis.call('XACK', lbs, group, id)
   redis.call('HDEL', tokens, id)
 end
+
+local function starts_with(text, head)
+  return text and string.find(text, head, 1, true) == 1
+end

@@ -1,33 +1,30 @@
--- Puts a page of data streams on record for a session and mints their tokens.
+-- Puts a page of data streams, none of them twice, on record for a session and
+-- mints their tokens.
 -- KEYS: …, token counter, refused streams.
--- ARGV: …, then (stream, entry, attempt, floor) each.
+-- ARGV: …, then the streams, then an entry for each, an attempt for each, a floor
+-- for each.
+-- Returns for each: a token, {'held', ms, value} or {'not_yet', ms}.
 local counter_key, refused = KEYS[6], KEYS[7]
 local calm = settle()
 if deadline_of(session) <= now then
   return {'gone'}
 end
 local count = (#ARGV - 3) / 4
-local streams = {}
-for i = 1, count do
-  streams[i] = ARGV[4 * i]
-end
-local values = redis.call('HMGET', owners, unpack(streams))
+local entries, attempts, floors = 3 + count, 3 + 2 * count, 3 + 3 * count
+local values = redis.call('HMGET', owners, unpack(ARGV, 4, entries))
 local latest = redis.call('HGET', details, 'attempt:' .. session) or ''
 start_minting(counter_key)
 
 local replies, taken, mine, moved, was_refused = {}, {}, {}, {}, false
-local now_held = {}
 for i = 1, count do
-  local stream, entry, attempt, floor = ARGV[4 * i], ARGV[4 * i + 1], ARGV[4 * i + 2], ARGV[4 * i + 3]
-  -- The same data stream may stand in a page twice.
-  local value = now_held[stream] or values[i]
-  local who, token, what, which = parse_owner(value)
+  local stream, entry, attempt = ARGV[3 + i], ARGV[entries + i], ARGV[attempts + i]
+  local who, token, what, which = parse_owner(values[i])
   local own = who == session
   local lives = own or (who and deadline_of(who) > now)
   -- Fixed width, so that text orders as numbers.
-  if attempt > latest then latest = attempt end
+  if attempt ~= latest and attempt > latest then latest = attempt end
   if own and what == entry and which == attempt then
-    replies[i] = {'acquired', token}
+    replies[i] = token
   elseif calm > 0 and not own then
     replies[i] = {'not_yet', calm}
   elseif lives and (not own or what ~= entry or attempt < which) then
@@ -37,7 +34,7 @@ for i = 1, count do
     -- Whoever releases it tells; kept for as long as the refused is sure to ask again.
     redis.call('ZADD', refused, number(now + 2 * math.max(left, ttl)), stream)
     was_refused = true
-    replies[i] = {'held', left, value}
+    replies[i] = {'held', left, values[i]}
   else
     if who and not own then
       -- The dead one cannot come back to what is another's now.
@@ -45,14 +42,13 @@ for i = 1, count do
       moved[who] = moved[who] or {}
       table.insert(moved[who], stream)
     end
-    token = mint(floor)
-    value = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
-    now_held[stream] = value
+    token = mint(ARGV[floors + i])
+    replies[i] = token
     taken[#taken + 1] = stream
-    taken[#taken + 1] = value
-    mine[#mine + 1] = 0
+    taken[#taken + 1] = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
+    -- As text: Redis would print a number with 17 digits.
+    mine[#mine + 1] = '0'
     mine[#mine + 1] = stream
-    replies[i] = {'acquired', token}
   end
 end
 redis.call('HSET', details, 'attempt:' .. session, latest)

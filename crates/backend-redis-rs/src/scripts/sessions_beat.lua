@@ -28,4 +28,10 @@ if redis.call('EXISTS', marks) == 1 then
 end
 local on_record = redis.call('ZCARD', leases_of(session))
 local dead, next_deadline, members, turn = look_around(sessions, KEYS[6], session, ARGV[4])
-return {'ok', now, on_record, marked, dead, next_deadline, members, turn}
+
+-- Another after each restart and each leap of the clock, see settle(). Not a
+-- number that grows: that could be lost, too, and come again.
+local known = redis.call('HMGET', server, 'run', 'calm')
+local run = tonumber(string.sub(known[1], 1, 12), 16) or 0
+local generation = run + tonumber(known[2])
+return {'ok', now, on_record, marked, generation, dead, next_deadline, members, turn}

@@ -1,31 +1,29 @@
 -- Frees a page of leases, each only if it is held with its token, and tells
 -- those who were refused.
 -- KEYS: …, refused streams, hints channel.
--- ARGV: …, then (stream, '/<token>/<entry>/', announce) each.
+-- ARGV: …, a '1' for each lease that is announced and a '0' for the others, then
+-- the streams, then '<session>/<token>/<entry>/' for each.
+-- Returns a '1' for each that was released and a '0' for the others.
 local refused, channel = KEYS[6], KEYS[7]
-local count = (#ARGV - 3) / 3
-local streams = {}
-for i = 1, count do
-  streams[i] = ARGV[1 + 3 * i]
-end
-local values = redis.call('HMGET', owners, unpack(streams))
+local announced = ARGV[4]
+local count = #announced
+local values = redis.call('HMGET', owners, unpack(ARGV, 5, 4 + count))
 local someone_waits = redis.call('EXISTS', refused) == 1
-local replies, off, gone, freed = {}, {}, {}, {}
+local released, off, freed = {}, {}, {}
 for i = 1, count do
-  local stream = streams[i]
-  if starts_with(values[i], session .. ARGV[2 + 3 * i]) and not gone[stream] then
-    replies[i] = 1
-    gone[stream] = true
+  if starts_with(values[i], ARGV[4 + count + i]) then
+    local stream = ARGV[4 + i]
+    released[i] = '1'
     off[#off + 1] = stream
     local until_ms = someone_waits and redis.call('ZSCORE', refused, stream)
     if until_ms then
       redis.call('ZREM', refused, stream)
     end
-    if ARGV[3 + 3 * i] == '1' or (until_ms and tonumber(until_ms) > now) then
+    if string.byte(announced, i) == 49 or (until_ms and tonumber(until_ms) > now) then
       freed[#freed + 1] = #stream .. ':' .. stream .. ','
     end
   else
-    replies[i] = 0
+    released[i] = '0'
   end
 end
 if #off > 0 then
@@ -37,4 +35,4 @@ if #freed > 0 then
   -- pcall: a user without rights on channels must not fail for a mere hint.
   redis.pcall('PUBLISH', channel, 'F' .. table.concat(freed))
 end
-return replies
+return table.concat(released)

@@ -30,7 +30,7 @@ if #streams > 0 then
       local token = mint(had)
       taken[#taken + 1] = stream
       taken[#taken + 1] = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
-      mine[#mine + 1] = 0
+      mine[#mine + 1] = '0'
       mine[#mine + 1] = stream
       leases[#leases + 1] = {stream, entry, token}
     end

@@ -10,10 +10,14 @@ if known < before then
   -- The server lost its data since the page before: only the whole batch again helps.
   return redis.error_reply('TRYAGAIN the batch was lost in the middle')
 end
-if known == before then
-  for i = 4, #ARGV do
-    redis.call('RPUSH', batch, redis.call('XADD', lbs, '*', field, ARGV[i]))
-  end
+local ids = known > before and redis.call('LRANGE', batch, before, before + count - 1) or {}
+local appended = {}
+for i = #ids + 1, count do
+  ids[i] = redis.call('XADD', lbs, '*', field, ARGV[3 + i])
+  appended[#appended + 1] = ids[i]
+end
+if #appended > 0 then
+  redis.call('RPUSH', batch, unpack(appended))
 end
 redis.call('PEXPIRE', batch, ttl)
-return redis.call('LRANGE', batch, before, before + count - 1)
+return ids

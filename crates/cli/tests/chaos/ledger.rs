@@ -3,13 +3,20 @@
 //! It is fenced as any store of a user's would be: it remembers the greatest
 //! token of each data stream and refuses lower ones. That alone lets nothing
 //! stale in; whether it keeps the *rightful* owners in is what the checks ask.
+//!
+//! At the end of a piece of work it also looks at the LBS: the entry must be there
+//! still, for nobody but this owner may complete it, and it has not yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use crate::SERVICE;
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -24,6 +31,8 @@ pub(crate) struct Books {
     pub(crate) accepted: u64,
     /// Refused: (what, entry, token).
     pub(crate) refused: Vec<(String, String, u64)>,
+    /// How often the LBS was looked at and answered.
+    pub(crate) looks: u64,
     /// What must not happen whatever the faults.
     pub(crate) violations: Vec<String>,
     /// All that was asked and answered, for whoever has to find out.
@@ -45,7 +54,8 @@ pub(crate) struct Entry {
 }
 
 impl Ledger {
-    pub(crate) fn start() -> Self {
+    /// `redis`: where the LBS is, if what is gone from it was completed or parked.
+    pub(crate) fn start(redis: Option<String>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
         let books = Arc::new(Mutex::new(Books::default()));
@@ -55,7 +65,8 @@ impl Ledger {
                 let Some(books) = serving.upgrade() else {
                     return;
                 };
-                thread::spawn(move || serve(client, &books));
+                let redis = redis.clone();
+                thread::spawn(move || serve(client, &books, redis.as_deref()));
             }
         });
         Self { addr, books }
@@ -78,15 +89,21 @@ impl Drop for Ledger {
     }
 }
 
-fn serve(mut client: TcpStream, books: &Mutex<Books>) {
+fn serve(mut client: TcpStream, books: &Mutex<Books>, redis: Option<&str>) {
     let Ok(reading) = client.try_clone() else {
         return;
     };
     for line in BufReader::new(reading).lines().map_while(Result::ok) {
-        let answer = books
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .answer(&line);
+        let open = || books.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = open().answer(&line);
+        // The owner cannot complete before it hears that the end is written.
+        if let (Some(redis), [what, stream, entry, token]) =
+            (redis, &line.split(' ').collect::<Vec<_>>()[..])
+            && (*what, &*answer) == ("finish", "ok")
+            && let Ok(is_there) = is_on_lbs(redis, entry)
+        {
+            open().looked(stream, entry, token, is_there);
+        }
         if client.write_all(format!("{answer}\n").as_bytes()).is_err() {
             // It was killed meanwhile; what it wrote stands.
             return;
@@ -94,7 +111,35 @@ fn serve(mut client: TcpStream, books: &Mutex<Books>) {
     }
 }
 
+/// Whether the entry is on the LBS or in quarantine; an error if Redis does not say.
+fn is_on_lbs(redis: &str, entry: &str) -> redis::RedisResult<bool> {
+    const SOON: Duration = Duration::from_millis(300);
+    let mut redis = redis::Client::open(redis)?.get_connection_with_timeout(SOON)?;
+    redis.set_read_timeout(Some(SOON))?;
+    let lbs = format!("{SERVICE}-input");
+    let (found, parked): (Vec<Value>, bool) = redis::pipe()
+        .atomic()
+        .cmd("XRANGE")
+        .arg(&[&lbs, entry, entry])
+        .cmd("HEXISTS")
+        .arg(&[&format!("{{{lbs}}}:quarantine"), entry])
+        .query(&mut redis)?;
+    Ok(parked || !found.is_empty())
+}
+
 impl Books {
+    /// What the LBS said when the owner with this token had finished.
+    fn looked(&mut self, stream: &str, entry: &str, token: &str, is_there: bool) {
+        self.looks += 1;
+        let greatest = self.streams.get(stream).map(|fence| fence.greatest);
+        // A later owner may have completed it while Redis was asked.
+        if !is_there && greatest == token.parse().ok() {
+            self.violations.push(format!(
+                "gone from the LBS under its owner: stream={stream} entry={entry} token={token}"
+            ));
+        }
+    }
+
     fn answer(&mut self, request: &str) -> String {
         let answer = self.decide(request);
         let line = format!("{request}: {answer}");

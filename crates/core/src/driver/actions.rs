@@ -33,6 +33,15 @@ pub(super) fn execute(
             Action::List { scope, limit } => {
                 Reply::Listed(transport.list_pending(&scope, limit).await?)
             }
+            Action::ListIds {
+                consumer,
+                after,
+                limit,
+            } => Reply::ListedIds(
+                transport
+                    .list_pending_ids(consumer.as_ref(), after, limit)
+                    .await?,
+            ),
             Action::Claim(claims) => Reply::Claimed(transport.claim(&consumer, &claims).await?),
             Action::Complete(page) => Reply::Completed(transport.complete(&consumer, &page).await?),
             Action::HandBack(page) => {
@@ -80,6 +89,7 @@ pub(super) fn name_of(action: &Action) -> &'static str {
         Action::Prepare => "prepare",
         Action::Fetch { .. } => "fetch",
         Action::List { .. } => "list_pending",
+        Action::ListIds { .. } => "list_pending_ids",
         Action::Claim(_) => "claim",
         Action::Complete(_) => "complete",
         Action::HandBack(_) => "hand_back",

@@ -184,6 +184,7 @@ impl Machine {
     pub(super) fn acquire_done(
         &mut self,
         sent: Timestamp,
+        capped: Timestamp,
         page: &[(EntryId, u64)],
         result: Result<Reply>,
     ) {
@@ -208,7 +209,7 @@ impl Machine {
         let mut restarted = false;
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             match outcome {
-                AcquireOutcome::Acquired(token) => self.acquired(entry, token, sent),
+                AcquireOutcome::Acquired(token) => self.acquired(entry, token, sent, capped),
                 AcquireOutcome::Held(held) => self.refused(entry, &held),
                 AcquireOutcome::NotYet { retry_in } => {
                     restarted = true;
@@ -231,19 +232,30 @@ impl Machine {
         self.fetch.not_before = self.fetch.not_before.max(at);
     }
 
-    pub(super) fn acquired(&mut self, entry: EntryId, token: FencingToken, sent: Timestamp) {
+    /// `capped`: how long it is believed at most, unless the record shows it.
+    pub(super) fn acquired(
+        &mut self,
+        entry: EntryId,
+        token: FencingToken,
+        sent: Timestamp,
+        capped: Timestamp,
+    ) {
         self.floor = self.floor.max(token);
         let deadline = match self.scheme {
             LockScheme::PerStream => self.believed_until(sent),
-            LockScheme::Session => Timestamp::MAX,
+            LockScheme::Session => capped,
         };
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
         if !self.may_take() || deadline <= self.now {
             return self.forget(entry);
         }
-        if self.scheme == LockScheme::PerStream {
+        if deadline < Timestamp::MAX {
             self.sitting.expiries.insert((deadline, entry));
+        }
+        if self.scheme == LockScheme::Session {
+            self.doubt_acquired(entry, token, capped);
+        } else {
             // If the answer was slow, the lock cannot wait for the next beat.
             self.beat_by(sent + self.settings.beat_interval());
         }
@@ -259,12 +271,13 @@ impl Machine {
         if self.is_shunned(lease.entry) {
             return self.release(lease, true);
         }
+        let capped = self.sitting.record.capped(&lease);
         // It may have waited here for its former owner to end.
         self.forget(lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = self.now;
-        self.acquired(lease.entry, lease.token, now);
+        self.acquired(lease.entry, lease.token, now, capped);
     }
 
     fn is_shunned(&self, entry: EntryId) -> bool {

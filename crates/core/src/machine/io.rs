@@ -9,8 +9,9 @@ use crate::belief::Belief;
 use crate::{
     Acquire, AcquireOutcome, BeatOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId,
     Error, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, Info, LeaseRef, LockId,
-    LockState, Member, OpenOutcome, PendingPage, Quarantine, QuarantineOutcome, Release,
-    ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, TakeOverOutcome, Timestamp,
+    LockState, Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    Release, ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, TakeOverOutcome,
+    Timestamp,
 };
 
 /// Names one action, so that its reply finds back.
@@ -127,6 +128,11 @@ pub enum Action {
         scope: Scope,
         limit: usize,
     },
+    ListIds {
+        consumer: Option<ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    },
     Claim(Vec<Fenced>),
     Complete(Vec<Fenced>),
     HandBack(Vec<HandBack>),
@@ -166,6 +172,7 @@ pub enum Reply {
     Prepared,
     Fetched(Fetched),
     Listed(PendingPage),
+    ListedIds(PendingIds),
     Claimed(Vec<ClaimOutcome>),
     Completed(Vec<CompleteOutcome>),
     HandedBack(Vec<HandBackOutcome>),
@@ -297,7 +304,7 @@ pub enum Answer {
     /// To `Complete` and `DoneStream`.
     Completion(Completion),
     /// To `HandBack`.
-    HandedBack,
+    Handover(Handover),
     /// To `Claim`.
     Claim(ClaimResult),
     /// To `Shutdown`.
@@ -314,6 +321,29 @@ pub enum Completion {
     NotOwner,
     /// The stream's entry was no longer on the LBS.
     Gone,
+}
+
+/// How handing a stream back ended. The lease is over in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Handover {
+    /// The stream waits for another consumer.
+    HandedBack,
+    /// The lease had ended otherwise, or did so before this was answered: it was
+    /// lost (its `StreamDisowned` says why), or is completed or handed back already.
+    NotOwner,
+    /// The stream's entry was no longer on the LBS.
+    Gone,
+}
+
+impl From<End> for Handover {
+    fn from(end: End) -> Self {
+        match end {
+            End::HandedBack => Self::HandedBack,
+            End::Disowned(DisownReason::EntryGone) => Self::Gone,
+            End::Completed | End::Disowned(_) => Self::NotOwner,
+        }
+    }
 }
 
 /// How claiming an orphan ended.

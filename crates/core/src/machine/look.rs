@@ -2,7 +2,9 @@
 //! what dead consumers left, and, when it is this consumer's turn, everything.
 //!
 //! One look at a time, a page per step: list, then inspect the locks of what is
-//! neither ours nor known to be free.
+//! neither ours nor known to be free. Where most is known already – one's own
+//! part, and everything – only ids are listed, and what is not known is looked
+//! up: holding many streams must not mean reading all of them again and again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,12 +13,15 @@ use super::items::{Origin, State};
 use super::orphans::SuspectKey;
 use super::{Action, Backoff, Flight, Machine, Notice, Reply};
 use crate::{
-    Announcement, ConsumerName, EntryId, FencingToken, LockId, LockScheme, Pending, PendingPage,
-    Result, Scope, Timestamp,
+    Announcement, ConsumerName, EntryId, FencingToken, LockId, LockScheme, Pending, PendingIds,
+    PendingPage, Result, Scope, Timestamp,
 };
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
 const LOOK_PAGE: usize = 250;
+
+/// Ids per listing of nothing but those.
+const ID_PAGE: usize = 1000;
 
 /// Most entries remembered for a second look; the sweep finds the rest.
 const MOST_RECHECKS: usize = 10_000;
@@ -40,8 +45,8 @@ pub(super) struct Looking {
     sweep: Option<Sweep>,
     sweep_due: Timestamp,
     last_sweep: Timestamp,
-    /// How many entries the last sweep saw pending.
-    pending: usize,
+    /// How long to wait before the next sweep, in view of what the last one cost.
+    sweep_rest: Duration,
     /// Orphans were seen that there was no room for.
     pub(super) left_behind: bool,
     refresh_due: Timestamp,
@@ -73,6 +78,7 @@ pub(super) struct Looking {
 struct Sweep {
     after: EntryId,
     seen: usize,
+    looked_up: usize,
 }
 
 #[derive(Debug)]
@@ -104,7 +110,14 @@ pub(super) enum Target {
 #[derive(Debug)]
 enum Step {
     Members,
+    /// Of ids alone.
+    ListIds,
     List,
+    /// Of these among a page of ids.
+    LookUp {
+        unknown: Vec<EntryId>,
+        next: Option<EntryId>,
+    },
     Inspect {
         page: Vec<Pending>,
         next: Option<EntryId>,
@@ -124,7 +137,7 @@ impl Looking {
             sweep: None,
             sweep_due: now,
             last_sweep: now,
-            pending: 0,
+            sweep_rest: Duration::ZERO,
             left_behind: false,
             refresh_due: now + REFRESH,
             live: BTreeSet::new(),
@@ -157,6 +170,14 @@ impl Looking {
             .live_as_of
             .is_some_and(|at| now.saturating_since(at) < ttl);
         !known && !matches!(target, Target::Own { .. } | Target::Suspect { .. })
+    }
+}
+
+/// Who is dead left what nobody here knows: that is read at once.
+fn first_step(target: &Target) -> Step {
+    match target {
+        Target::Own { .. } | Target::Sweep { .. } => Step::ListIds,
+        Target::Suspect { .. } | Target::Entries(_) | Target::Consumer { .. } => Step::List,
     }
 }
 
@@ -217,18 +238,27 @@ impl Machine {
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
     pub(super) fn sweep_interval(&self) -> Duration {
-        self.look_interval(self.looking.pending)
+        self.settings.sweep_interval() + self.looking.sweep_rest
     }
 
-    fn look_interval(&self, pending: usize) -> Duration {
-        let pending = u32::try_from(pending).unwrap_or(u32::MAX);
-        self.settings.sweep_interval() + Duration::from_micros(200) * pending
-    }
-
-    /// All consumers together look at what is theirs as often as one sweeps.
+    /// The same for one's own part, of which every member has one.
     fn own_interval(&self) -> Duration {
         let members = self.sitting.members as usize;
-        self.look_interval(self.looking.own_pending.saturating_mul(members))
+        let seen = self.looking.own_pending.saturating_mul(members);
+        self.settings.sweep_interval() + self.rest_after(seen, 0)
+    }
+
+    /// What keeps looking below a hundredth of the server's time: an id costs
+    /// it a third of a microsecond, an entry that is looked up and whose lock is
+    /// inspected about 15. With per-stream locks that must not go so far: only
+    /// a sweep sees consumers without a session that are new.
+    fn rest_after(&self, seen: usize, looked_up: usize) -> Duration {
+        let times = |each: u64, n: usize| Duration::from_micros(each.saturating_mul(n as u64));
+        let per_look_up = match self.scheme {
+            LockScheme::Session => 2_000,
+            LockScheme::PerStream => 200,
+        };
+        times(100, seen) + times(per_look_up, looked_up)
     }
 
     /// Whether no turn is needed: with manual claiming everybody is to hear of
@@ -254,6 +284,7 @@ impl Machine {
         looking.sweep = Some(Sweep {
             after: EntryId::MIN,
             seen: 0,
+            looked_up: 0,
         });
         looking.last_sweep = self.now;
         looking.live_as_of = None;
@@ -283,7 +314,7 @@ impl Machine {
         let ttl = self.settings.ttl;
         let step = match self.looking.needs_members(&target, self.now, ttl) {
             true => Step::Members,
-            false => Step::List,
+            false => first_step(&target),
         };
         self.take_step(Look { target, step });
     }
@@ -354,8 +385,24 @@ impl Machine {
     fn take_step(&mut self, look: Look) {
         let action = match &look.step {
             Step::Members => Action::Members,
+            Step::ListIds => {
+                let (consumer, after) = match self.scope_of(&look.target) {
+                    Scope::All { after } => (None, after),
+                    Scope::Consumer { consumer, after } => (Some(consumer), after),
+                    Scope::Entries(_) => (None, EntryId::MIN),
+                };
+                Action::ListIds {
+                    consumer,
+                    after,
+                    limit: ID_PAGE,
+                }
+            }
             Step::List => Action::List {
                 scope: self.scope_of(&look.target),
+                limit: LOOK_PAGE,
+            },
+            Step::LookUp { unknown, .. } => Action::List {
+                scope: Scope::Entries(unknown.clone()),
                 limit: LOOK_PAGE,
             },
             Step::Inspect { page, .. } => {
@@ -403,14 +450,24 @@ impl Machine {
             (Step::Members, Ok(Reply::Members(members))) => {
                 self.looking.live = members.into_iter().map(|m| m.session.consumer).collect();
                 self.looking.live_as_of = Some(self.now);
+                let step = first_step(&look.target);
                 self.take_step(Look {
                     target: look.target,
-                    step: Step::List,
+                    step,
                 });
+            }
+            (Step::ListIds, Ok(Reply::ListedIds(page))) => {
+                self.looking.backoff.succeed();
+                self.ids_listed(look.target, page);
             }
             (Step::List, Ok(Reply::Listed(page))) => {
                 self.looking.backoff.succeed();
                 self.listed(look.target, page);
+            }
+            (Step::LookUp { next, .. }, Ok(Reply::Listed(page))) => {
+                self.looking.backoff.succeed();
+                let entries = page.entries;
+                self.listed(look.target, PendingPage { entries, next });
             }
             (Step::Inspect { page, next }, Ok(Reply::Inspected(states)))
                 if states.len() == page.len() =>
@@ -444,6 +501,47 @@ impl Machine {
         }
     }
 
+    /// Passes over what is known, and looks the rest up.
+    fn ids_listed(&mut self, target: Target, mut page: PendingIds) {
+        let mut unknown = Vec::new();
+        let mut seen = 0;
+        for (index, &entry) in page.entries.iter().enumerate() {
+            if unknown.len() == LOOK_PAGE {
+                // One page of those is enough at a time: on from here afterwards.
+                page.next = Some(page.entries[index - 1]);
+                break;
+            }
+            seen += 1;
+            // What a take-over brought is to be read before it is held.
+            if self.items.contains(entry) && !self.orphans.adopting.contains_key(&entry) {
+                self.looking.expired.remove(&entry);
+            } else {
+                unknown.push(entry);
+            }
+        }
+        match (&target, &mut self.looking) {
+            (
+                Target::Sweep { .. },
+                Looking {
+                    sweep: Some(sweep), ..
+                },
+            ) => {
+                sweep.seen += seen;
+                sweep.looked_up += unknown.len();
+            }
+            (Target::Own { .. }, looking) => *looking.own_found.get_or_insert(0) += seen,
+            _ => {}
+        }
+        if unknown.is_empty() {
+            return self.page_done(target, page.next);
+        }
+        let next = page.next;
+        self.take_step(Look {
+            target,
+            step: Step::LookUp { unknown, next },
+        });
+    }
+
     /// Sorts a page: what is ours or free is taken at once, the rest inspected.
     fn listed(&mut self, mut target: Target, page: PendingPage) {
         if let Target::Entries(entries) = &target {
@@ -451,12 +549,6 @@ impl Machine {
             for entry in entries.difference(&found).copied().collect::<Vec<_>>() {
                 self.no_longer_pending(entry);
             }
-        }
-        if let (Target::Sweep { .. }, Some(sweep)) = (&target, &mut self.looking.sweep) {
-            sweep.seen += page.entries.len();
-        }
-        if let (Target::Own { .. }, found) = (&target, &mut self.looking.own_found) {
-            *found.get_or_insert(0) += page.entries.len();
         }
         let mut unsure = Vec::new();
         for pending in page.entries {
@@ -489,7 +581,7 @@ impl Machine {
             }
             (Target::Sweep { .. }, None) => {
                 if let Some(sweep) = self.looking.sweep.take() {
-                    self.looking.pending = sweep.seen;
+                    self.looking.sweep_rest = self.rest_after(sweep.seen, sweep.looked_up);
                 }
                 // Who swept lets the others have the next turn: they see what is
                 // stuck at this one, and learn whose deadlines to watch.
@@ -529,10 +621,8 @@ impl Machine {
                     Target::Sweep { .. } => Target::Sweep { after },
                     Target::Entries(entries) => Target::Entries(entries),
                 };
-                self.take_step(Look {
-                    target,
-                    step: Step::List,
-                });
+                let step = first_step(&target);
+                self.take_step(Look { target, step });
             }
         }
     }

@@ -15,6 +15,7 @@
 //! - `ending`: refresh, complete, hand back, quarantine, release (R4, R7, R12);
 //! - `lanes`: how steps are sent, a page at a time;
 //! - `session`: open, beat, believe, disown (R1, R2);
+//! - `doubt`: leases that the lock server may have lost, and its record of them;
 //! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
 //! - `judging`: what a look shows: ours, an orphan, somebody else's (R9);
 //! - `orphans`: who is dead, who takes over (R9, R11);
@@ -26,6 +27,7 @@
 
 mod acquiring;
 mod control;
+mod doubt;
 mod ending;
 mod fetch;
 mod io;
@@ -45,8 +47,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use io::{
-    Action, ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End, Input,
-    Notice, Output, Reply,
+    Action, ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End,
+    Handover, Input, Notice, Output, Reply,
 };
 
 pub use crate::belief::Belief;
@@ -130,6 +132,9 @@ struct InFlight {
     /// The sitting it belongs to; replies for an earlier one change nothing.
     sitting: u64,
     sent: Timestamp,
+    /// Leases that it brings are believed no longer than this, until the record
+    /// shows them (see `doubt`).
+    capped: Timestamp,
     flight: Flight,
 }
 
@@ -143,10 +148,7 @@ enum Flight {
         leases: Arc<[LeaseRef]>,
         quiet_since: Option<u64>,
     },
-    Records {
-        held: Vec<LeaseRef>,
-        seen: BTreeSet<LeaseRef>,
-    },
+    Records(doubt::Reading),
     Fetch {
         max: usize,
     },
@@ -274,6 +276,7 @@ impl Machine {
         self.pump_lanes();
         self.pump_fetch();
         self.pump_beat();
+        self.pump_doubt();
         self.pump_reports();
         self.pump_drain();
     }
@@ -283,6 +286,7 @@ impl Machine {
         let Some(InFlight {
             sitting,
             sent,
+            capped,
             flight,
         }) = self.flights.remove(&id)
         else {
@@ -304,14 +308,16 @@ impl Machine {
                 leases,
                 quiet_since,
             } => self.beat_done(sent, &leases, quiet_since, result),
-            Flight::Records { held, seen } => self.records_done(held, seen, result),
-            Flight::Acquire(page) => self.acquire_done(sent, &page, result),
+            Flight::Records(reading) => self.records_done(reading, result),
+            Flight::Acquire(page) => self.acquire_done(sent, capped, &page, result),
             Flight::Claim(page) => self.claim_done(&page, result),
             Flight::Refresh(page) => self.refresh_done(&page, result),
             Flight::Complete(page) => self.complete_done(&page, result),
             Flight::HandBack(page) => self.hand_back_done(&page, result),
             Flight::Release(page) => self.release_done(&page, result),
-            Flight::TakeOver { suspect, places } => self.take_over_done(&suspect, places, result),
+            Flight::TakeOver { suspect, places } => {
+                self.take_over_done(&suspect, places, capped, result);
+            }
             Flight::Bury(suspect) => self.bury_done(&suspect, result),
         }
     }
@@ -370,6 +376,7 @@ impl Machine {
         let in_flight = InFlight {
             sitting: self.sitting.number,
             sent: self.now,
+            capped: Timestamp::MAX,
             flight,
         };
         self.flights.insert(id, in_flight);
@@ -420,6 +427,7 @@ impl Machine {
         if self.sitting.is_open() {
             next = next
                 .min(self.session_timeout())
+                .min(self.doubt_timeout())
                 .min(self.lanes.timeout())
                 .min(self.look_timeout())
                 .min(self.fetch_timeout())

@@ -196,6 +196,7 @@ impl Machine {
         &mut self,
         key: &SuspectKey,
         places: usize,
+        capped: Timestamp,
         result: Result<Reply>,
     ) {
         self.sitting.ops += 1;
@@ -223,6 +224,7 @@ impl Machine {
                         self.give_back(lease);
                     } else {
                         self.look_at(vec![lease.entry]);
+                        self.sitting.record.doubt(&lease, capped);
                         self.orphans.adopting.insert(lease.entry, lease);
                     }
                 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::Part;
+use super::doubt::Record;
 use super::items::State;
-use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
+use super::{Action, Config, DisownReason, Flight, Machine, Reply, Rng};
 use crate::belief::SessionBelief;
 use crate::{
     BeatOutcome, BeatReply, ConsumerName, EntryId, LeaseRef, LockScheme, OpenOutcome, Result,
-    Session, SessionId, StreamName, Timestamp,
+    Session, SessionId, Timestamp,
 };
 
 /// This consumer's current session, and what the machine believes of it.
@@ -21,13 +22,11 @@ pub(super) struct Sitting {
     pub(super) session: Session,
     pub(super) status: Status,
     /// With session leases, everything held is believed until then.
-    deadline: Timestamp,
+    pub(super) deadline: Timestamp,
     pub(super) belief: Arc<SessionBelief>,
     next_beat: Timestamp,
     beating: bool,
-    reconciling: bool,
-    /// When reading the record last began.
-    last_read: Timestamp,
+    pub(super) record: Record,
     /// Live sessions of the service, at least this one.
     pub(super) members: u32,
     /// Whether the backend keeps sessions, so that beats tell who is dead.
@@ -35,8 +34,8 @@ pub(super) struct Sitting {
     /// Counts lock operations sent and answered, so that a beat can tell
     /// whether its count of records compares with what is held.
     pub(super) ops: u64,
-    /// With per-stream locks: a time at which to look at each lease's deadline.
-    /// Beats move deadlines without touching this; a passed time is looked up again.
+    /// A time at which to look at the deadline of each lease that has one of its
+    /// own. Deadlines are moved without touching this; a passed time is looked up again.
     pub(super) expiries: BTreeSet<(Timestamp, EntryId)>,
 }
 
@@ -70,8 +69,7 @@ impl Sitting {
             belief: SessionBelief::new(Timestamp::MAX),
             next_beat: now,
             beating: false,
-            reconciling: false,
-            last_read: Timestamp::ZERO,
+            record: Record::default(),
             members: 1,
             knows_members: true,
             ops: 0,
@@ -96,8 +94,8 @@ impl Machine {
         if !self.sitting.is_open() {
             return false;
         }
-        if self.scheme == LockScheme::Session {
-            return self.sitting.deadline <= self.now;
+        if self.scheme == LockScheme::Session && self.sitting.deadline <= self.now {
+            return true;
         }
         let mut lapsed = Vec::new();
         while let Some(&(at, entry)) = self.sitting.expiries.first() {
@@ -107,18 +105,19 @@ impl Machine {
             self.sitting.expiries.pop_first();
             match self.items.lock_mut(entry) {
                 Some(lock) if lock.deadline <= self.now => lapsed.push(entry),
-                Some(lock) => {
+                Some(lock) if lock.deadline < Timestamp::MAX => {
                     let at = lock.deadline;
                     self.sitting.expiries.insert((at, entry));
                 }
-                None => {}
+                _ => {}
             }
         }
-        if !lapsed.is_empty() && lapsed.len() == self.items.locked() {
+        let all = !lapsed.is_empty() && lapsed.len() == self.items.locked();
+        if all && self.scheme == LockScheme::PerStream {
             return true;
         }
-        // The others have been extended since: an acquire that was long under
-        // way costs only its own lease (R2).
+        // The others have been extended since, or found on record: an acquire that
+        // was long under way, or a doubt, costs only its own lease (R2).
         for entry in lapsed {
             self.lapse(entry);
         }
@@ -218,6 +217,7 @@ impl Machine {
         match result {
             Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
                 self.control_succeeded(Part::Locks);
+                self.compare_generation(reply.generation);
                 self.extend(sent, leases);
                 self.sitting.next_beat = sent + self.settings.beat_interval();
                 self.beat_told(reply, quiet_since);
@@ -306,7 +306,7 @@ impl Machine {
     }
 
     /// Whether a reply that is still to come may bring this lease.
-    fn may_become_ours(&self, lease: &LeaseRef) -> bool {
+    pub(super) fn may_become_ours(&self, lease: &LeaseRef) -> bool {
         let item = self
             .items
             .active_entry(&lease.stream)
@@ -315,93 +315,13 @@ impl Machine {
         acquiring || self.is_taking_over()
     }
 
-    /// What is held does not compare with the number on record. With nothing
-    /// under way that says enough; while streams come and go it may mean
-    /// nothing, so then the record is not read all the time, but well within
-    /// the TTL for which a restarted server holds takeovers and acquires back.
-    fn doubt_record(&mut self, is_quiet: bool) {
-        let overdue = self.sitting.last_read + self.settings.ttl / 2 <= self.now;
-        if (is_quiet || overdue) && !self.sitting.reconciling {
-            self.reconcile();
-        }
-    }
-
-    /// It lets live owners beat first, and may have lost the last writes:
-    /// whoever holds something that is not on record must not believe in it
-    /// for longer than that.
-    pub(super) fn lock_server_restarted(&mut self) {
-        if self.scheme == LockScheme::Session {
-            self.doubt_record(false);
-        }
-    }
-
-    /// Reads the record, page by page, to adopt or release what differs.
-    pub(super) fn reconcile(&mut self) {
-        self.sitting.last_read = self.now;
-        let held = self.items.leases();
-        self.read_records(None, held, BTreeSet::new());
-    }
-
-    fn read_records(
-        &mut self,
-        after: Option<StreamName>,
-        held: Vec<LeaseRef>,
-        seen: BTreeSet<LeaseRef>,
-    ) {
-        self.sitting.reconciling = true;
-        let session = self.sitting.session.id.clone();
-        self.act(
-            Action::Records {
-                session,
-                after,
-                max: PAGE,
-            },
-            Flight::Records { held, seen },
-        );
-    }
-
-    /// `held` is what was held before the first page was read: of that, what is
-    /// held still was on record all the time, if it ever was.
-    pub(super) fn records_done(
-        &mut self,
-        held: Vec<LeaseRef>,
-        mut seen: BTreeSet<LeaseRef>,
-        result: Result<Reply>,
-    ) {
-        self.sitting.reconciling = false;
-        let Ok(Reply::Records(page)) = result else {
-            return;
-        };
-        let last = page.last().map(|lease| lease.stream.clone());
-        let is_last = page.len() < PAGE;
-        seen.extend(page);
-        if !is_last && last.is_some() {
-            return self.read_records(last, held, seen);
-        }
-        for lease in held {
-            let is_held = self.items.lock_with(lease.entry, lease.token).is_some();
-            if is_held && !seen.contains(&lease) {
-                self.lose(lease.entry, DisownReason::LockLost);
-            }
-        }
-        for lease in seen {
-            let is_held = self.items.lock_with(lease.entry, lease.token).is_some();
-            let is_known = is_held || self.orphans.is_adopting(&lease);
-            if !is_known && !self.may_become_ours(&lease) {
-                self.release(lease, true);
-            }
-        }
-    }
-
     pub(super) fn session_timeout(&self) -> Timestamp {
         let expiry = match self.scheme {
             LockScheme::Session => self.sitting.deadline,
-            LockScheme::PerStream => self
-                .sitting
-                .expiries
-                .first()
-                .map_or(Timestamp::MAX, |(at, _)| *at),
+            LockScheme::PerStream => Timestamp::MAX,
         };
+        let first = self.sitting.expiries.first();
+        let expiry = first.map_or(expiry, |(at, _)| expiry.min(*at));
         let beat = if self.sitting.beating {
             Timestamp::MAX
         } else {

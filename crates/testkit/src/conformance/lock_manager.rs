@@ -65,6 +65,7 @@ suite!($ lock_manager_conformance!, lock_manager: Arc<dyn LockManager>, [
     the_next_deadline_is_the_soonest_of_the_others,
     members_are_the_live_sessions,
     records_are_what_is_held,
+    the_generation_stays_while_nothing_is_lost,
     a_revoked_lease_is_named_until_its_owner_releases_it,
     the_turn_to_sweep_comes_once_per_length_of_time,
 ]);

@@ -13,7 +13,7 @@ use crate::machine::{
 use crate::{
     AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, ConsumerName, Delivery,
     EntryId, Error, ErrorKind, FencingToken, Fetched, HandBackOutcome, Held, Holder, Info,
-    LeaseRef, LockId, LockScheme, LockState, Member, OpenOutcome, Pending, PendingPage,
+    LeaseRef, LockId, LockScheme, LockState, Member, OpenOutcome, Pending, PendingIds, PendingPage,
     ReleaseOutcome, Result, Scope, SessionId, Settings, StreamName, Timestamp,
 };
 
@@ -278,6 +278,9 @@ impl Rig {
                 }))
             }
             Action::List { scope, .. } => Reply::Listed(self.list(scope)),
+            Action::ListIds {
+                consumer, after, ..
+            } => Reply::ListedIds(self.list_ids(consumer.as_ref(), *after)),
             Action::Inspect(locks) => {
                 Reply::Inspected(locks.iter().map(|lock| self.inspect(lock)).collect())
             }
@@ -341,6 +344,16 @@ impl Rig {
         };
         PendingPage {
             entries: self.pending.values().filter(is_in).cloned().collect(),
+            next: None,
+        }
+    }
+
+    fn list_ids(&self, consumer: Option<&ConsumerName>, after: EntryId) -> PendingIds {
+        let after = |p: &&Pending| p.entry > after;
+        let its = |p: &&Pending| consumer.is_none_or(|consumer| p.consumer == *consumer);
+        let found = self.pending.values().filter(after).filter(its);
+        PendingIds {
+            entries: found.map(|p| p.entry).collect(),
             next: None,
         }
     }

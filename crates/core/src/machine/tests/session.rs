@@ -194,6 +194,99 @@ fn a_record_that_does_not_fit_is_read_and_mended() {
     assert_eq!(rig.releases(), [lease("x", 9, 50)]);
 }
 
+/// An unanswered acquire left "x" on record, and a restart lost "s".
+#[test]
+fn one_lost_and_one_unknown_record_do_not_cancel_out() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.leased(1, "s");
+    rig.beat_with(|_| {});
+    let extended = rig.now;
+    rig.beat_with(|reply| reply.generation = 2);
+    // Until the record has been read, the beat extends nothing of what was held before.
+    while rig.has("Records") {
+        rig.fail("Records");
+    }
+    rig.pass_with(
+        TTL - MARGIN - rig.now.saturating_since(extended) - MS,
+        |rig| {
+            while rig.has("Beat") {
+                rig.beat_with(|reply| reply.generation = 2);
+            }
+        },
+    );
+    assert!(believed(&rig, 1) && rig.owns(1), "sooner than needed");
+    assert!(rig.has("Records"), "tried again");
+    rig.now = rig.now + MS;
+    assert!(!believed(&rig, 1), "somebody else may have it from here on");
+    rig.jump(Duration::ZERO);
+    assert_eq!(rig.ends(1), [EXPIRED]);
+
+    // And with the record at hand.
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.leased(1, "s");
+    rig.beat_with(|reply| reply.generation = 2);
+    rig.answer("Records", Reply::Records(vec![lease("x", 9, 50)]));
+    assert_eq!(rig.ends(1), [LOST]);
+    assert_eq!(rig.releases(), [lease("x", 9, 50)]);
+}
+
+#[test]
+fn a_lease_that_is_on_record_after_a_restart_goes_on() {
+    let mut rig = Rig::new(LockScheme::Session);
+    let token = rig.leased(1, "s");
+    rig.beat_with(|reply| reply.generation = 2);
+    rig.beat.generation = 2;
+    rig.answer("Records", Reply::Records(vec![lease("s", 1, token.0)]));
+    assert!(believed(&rig, 1));
+    rig.live(TTL * 3);
+    assert!(believed(&rig, 1) && rig.owns(1));
+    assert!(!rig.has("Records"), "read once");
+}
+
+/// It executed before the restart, which lost it; its answer comes after the beat.
+#[test]
+fn a_late_answer_from_before_a_restart_is_in_doubt_too() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.beat_with(|_| {});
+    rig.fetched(1, "s");
+    rig.beat_with(|reply| reply.generation = 2);
+    rig.beat.generation = 2;
+    assert!(!rig.has("Records"), "nothing is held");
+    rig.acquired();
+    rig.claimed();
+    rig.answer("Records", Reply::Records(vec![lease("x", 9, 50)]));
+    assert_eq!(rig.ends(1), [LOST]);
+
+    // The same with leases of a take-over whose entries are being read.
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.put_pending(pending_at("b", 2, "t"));
+    rig.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    let taken = Reply::TakenOver(TakeOverOutcome::Taken {
+        leases: vec![lease("t", 2, 500)],
+        left: 0,
+    });
+    rig.beat_with(|reply| reply.generation = 2);
+    rig.beat.generation = 2;
+    rig.answer("TakeOver", taken);
+    rig.answer("Records", Reply::Records(Vec::new()));
+    rig.housekeep();
+    assert!(!rig.has("Claim"), "adopted what is not on record");
+}
+
+/// What a reading showed before the second restart may be lost by it.
+#[test]
+fn a_reading_that_a_restart_overtakes_is_begun_again() {
+    let mut rig = Rig::new(LockScheme::Session);
+    let token = rig.leased(1, "s");
+    rig.beat_with(|reply| reply.generation = 2);
+    let (late, _) = rig.take("Records");
+    rig.beat_with(|reply| reply.generation = 3);
+    rig.reply(late, Reply::Records(vec![lease("s", 1, token.0)]));
+    assert!(rig.owns(1));
+    rig.answer("Records", Reply::Records(Vec::new()));
+    assert_eq!(rig.ends(1), [LOST]);
+}
+
 #[test]
 fn beats_go_on_when_the_queue_is_full_and_nothing_is_taken() {
     let mut rig = Rig::with(LockScheme::Session, |settings| settings.event_queue = 2);

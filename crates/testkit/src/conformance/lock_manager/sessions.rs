@@ -395,6 +395,31 @@ pub async fn records_are_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn 
     assert_eq!(t.beats(&a, &held).await.on_record, Some(4));
 }
 
+/// Another number means that leases may be lost, and costs everybody a reading
+/// of the record: not for what sessions do to each other. (That it changes when
+/// the server loses something is for each backend's own tests to show.)
+pub async fn the_generation_stays_while_nothing_is_lost(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let a = t.session("a", LONG).await;
+    let generation = t.beats(&a, &[]).await.generation;
+    let held = t.hold_all(&a, &streams("s", 3)).await;
+    assert_eq!(t.beats(&a, &held).await.generation, generation, "acquired");
+    t.release_one(&a, &held[2]).await;
+    t.revoke(&[held[1].stream.clone()]).await.expect("revoke");
+    let b = t.session("b", SHORT).await;
+    assert_eq!(t.beats(&b, &[]).await.generation, generation, "another's");
+    t.hold(&b, &held[2].stream).await;
+    t.outlast(SHORT).await;
+    t.take_page(&a, &b.id, 10).await;
+    t.bury(&b.id).await.expect("bury");
+    let closed = t.session("c", LONG).await;
+    t.close(&closed.id).await.expect("close");
+    assert_eq!(t.beats(&a, &held[..2]).await.generation, generation);
+}
+
 /// A mark frees nothing: the owner is told, again and again, until it lets go.
 pub async fn a_revoked_lease_is_named_until_its_owner_releases_it(
     runtime: Arc<dyn Runtime>,

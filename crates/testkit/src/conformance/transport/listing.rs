@@ -143,6 +143,47 @@ pub async fn scopes_list_what_they_say(runtime: Arc<dyn Runtime>, transport: Arc
     assert!(page.entries.is_empty() && page.next.is_none());
 }
 
+/// The ids alone say the same: of all or of one consumer, in pages of any size.
+pub async fn ids_are_listed_as_the_entries_are(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    assert!(t.list_all_ids(None, 3).await.is_empty());
+    let submitted = t.announce(8).await;
+    for n in 0..7 {
+        t.take(if n % 2 == 0 { &t.a } else { &t.b }, 1).await;
+    }
+    // One moves, and one goes; the eighth is not delivered.
+    t.claim_one(&t.b, submitted[2], 1).await;
+    t.complete_one(&t.a, submitted[4], 0).await;
+    let of = |these: &[usize]| these.iter().map(|n| submitted[*n]).collect::<Vec<_>>();
+    for limit in [1, 2, 3, 6, 100] {
+        let (all, one) = (
+            t.list_all_ids(None, limit),
+            t.list_all_ids(Some(&t.b), limit),
+        );
+        assert_eq!(all.await, of(&[0, 1, 2, 3, 5, 6]), "limit {limit}");
+        assert_eq!(one.await, of(&[1, 2, 3, 5]), "limit {limit}");
+    }
+    assert!(
+        t.list_all_ids(Some(&consumer("nobody")), 10)
+            .await
+            .is_empty()
+    );
+    let page = t
+        .list_pending_ids(Some(&t.b), submitted[2], 1)
+        .await
+        .expect("list_pending_ids");
+    assert_eq!(page.entries, of(&[3]), "`after` itself is not listed");
+    let greatest = EntryId::new(u64::MAX, u64::MAX);
+    let page = t
+        .list_pending_ids(None, greatest, 10)
+        .await
+        .expect("list_pending_ids");
+    assert!(page.entries.is_empty() && page.next.is_none());
+}
+
 /// Looking is not touching: an entry that is looked at grows old all the same.
 pub async fn listing_changes_neither_idle_time_nor_deliveries(
     runtime: Arc<dyn Runtime>,
@@ -156,6 +197,7 @@ pub async fn listing_changes_neither_idle_time_nor_deliveries(
         pass(&*t.runtime, Duration::from_millis(50)).await;
         t.list_all(None, 10).await;
         t.list_all(Some(&t.a), 10).await;
+        t.list_all_ids(Some(&t.a), 10).await;
         last = t.pending(entry).await.expect("pending");
     }
     let grown = last.idle.saturating_sub(first.idle);

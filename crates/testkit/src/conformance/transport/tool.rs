@@ -162,6 +162,30 @@ impl Tool {
         page.entries.into_iter().next()
     }
 
+    /// Walks all pages of ids, and returns what is in them.
+    pub(super) async fn list_all_ids(
+        &self,
+        of: Option<&ConsumerName>,
+        limit: usize,
+    ) -> Vec<EntryId> {
+        let (mut all, mut after) = (Vec::new(), EntryId::MIN);
+        loop {
+            let page = self
+                .list_pending_ids(of, after, limit)
+                .await
+                .expect("list_pending_ids");
+            assert!(page.entries.len() <= limit, "more than {limit}");
+            all.extend(page.entries);
+            match page.next {
+                None => return all,
+                Some(next) => {
+                    assert!(next > after, "the next page starts where this one did");
+                    after = next;
+                }
+            }
+        }
+    }
+
     /// Walks all pages, checks their order, and returns what is in them.
     pub(super) async fn list_all(&self, of: Option<&ConsumerName>, limit: usize) -> Vec<Pending> {
         let mut all: Vec<Pending> = Vec::new();

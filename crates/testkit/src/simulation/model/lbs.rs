@@ -7,7 +7,7 @@ use std::time::Duration;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
     Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, MalformedReason, Pending,
-    PendingPage, Quarantine, QuarantineOutcome, Result, Scope, StreamName,
+    PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result, Scope, StreamName,
 };
 
 use super::Mutant;
@@ -258,6 +258,21 @@ impl Lbs {
             });
         }
         Ok(page)
+    }
+
+    pub(in super::super) fn list_ids(
+        &self,
+        consumer: Option<&ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds> {
+        let group = self.group.as_ref().ok_or_else(no_group)?;
+        let later = group.pending.range((Excluded(after), Unbounded));
+        let wanted = later.filter(|(_, slot)| consumer.is_none_or(|of| *of == slot.consumer));
+        let entries: Vec<_> = wanted.map(|(&entry, _)| entry).take(limit).collect();
+        // A full page may be the last one: the next is empty then.
+        let next = entries.last().copied().filter(|_| entries.len() == limit);
+        Ok(PendingIds { entries, next })
     }
 
     pub(in super::super) fn claim(

@@ -29,6 +29,8 @@ pub(in super::super) struct Locks {
     refused: BTreeSet<StreamName>,
     /// Acquires and take-overs wait until then, after a restart (session leases).
     quiet_until: u64,
+    /// When the server was last started, as far as sessions go by it.
+    started_at: u64,
 
     /// Per-stream locks: what our consumers agree on, one key per data stream.
     stream_keys: BTreeMap<StreamName, Key>,
@@ -77,6 +79,7 @@ impl Locks {
             sweep_until: 0,
             refused: BTreeSet::new(),
             quiet_until: 0,
+            started_at: 0,
             stream_keys: BTreeMap::new(),
             wire_keys: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -89,6 +92,7 @@ impl Locks {
     pub(in super::super) fn restarted(&mut self, now: u64, ttl: Duration) {
         if self.scheme == LockScheme::Session {
             self.quiet_until = now + ms(ttl);
+            self.started_at = now.max(self.started_at + 1);
         }
     }
 
@@ -259,6 +263,7 @@ impl Locks {
             reply.sweep = true;
         }
         if self.scheme == LockScheme::Session {
+            reply.generation = self.started_at;
             let own = self.leases.iter().filter(|(_, lease)| lease.session == *id);
             reply.on_record = Some(own.clone().count() as u64);
             let marked = own.filter(|(stream, _)| self.marked.contains(*stream));
@@ -451,7 +456,7 @@ impl Locks {
                     .is_some_and(|ours| ours.session == session.id)
             };
             let ignores = self.mutant == Some(Mutant::ForeignLocksIgnored);
-            in_the_way = wire_key.filter(|key| !own(key) && !(ignores && key.ours.is_none()));
+            in_the_way = wire_key.filter(|key| !(own(key) || ignores && key.ours.is_none()));
         }
         if let Some(key) = in_the_way {
             let holder = match &key.ours {

@@ -99,6 +99,11 @@ impl World {
             }
             Action::Fetch { .. } => Reply::Fetched(Fetched::default()),
             Action::List { scope, limit } => Reply::Listed(lbs.list(scope, *limit, lbs_now)?),
+            Action::ListIds {
+                consumer,
+                after,
+                limit,
+            } => Reply::ListedIds(lbs.list_ids(consumer.as_ref(), *after, *limit)?),
             Action::Claim(claims) => Reply::Claimed(lbs.claim(me, claims, lbs_now)?),
             Action::Complete(entries) => Reply::Completed(lbs.complete(entries)),
             Action::HandBack(entries) => {
