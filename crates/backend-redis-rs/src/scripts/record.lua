@@ -25,10 +25,6 @@ local function record(tokens, id)
   return parse_record(redis.call('HGET', tokens, id))
 end
 
-local function remember(tokens, id, token, handed, failures)
-  redis.call('HSET', tokens, id, format_record(token, handed, failures))
-end
-
 -- The raw fields of an entry, nil if it is not on the LBS (any more).
 local function fields_of(lbs, id)
   local found = redis.call('XRANGE', lbs, id, id)

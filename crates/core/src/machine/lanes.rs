@@ -149,10 +149,9 @@ impl Machine {
         if !page.is_empty() {
             self.send_quarantine(page);
         }
-        if !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
-            if !self.lanes.gathers_releases() || self.lanes.release_by <= now {
-                self.send_release();
-            }
+        let gathered = !self.lanes.gathers_releases() || self.lanes.release_by <= now;
+        if gathered && !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
+            self.send_release();
         }
     }
 
