@@ -21,7 +21,7 @@ impl Machine {
                     self.release(lease, false);
                 }
                 let waiting = &self.lanes.quarantine.queue;
-                if self.event_places() > waiting.len() {
+                if self.parking_places() > waiting.len() {
                     self.park(pending.entry, pending.token, reason.to_string());
                 } else if !waiting.contains(&pending.entry) {
                     self.looking.left_behind = true;

@@ -144,7 +144,7 @@ impl Machine {
         if !page.is_empty() {
             self.send_hand_back(page);
         }
-        let places = self.event_places();
+        let places = self.parking_places();
         let page = self.lanes.quarantine.take_at_most(places, now);
         if !page.is_empty() {
             self.send_quarantine(page);

@@ -415,12 +415,17 @@ impl Machine {
         seats.min(self.event_places().saturating_sub(parking))
     }
 
-    /// Places in the event queue that nothing under way will need (R10). What
-    /// nobody listens to, or what is to be over soon, waits for none.
-    fn event_places(&self) -> usize {
-        if self.deaf || self.is_draining() {
-            return usize::MAX;
+    /// How many may be parked now: each will be an event. What nobody listens to,
+    /// or what is to be over soon, waits for no place.
+    fn parking_places(&self) -> usize {
+        match self.deaf || self.is_draining() {
+            true => usize::MAX,
+            false => self.event_places(),
         }
+    }
+
+    /// Places in the event queue that nothing under way will need (R10).
+    fn event_places(&self) -> usize {
         let coming = self.items.inbound() + self.orphans.arriving() + self.quarantining;
         self.settings
             .event_queue
@@ -442,7 +447,7 @@ impl Machine {
             next = next
                 .min(self.session_timeout())
                 .min(self.doubt_timeout())
-                .min(self.lanes.timeout(self.event_places() > 0))
+                .min(self.lanes.timeout(self.parking_places() > 0))
                 .min(self.look_timeout())
                 .min(self.fetch_timeout())
                 .min(self.silences.first().map_or(Timestamp::MAX, |(at, _)| *at))
