@@ -3,9 +3,17 @@
 //! fill under load and nothing waits when idle.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Action, Backoff, Flight, Machine, PAGE};
 use crate::{EntryId, Fenced, FencingToken, LeaseRef, StreamName, Timestamp};
+
+/// How long at most something waits for completions that are under way, so that
+/// it comes as one page with what they bring.
+pub(super) const GATHER: Duration = Duration::from_millis(10);
+
+/// Fewer releases than this are worth that.
+const FEW_RELEASES: usize = 32;
 
 /// Waiting work per kind of step.
 #[derive(Debug, Default)]
@@ -23,6 +31,8 @@ pub(super) struct Lanes {
     /// Releases that are not answered yet, to be announced or not. Until then
     /// their data streams are not acquired again ("late release").
     pub(super) releasing: BTreeMap<LeaseRef, bool>,
+    /// Those of completed streams wait for others until then.
+    pub(super) release_by: Timestamp,
 }
 
 /// One page at a time, so that the next fills up by what comes meanwhile.
@@ -69,6 +79,8 @@ impl Lanes {
         };
         let release = if self.release.busy || self.releasing.is_empty() {
             Timestamp::MAX
+        } else if self.gathers_releases() {
+            self.release.backoff.not_before.max(self.release_by)
         } else {
             self.release.backoff.not_before
         };
@@ -82,6 +94,11 @@ impl Lanes {
         .iter()
         .map(|lane| lane.timeout())
         .fold(release.min(quarantine), Timestamp::min)
+    }
+
+    /// More releases will come of completions that are under way.
+    fn gathers_releases(&self) -> bool {
+        self.complete.busy && self.releasing.len() < FEW_RELEASES
     }
 
     pub(super) fn no_lock_op_open(&self) -> bool {
@@ -132,7 +149,8 @@ impl Machine {
         if !page.is_empty() {
             self.send_quarantine(page);
         }
-        if !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
+        let gathered = !self.lanes.gathers_releases() || self.lanes.release_by <= now;
+        if gathered && !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
             self.send_release();
         }
     }
