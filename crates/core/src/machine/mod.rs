@@ -331,7 +331,12 @@ impl Machine {
         match hint {
             Hint::LockExpired { entry, .. } => self.look_at_expired(entry),
             Hint::HandedBack(entries) => self.look_at_handed_back(entries),
-            Hint::Freed(streams) => streams.iter().for_each(|stream| self.wake_stream(stream)),
+            Hint::Freed(streams) => {
+                for stream in &streams {
+                    self.wake_stream(stream);
+                    self.turn_freed(stream);
+                }
+            }
             Hint::HolderGone(consumer) => self.suspect(consumer, None),
             Hint::MayHaveMissed => self.look_after_silence(),
         }

@@ -43,6 +43,9 @@ const LAST_PLACE: u32 = 3;
 pub(super) struct Turns {
     turns: BTreeMap<EntryId, Turn>,
     due: BTreeSet<(Timestamp, EntryId)>,
+    /// Those that this consumer is the first to go for, and whose lock was still
+    /// their former owner's, by data stream: its release is announced.
+    unfreed: BTreeMap<StreamName, EntryId>,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,8 @@ struct Turn {
     at: Timestamp,
     /// It came, and the lock was free.
     come: bool,
+    /// Nobody comes before this consumer.
+    is_first: bool,
     /// How often the lock was still its former owner's.
     early: u32,
 }
@@ -63,6 +68,7 @@ impl Turns {
     pub(super) fn remove(&mut self, entry: EntryId) {
         if let Some(turn) = self.turns.remove(&entry) {
             self.due.remove(&(turn.at, entry));
+            self.unfreed.remove(&turn.stream);
         }
     }
 
@@ -101,6 +107,8 @@ impl Turns {
 
     pub(super) fn forget_old(&mut self, before: Timestamp) {
         self.turns.retain(|_, turn| turn.at >= before);
+        self.unfreed
+            .retain(|_, entry| self.turns.contains_key(entry));
     }
 
     pub(super) fn timeout(&self) -> Timestamp {
@@ -168,6 +176,7 @@ impl Machine {
             token: pending.token,
             at,
             come: false,
+            is_first: false,
             early: 0,
         };
         self.looking.turns.turns.insert(pending.entry, turn);
@@ -177,7 +186,24 @@ impl Machine {
     /// It was given up, and its lock is held.
     pub(super) fn wait_for_giver(&mut self, pending: &Pending, stream: StreamName, held: &Held) {
         if is_held_by(held, &pending.consumer) {
-            self.wait_for_turn(pending, stream, Origin::HandedBack, EARLY);
+            self.wait_for_turn(pending, stream.clone(), Origin::HandedBack, EARLY);
+            if let Some(turn) = self.looking.turns.turns.get_mut(&pending.entry) {
+                turn.is_first = true;
+                self.looking.turns.unfreed.insert(stream, pending.entry);
+            }
+        }
+    }
+
+    /// A lock was released, maybe one that this consumer's turn waits for.
+    pub(super) fn turn_freed(&mut self, stream: &StreamName) {
+        let turns = &mut self.looking.turns;
+        let Some(entry) = turns.unfreed.remove(stream) else {
+            return;
+        };
+        if let Some(turn) = turns.turns.get_mut(&entry) {
+            turns.due.remove(&(turn.at, entry));
+            turn.come = true;
+            self.look_at(vec![entry]);
         }
     }
 
@@ -212,8 +238,10 @@ impl Machine {
             LockState::Held(held) if is_held_by(&held, &turn.from) => {
                 // Not freed yet, or not expired.
                 turn.early += 1;
+                let unfreed = turn.is_first.then(|| (turn.stream.clone(), entry));
                 let wait = EARLY * 2u32.pow(turn.early.min(10));
                 let at = self.now + wait.min(held.remaining.max(EARLY)).min(self.settings.ttl);
+                self.looking.turns.unfreed.extend(unfreed);
                 self.looking.turns.put_off(vec![entry], at);
             }
             // Whoever was first has it. If they fail, that is told.
