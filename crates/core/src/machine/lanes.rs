@@ -139,10 +139,10 @@ impl Machine {
         if !page.is_empty() {
             self.send_quarantine(page);
         }
-        if !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
-            if !self.lanes.gathers_releases() || self.lanes.release_by <= now {
-                self.send_release();
-            }
+        let gathered = !self.lanes.gathers_releases() || self.lanes.release_by <= now;
+        let release = &self.lanes.release;
+        if gathered && !release.busy && release.backoff.is_ready(now) {
+            self.send_release();
         }
     }
 
