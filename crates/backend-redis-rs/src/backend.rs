@@ -45,12 +45,13 @@ impl RedisBackend {
         server.ping().await?;
         Ok(Self {
             server: Arc::new(server),
-            scheme: LockScheme::PerStream,
+            scheme: LockScheme::Session,
         })
     }
 
     /// The same server with these locks. [`connect`](Self::connect) gives
-    /// [`LockScheme::PerStream`], which fleets with Go consumers need.
+    /// [`LockScheme::Session`]; fleets with Go consumers need
+    /// [`LockScheme::PerStream`].
     ///
     /// A service keeps the scheme with which its group was made. A consumer with
     /// the other one ends with an

@@ -2,10 +2,14 @@
 //! targets, and by the tests below; not in ordinary builds.
 
 use redis_rs::{PushKind, Value, VerbatimFormat};
-use streamlease_core::{ConsumerName, EntryId, Error, ErrorKind, Hint, Holder};
+use streamlease_core::{
+    BeatReply, ConsumerName, EntryId, Error, ErrorKind, FencingToken, Hint, Holder, LeaseRef,
+    LockScheme, StreamName,
+};
 
 use crate::decode;
 use crate::keys::{parse_wire_lock, wire_lock};
+use crate::locks::{self, per_stream, session};
 use crate::notifier::read_hint;
 use crate::transport::{claimed, ended};
 
@@ -57,7 +61,7 @@ fn written_pieces(pieces: &[&[u8]]) -> Vec<u8> {
 /// replies: none panics, and what is refused is a protocol error.
 pub fn redis_reply(shape: &[u8]) {
     let value = tree(&mut Bytes(shape), 0);
-    let errors: [Option<Error>; 17] = [
+    let errors: [Option<Error>; 18] = [
         decode::list(value.clone()).err(),
         decode::pairs(value.clone()).err(),
         decode::text(value.clone()).err(),
@@ -70,6 +74,7 @@ pub fn redis_reply(shape: &[u8]) {
         decode::delivery(value.clone()).err(),
         decode::fetched(value.clone()).err(),
         decode::pending_page(value.clone()).err(),
+        decode::pending_ids(value.clone()).err(),
         decode::consumer_state(value.clone()).err(),
         decode::group_state(value.clone(), "g").err(),
         decode::quarantined(value.clone()).err(),
@@ -82,6 +87,152 @@ pub fn redis_reply(shape: &[u8]) {
     let outcomes = [claimed(&claimer, value.clone()).err(), ended(value).err()];
     for error in errors.into_iter().chain(outcomes).flatten() {
         assert_eq!(error.kind(), ErrorKind::Protocol);
+    }
+}
+
+/// A reply to a call of a lock manager, right but for what the bytes say, to
+/// every function of both that reads replies: none panics, what is refused is a
+/// protocol error (or the other scheme's), and there are as many outcomes as requests.
+pub fn lock_reply(shape: &[u8]) {
+    let shape = &mut Bytes(shape);
+    let asked = usize::from(shape.next() % 4);
+    let value = lock_value(shape, asked);
+    let mut errors: Vec<Option<Error>> = Vec::new();
+    match locks::acquired(asked, value.clone()) {
+        Ok(outcomes) => assert_eq!(outcomes.len(), asked),
+        Err(error) => errors.push(Some(error)),
+    }
+    match locks::released(asked, value.clone()) {
+        Ok(outcomes) => assert_eq!(outcomes.len(), asked),
+        Err(error) => errors.push(Some(error)),
+    }
+    let page: Vec<LeaseRef> = (0..asked).map(lease).collect();
+    let mut summary = BeatReply::default();
+    match per_stream::beaten(&page, value.clone(), &mut summary) {
+        Ok(true) => assert!(summary.lost.iter().all(|lost| page.contains(lost))),
+        Ok(false) => assert_eq!(summary.lost, []),
+        Err(error) => errors.push(Some(error)),
+    }
+    errors.extend([
+        session::beaten(value.clone()).err(),
+        session::taken_over(value.clone()).err(),
+        session::leases(value.clone()).err(),
+        locks::state(value.clone()).err(),
+        locks::members_of(value.clone()).err(),
+        decode::outcome(value.clone())
+            .and_then(|(word, mut rest)| per_stream::taken_over(&word, &mut rest))
+            .err(),
+    ]);
+    for error in errors.into_iter().flatten() {
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+    }
+    if let Ok((word, mut rest)) = decode::outcome(value)
+        && let Err(error) = locks::opened(&word, &mut rest, LockScheme::Session, "s-input")
+    {
+        let allowed = match &*word {
+            "other" => [ErrorKind::Incompatible, ErrorKind::Protocol].as_slice(),
+            _ => &[ErrorKind::Protocol],
+        };
+        assert!(allowed.contains(&error.kind()), "{error}");
+    }
+}
+
+fn lease(number: usize) -> LeaseRef {
+    LeaseRef {
+        stream: StreamName::new(format!("call-{number}")).expect("a name without odd characters"),
+        entry: EntryId::new(5, number as u64),
+        token: FencingToken(7 + number as u64),
+    }
+}
+
+/// A reply as one of the scripts gives it, in which each part may be another.
+fn lock_value(shape: &mut Bytes<'_>, asked: usize) -> Value {
+    const SESSION: &str = "redis-consumer-a/000000000000001f";
+    const HOLDER: &str = "redis-consumer-a/000000000000001f/00000000000000000007/5-1/a";
+    let array = |items: &[Value]| Value::Array(items.to_vec());
+    let leases = |shape: &mut Bytes<'_>| {
+        let one = [word("call-1"), word("5-1"), word("00000000000000000007")];
+        let one = array(&one.map(|right| or_another(shape, right)));
+        let count = usize::from(shape.next() % 3);
+        or_another(shape, Value::Array(vec![one; count]))
+    };
+    let around = |shape: &mut Bytes<'_>| {
+        let dead = or_another(shape, word(SESSION));
+        let numbers = [Value::Int(250), Value::Int(3), Value::Int(1)];
+        let [next, members, turn] = numbers.map(|right| or_another(shape, right));
+        [or_another(shape, array(&[dead])), next, members, turn]
+    };
+    let each = |shape: &mut Bytes<'_>, right: &dyn Fn(&mut Bytes<'_>) -> Value| {
+        let items = (0..asked).map(|_| right(shape)).collect();
+        or_another(shape, Value::Array(items))
+    };
+    let state = |shape: &mut Bytes<'_>| {
+        let parts = match shape.next() % 4 {
+            0 => vec![word("free")],
+            1 => vec![word("held"), Value::Int(900), word(HOLDER)],
+            2 => return or_another(shape, word("00000000000000000007")),
+            _ => vec![word("not_yet"), Value::Int(40)],
+        };
+        let parts = parts.into_iter().map(|right| or_another(shape, right));
+        let parts = Value::Array(parts.collect());
+        or_another(shape, parts)
+    };
+    let parts = match shape.next() % 11 {
+        // An acquire, an inspect, a release.
+        0 => vec![word("ok"), each(shape, &state)],
+        1 => return state(shape),
+        2 => return or_another(shape, word(&"10".repeat(asked)[..asked])),
+        // A beat with per-stream locks, the first page and another.
+        3 => {
+            let lost = (1..=asked).map(|index| Value::Int(index as i64));
+            let lost = lost.map(|right| or_another(shape, right)).collect();
+            let lost = or_another(shape, Value::Array(lost));
+            [vec![word("ok"), lost], around(shape).to_vec()].concat()
+        }
+        4 => vec![word("ok"), array(&[])],
+        // With session leases: a beat, and what a take-over finds.
+        5 => {
+            let numbers = [1_700_000_000_000, 2, 1].map(Value::Int);
+            let [shown, on_record, generation] = numbers.map(|right| or_another(shape, right));
+            let first = vec![word("ok"), shown, on_record, leases(shape), generation];
+            [first, around(shape).to_vec()].concat()
+        }
+        6 => {
+            let left = or_another(shape, Value::Int(4));
+            vec![word("ok"), leases(shape), left]
+        }
+        7 => return leases(shape),
+        8 => {
+            let others = ["alive", "not_yet", "gone", "other", "holds"];
+            let first = word(others[usize::from(shape.next()) % others.len()]);
+            vec![first, or_another(shape, Value::Int(30))]
+        }
+        9 => {
+            let row = [word(SESSION), Value::Int(800)];
+            let row = row.map(|right| or_another(shape, right));
+            let row = or_another(shape, array(&row));
+            return or_another(shape, array(&[row]));
+        }
+        _ => return tree(shape, 0),
+    };
+    let mut parts: Vec<_> = parts
+        .into_iter()
+        .map(|right| or_another(shape, right))
+        .collect();
+    // Too short, or longer than it should be.
+    match shape.next() % 8 {
+        1 => parts.truncate(usize::from(shape.next()) % (parts.len() + 1)),
+        2 => parts.push(tree(shape, 1)),
+        _ => {}
+    }
+    Value::Array(parts)
+}
+
+/// This one, mostly.
+fn or_another(shape: &mut Bytes<'_>, right: Value) -> Value {
+    match shape.next() {
+        0..224 => right,
+        _ => tree(shape, 1),
     }
 }
 
@@ -220,6 +371,7 @@ mod replay;
 #[cfg(test)]
 mod tests {
     use super::replay::replay;
+    use super::{BeatReply, locks, per_stream, session};
 
     #[test]
     fn any_wire_text_is_read_or_refused() {
@@ -245,5 +397,31 @@ mod tests {
     #[test]
     fn any_reply_is_read_or_refused() {
         replay("redis_reply", &[], super::redis_reply);
+    }
+
+    #[test]
+    fn any_lock_reply_is_read_or_refused() {
+        replay("lock_reply", &[], super::lock_reply);
+    }
+    /// Else the cases above would be refused at their first word.
+    #[test]
+    fn replies_of_lock_scripts_are_read_if_nothing_in_them_is_changed() {
+        let reply = |shape: &[u8]| super::lock_value(&mut super::Bytes(shape), 2);
+        let page = [0, 1].map(super::lease);
+        let mut summary = BeatReply::default();
+        locks::acquired(2, reply(&[0, 2, 0, 1])).unwrap();
+        locks::state(reply(&[1, 1])).unwrap();
+        locks::released(2, reply(&[2])).unwrap();
+        assert!(per_stream::beaten(&page, reply(&[3]), &mut summary).unwrap());
+        assert!(per_stream::beaten(&page, reply(&[4]), &mut summary).unwrap());
+        assert_eq!((summary.lost, summary.dead.len()), (page.into(), 1));
+        let (_, summary) = session::beaten(reply(&[5, 0, 0, 0, 0, 0, 0, 2]))
+            .unwrap()
+            .unwrap();
+        assert_eq!((summary.revoked.len(), summary.members), (2, 3));
+        session::taken_over(reply(&[6, 0, 0, 0, 0, 2])).unwrap();
+        assert_eq!(session::leases(reply(&[7, 0, 0, 0, 2])).unwrap().len(), 2);
+        session::taken_over(reply(&[8, 0])).unwrap();
+        assert_eq!(locks::members_of(reply(&[9])).unwrap().len(), 1);
     }
 }

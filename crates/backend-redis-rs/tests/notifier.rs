@@ -97,7 +97,9 @@ fn the_database_of_the_url_is_listened_to() {
         let provider = streamlease_backend_redis_rs::RedisBackend::connect(url)
             .await
             .unwrap();
+        // Nothing expires with session leases.
         let backend = provider
+            .with_lock_scheme(LockScheme::PerStream)
             .backend(&ServiceName::new("orders").unwrap())
             .unwrap();
         let mut hints = backend.notifier.subscribe().await.unwrap();

@@ -673,7 +673,7 @@ fn without_the_right_to_ask_for_the_run_id_all_but_that_works() {
 }
 
 #[test]
-fn the_setting_decides_and_per_stream_locks_are_the_default() {
+fn the_setting_decides_and_session_leases_are_the_default() {
     on_both(|| async {
         let server = RedisServer::start();
         let provider = RedisBackend::connect(server.url()).await.unwrap();
@@ -681,9 +681,9 @@ fn the_setting_decides_and_per_stream_locks_are_the_default() {
             let backend = provider.backend(&ServiceName::new("s").unwrap());
             backend.unwrap().locks.scheme()
         };
-        assert_eq!(scheme(&provider), LockScheme::PerStream);
-        let provider = provider.with_lock_scheme(LockScheme::Session);
         assert_eq!(scheme(&provider), LockScheme::Session);
+        let provider = provider.with_lock_scheme(LockScheme::PerStream);
+        assert_eq!(scheme(&provider), LockScheme::PerStream);
     });
 }
 

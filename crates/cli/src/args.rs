@@ -100,7 +100,7 @@ pub(crate) struct WorkArgs {
     )]
     pub(crate) capacity: usize,
     /// What a lease's life hangs on; all consumers of a service have the same
-    #[arg(long, value_enum, default_value_t = Locks::PerStream)]
+    #[arg(long, value_enum, default_value_t = Locks::Session)]
     pub(crate) locks: Locks,
     /// Work on each stream for this long, like 1s, or `forever`, then complete it
     #[arg(long, value_name = "TIME", default_value = "forever", value_parser = hold)]

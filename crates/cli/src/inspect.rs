@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use streamlease::{
     Announcement, Backend, BackendProvider, ConsumerState, Delivery, EntryId, Error, ErrorKind,
-    Held, Holder, LockId, LockState, MalformedReason, Member, Pending, Quarantined, Result, Scope,
+    Held, Holder, LockId, LockScheme, LockState, MalformedReason, Member, Pending, Quarantined,
+    Result, Scope,
 };
 
 use crate::Failure;
@@ -28,11 +29,9 @@ pub(crate) fn run(args: InspectArgs) -> std::result::Result<(), Failure> {
         let backend = crate::connect(&args.target).await?;
         let service = &args.target.service;
         let recorded = backend.recorded_lock_scheme(service).await?;
-        let backend = match recorded {
-            Some(scheme) => backend.with_lock_scheme(scheme),
-            None => backend,
-        };
-        let backend = backend.backend(service)?;
+        // A group without that record was made by consumers of the wire format.
+        let scheme = recorded.unwrap_or(LockScheme::PerStream);
+        let backend = backend.with_lock_scheme(scheme).backend(service)?;
         let mut view = View::new(args.json);
         match show(&backend, &mut view).await {
             Ok(()) => Ok(()),

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use streamlease::{
-    ClaimResult, Client, Completion, Error, Event as ClientEvent, Events as ClientEvents, Lease,
-    Orphan, Termination,
+    ClaimResult, Client, Completion, Error, Event as ClientEvent, Events as ClientEvents, Handover,
+    Lease, Orphan, Termination,
 };
 
 use crate::args::{Claim, Hold, WorkArgs};
@@ -326,8 +326,18 @@ impl Worker {
             lease.hand_back().await
         };
         let disowned = self.ledger.end(&held);
+        if let Err(err) = &result {
+            // Dropped, it is tried again for as long as the client lives.
+            log::warn!(
+                "not handed back: {err}: stream={} token={}",
+                lease.stream(),
+                lease.token()
+            );
+        }
         match result {
-            Ok(()) if !disowned => self.output.print(Event::handed_back(&held)).await,
+            Ok(Handover::HandedBack) if !disowned => {
+                self.output.print(Event::handed_back(&held)).await;
+            }
             _ => self.output.print(Event::disowned(&held)).await,
         }
     }

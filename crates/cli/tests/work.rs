@@ -190,6 +190,26 @@ fn sigterm_hands_back_and_another_continues_long_before_the_ttl() {
 }
 
 #[test]
+fn what_could_not_be_handed_back_is_not_said_to_be() {
+    let server = RedisServer::start();
+    let entry = submit(&server, "s", &["call"]).remove(0);
+    let mut worker = work(&server, "s", "one", &["--ttl", "60s"]);
+    worker.wait_for("stream_added", SOON);
+    // Somebody takes it off the LBS.
+    redis::pipe()
+        .cmd("XACK")
+        .arg(&["s-input", "s-group", &entry])
+        .cmd("XDEL")
+        .arg(&["s-input", &entry])
+        .exec(&mut server.connection())
+        .unwrap();
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+    assert_eq!(worker.events_of("stream_handed_back").len(), 0);
+    assert_eq!(worker.events_of("stream_disowned").len(), 1);
+}
+
+#[test]
 fn a_second_signal_exits_at_once() {
     let server = RedisServer::start();
     submit(&server, "s", &["call"]);
@@ -288,21 +308,27 @@ fn automatic_claiming_takes_over_without_a_report() {
 }
 
 #[test]
-fn with_session_leases_streams_are_taken_over_and_other_locks_are_refused() {
+fn streams_are_taken_over_with_either_locks_and_the_other_ones_are_refused() {
+    taken_over_with("session", "per-stream");
+    taken_over_with("per-stream", "session");
+}
+
+fn taken_over_with(locks: &str, others: &str) {
     let server = RedisServer::start();
     submit(&server, "s", &["call"]);
-    let sessions = ["--locks", "session"];
-    let mut doomed = work(&server, "s", "doomed", &sessions);
+    let locks_flag = ["--locks", locks];
+    let mut doomed = work(&server, "s", "doomed", &locks_flag);
     let first = doomed.wait_for("stream_added", SOON);
-    let survivor = work(&server, "s", "survivor", &sessions);
+    let survivor = work(&server, "s", "survivor", &locks_flag);
     doomed.signal(Signal::KILL);
     doomed.wait_exit(SOON);
     let second = survivor.wait_for("stream_added", SOON);
     assert_eq!(second["claimed_from"], "redis-consumer-doomed");
     assert!(second["token"].as_u64() > first["token"].as_u64());
     let url = server.url();
-    let other = ["work", "--redis", &url, "--service", "s", "--consumer", "x"];
+    let mut other = vec!["work", "--redis", &url, "--service", "s", "--consumer", "x"];
+    other.extend(["--locks", others]);
     let refused = run(&other);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert!(common::stderr(&refused).contains("session"), "{refused:?}");
+    assert!(common::stderr(&refused).contains(locks), "{refused:?}");
 }

@@ -44,8 +44,11 @@ impl Belief {
         })
     }
 
+    /// What is over stays over: a beat may extend a lock whose lease is being handed back.
     pub(crate) fn set(&self, until: Timestamp) {
-        self.own.store(until.as_nanos(), Ordering::Release);
+        if !self.is_over() {
+            self.own.store(until.as_nanos(), Ordering::Release);
+        }
     }
 
     /// The lease is over, whatever the clock says: nobody may believe in it any more.
@@ -54,7 +57,8 @@ impl Belief {
         self.over.notify(usize::MAX);
     }
 
-    pub(crate) fn report_progress(&self, now: Timestamp) {
+    /// The lease's handler goes on, at this time of its process's clock.
+    pub fn report_progress(&self, now: Timestamp) {
         self.progress.store(now.as_nanos(), Ordering::Release);
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::belief::Belief;
 use crate::client::Handle;
-use crate::machine::{Answer, Command, Completion};
+use crate::machine::{Answer, Command, Completion, Handover};
 use crate::settings::check_silence;
 use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Timestamp};
 
@@ -137,19 +137,25 @@ impl Lease {
 
     /// Gives the stream up unfinished: another consumer continues at once.
     ///
-    /// Ends well too if the lease was over already. Cancel-safe: once polled,
-    /// it goes on without the caller.
-    pub async fn hand_back(&self) -> Result<()> {
+    /// Whatever the answer, the lease is over then. While the backend cannot be
+    /// reached the call waits, at the longest until the lease has run out.
+    ///
+    /// # Errors
+    /// If the backend refuses for good (missing rights, say): the lease is still
+    /// yours then.
+    ///
+    /// Cancel-safe: once polled, it goes on without the caller.
+    pub async fn hand_back(&self) -> Result<Handover> {
         self.give_up(false).await
     }
 
     /// Like [`hand_back`](Self::hand_back), and counts as a failure: after
     /// `quarantine_after` of them the entry is parked.
-    pub async fn fail(&self) -> Result<()> {
+    pub async fn fail(&self) -> Result<Handover> {
         self.give_up(true).await
     }
 
-    async fn give_up(&self, failed: bool) -> Result<()> {
+    async fn give_up(&self, failed: bool) -> Result<Handover> {
         let (entry, token) = (self.entry, self.token);
         let answer = self
             .handle
@@ -161,9 +167,10 @@ impl Lease {
             })
             .await;
         match answer {
-            None | Some(Ok(Answer::HandedBack)) => Ok(()),
-            Some(Ok(_)) => Ok(()),
+            Some(Ok(Answer::Handover(handover))) => Ok(handover),
             Some(Err(error)) => Err(error),
+            // The client has ended, and with it every lease.
+            Some(Ok(_)) | None => Ok(Handover::NotOwner),
         }
     }
 }

@@ -37,7 +37,7 @@ pub use ids::{
 pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 pub use lease::Lease;
 pub use lock_manager::*;
-pub use machine::{ClaimResult, Completion, DisownReason};
+pub use machine::{ClaimResult, Completion, DisownReason, Handover};
 pub use notifier::{Hint, Notifier, Subscription};
 pub use payload::{Announcement, Info, MalformedReason};
 pub use producer::{Producer, new_batch};

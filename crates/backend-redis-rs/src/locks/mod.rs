@@ -12,7 +12,7 @@ use std::time::Duration;
 use redis_rs::Value;
 use streamlease_core::{
     Acquire, AcquireOutcome, BeatReply, Error, ErrorKind, FencingToken, LeaseRef, LockScheme,
-    LockState, Member, Result,
+    LockState, Member, OpenOutcome, ReleaseOutcome, Result,
 };
 
 use crate::connection::{Call, Script, Server};
@@ -66,8 +66,11 @@ pub(crate) fn other_scheme(lbs: &str, own: LockScheme, recorded: Option<&str>) -
 async fn members(server: &Server, keys: &Keys) -> Result<Vec<Member>> {
     let mut call = Call::new();
     call.key(&keys.sessions);
-    let rows = decode::list(server.run_one("listing sessions", &MEMBERS, call).await?)?;
-    let members = rows.into_iter().map(|row| {
+    members_of(server.run_one("listing sessions", &MEMBERS, call).await?)
+}
+
+pub(crate) fn members_of(reply: Value) -> Result<Vec<Member>> {
+    let members = decode::list(reply)?.into_iter().map(|row| {
         let [session, remaining] = decode::tuple(row)?;
         Ok(Member {
             session: decode::session(session)?,
@@ -101,8 +104,26 @@ fn head(session: &str, lease: &LeaseRef) -> String {
     format!("{session}/{}/{}/", digits(lease.token), lease.entry)
 }
 
+/// The reply to an open; what comes behind the word is left in `rest`.
+pub(crate) fn opened(
+    word: &str,
+    rest: &mut std::vec::IntoIter<Value>,
+    own: LockScheme,
+    lbs: &str,
+) -> Result<OpenOutcome> {
+    match word {
+        "ok" => Ok(OpenOutcome::Opened),
+        "gone" => Ok(OpenOutcome::SessionGone),
+        "other" => {
+            let recorded = decode::text(decode::next(rest)?)?;
+            Err(other_scheme(lbs, own, Some(&recorded)))
+        }
+        _ => Err(protocol("an unknown outcome of an open")),
+    }
+}
+
 /// The reply to one page of acquires.
-fn acquired(page: usize, reply: Value) -> Result<Vec<AcquireOutcome>> {
+pub(crate) fn acquired(page: usize, reply: Value) -> Result<Vec<AcquireOutcome>> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "gone" => return Ok(vec![AcquireOutcome::SessionGone; page]),
@@ -127,7 +148,21 @@ fn acquired(page: usize, reply: Value) -> Result<Vec<AcquireOutcome>> {
     outcomes.collect()
 }
 
-fn state(value: Value) -> Result<LockState> {
+/// The reply to one page of releases: a digit for each.
+pub(crate) fn released(page: usize, reply: Value) -> Result<Vec<ReleaseOutcome>> {
+    let digits = decode::bytes(reply)?;
+    if digits.len() != page {
+        return Err(protocol("another number of outcomes"));
+    }
+    let outcomes = digits.into_iter().map(|digit| match digit {
+        b'1' => Ok(ReleaseOutcome::Released),
+        b'0' => Ok(ReleaseOutcome::NotHeld),
+        _ => Err(protocol("an unknown outcome of a release")),
+    });
+    outcomes.collect()
+}
+
+pub(crate) fn state(value: Value) -> Result<LockState> {
     let (word, mut rest) = decode::outcome(value)?;
     match &*word {
         "free" => Ok(LockState::Free),

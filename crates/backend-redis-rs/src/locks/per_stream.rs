@@ -24,7 +24,7 @@ use crate::keys::{Keys, wire_lock};
 use crate::pages::PAGE;
 
 use super::{
-    acquired, check_floor, digits, flatten, head, members, millis, other_scheme, scheme_name,
+    acquired, check_floor, digits, flatten, head, members, millis, opened, released, scheme_name,
     script, seen_around, state,
 };
 
@@ -86,15 +86,7 @@ impl LockManager for PerStreamLocks {
         let (word, mut rest) = self
             .about_session("opening a session", "open", &session.id, &ttl)
             .await?;
-        match &*word {
-            "ok" => Ok(OpenOutcome::Opened),
-            "gone" => Ok(OpenOutcome::SessionGone),
-            "other" => {
-                let recorded = decode::text(decode::next(&mut rest)?)?;
-                Err(other_scheme(&self.keys.lbs, self.scheme(), Some(&recorded)))
-            }
-            _ => Err(protocol("an unknown outcome of an open")),
-        }
+        opened(&word, &mut rest, self.scheme(), &self.keys.lbs)
     }
 
     async fn close(&self, session: &SessionId) -> Result<()> {
@@ -190,15 +182,11 @@ impl LockManager for PerStreamLocks {
             calls.push(call);
         }
         let replies = self.server.run("releasing locks", &RELEASE, &calls).await?;
-        let outcomes = flatten(releases.len(), replies)?
-            .into_iter()
-            .map(|released| {
-                Ok(match decode::number(released)? {
-                    1 => ReleaseOutcome::Released,
-                    _ => ReleaseOutcome::NotHeld,
-                })
-            });
-        outcomes.collect()
+        let mut outcomes = Vec::with_capacity(releases.len());
+        for (page, reply) in releases.chunks(PAGE).zip(replies) {
+            outcomes.extend(released(page.len(), reply)?);
+        }
+        Ok(outcomes)
     }
 
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
@@ -229,17 +217,7 @@ impl LockManager for PerStreamLocks {
         let (word, mut rest) = self
             .about_session("taking over", "take_over", &session.id, &dead.to_string())
             .await?;
-        match &*word {
-            "ok" => Ok(TakeOverOutcome::Taken {
-                leases: Vec::new(),
-                left: 0,
-            }),
-            "alive" => Ok(TakeOverOutcome::Alive {
-                remaining: decode::millis(decode::next(&mut rest)?)?,
-            }),
-            "gone" => Ok(TakeOverOutcome::SessionGone),
-            _ => Err(protocol("an unknown outcome of a take-over")),
-        }
+        taken_over(&word, &mut rest)
     }
 
     async fn bury(&self, dead: &SessionId) -> Result<bool> {
@@ -267,8 +245,26 @@ impl LockManager for PerStreamLocks {
     }
 }
 
+/// The reply to a take-over, which buries the session: its locks expire each for itself.
+pub(crate) fn taken_over(
+    word: &str,
+    rest: &mut std::vec::IntoIter<Value>,
+) -> Result<TakeOverOutcome> {
+    match word {
+        "ok" => Ok(TakeOverOutcome::Taken {
+            leases: Vec::new(),
+            left: 0,
+        }),
+        "alive" => Ok(TakeOverOutcome::Alive {
+            remaining: decode::millis(decode::next(rest)?)?,
+        }),
+        "gone" => Ok(TakeOverOutcome::SessionGone),
+        _ => Err(protocol("an unknown outcome of a take-over")),
+    }
+}
+
 /// Adds the reply to one page of a beat; `false` if the session is gone.
-fn beaten(page: &[LeaseRef], reply: Value, summary: &mut BeatReply) -> Result<bool> {
+pub(crate) fn beaten(page: &[LeaseRef], reply: Value, summary: &mut BeatReply) -> Result<bool> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "gone" => return Ok(false),

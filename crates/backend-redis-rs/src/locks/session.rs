@@ -27,7 +27,7 @@ use crate::keys::Keys;
 use crate::pages::{PAGE, pages_without_repeats};
 
 use super::{
-    acquired, check_floor, digits, flatten, head, members, millis, other_scheme, scheme_name,
+    acquired, check_floor, digits, flatten, head, members, millis, opened, released, scheme_name,
     script, seen_around, state,
 };
 
@@ -77,11 +77,9 @@ impl SessionLocks {
         })
     }
 
-    fn learn_clock(&self, shown: Value) -> Result<()> {
-        let shown = decode::count(shown)?;
+    fn learn_clock(&self, shown: u64) {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         *clock = Some((shown, Instant::now()));
-        Ok(())
     }
 
     /// Runs the script about single sessions; its answer is a word and what comes with it.
@@ -133,18 +131,11 @@ impl LockManager for SessionLocks {
         let (word, mut rest) = self
             .about_session("opening a session", "open", &session.id, &ttl, scheme)
             .await?;
-        match &*word {
-            "ok" => {
-                self.learn_clock(decode::next(&mut rest)?)?;
-                Ok(OpenOutcome::Opened)
-            }
-            "gone" => Ok(OpenOutcome::SessionGone),
-            "other" => {
-                let recorded = decode::text(decode::next(&mut rest)?)?;
-                Err(other_scheme(&self.keys.lbs, self.scheme(), Some(&recorded)))
-            }
-            _ => Err(protocol("an unknown outcome of an open")),
+        let outcome = opened(&word, &mut rest, self.scheme(), &self.keys.lbs)?;
+        if outcome == OpenOutcome::Opened {
+            self.learn_clock(decode::count(decode::next(&mut rest)?)?);
         }
+        Ok(outcome)
     }
 
     async fn close(&self, session: &SessionId) -> Result<()> {
@@ -197,21 +188,10 @@ impl LockManager for SessionLocks {
         call.key(&self.keys.sweep);
         call.arg(want_sweep.map_or_else(|| "0".to_owned(), millis));
         let reply = self.server.run_one("beating", &BEAT, call).await?;
-        let (word, mut rest) = decode::outcome(reply)?;
-        match &*word {
-            "ok" => {}
-            "gone" => return Ok(BeatOutcome::SessionGone),
-            _ => return Err(protocol("an unknown outcome of a beat")),
-        }
-        self.learn_clock(decode::next(&mut rest)?)?;
-        let mut summary = BeatReply {
-            on_record: Some(decode::count(decode::next(&mut rest)?)?),
-            revoked: leases(decode::next(&mut rest)?)?,
-            generation: decode::count(decode::next(&mut rest)?)?,
-            ..BeatReply::default()
+        let Some((shown, summary)) = beaten(reply)? else {
+            return Ok(BeatOutcome::SessionGone);
         };
-        let dead = decode::next(&mut rest)?;
-        seen_around(dead, &mut rest, &mut summary)?;
+        self.learn_clock(shown);
         Ok(BeatOutcome::Extended(summary))
     }
 
@@ -263,22 +243,7 @@ impl LockManager for SessionLocks {
         let mut call = self.call(&session.id.to_string(), &millis(session.ttl));
         call.key(&self.keys.counter);
         call.arg(dead.to_string()).arg(max.min(PAGE).to_string());
-        let reply = self.server.run_one("taking over", &TAKE_OVER, call).await?;
-        let (word, mut rest) = decode::outcome(reply)?;
-        match &*word {
-            "ok" => Ok(TakeOverOutcome::Taken {
-                leases: leases(decode::next(&mut rest)?)?,
-                left: decode::count(decode::next(&mut rest)?)?,
-            }),
-            "alive" => Ok(TakeOverOutcome::Alive {
-                remaining: decode::millis(decode::next(&mut rest)?)?,
-            }),
-            "gone" => Ok(TakeOverOutcome::SessionGone),
-            "not_yet" => Ok(TakeOverOutcome::NotYet {
-                retry_in: decode::millis(decode::next(&mut rest)?)?,
-            }),
-            _ => Err(protocol("an unknown outcome of a take-over")),
-        }
+        taken_over(self.server.run_one("taking over", &TAKE_OVER, call).await?)
     }
 
     async fn bury(&self, dead: &SessionId) -> Result<bool> {
@@ -330,22 +295,48 @@ impl LockManager for SessionLocks {
     }
 }
 
-/// The reply to one page of releases.
-fn released(page: usize, reply: Value) -> Result<Vec<ReleaseOutcome>> {
-    let digits = decode::bytes(reply)?;
-    if digits.len() != page {
-        return Err(protocol("another number of outcomes"));
+/// The reply to a beat: what the server's clock showed (ms), and the rest;
+/// `None` if the session is gone.
+pub(crate) fn beaten(reply: Value) -> Result<Option<(u64, BeatReply)>> {
+    let (word, mut rest) = decode::outcome(reply)?;
+    match &*word {
+        "ok" => {}
+        "gone" => return Ok(None),
+        _ => return Err(protocol("an unknown outcome of a beat")),
     }
-    let outcomes = digits.into_iter().map(|digit| match digit {
-        b'1' => Ok(ReleaseOutcome::Released),
-        b'0' => Ok(ReleaseOutcome::NotHeld),
-        _ => Err(protocol("an unknown outcome of a release")),
-    });
-    outcomes.collect()
+    let shown = decode::count(decode::next(&mut rest)?)?;
+    let mut summary = BeatReply {
+        on_record: Some(decode::count(decode::next(&mut rest)?)?),
+        revoked: leases(decode::next(&mut rest)?)?,
+        generation: decode::count(decode::next(&mut rest)?)?,
+        ..BeatReply::default()
+    };
+    let dead = decode::next(&mut rest)?;
+    seen_around(dead, &mut rest, &mut summary)?;
+    Ok(Some((shown, summary)))
+}
+
+/// The reply to one page of a take-over.
+pub(crate) fn taken_over(reply: Value) -> Result<TakeOverOutcome> {
+    let (word, mut rest) = decode::outcome(reply)?;
+    match &*word {
+        "ok" => Ok(TakeOverOutcome::Taken {
+            leases: leases(decode::next(&mut rest)?)?,
+            left: decode::count(decode::next(&mut rest)?)?,
+        }),
+        "alive" => Ok(TakeOverOutcome::Alive {
+            remaining: decode::millis(decode::next(&mut rest)?)?,
+        }),
+        "gone" => Ok(TakeOverOutcome::SessionGone),
+        "not_yet" => Ok(TakeOverOutcome::NotYet {
+            retry_in: decode::millis(decode::next(&mut rest)?)?,
+        }),
+        _ => Err(protocol("an unknown outcome of a take-over")),
+    }
 }
 
 /// Leases as the scripts list them: data stream, entry, token.
-fn leases(value: Value) -> Result<Vec<LeaseRef>> {
+pub(crate) fn leases(value: Value) -> Result<Vec<LeaseRef>> {
     decode::list(value)?
         .into_iter()
         .map(decode::lease)

@@ -20,7 +20,7 @@ pub(crate) fn check(evidence: &Evidence<'_>) -> Outcome {
     violations.extend(evidence.fleet.violations.iter().cloned());
     drop(books);
     check_workers(evidence, &mut violations);
-    check_overlaps(evidence, &mut violations);
+    let overlap = check_overlaps(evidence, &mut violations);
     let lost = check_entries(evidence, &mut violations);
     check_lbs(evidence, &mut violations);
 
@@ -35,6 +35,8 @@ pub(crate) fn check(evidence: &Evidence<'_>) -> Outcome {
             .count(),
         accepted: books.accepted,
         refused: books.refused.len(),
+        looks: books.looks,
+        overlap,
         lost,
         violations,
         ..Outcome::default()
@@ -99,8 +101,9 @@ fn check_workers(evidence: &Evidence<'_>, violations: &mut Vec<String>) {
 }
 
 /// R1: whoever lost a stream has said so before the next owner had it. Where a
-/// worker was stopped, only tokens help, and the other checks look at those.
-fn check_overlaps(evidence: &Evidence<'_>, violations: &mut Vec<String>) {
+/// worker was stopped, only tokens help, and the other checks look at those. Returns
+/// the longest overlap.
+fn check_overlaps(evidence: &Evidence<'_>, violations: &mut Vec<String>) -> Duration {
     // What they say takes time on a busy machine, though they know it in time.
     let slow = evidence.ttl / 2 + Duration::from_millis(250);
     let allowed = match evidence.class {
@@ -123,16 +126,22 @@ fn check_overlaps(evidence: &Evidence<'_>, violations: &mut Vec<String>) {
             }
         }
     }
+    let mut longest = Duration::ZERO;
     let later = owned.iter().skip(1);
     for (((stream, token), (_, lost)), ((next_stream, next), (began, _))) in owned.iter().zip(later)
     {
         let overlap = Duration::from_millis(lost.unwrap_or(0).saturating_sub(*began));
-        if stream == next_stream && overlap > allowed {
+        if stream != next_stream {
+            continue;
+        }
+        longest = longest.max(overlap);
+        if overlap > allowed {
             violations.push(format!(
                 "two owners for {overlap:?}: stream={stream} tokens {token} and {next}"
             ));
         }
     }
+    longest
 }
 
 /// R4 and R7, by the ledger: every entry was worked on to its end by the last who

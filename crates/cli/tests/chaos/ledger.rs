@@ -3,13 +3,21 @@
 //! It is fenced as any store of a user's would be: it remembers the greatest
 //! token of each data stream and refuses lower ones. That alone lets nothing
 //! stale in; whether it keeps the *rightful* owners in is what the checks ask.
+//!
+//! At the end of a piece of work it also looks at the LBS: the entry must be there
+//! still, for nobody but this owner may complete it, and it has not yet; and the LBS
+//! must remember its token, which no delayed claim may lower.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use crate::SERVICE;
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -24,6 +32,8 @@ pub(crate) struct Books {
     pub(crate) accepted: u64,
     /// Refused: (what, entry, token).
     pub(crate) refused: Vec<(String, String, u64)>,
+    /// How often the LBS was looked at and answered.
+    pub(crate) looks: u64,
     /// What must not happen whatever the faults.
     pub(crate) violations: Vec<String>,
     /// All that was asked and answered, for whoever has to find out.
@@ -45,7 +55,8 @@ pub(crate) struct Entry {
 }
 
 impl Ledger {
-    pub(crate) fn start() -> Self {
+    /// `redis`: where the LBS is, if what is gone from it was completed or parked.
+    pub(crate) fn start(redis: Option<String>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
         let books = Arc::new(Mutex::new(Books::default()));
@@ -55,7 +66,8 @@ impl Ledger {
                 let Some(books) = serving.upgrade() else {
                     return;
                 };
-                thread::spawn(move || serve(client, &books));
+                let redis = redis.clone();
+                thread::spawn(move || serve(client, &books, redis.as_deref()));
             }
         });
         Self { addr, books }
@@ -78,15 +90,21 @@ impl Drop for Ledger {
     }
 }
 
-fn serve(mut client: TcpStream, books: &Mutex<Books>) {
+fn serve(mut client: TcpStream, books: &Mutex<Books>, redis: Option<&str>) {
     let Ok(reading) = client.try_clone() else {
         return;
     };
     for line in BufReader::new(reading).lines().map_while(Result::ok) {
-        let answer = books
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .answer(&line);
+        let open = || books.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = open().answer(&line);
+        // The owner cannot complete before it hears that the end is written.
+        if let (Some(redis), [what, stream, entry, token]) =
+            (redis, &line.split(' ').collect::<Vec<_>>()[..])
+            && (*what, &*answer) == ("finish", "ok")
+            && let Ok(found) = look(redis, entry)
+        {
+            open().looked(stream, entry, token, &found);
+        }
         if client.write_all(format!("{answer}\n").as_bytes()).is_err() {
             // It was killed meanwhile; what it wrote stands.
             return;
@@ -94,7 +112,62 @@ fn serve(mut client: TcpStream, books: &Mutex<Books>) {
     }
 }
 
+/// An entry on the LBS.
+#[derive(Debug, Default)]
+struct Found {
+    is_there: bool,
+    is_parked: bool,
+    /// As text: the token that the LBS remembers, and what else it does.
+    record: Option<String>,
+}
+
+/// An error if Redis does not say.
+fn look(redis: &str, entry: &str) -> redis::RedisResult<Found> {
+    const SOON: Duration = Duration::from_millis(300);
+    let mut redis = redis::Client::open(redis)?.get_connection_with_timeout(SOON)?;
+    redis.set_read_timeout(Some(SOON))?;
+    let lbs = format!("{SERVICE}-input");
+    let (found, is_parked, record): (Vec<Value>, bool, Option<String>) = redis::pipe()
+        .atomic()
+        .cmd("XRANGE")
+        .arg(&[&lbs, entry, entry])
+        .cmd("HEXISTS")
+        .arg(&[&format!("{{{lbs}}}:quarantine"), entry])
+        .cmd("HGET")
+        .arg(&[&format!("{{{lbs}}}:tokens"), entry])
+        .query(&mut redis)?;
+    Ok(Found {
+        is_there: !found.is_empty(),
+        is_parked,
+        record,
+    })
+}
+
 impl Books {
+    /// What was found on the LBS when the owner with this token had finished.
+    fn looked(&mut self, stream: &str, entry: &str, token: &str, found: &Found) {
+        self.looks += 1;
+        let Ok(token) = token.parse::<u64>() else {
+            return;
+        };
+        // A later owner may have completed it while Redis was asked, or parked it.
+        let greatest = self.streams.get(stream).map(|fence| fence.greatest);
+        if greatest != Some(token) || found.is_parked {
+            return;
+        }
+        let label = format!("stream={stream} entry={entry} token={token}");
+        let remembered = found.record.as_ref().and_then(|r| r.split(':').next());
+        let remembered: Option<u64> = remembered.and_then(|digits| digits.parse().ok());
+        if !found.is_there {
+            let violation = format!("gone from the LBS under its owner: {label}");
+            self.violations.push(violation);
+        } else if remembered.is_none_or(|remembered| remembered < token) {
+            let violation =
+                format!("the LBS has forgotten its owner, and remembers {remembered:?}: {label}");
+            self.violations.push(violation);
+        }
+    }
+
     fn answer(&mut self, request: &str) -> String {
         let answer = self.decide(request);
         let line = format!("{request}: {answer}");

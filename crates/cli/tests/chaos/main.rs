@@ -20,7 +20,7 @@ mod producer;
 mod program;
 mod round;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -105,21 +105,26 @@ fn as_test(args: &[String]) -> ExitCode {
 fn long(seed: u64, minutes: u64, rounds: u64) -> ExitCode {
     let until = Instant::now() + Duration::from_secs(minutes * 60);
     let mut summary = Summary::default();
-    let mut seeds = seed..;
-    while Instant::now() < until || summary.rounds < rounds {
-        let Some(seed) = seeds.next() else { break };
-        summary.run(&Plan::drawn(seed, ROUND));
+    let mut done = 0;
+    while Instant::now() < until || done < rounds {
+        summary.run(&Plan::drawn(seed + done, ROUND));
+        done += 1;
     }
     summary.conclude()
 }
 
-/// All rounds together.
+/// All rounds, by what was asked of them.
 #[derive(Debug, Default)]
 struct Summary {
-    rounds: u64,
-    lossy: u64,
+    sorts: BTreeMap<(Locks, Class), Sort>,
     failed: u64,
-    faults: BTreeMap<&'static str, u64>,
+}
+
+/// The rounds of one sort, added up.
+#[derive(Debug, Default)]
+struct Sort {
+    rounds: u64,
+    failed: u64,
     total: Outcome,
 }
 
@@ -131,11 +136,13 @@ impl Summary {
             completed,
             takeovers,
             refused,
+            overlap,
             ..
         } = outcome;
         println!(
             "seed {} ({:?}, {:?} locks, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
-             {takeovers} takeovers, {refused} stale writes refused, settled after {:.1}s of {:?}",
+             {takeovers} takeovers, {refused} stale writes refused, overlap {overlap:?}, \
+             settled after {:.1}s of {:?}",
             plan.seed,
             plan.class,
             plan.locks,
@@ -144,8 +151,10 @@ impl Summary {
             outcome.settled.as_secs_f64(),
             plan.bound(),
         );
+        let sort = self.sorts.entry((plan.locks, plan.class)).or_default();
         if !outcome.violations.is_empty() || !outcome.lost.is_empty() {
             self.failed += 1;
+            sort.failed += 1;
             for line in outcome.violations.iter().chain(&outcome.lost) {
                 println!("  VIOLATION {line}");
             }
@@ -159,61 +168,61 @@ impl Summary {
                 Err(err) => println!("  cannot write {}: {err}", path.display()),
             }
         }
-        self.add(plan, outcome);
-    }
-
-    fn add(&mut self, plan: &Plan, outcome: Outcome) {
-        self.rounds += 1;
-        self.lossy += u64::from(plan.class == Class::Lossy);
-        for (kind, n) in outcome.faults {
-            *self.faults.entry(kind).or_default() += n;
-        }
-        let total = &mut self.total;
-        total.announced += outcome.announced;
-        total.completed += outcome.completed;
-        total.parked += outcome.parked;
-        total.takeovers += outcome.takeovers;
-        total.accepted += outcome.accepted;
-        total.refused += outcome.refused;
-        total.failed_starts += outcome.failed_starts;
-        total.settled = total.settled.max(outcome.settled);
-        total.lost.extend(outcome.lost);
-        total.violations.extend(outcome.violations);
+        sort.rounds += 1;
+        sort.total.add(outcome);
     }
 
     fn conclude(&self) -> ExitCode {
-        let total = &self.total;
-        println!("faults:");
-        for (kind, n) in &self.faults {
-            println!("  {n:5} {kind}");
+        self.print_faults();
+        for ((locks, class), sort) in &self.sorts {
+            let total = &sort.total;
+            println!(
+                "{locks:?} locks, {class:?}: {} rounds, {} announced, {} reported completed, \
+                 {} parked, {} takeovers, {} starts without Redis",
+                sort.rounds,
+                total.announced,
+                total.completed,
+                total.parked,
+                total.takeovers,
+                total.failed_starts,
+            );
+            println!(
+                "  {} writes accepted, {} stale ones refused, {} ends checked on the LBS, \
+                 {} connections cut, longest overlap {:?}, slowest to settle {:.1}s",
+                total.accepted,
+                total.refused,
+                total.looks,
+                total.cut,
+                total.overlap,
+                total.settled.as_secs_f64()
+            );
+            println!(
+                "  lost: {}, violations: {}, rounds failed: {}",
+                total.lost.len(),
+                total.violations.len(),
+                sort.failed
+            );
         }
-        println!(
-            "{} rounds ({} durable, {} lossy), {} announced, {} reported completed, {} parked, \
-             {} takeovers, {} starts without Redis",
-            self.rounds,
-            self.rounds - self.lossy,
-            self.lossy,
-            total.announced,
-            total.completed,
-            total.parked,
-            total.takeovers,
-            total.failed_starts,
-        );
-        println!(
-            "{} writes accepted, {} stale writes refused, slowest to settle {:.1}s",
-            total.accepted,
-            total.refused,
-            total.settled.as_secs_f64()
-        );
-        println!(
-            "lost: {}, violations: {}, rounds failed: {}",
-            total.lost.len(),
-            total.violations.len(),
-            self.failed
-        );
+        println!("rounds failed: {}", self.failed);
         match self.failed {
             0 => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// Each kind with its number per sort of rounds, in the order of the lines below.
+    fn print_faults(&self) {
+        let kinds: BTreeSet<_> = self
+            .sorts
+            .values()
+            .flat_map(|sort| sort.total.faults.keys())
+            .collect();
+        println!("faults:");
+        for kind in kinds {
+            for sort in self.sorts.values() {
+                print!(" {:5}", sort.total.faults.get(kind).unwrap_or(&0));
+            }
+            println!(" {kind}");
         }
     }
 }

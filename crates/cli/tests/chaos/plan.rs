@@ -8,16 +8,17 @@ use serde_json::json;
 pub(crate) const WORKERS: usize = 4;
 
 /// What may be asked of a round (issue 3): with lost writes less can be promised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// What Redis has acknowledged stays (`appendfsync always`).
     Durable,
-    /// Redis may lose its last writes (`appendfsync everysec`), or everything (FLUSHALL).
+    /// Redis may lose its last writes (the end of its append-only file), or everything
+    /// (FLUSHALL).
     Lossy,
 }
 
 /// `--locks` of all workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Locks {
     PerStream,
     Session,
@@ -80,6 +81,11 @@ pub(crate) enum Fault {
     },
     RedisRestart {
         down: Duration,
+    },
+    /// Like a machine that loses power: what is not on its disk yet is gone.
+    RedisForgets {
+        down: Duration,
+        bytes: u64,
     },
     RedisFreeze {
         time: Duration,
@@ -161,7 +167,7 @@ impl Plan {
     /// whose session Redis has lost is left alone for five seconds. Then come the
     /// work itself, and time for a machine that does other things, too.
     pub(crate) fn bound(&self) -> Duration {
-        self.ttl * (1 + 2 + 2 + 4) + Duration::from_secs(5) + self.ttl * 3 + Duration::from_secs(20)
+        self.ttl * (1 + 2 + 2 + 4) + Duration::from_secs(5) + self.ttl * 4 + Duration::from_secs(20)
     }
 }
 
@@ -175,6 +181,7 @@ impl Fault {
             Self::StopLong { .. } => "SIGSTOP, longer than the TTL",
             Self::Twin { .. } => "SIGSTOP and the same name at once",
             Self::RedisRestart { .. } => "Redis killed and restarted",
+            Self::RedisForgets { .. } => "Redis restarted without its last writes",
             Self::RedisFreeze { .. } => "Redis frozen",
             Self::CutAll { .. } => "connections cut",
             Self::CutReply { .. } => "connection cut in the middle of a reply",
@@ -207,7 +214,7 @@ fn draw_faults(
             return faults;
         }
         if bag.is_empty() {
-            bag = (0..17 + usize::from(class == Class::Lossy)).collect();
+            bag = (0..17 + 2 * usize::from(class == Class::Lossy)).collect();
         }
         let kind = bag.swap_remove(rng.below(bag.len()));
         faults.push((at, draw_fault(rng, kind, ttl)));
@@ -278,7 +285,12 @@ fn draw_fault(rng: &mut Rng, kind: usize, ttl: Duration) -> Fault {
         16 => Fault::ClientKill {
             kind: ["normal", "pubsub"][rng.below(2)],
         },
-        _ => Fault::FlushAll,
+        17 => Fault::FlushAll,
+        _ => Fault::RedisForgets {
+            down: ttls(0.0, 1.5),
+            // Up to about a second's.
+            bytes: rng.below(40_000) as u64,
+        },
     }
 }
 
@@ -311,6 +323,8 @@ fn draw_work(rng: &mut Rng, number: usize, ttl: Duration) -> Work {
     let info = json!({
         "parts": 2 + rng.below(6),
         "work_ms": time.as_millis() as u64,
+        // For whoever is not the first.
+        "check_ms": rng.between(Duration::ZERO, ttl).as_millis() as u64,
         // So many of those who begin it exit with 1.
         "fails": usize::from(rng.below(12) == 0) + usize::from(rng.below(40) == 0),
     });

@@ -1,10 +1,11 @@
 //! One round: a server, a fleet, a producer and a ledger, faults, and what came of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use streamlease_tests::RedisServer;
+use streamlease_tests::{Proxy, RedisServer};
 
 use crate::SERVICE;
 use crate::check;
@@ -24,12 +25,39 @@ pub(crate) struct Outcome {
     pub(crate) accepted: u64,
     pub(crate) refused: usize,
     pub(crate) failed_starts: u64,
+    /// Connections that the proxies cut, all at once or in the middle of a reply.
+    pub(crate) cut: u64,
+    /// Ends of work at which the LBS was looked at.
+    pub(crate) looks: u64,
+    /// Longest time that two said they had the same stream.
+    pub(crate) overlap: Duration,
     /// How long after the faults everything was completed.
     pub(crate) settled: Duration,
     pub(crate) lost: Vec<String>,
     pub(crate) violations: Vec<String>,
     /// What was said and done, in order; for whoever has to find out.
     pub(crate) story: String,
+}
+
+impl Outcome {
+    pub(crate) fn add(&mut self, other: Self) {
+        for (kind, n) in other.faults {
+            *self.faults.entry(kind).or_default() += n;
+        }
+        self.announced += other.announced;
+        self.completed += other.completed;
+        self.parked += other.parked;
+        self.takeovers += other.takeovers;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.failed_starts += other.failed_starts;
+        self.cut += other.cut;
+        self.looks += other.looks;
+        self.overlap = self.overlap.max(other.overlap);
+        self.settled = self.settled.max(other.settled);
+        self.lost.extend(other.lost);
+        self.violations.extend(other.violations);
+    }
 }
 
 /// What the checks look at.
@@ -97,7 +125,7 @@ impl<'a> Round<'a> {
             Class::Lossy => "appendfsync everysec",
         };
         let server = RedisServer::builder().append_only().config(fsync).start();
-        let ledger = Ledger::start();
+        let ledger = Ledger::start((plan.class == Class::Durable).then(|| server.url()));
         let recipe = Recipe {
             ttl: plan.ttl,
             locks: plan.locks,
@@ -207,6 +235,7 @@ impl<'a> Round<'a> {
         }
         outcome.faults = self.faults;
         outcome.failed_starts = fleet.failed_starts;
+        outcome.cut = fleet.proxies().map(Proxy::cut).sum();
         outcome.settled = settled;
         if !outcome.violations.is_empty() || !outcome.lost.is_empty() {
             let log = self.ledger.books().log.clone();
@@ -327,6 +356,14 @@ impl<'a> Round<'a> {
                 self.is_up = false;
                 self.later(down, Task::RedisUp);
             }
+            Fault::RedisForgets { down, bytes } => {
+                let log = self.append_only_file();
+                self.server.kill();
+                self.is_up = false;
+                let left = log.metadata().unwrap().len().saturating_sub(bytes);
+                log.set_len(left).unwrap();
+                self.later(down, Task::RedisUp);
+            }
             Fault::RedisFreeze { time } => {
                 self.server.freeze();
                 self.is_frozen = true;
@@ -399,6 +436,22 @@ impl<'a> Round<'a> {
         command.arg(&words[1..]);
         // CLIENT KILL spares whoever gives the order.
         command.exec(&mut self.server.connection()).unwrap();
+    }
+
+    /// The one that Redis appends to.
+    fn append_only_file(&self) -> File {
+        let (_, dir): (String, String) = redis::cmd("CONFIG")
+            .arg(&["GET", "dir"])
+            .query(&mut self.server.connection())
+            .unwrap();
+        let mut files: Vec<_> = std::fs::read_dir(format!("{dir}/appendonlydir"))
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
+            .collect();
+        files.sort();
+        let last = files.last().unwrap();
+        File::options().write(true).open(last).unwrap()
     }
 
     fn later(&mut self, after: Duration, task: Task) {

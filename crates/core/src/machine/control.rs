@@ -215,7 +215,7 @@ impl Machine {
 
     /// After the end: nobody waits for ever.
     pub(super) fn answer_late(&mut self, input: Input) {
-        use super::{Command, Completion};
+        use super::{Command, Completion, Handover};
         let Input::Command(command) = input else {
             return;
         };
@@ -225,7 +225,7 @@ impl Machine {
             }
             Command::HandBack {
                 call: Some(call), ..
-            } => self.answer(call, Ok(Answer::HandedBack)),
+            } => self.answer(call, Ok(Answer::Handover(Handover::NotOwner))),
             Command::Shutdown { call: Some(call) } => self.answer(call, Ok(Answer::Stopped)),
             Command::Claim { call, .. } => self.answer(call, Err(closed())),
             Command::HandBack { call: None, .. }

@@ -5,7 +5,7 @@ use super::acquiring::not_now;
 use super::items::{Ending, Item, Origin, State};
 use super::lanes::{GATHER, Lanes, still_locked};
 use super::{
-    Action, Answer, CallId, Completion, DisownReason, End, Flight, Machine, Notice, Reply,
+    Action, Answer, CallId, Completion, DisownReason, End, Flight, Handover, Machine, Notice, Reply,
 };
 use crate::{
     ClaimOutcome, CompleteOutcome, EntryId, Error, ErrorKind, FencingToken, HandBack,
@@ -141,18 +141,31 @@ impl Machine {
         if self.items.lock_with(entry, token).is_none() {
             return;
         }
-        if let Some(item) = self.items.get_mut(entry) {
-            let state = std::mem::replace(&mut item.state, State::Waiting { refused: 0 });
-            item.state = match state {
-                State::Ending(holding, _) => State::Held(holding),
-                other => other,
-            };
+        self.keep(entry, error);
+        if self.is_draining() {
+            self.begin_hand_back(entry, false, None);
+        }
+    }
+
+    /// What was to end a lease was refused for good: it goes on.
+    fn keep(&mut self, entry: EntryId, error: &Error) {
+        let Some(item) = self.items.get_mut(entry) else {
+            return;
+        };
+        let state = std::mem::replace(&mut item.state, State::Waiting { refused: 0 });
+        item.state = match state {
+            State::Ending(holding, _) => State::Held(holding),
+            other => other,
+        };
+        if let State::Held(holding) = &item.state
+            && let Some(limit) = holding.max_silence
+        {
+            // What came due meanwhile was not looked at.
+            let at = self.now + limit;
+            self.listen_until(at, entry);
         }
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             self.answer(call, Err(Error::new(error.kind(), error.to_string())));
-        }
-        if self.is_draining() {
-            self.begin_hand_back(entry, false, None);
         }
     }
 
@@ -163,16 +176,25 @@ impl Machine {
         failed: bool,
         call: Option<CallId>,
     ) {
-        let is_held = matches!(
-            self.items.get(entry).map(|item| &item.state),
-            Some(State::Held(holding)) if holding.lock.token == token
-        );
-        if is_held {
-            self.end_calls.entry(entry).or_default().extend(call);
-            self.begin_hand_back(entry, failed, None);
-        } else if let Some(call) = call {
+        let item = self.items.get(entry);
+        let state = item
+            .map(|item| &item.state)
+            .filter(|state| state.lock().is_some_and(|lock| lock.token == token));
+        match state {
+            Some(State::Held(_)) => {
+                self.end_calls.entry(entry).or_default().extend(call);
+                self.begin_hand_back(entry, failed, None);
+            }
+            // Asked twice: both hear of the one outcome.
+            Some(State::Ending(_, Ending::HandBack { .. })) => {
+                self.end_calls.entry(entry).or_default().extend(call);
+            }
             // Over already, or about to be: nothing is left to give up.
-            self.answer(call, Ok(Answer::HandedBack));
+            _ => {
+                if let Some(call) = call {
+                    self.answer(call, Ok(Answer::Handover(Handover::NotOwner)));
+                }
+            }
         }
     }
 
@@ -231,6 +253,11 @@ impl Machine {
                 lane.queue.extend(still_locked(&self.items, page));
                 lane.backoff
                     .fail(self.now, self.settings.ttl, &mut self.rng);
+                if let Err(error) = &result
+                    && !error.is_retryable()
+                {
+                    self.hand_backs_refused(page, error);
+                }
                 return self.step_failed(&result);
             }
         };
@@ -252,6 +279,23 @@ impl Machine {
             };
             self.shun(entry);
             self.end(entry, end, Completion::NotOwner);
+        }
+    }
+
+    /// The server will not have it: whoever asked keeps the lease, and hears why.
+    /// What nobody waits for, or must go, is tried until the lease runs out.
+    fn hand_backs_refused(&mut self, page: &[(EntryId, FencingToken)], error: &Error) {
+        for entry in still_locked(&self.items, page).collect::<Vec<_>>() {
+            let state = self.items.get(entry).map(|item| &item.state);
+            let because_asked = matches!(
+                state,
+                Some(State::Ending(_, Ending::HandBack { because: None, .. }))
+            );
+            let is_waited_for = self.end_calls.contains_key(&entry);
+            if because_asked && is_waited_for && !self.is_draining() {
+                self.lanes.hand_back.queue.remove(&entry);
+                self.keep(entry, error);
+            }
         }
     }
 
@@ -283,6 +327,7 @@ impl Machine {
             .iter()
             .map(|q| (q.entry, q.reason.clone()))
             .collect();
+        self.quarantining += entries.len();
         self.act(Action::Quarantine(entries), Flight::Quarantine(flight));
     }
 
@@ -292,6 +337,7 @@ impl Machine {
         result: Result<Reply>,
         current: bool,
     ) {
+        self.quarantining = self.quarantining.saturating_sub(page.len());
         let outcomes = match result {
             Ok(Reply::Quarantined(outcomes)) if outcomes.len() == page.len() => outcomes,
             result => {
@@ -334,7 +380,7 @@ impl Machine {
         self.tell_end(entry, item, end);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             let answer = match handing_back {
-                true => Answer::HandedBack,
+                true => Answer::Handover(end.into()),
                 false => Answer::Completion(completion),
             };
             self.answer(call, Ok(answer));
@@ -397,7 +443,7 @@ impl Machine {
                     ErrorKind::LeaseEnded,
                     "the lease ended while it was being completed; whether the entry was removed is unknown",
                 )),
-                false => Ok(Answer::HandedBack),
+                false => Ok(Answer::Handover(Handover::NotOwner)),
             };
             self.answer(call, answer);
         }

@@ -304,7 +304,7 @@ pub enum Answer {
     /// To `Complete` and `DoneStream`.
     Completion(Completion),
     /// To `HandBack`.
-    HandedBack,
+    Handover(Handover),
     /// To `Claim`.
     Claim(ClaimResult),
     /// To `Shutdown`.
@@ -321,6 +321,29 @@ pub enum Completion {
     NotOwner,
     /// The stream's entry was no longer on the LBS.
     Gone,
+}
+
+/// How handing a stream back ended. The lease is over in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Handover {
+    /// The stream waits for another consumer.
+    HandedBack,
+    /// The lease had ended otherwise, or did so before this was answered: it was
+    /// lost (its `StreamDisowned` says why), or is completed or handed back already.
+    NotOwner,
+    /// The stream's entry was no longer on the LBS.
+    Gone,
+}
+
+impl From<End> for Handover {
+    fn from(end: End) -> Self {
+        match end {
+            End::HandedBack => Self::HandedBack,
+            End::Disowned(DisownReason::EntryGone) => Self::Gone,
+            End::Completed | End::Disowned(_) => Self::NotOwner,
+        }
+    }
 }
 
 /// How claiming an orphan ended.

@@ -45,11 +45,16 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn take(&mut self, now: Timestamp) -> Vec<EntryId> {
-        if self.busy || self.queue.is_empty() || !self.backoff.is_ready(now) {
+        self.take_at_most(PAGE, now)
+    }
+
+    pub(super) fn take_at_most(&mut self, max: usize, now: Timestamp) -> Vec<EntryId> {
+        let max = max.min(PAGE);
+        if max == 0 || self.busy || self.queue.is_empty() || !self.backoff.is_ready(now) {
             return Vec::new();
         }
         self.busy = true;
-        take_page(&mut self.queue)
+        take_page(&mut self.queue, max)
     }
 
     pub(super) fn timeout(&self) -> Timestamp {
@@ -66,7 +71,12 @@ impl Lane {
 }
 
 impl Lanes {
-    pub(super) fn timeout(&self) -> Timestamp {
+    /// `may_park`: whether what waits for quarantine waits for time, not for room.
+    pub(super) fn timeout(&self, may_park: bool) -> Timestamp {
+        let quarantine = match may_park {
+            true => self.quarantine.timeout(),
+            false => Timestamp::MAX,
+        };
         let release = if self.release.busy || self.releasing.is_empty() {
             Timestamp::MAX
         } else if self.gathers_releases() {
@@ -80,11 +90,10 @@ impl Lanes {
             &self.refresh,
             &self.complete,
             &self.hand_back,
-            &self.quarantine,
         ]
         .iter()
         .map(|lane| lane.timeout())
-        .fold(release, Timestamp::min)
+        .fold(release.min(quarantine), Timestamp::min)
     }
 
     /// More releases will come of completions that are under way.
@@ -135,13 +144,13 @@ impl Machine {
         if !page.is_empty() {
             self.send_hand_back(page);
         }
-        let page = self.lanes.quarantine.take(now);
+        let places = self.parking_places();
+        let page = self.lanes.quarantine.take_at_most(places, now);
         if !page.is_empty() {
             self.send_quarantine(page);
         }
         let gathered = !self.lanes.gathers_releases() || self.lanes.release_by <= now;
-        let release = &self.lanes.release;
-        if gathered && !release.busy && release.backoff.is_ready(now) {
+        if gathered && !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
             self.send_release();
         }
     }
@@ -170,8 +179,8 @@ pub(super) fn still_locked<'a>(
 }
 
 /// The page of a lane: lowest entry ids first.
-fn take_page<T: Ord + Clone>(queue: &mut BTreeSet<T>) -> Vec<T> {
-    let rest = queue.iter().nth(PAGE).cloned();
+fn take_page<T: Ord + Clone>(queue: &mut BTreeSet<T>, max: usize) -> Vec<T> {
+    let rest = queue.iter().nth(max).cloned();
     let page = match rest {
         Some(rest) => {
             let rest = queue.split_off(&rest);

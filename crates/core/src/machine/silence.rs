@@ -32,8 +32,9 @@ impl Machine {
             return;
         }
         holding.max_silence = limit;
-        if let Some(limit) = limit {
-            self.listen_until(self.now + limit, entry);
+        let progress = holding.belief.as_ref().map(|belief| belief.last_progress());
+        if let (Some(limit), Some(progress)) = (limit, progress) {
+            self.listen_until(progress + limit, entry);
         }
     }
 

@@ -1,21 +1,25 @@
 //! Runs simulated fleets, seed by seed, and looks for a rule that does not hold.
 //!
 //! ```text
-//! simulate --seeds 1..1000            many seeds, on all cores
+//! simulate --seeds 1..1000            many seeds, on all cores, or with --jobs N on N
 //! simulate --seed 17 --trace          one seed, with all that happens
-//! simulate --seed 17 --faults 0,4     one seed, with only these of its faults
+//! simulate --seed 17 --faults 0,4     one seed, with only these of its faults, or none
+//! simulate --seed 17 --quiet          one seed, and the network loses and delays nothing
 //! simulate --mutants                  every deliberate bug, and the seed that finds it
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use streamlease_testkit::simulation::{Mutant, Outcome, Plan, minimise, run};
+use streamlease_testkit::simulation::{
+    LEAST_CLIENTS, LEAST_FAULTS, LEAST_STEPS, LEAST_STREAMS, Messages, Mutant, Outcome, Plan,
+    Violation, minimise, run,
+};
 
-const USAGE: &str = "usage: simulate [--seeds A..B | --seed N [--faults I,J,…] [--trace]] \
+const USAGE: &str = "usage: simulate [--seeds A..B | --seed N [--faults I,J,…|none] [--quiet] [--trace]] \
     [--jobs N] [--mutant NAME | --mutants]";
 
 /// Seeds within which each mutant has to be found.
@@ -25,6 +29,7 @@ const MUTANT_SEEDS: u64 = 1_000;
 struct Args {
     seeds: Option<(u64, u64)>,
     faults: Option<Vec<usize>>,
+    quiet: bool,
     trace: bool,
     jobs: Option<usize>,
     mutant: Option<Mutant>,
@@ -75,12 +80,13 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             }
             "--faults" => {
                 let text = value()?;
-                let wanted = text.split(',').filter(|nth| !nth.is_empty());
+                let wanted = text.split(',').filter(|nth| *nth != "none");
                 let wanted: Result<Vec<_>, _> =
                     wanted.map(|nth| number(nth).map(|n| n as usize)).collect();
                 args.faults = Some(wanted?);
             }
             "--jobs" => args.jobs = Some(number(&value()?)?.clamp(1, 256) as usize),
+            "--quiet" => args.quiet = true,
             "--trace" => args.trace = true,
             "--mutants" => args.mutants = true,
             "--mutant" => {
@@ -102,6 +108,9 @@ fn run_one(seed: u64, args: &Args) -> ExitCode {
             nth += 1;
             wanted.contains(&(nth - 1))
         });
+    }
+    if args.quiet {
+        plan = plan.quiet();
     }
     let outcome = run(&plan, args.mutant, args.trace);
     outcome.trace.iter().for_each(|line| println!("{line}"));
@@ -126,86 +135,160 @@ fn run_one(seed: u64, args: &Args) -> ExitCode {
     }
 }
 
+/// What is counted for each class of runs.
 #[derive(Default)]
-struct Summary {
+struct Class {
     seeds: u64,
     steps: u64,
-    fewest_steps: Option<u64>,
-    short_seeds: u64,
-    durable: u64,
-    takeovers: u64,
     added: u64,
+    takeovers: u64,
+    violations: u64,
     faults: BTreeMap<&'static str, u64>,
-    lossy: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Default)]
+struct Summary {
+    durable: Class,
+    lossy: Class,
+    lossy_by: BTreeMap<&'static str, u64>,
+    messages: Messages,
+    /// Over all seeds: clients, streams, faults that struck, steps.
+    fewest: Option<[u64; 4]>,
     slowest: (Duration, u64),
+    /// In thousandths of its bound.
+    closest: (u128, u64),
     slowest_failover: (Duration, u64),
     most_herd: (u64, u64),
-    violations: Vec<(u64, String)>,
+    longest_overlap: (u64, u64),
+    violations: Vec<(u64, Violation)>,
+    /// Seeds with less than every seed is to have.
+    too_small: Vec<u64>,
 }
 
 impl Summary {
     fn add(&mut self, seed: u64, outcome: Outcome) {
-        self.seeds += 1;
-        self.steps += outcome.steps;
-        self.fewest_steps = Some(self.fewest_steps.unwrap_or(u64::MAX).min(outcome.steps));
-        self.short_seeds += u64::from(outcome.steps < 1_000);
-        self.durable += u64::from(outcome.lossy.is_empty());
-        self.takeovers += outcome.takeovers;
-        self.added += outcome.added;
+        let struck = outcome.faults.values().sum();
+        let size = [outcome.clients, outcome.streams, struck, outcome.steps];
+        let least = [
+            LEAST_CLIENTS,
+            LEAST_STREAMS,
+            LEAST_FAULTS as u64,
+            LEAST_STEPS,
+        ];
+        let is_small = size.iter().zip(least).any(|(has, least)| *has < least);
+        if is_small && outcome.violation.is_none() {
+            self.too_small.push(seed);
+        }
+        let fewest = self.fewest.get_or_insert(size);
+        for (fewest, has) in fewest.iter_mut().zip(size) {
+            *fewest = has.min(*fewest);
+        }
+        let class = match outcome.lossy.is_empty() {
+            true => &mut self.durable,
+            false => &mut self.lossy,
+        };
+        class.seeds += 1;
+        class.steps += outcome.steps;
+        class.added += outcome.added;
+        class.takeovers += outcome.takeovers;
+        class.violations += u64::from(outcome.violation.is_some());
         for (kind, times) in outcome.faults {
-            *self.faults.entry(kind).or_default() += times;
+            *class.faults.entry(kind).or_default() += times;
         }
         for why in outcome.lossy {
-            *self.lossy.entry(why).or_default() += 1;
+            *self.lossy_by.entry(why).or_default() += 1;
         }
+        self.messages += outcome.messages;
         self.slowest = self.slowest.max((outcome.converged, seed));
+        let share = outcome.converged.as_nanos() * 1_000;
+        let share = share.checked_div(outcome.converges_within.as_nanos());
+        self.closest = self.closest.max((share.unwrap_or(0), seed));
         self.slowest_failover = self
             .slowest_failover
             .max((outcome.failover.unwrap_or_default(), seed));
         self.most_herd = self.most_herd.max((outcome.herd, seed));
+        self.longest_overlap = self.longest_overlap.max((outcome.overlap, seed));
         if let Some(violation) = outcome.violation {
-            self.violations.push((seed, violation.to_string()));
+            self.violations.push((seed, violation));
         }
     }
 
+    fn seeds(&self) -> u64 {
+        self.durable.seeds + self.lossy.seeds
+    }
+
     fn print(&self, took: Duration) {
-        println!(
-            "seeds       {} ({} durable, {} lossy)",
-            self.seeds,
-            self.durable,
-            self.seeds - self.durable
-        );
-        println!(
-            "steps       {} ({:.0}/s; fewest in a seed {}, {} seeds below 1,000)",
-            self.steps,
-            self.steps as f64 / took.as_secs_f64(),
-            self.fewest_steps.unwrap_or(0),
-            self.short_seeds
-        );
-        println!("leases      {} ({} takeovers)", self.added, self.takeovers);
-        println!("faults      {}", self.faults.values().sum::<u64>());
-        for (kind, times) in &self.faults {
-            println!("  {kind:<20} {times}");
+        let [durable, lossy] = [&self.durable, &self.lossy];
+        let row = |what: &str, of: fn(&Class) -> u64| {
+            let (durable, lossy) = (of(durable), of(lossy));
+            println!(
+                "{what:<32} {durable:>12} {lossy:>12} {:>12}",
+                durable + lossy
+            );
+        };
+        println!("{:<32} {:>12} {:>12} {:>12}", "", "durable", "lossy", "all");
+        row("seeds", |class| class.seeds);
+        row("steps", |class| class.steps);
+        row("leases", |class| class.added);
+        row("takeovers", |class| class.takeovers);
+        row("violations", |class| class.violations);
+        row("faults", |class| class.faults.values().sum());
+        let kinds: BTreeSet<_> = durable.faults.keys().chain(lossy.faults.keys()).collect();
+        for kind in kinds {
+            let of = |class: &Class| class.faults.get(kind).copied().unwrap_or(0);
+            let (durable, lossy) = (of(durable), of(lossy));
+            println!(
+                "  {kind:<30} {durable:>12} {lossy:>12} {:>12}",
+                durable + lossy
+            );
         }
-        println!("lossy by");
-        for (why, times) in &self.lossy {
-            println!("  {why:<20} {times}");
+        println!("lossy by (seeds)");
+        for (why, times) in &self.lossy_by {
+            println!("  {why:<30} {:>12} {times:>12} {times:>12}", "");
         }
+        let messages = &self.messages;
         println!(
-            "slowest convergence {:?} (seed {})",
-            self.slowest.0, self.slowest.1
+            "messages: {} requests and {} replies lost, {} requests and {} replies overtaken, \
+             {} requests executed after their sender gave up",
+            messages.requests_lost,
+            messages.replies_lost,
+            messages.requests_overtaken,
+            messages.replies_overtaken,
+            messages.executed_late
+        );
+        let [clients, streams, struck, steps] = self.fewest.unwrap_or_default();
+        println!(
+            "fewest in a seed: {clients} clients, {streams} streams, {struck} faults, {steps} steps; \
+             {} seeds are too small",
+            self.too_small.len()
         );
         println!(
-            "slowest failover    TTL + {:?} (seed {})",
+            "slowest convergence {:?} (seed {}); closest to its bound {:.1} % (seed {})",
+            self.slowest.0,
+            self.slowest.1,
+            self.closest.0 as f64 / 10.0,
+            self.closest.1
+        );
+        println!(
+            "slowest failover TTL + {:?} (seed {})",
             self.slowest_failover.0, self.slowest_failover.1
         );
         println!(
-            "most acquires per freed stream {:.2} (seed {})",
+            "most acquires per freed stream and survivor {:.2} (seed {})",
             self.most_herd.0 as f64 / 1e3,
             self.most_herd.1
         );
-        println!("took        {:.1} s", took.as_secs_f64());
-        println!("violations  {}", self.violations.len());
+        println!(
+            "longest overlap of two beliefs (lossy) {:.1} % of the earlier owner's TTL (seed {})",
+            self.longest_overlap.0 as f64 / 10.0,
+            self.longest_overlap.1
+        );
+        println!(
+            "took {:.1} s, {:.0} steps/s",
+            took.as_secs_f64(),
+            (durable.steps + lossy.steps) as f64 / took.as_secs_f64()
+        );
+        println!("violations {}", self.violations.len());
     }
 }
 
@@ -233,11 +316,8 @@ fn run_many(from: u64, to: u64, args: &Args) -> ExitCode {
                     let mut reported = reported.lock().unwrap_or_else(PoisonError::into_inner);
                     if reported.elapsed() > Duration::from_secs(10) {
                         *reported = Instant::now();
-                        println!(
-                            "… {} seeds, {} violations",
-                            summary.seeds,
-                            summary.violations.len()
-                        );
+                        let (seeds, violations) = (summary.seeds(), summary.violations.len());
+                        println!("… {seeds} seeds, {violations} violations");
                     }
                 }
             });
@@ -245,62 +325,139 @@ fn run_many(from: u64, to: u64, args: &Args) -> ExitCode {
     });
     let summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
     summary.print(started.elapsed());
-    if summary.violations.is_empty() {
-        return ExitCode::SUCCESS;
+    if !summary.too_small.is_empty() {
+        println!("error: too small are the seeds {:?}", summary.too_small);
     }
-    for (seed, violation) in summary.violations.iter().take(5) {
+    for (seed, violation) in summary.violations.iter().take(3) {
         println!("\nseed {seed}: {violation}");
         explain(*seed, args.mutant);
     }
-    ExitCode::FAILURE
+    match summary.violations.is_empty() && summary.too_small.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }
 
-/// The fewest faults that still show it, how it ends, and how to see it again.
+/// The least that still shows it, what of its trace is about it, and how to see
+/// it again.
 fn explain(seed: u64, mutant: Option<Mutant>) {
-    let plan = Plan::of(seed);
-    let least = minimise(&plan, mutant);
-    let mut kept = Vec::new();
-    let mut rest = plan.faults.iter().enumerate();
-    for wanted in &least.faults {
-        let found = rest.find(|(_, fault)| *fault == wanted);
-        kept.extend(found.map(|(nth, _)| nth.to_string()));
-        println!("  {:?} {:?}", wanted.0, wanted.1);
+    let least = minimise(&Plan::of(seed), mutant);
+    let outcome = run(&least.plan, mutant, true);
+    let Some(violation) = &outcome.violation else {
+        return;
+    };
+    println!("  with the least that shows it: {violation}");
+    for (nth, (at, fault)) in least.faults.iter().zip(&least.plan.faults) {
+        println!("  fault {nth} at {at:?}: {fault:?}");
     }
-    let outcome = run(&least, mutant, true);
-    if let Some(violation) = &outcome.violation {
-        println!("  with only these faults: {violation}");
-    }
-    let tail = outcome.trace.len().saturating_sub(25);
-    outcome.trace[tail..]
-        .iter()
-        .for_each(|line| println!("    {line}"));
-    let mutant = mutant
-        .map(|mutant| format!(" --mutant {mutant:?}"))
-        .unwrap_or_default();
+    print_about(violation, &outcome.trace);
+    let faults: Vec<_> = least.faults.iter().map(usize::to_string).collect();
+    let faults = match faults.is_empty() {
+        true => "none".to_owned(),
+        false => faults.join(","),
+    };
+    let quiet = if least.quiet { " --quiet" } else { "" };
+    let mutant = mutant.map(|mutant| format!(" --mutant {mutant:?}"));
     println!(
-        "  replay: cargo run --release -p streamlease-testkit --bin simulate -- --seed {seed} --faults {},{mutant} --trace",
-        kept.join(",")
+        "  replay: cargo run --release -p streamlease-testkit --bin simulate -- --seed {seed} \
+         --faults {faults}{quiet}{} --trace",
+        mutant.unwrap_or_default()
     );
 }
 
-fn run_mutants() -> ExitCode {
-    let mut missed = 0;
-    for (mutant, rule) in Mutant::ALL {
-        let found = (1..=MUTANT_SEEDS).find_map(|seed| {
-            let violation = run(&Plan::of(seed), Some(mutant), false).violation?;
-            Some((seed, violation))
-        });
-        match found {
-            Some((seed, violation)) => println!("{rule:<4} {mutant:?}: seed {seed}, {violation}"),
-            None => {
-                missed += 1;
-                println!("{rule:<4} {mutant:?}: not found within {MUTANT_SEEDS} seeds");
-            }
+/// The last lines of a trace that name the streams, the entries or, if there
+/// are none, the processes of a violation; and all faults.
+fn print_about(violation: &Violation, trace: &[String]) {
+    let words = violation
+        .what
+        .split(|c: char| !c.is_alphanumeric() && c != '-')
+        .filter(|word| word.chars().any(|c| c.is_ascii_digit()));
+    let is_of = |word: &str, first: char| {
+        word.strip_prefix(first)
+            .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))
+    };
+    let (mut about, mut processes) = (BTreeSet::new(), BTreeSet::new());
+    for word in words {
+        if is_of(word, 's') || word.contains('-') {
+            about.insert(word);
+        } else if is_of(word, 'n') {
+            processes.insert(word);
         }
     }
-    if missed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    // The entries of a stream are about it too.
+    for line in trace {
+        let Some((before, stream)) = line.split_once(" announces Some(") else {
+            continue;
+        };
+        let stream = stream.trim_matches(|c: char| !c.is_alphanumeric());
+        if about.contains(stream) {
+            about.extend(before.split(' ').next_back());
+        }
+    }
+    if about.is_empty() {
+        about = processes;
+    }
+    let names = |line: &str| {
+        let words = line.split(|c: char| !c.is_alphanumeric() && c != '-');
+        words.into_iter().any(|word| about.contains(word))
+    };
+    let lines = trace
+        .iter()
+        .filter(|line| names(line) || line.contains("FAULT") || line.contains("HEALED"));
+    let lines: Vec<_> = lines.collect();
+    let shown = &lines[lines.len().saturating_sub(60)..];
+    println!(
+        "  {} of {} lines are about it, the last of them:",
+        lines.len(),
+        trace.len()
+    );
+    for line in shown {
+        let long = line.char_indices().nth(400).map(|(at, _)| at);
+        println!(
+            "    {}{}",
+            &line[..long.unwrap_or(line.len())],
+            if long.is_some() { " …" } else { "" }
+        );
+    }
+}
+
+/// Each mutant is aimed at a rule, whose own check has to find it.
+fn run_mutants() -> ExitCode {
+    let mut missed = 0;
+    println!(
+        "{:<8} {:<22} {:<12} by the check",
+        "rule", "mutant", "killed by"
+    );
+    for (mutant, rule) in Mutant::ALL {
+        let mut first = None;
+        let aimed = (1..=MUTANT_SEEDS).find_map(|seed| {
+            let violation = run(&Plan::of(seed), Some(mutant), false).violation?;
+            first.get_or_insert((seed, violation.clone()));
+            (violation.rule == rule).then_some((seed, violation))
+        });
+        let name = format!("{mutant:?}");
+        let Some((seed, violation)) = aimed else {
+            missed += 1;
+            println!(
+                "{rule:<8} {name:<22} not found by its rule within {MUTANT_SEEDS} seeds; {first:?}"
+            );
+            continue;
+        };
+        println!(
+            "{rule:<8} {name:<22} {:<12} {violation}",
+            format!("seed {seed}")
+        );
+        if let Some((seed, violation)) = first.filter(|(first, _)| *first != seed) {
+            println!(
+                "{:<8} {:<22} {:<12} {violation}",
+                "",
+                "  found before by",
+                format!("seed {seed}")
+            );
+        }
+    }
+    match missed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
 }

@@ -13,14 +13,17 @@
 //! ```
 
 mod checker;
-mod faults;
+mod fault;
 mod model;
+mod plan;
+mod rng;
 mod world;
 
 pub use checker::Violation;
-pub use faults::{Fault, Plan};
+pub use fault::{Amid, Fault};
 pub use model::Mutant;
-pub use world::Outcome;
+pub use plan::{LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Plan};
+pub use world::{LEAST_STEPS, Messages, Outcome};
 
 /// Runs a plan, with a deliberate breach of a contract if one is given, and
 /// writes down what happens if asked to.
@@ -28,23 +31,50 @@ pub fn run(plan: &Plan, mutant: Option<Mutant>, traced: bool) -> Outcome {
     world::World::new(plan, mutant, traced).run()
 }
 
-/// Drops faults one by one for as long as the same rule is violated.
-pub fn minimise(plan: &Plan, mutant: Option<Mutant>) -> Plan {
-    let Some(violation) = run(plan, mutant, false).violation else {
-        return plan.clone();
+/// The least that still fails the same check as the plan.
+#[derive(Debug, Clone)]
+pub struct Minimal {
+    /// What is left of it.
+    pub plan: Plan,
+    /// Which of its faults that are.
+    pub faults: Vec<usize>,
+    /// Whether the network does nothing beyond those.
+    pub quiet: bool,
+}
+
+/// Does without the network's losses and delays if that goes, and without
+/// faults, one by one, until none can be done without.
+pub fn minimise(plan: &Plan, mutant: Option<Mutant>) -> Minimal {
+    let mut least = Minimal {
+        plan: plan.clone(),
+        faults: (0..plan.faults.len()).collect(),
+        quiet: false,
     };
-    let mut least = plan.clone();
+    let Some(violation) = run(plan, mutant, false).violation else {
+        return least;
+    };
+    let fails = |plan: &Plan| {
+        let still = run(plan, mutant, false).violation;
+        still.is_some_and(|still| (still.rule, still.check) == (violation.rule, violation.check))
+    };
     let mut nth = 0;
-    while nth < least.faults.len() {
-        let mut fewer = least.clone();
+    loop {
+        if !least.quiet && fails(&least.plan.clone().quiet()) {
+            least.plan = least.plan.quiet();
+            least.quiet = true;
+            nth = 0;
+        }
+        if nth == least.faults.len() {
+            return least;
+        }
+        let mut fewer = least.plan.clone();
         fewer.faults.remove(nth);
-        let still = run(&fewer, mutant, false).violation;
-        if still.is_some_and(|still| still.rule == violation.rule) {
-            least = fewer;
+        if fails(&fewer) {
+            least.plan = fewer;
+            least.faults.remove(nth);
             nth = 0;
         } else {
             nth += 1;
         }
     }
-    least
 }

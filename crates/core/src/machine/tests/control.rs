@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL, delivery, held_by, session_of};
-use crate::machine::{Answer, Command, Completion, DisownReason, End, Input, Notice, Reply};
+use crate::machine::{
+    Answer, Command, Completion, DisownReason, End, Handover, Input, Notice, Reply,
+};
 use crate::{
     AcquireOutcome, Error, ErrorKind, Fetched, HandBackOutcome, LockScheme, RetryPolicy, StreamName,
 };
@@ -209,7 +211,8 @@ fn after_the_end_every_call_is_answered_and_nothing_else_comes() {
     let call = rig.call(|call| Command::DoneStream { stream, call });
     assert_eq!(rig.answered(call), Some(&not_owner));
     let call = rig.hand_back(1, token);
-    assert_eq!(rig.answered(call), Some(&Answer::HandedBack));
+    let not_owner = Answer::Handover(Handover::NotOwner);
+    assert_eq!(rig.answered(call), Some(&not_owner));
     let call = rig.claim(9, "x");
     assert_eq!(rig.refused_with(call), Some(ErrorKind::Closed));
     let call = rig.shut_down();

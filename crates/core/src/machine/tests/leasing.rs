@@ -6,7 +6,7 @@ use super::rig::{
     Rig, SCHEMES, TTL, consumer, delivery, entry, held_by, lease, pending_at, session_of,
 };
 use crate::machine::{
-    Action, Answer, ClaimResult, Completion, DisownReason, End, Input, Notice, Reply,
+    Action, Answer, ClaimResult, Completion, DisownReason, End, Handover, Input, Notice, Reply,
 };
 use crate::{
     AcquireOutcome, ClaimOutcome, CompleteOutcome, Delivery, Error, ErrorKind, FencingToken,
@@ -155,7 +155,8 @@ fn late_claim_after_hand_back() {
         "HandBack",
         Reply::HandedBack(vec![HandBackOutcome::HandedBack]),
     );
-    assert_eq!(rig.answered(call), Some(&Answer::HandedBack));
+    let handed_back = Answer::Handover(Handover::HandedBack);
+    assert_eq!(rig.answered(call), Some(&handed_back));
     assert_eq!(rig.ends(1), [End::HandedBack]);
     // If the first one did put it back here, it is found here.
     rig.live(TTL * 4);
@@ -349,6 +350,80 @@ fn a_repeated_complete_that_finds_the_entry_gone_completed_it() {
     let answer = Answer::Completion(Completion::Gone);
     assert_eq!(rig.answered(call), Some(&answer));
     assert_eq!(rig.ends(2), [End::Disowned(DisownReason::EntryGone)]);
+}
+
+#[test]
+fn handing_back_says_whether_it_was() {
+    let asked = |outcome| {
+        let mut rig = Rig::new(LockScheme::Session);
+        let token = rig.leased(1, "s");
+        let calls = [rig.hand_back(1, token), rig.hand_back(1, token)];
+        rig.answer("HandBack", Reply::HandedBack(vec![outcome]));
+        let late = rig.hand_back(1, token);
+        let over = Answer::Handover(Handover::NotOwner);
+        assert_eq!(rig.answered(late), Some(&over), "it ended before");
+        let answers = calls.map(|call| rig.answered(call).cloned());
+        assert_eq!(answers[0], answers[1], "of one end");
+        (answers[0].clone().unwrap(), rig.ends(1))
+    };
+    let seen = FencingToken(900);
+    let lost = |reason| vec![End::Disowned(reason)];
+    for (outcome, handover, ends) in [
+        (
+            HandBackOutcome::HandedBack,
+            Handover::HandedBack,
+            vec![End::HandedBack],
+        ),
+        (
+            HandBackOutcome::NotOwner { seen },
+            Handover::NotOwner,
+            lost(DisownReason::Superseded),
+        ),
+        (
+            HandBackOutcome::Gone,
+            Handover::Gone,
+            lost(DisownReason::EntryGone),
+        ),
+    ] {
+        assert_eq!(asked(outcome), (Answer::Handover(handover), ends));
+    }
+
+    // Lost while it was under way.
+    let mut rig = Rig::new(LockScheme::Session);
+    let token = rig.leased(1, "s");
+    let call = rig.hand_back(1, token);
+    rig.jump(TTL);
+    let not_owner = Answer::Handover(Handover::NotOwner);
+    assert_eq!(rig.answered(call), Some(&not_owner));
+    assert_eq!(rig.ends(1), [End::Disowned(DisownReason::Expired)]);
+}
+
+#[test]
+fn a_hand_back_that_is_refused_for_good_leaves_the_lease_and_says_so() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| {
+        settings.max_silence = Some(TTL * 2);
+    });
+    let token = rig.leased(1, "s");
+    let call = rig.hand_back(1, token);
+    rig.fail("HandBack");
+    rig.pass(TTL / 5);
+    assert!(rig.answers.is_empty(), "that may pass");
+    let denied = || Error::new(ErrorKind::Denied, "no rights");
+    rig.fail_with("HandBack", denied());
+    assert_eq!(rig.refused_with(call), Some(ErrorKind::Denied));
+    assert!(rig.owns(1));
+    rig.live(TTL);
+    assert!(rig.owns(1) && !rig.has("HandBack"), "goes on as before");
+    let completed = rig.complete(1, token);
+    rig.fail_with("Complete", denied());
+    assert_eq!(rig.refused_with(completed), Some(ErrorKind::Denied));
+
+    // Its handler is listened to still; and what must go is tried again.
+    rig.live(TTL * 3);
+    assert!(rig.has("HandBack"), "silent for longer than its limit");
+    rig.fail_with("HandBack", denied());
+    rig.pass(TTL / 5);
+    assert!(rig.has("HandBack"));
 }
 
 #[test]

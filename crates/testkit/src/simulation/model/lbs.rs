@@ -7,10 +7,13 @@ use std::time::Duration;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
     Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, MalformedReason, Pending,
-    PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result, Scope,
+    PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result, Scope, StreamName,
 };
 
 use super::Mutant;
+
+/// How idle an entry looks that was handed back.
+const HANDED_BACK_IDLE_MS: u64 = 3_600_000;
 
 type Payload = Result<Announcement, MalformedReason>;
 
@@ -111,16 +114,54 @@ impl Lbs {
         self.group = None;
     }
 
-    /// XCLAIM by a consumer that knows nothing of tokens.
-    pub(in super::super) fn steal(&mut self, thief: &ConsumerName, nth: usize, now_ms: u64) {
-        let Some(group) = &mut self.group else { return };
-        let Some((_, slot)) = group.pending.iter_mut().nth(nth) else {
-            return;
+    /// XCLAIM of any pending entry by a consumer that knows nothing of tokens.
+    pub(in super::super) fn steal(&mut self, thief: &ConsumerName, nth: u64, now_ms: u64) -> bool {
+        let Some(group) = &self.group else {
+            return false;
         };
-        group.consumers.insert(thief.clone());
-        slot.consumer = thief.clone();
-        slot.delivered_ms = now_ms;
-        slot.count += 1;
+        let Some(nth) = nth.checked_rem(group.pending.len() as u64) else {
+            return false;
+        };
+        let Some(entry) = group.pending.keys().nth(nth as usize).copied() else {
+            return false;
+        };
+        self.claim_unfenced(thief, entry, now_ms);
+        true
+    }
+
+    pub(in super::super) fn claim_unfenced(
+        &mut self,
+        consumer: &ConsumerName,
+        entry: EntryId,
+        now_ms: u64,
+    ) {
+        if let Some(group) = &mut self.group {
+            group.deliver(entry, consumer, now_ms);
+        }
+    }
+
+    /// Readable entries that have been idle for so long.
+    pub(in super::super) fn idle_entries(
+        &self,
+        min_idle_ms: u64,
+        now_ms: u64,
+    ) -> Vec<(EntryId, StreamName)> {
+        let pending = self.group.iter().flat_map(|group| &group.pending);
+        let idle = pending
+            .filter(|(_, slot)| now_ms.saturating_sub(slot.delivered_ms) >= min_idle_ms)
+            .filter_map(|(entry, _)| {
+                let content = self.stream.get(entry)?.as_ref().ok()?;
+                Some((*entry, content.stream.clone()))
+            });
+        idle.collect()
+    }
+
+    /// XACK and XDEL by a consumer that knows nothing of tokens; whether it was there.
+    pub(in super::super) fn remove_unfenced(&mut self, entry: EntryId) -> bool {
+        if let Some(group) = &mut self.group {
+            group.pending.remove(&entry);
+        }
+        self.stream.remove(&entry).is_some()
     }
 
     // --- Transport --------------------------------------------------------------------
@@ -290,7 +331,9 @@ impl Lbs {
 
     pub(in super::super) fn hand_back(
         &mut self,
+        caller: &ConsumerName,
         entries: &[HandBack],
+        now_ms: u64,
         hints: &mut Vec<Hint>,
     ) -> Vec<HandBackOutcome> {
         let mut freed = Vec::new();
@@ -305,11 +348,29 @@ impl Lbs {
                 Verdict::Gone => HandBackOutcome::Gone,
                 Verdict::Stale(seen) => HandBackOutcome::NotOwner { seen },
                 Verdict::Fine => {
+                    if self.mutant == Some(Mutant::HandBackRemoves) {
+                        self.remove(entry);
+                    }
                     let fence = self.fences.entry(entry).or_default();
                     let repeated = fence.handed_back && fence.token == token;
                     fence.failures += u32::from(failed && !repeated);
                     fence.token = token;
                     fence.handed_back = true;
+                    // XCLAIM … FORCE, to where it is pending: so idle that all
+                    // others take it at once; or, if it failed, idle since then,
+                    // which a repeat does not start anew.
+                    let idle = if failed { 0 } else { HANDED_BACK_IDLE_MS };
+                    if let Some(group) = &mut self.group {
+                        let slot = group.pending.get_mut(&entry);
+                        let delivered_ms = now_ms.saturating_sub(idle);
+                        match slot {
+                            Some(_) if repeated && failed => {}
+                            Some(slot) => slot.delivered_ms = delivered_ms,
+                            None => {
+                                group.deliver(entry, caller, delivered_ms);
+                            }
+                        }
+                    }
                     freed.push(entry);
                     HandBackOutcome::HandedBack
                 }
@@ -403,7 +464,9 @@ impl Group {
         let slot = Slot {
             consumer: consumer.clone(),
             delivered_ms: now_ms,
-            count: before.map_or(0, |slot| slot.count) + 1,
+            // Keeping is no delivery (JUSTID).
+            count: before.map_or(0, |slot| slot.count)
+                + u64::from(before.is_none_or(|slot| slot.consumer != *consumer)),
         };
         self.pending.insert(entry, slot).map(|slot| slot.consumer)
     }

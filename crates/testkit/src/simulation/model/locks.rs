@@ -12,6 +12,9 @@ use streamlease_core::{
 
 use super::Mutant;
 
+/// How long a Go consumer's lock lasts.
+pub(in super::super) const FOREIGN_TTL_MS: u64 = 2_000;
+
 #[derive(Debug, Clone)]
 pub(in super::super) struct Locks {
     scheme: LockScheme,
@@ -101,23 +104,46 @@ impl Locks {
 
     // --- foreign consumers, operators, the server itself -------------------------------
 
-    /// SET NX of a wire key by a Go consumer.
-    pub(in super::super) fn foreign_lock(&mut self, stream: StreamName, entry: EntryId, now: u64) {
-        let key = self.wire_keys.entry((stream, entry)).or_insert(Key {
-            ours: None,
-            expires_ms: 0,
-        });
-        if key.expires_ms <= now {
-            *key = Key {
-                ours: None,
-                expires_ms: now + 2_000,
-            };
+    /// A Go consumer's SET NX, or its extension, of a wire key; whether it has it.
+    /// (That library makes a missing key again when it extends.)
+    pub(in super::super) fn foreign_lock(
+        &mut self,
+        stream: &StreamName,
+        entry: EntryId,
+        now: u64,
+    ) -> bool {
+        let id = (stream.clone(), entry);
+        let key = self.wire_keys.get(&id).filter(|key| key.expires_ms > now);
+        if key.is_some_and(|key| key.ours.is_some()) {
+            return false;
         }
+        let key = Key {
+            ours: None,
+            expires_ms: now + FOREIGN_TTL_MS,
+        };
+        self.wire_keys.insert(id, key);
+        true
     }
 
-    /// Marks the nth lease on record to be given up.
-    pub(in super::super) fn revoke(&mut self, nth: usize) -> Option<StreamName> {
-        let stream = self.leases.keys().nth(nth)?.clone();
+    pub(in super::super) fn foreign_unlock(&mut self, stream: &StreamName, entry: EntryId) {
+        self.wire_keys.remove(&(stream.clone(), entry));
+    }
+
+    /// Whether anybody has the wire's lock of this entry.
+    pub(in super::super) fn is_locked(
+        &self,
+        stream: &StreamName,
+        entry: EntryId,
+        now: u64,
+    ) -> bool {
+        let key = self.wire_keys.get(&(stream.clone(), entry));
+        key.is_some_and(|key| key.expires_ms > now)
+    }
+
+    /// Marks one of the leases on record to be given up.
+    pub(in super::super) fn revoke(&mut self, nth: u64) -> Option<StreamName> {
+        let nth = nth.checked_rem(self.leases.len() as u64)?;
+        let stream = self.leases.keys().nth(nth as usize)?.clone();
         self.marked.insert(stream.clone());
         Some(stream)
     }
@@ -386,7 +412,7 @@ impl Locks {
                 return AcquireOutcome::Acquired(lease.token);
             }
             if !same || request.attempt < lease.attempt {
-                let remaining = Duration::from_millis(self.sessions[&lease.session] - now);
+                let remaining = self.told_remaining(self.sessions[&lease.session], now);
                 let holder = Holder::Session(lease.session.clone());
                 self.refused.insert(request.stream.clone());
                 return AcquireOutcome::Held(Held { holder, remaining });
@@ -429,14 +455,15 @@ impl Locks {
                     .as_ref()
                     .is_some_and(|ours| ours.session == session.id)
             };
-            in_the_way = wire_key.filter(|key| !own(key));
+            let ignores = self.mutant == Some(Mutant::ForeignLocksIgnored);
+            in_the_way = wire_key.filter(|key| !(own(key) || ignores && key.ours.is_none()));
         }
         if let Some(key) = in_the_way {
             let holder = match &key.ours {
                 Some(ours) => Holder::Session(ours.session.clone()),
                 None => Holder::Foreign("go".into()),
             };
-            let remaining = Duration::from_millis(key.expires_ms.saturating_sub(now));
+            let remaining = self.told_remaining(key.expires_ms, now);
             self.refused.insert(request.stream.clone());
             return AcquireOutcome::Held(Held { holder, remaining });
         }
@@ -454,6 +481,13 @@ impl Locks {
         self.stream_keys.insert(request.stream.clone(), key.clone());
         self.wire_keys.insert(wire_id, key);
         AcquireOutcome::Acquired(token)
+    }
+
+    fn told_remaining(&self, until: u64, now: u64) -> Duration {
+        match self.mutant {
+            Some(Mutant::HeldForNoTime) => Duration::ZERO,
+            _ => Duration::from_millis(until.saturating_sub(now)),
+        }
     }
 
     pub(in super::super) fn release(

@@ -11,14 +11,20 @@ pub(super) mod locks;
 pub enum Mutant {
     /// A process's clock does not count the time it was stopped (R1).
     ClockStops,
+    /// Timers fire a tenth of a second late (R1).
+    TimersAreLate,
     /// A beat that fails is reported as if every lease were lost (R2).
     ErrorIsLoss,
     /// A claim of an entry that is gone is reported as claimed (R3).
     ClaimsTheGone,
     /// The LBS takes claims and completions whatever their token (R4).
     NoFence,
+    /// Handing back takes the entry off the LBS (R7).
+    HandBackRemoves,
     /// Tokens are counted, without regard to floor and clock (R5).
     TokensRestart,
+    /// The locks of foreign consumers stand in nobody's way (R6).
+    ForeignLocksIgnored,
     /// The lock is per entry, not per data stream (R6).
     LockPerEntry,
     /// A dead consumer's name is removed with what is pending at it (R7).
@@ -35,19 +41,26 @@ pub enum Mutant {
     TakenTwice,
     /// A take-over moves everything, however much was asked for (R11).
     TakesEverything,
+    /// A refused acquire is told that the holder has no time left (R11).
+    HeldForNoTime,
     /// Notices of an end come twice (R12).
     EndsTwice,
+    /// Hanging handlers are reported as making progress (`max_silence`).
+    HangingIsProgress,
 }
 
 impl Mutant {
     /// All of them, each with the rule whose check is to find it.
-    pub const ALL: [(Self, &'static str); 14] = [
+    pub const ALL: [(Self, &'static str); 19] = [
         (Self::ClockStops, "R1"),
+        (Self::TimersAreLate, "R1"),
         (Self::ErrorIsLoss, "R2"),
         (Self::ClaimsTheGone, "R3"),
         (Self::NoFence, "R4"),
         (Self::TokensRestart, "R5"),
         (Self::LockPerEntry, "R6"),
+        (Self::ForeignLocksIgnored, "R6"),
+        (Self::HandBackRemoves, "R7"),
         (Self::ForgetsPending, "R7"),
         (Self::GroupAtTheEnd, "R7"),
         (Self::SwallowsPoison, "R8"),
@@ -55,6 +68,8 @@ impl Mutant {
         (Self::SlowUserStopsBeats, "R10"),
         (Self::TakenTwice, "R10"),
         (Self::TakesEverything, "R11"),
+        (Self::HeldForNoTime, "R11"),
         (Self::EndsTwice, "R12"),
+        (Self::HangingIsProgress, "silence"),
     ];
 }

@@ -1,0 +1,254 @@
+//! The kinds of things that go wrong.
+
+use std::time::Duration;
+
+/// One thing that goes wrong. `node` counts among those that run at that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A process is gone, and another one comes later: under its name or a new one.
+    Crash {
+        /// Which.
+        node: u64,
+        /// Whether the next one has its name.
+        same_name: bool,
+        /// When the next one starts.
+        after: Duration,
+    },
+    /// A process stands still, and wakes up late.
+    Pause {
+        /// Which.
+        node: u64,
+        /// For how long.
+        length: Duration,
+    },
+    /// The same, and its clock does not count the time.
+    Suspend {
+        /// Which.
+        node: u64,
+        /// For how long.
+        length: Duration,
+    },
+    /// A process is asked to stop, perhaps in the middle of something else;
+    /// another one comes later.
+    Shutdown {
+        /// Which.
+        node: u64,
+        /// What else happens to it at the same time.
+        amid: Option<Amid>,
+        /// For how long.
+        length: Duration,
+        /// When the next one starts.
+        after: Duration,
+    },
+    /// Another process starts under the name of one that runs.
+    Twin {
+        /// Which.
+        node: u64,
+    },
+    /// Requests, replies or both of a process are lost.
+    Partition {
+        /// Which.
+        node: u64,
+        /// Whether requests are lost.
+        requests: bool,
+        /// Whether replies are lost.
+        replies: bool,
+        /// For how long.
+        length: Duration,
+    },
+    /// Messages of everybody are lost or late.
+    Storm {
+        /// For how long.
+        length: Duration,
+    },
+    /// Hints are lost, doubled and late.
+    BadHints {
+        /// For how long.
+        length: Duration,
+    },
+    /// No hint comes.
+    NoHints {
+        /// For how long.
+        length: Duration,
+    },
+    /// The lock server restarts, without its last writes.
+    LocksRestart {
+        /// How much it lost.
+        lost: Duration,
+        /// For how long it is away.
+        down: Duration,
+    },
+    /// The LBS is away for a while.
+    LbsDown {
+        /// For how long.
+        down: Duration,
+    },
+    /// The LBS is as it was then.
+    LbsRestored {
+        /// How much it lost.
+        lost: Duration,
+    },
+    /// Somebody removes the consumer group.
+    GroupGone,
+    /// The lock server's clock steps.
+    LockClock {
+        /// By how many milliseconds.
+        by_ms: i64,
+    },
+    /// The LBS server's clock steps.
+    LbsClock {
+        /// By how many milliseconds.
+        by_ms: i64,
+    },
+    /// A process's clock runs at another rate.
+    Drift {
+        /// Which.
+        node: u64,
+        /// Ticks per million of true ones.
+        rate: u64,
+    },
+    /// A foreign consumer takes a pending entry and dies.
+    Steal {
+        /// Which entry.
+        nth: u64,
+    },
+    /// A foreign consumer fetches an entry, locks it and works on it.
+    ForeignFetch {
+        /// For how long it goes on renewing.
+        renews: Duration,
+        /// Whether it then completes the entry; else it dies.
+        completes: bool,
+    },
+    /// A foreign consumer takes a pending entry whose lock is free, locks it
+    /// and works on it (per-stream locks).
+    ForeignClaim {
+        /// Which entry, of those that it may take.
+        nth: u64,
+        /// For how long it goes on renewing.
+        renews: Duration,
+        /// Whether it then completes the entry; else it dies.
+        completes: bool,
+    },
+    /// An entry that nobody can read.
+    Poison,
+    /// Many streams at once: everybody is full.
+    Burst {
+        /// How many.
+        streams: u64,
+    },
+    /// A data stream is announced once more.
+    Again {
+        /// Which.
+        nth: u64,
+    },
+    /// An operator wants a lease given up.
+    Revoke {
+        /// Which.
+        nth: u64,
+    },
+    /// The handlers of a process that limits their silence do nothing.
+    SilentHandlers {
+        /// Which.
+        node: u64,
+        /// For how long.
+        length: Duration,
+    },
+    /// The user of a process takes no events.
+    SlowUser {
+        /// Which.
+        node: u64,
+        /// For how long.
+        length: Duration,
+    },
+}
+
+/// What else happens to a process that is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amid {
+    /// It stands still, and learns of it when it wakes up.
+    Pause,
+    /// The same, and its clock does not count the time.
+    Suspend,
+    /// Its requests and replies are lost.
+    Partition,
+}
+
+impl Fault {
+    /// The draw for the process that it strikes, if it strikes one.
+    pub(super) fn process(&self) -> Option<u64> {
+        match self {
+            Self::Crash { node, .. }
+            | Self::Pause { node, .. }
+            | Self::Suspend { node, .. }
+            | Self::Shutdown { node, .. }
+            | Self::Twin { node }
+            | Self::Partition { node, .. }
+            | Self::Drift { node, .. }
+            | Self::SilentHandlers { node, .. }
+            | Self::SlowUser { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
+
+    /// Whether it brings an earlier state back.
+    pub(super) fn looks_back(&self) -> bool {
+        match self {
+            Self::LbsRestored { .. } => true,
+            Self::LocksRestart { lost, .. } => !lost.is_zero(),
+            _ => false,
+        }
+    }
+
+    /// Its name, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Crash {
+                same_name: true, ..
+            } => "crash, same name",
+            Self::Crash { .. } => "crash, new name",
+            Self::Pause { .. } => "pause",
+            Self::Suspend { .. } => "suspended clock",
+            Self::Shutdown { amid, .. } => match amid {
+                None => "shutdown",
+                Some(Amid::Pause) => "shutdown, paused",
+                Some(Amid::Suspend) => "shutdown, suspended",
+                Some(Amid::Partition) => "shutdown, cut off",
+            },
+            Self::Twin { .. } => "twin name",
+            Self::Partition {
+                requests: true,
+                replies: true,
+                ..
+            } => "partition",
+            Self::Partition { requests: true, .. } => "requests lost",
+            Self::Partition { .. } => "replies lost",
+            Self::Storm { .. } => "network storm",
+            Self::BadHints { .. } => "bad hints",
+            Self::NoHints { .. } => "no hints",
+            Self::LocksRestart { lost, .. } if lost.is_zero() => "locks restart",
+            Self::LocksRestart { .. } => "locks lose writes",
+            Self::LbsDown { .. } => "LBS down",
+            Self::LbsRestored { .. } => "LBS restored",
+            Self::GroupGone => "group gone",
+            Self::LockClock { by_ms } if *by_ms < 0 => "lock clock back",
+            Self::LockClock { .. } => "lock clock forward",
+            Self::LbsClock { .. } => "LBS clock steps",
+            Self::Drift { .. } => "clock drift",
+            Self::Steal { .. } => "foreign steals and dies",
+            Self::ForeignFetch {
+                completes: true, ..
+            } => "foreign fetches and completes",
+            Self::ForeignFetch { .. } => "foreign fetches and dies",
+            Self::ForeignClaim {
+                completes: true, ..
+            } => "foreign claims and completes",
+            Self::ForeignClaim { .. } => "foreign claims and dies",
+            Self::Poison => "poison",
+            Self::Burst { .. } => "burst",
+            Self::Again { .. } => "announced again",
+            Self::Revoke { .. } => "forced release",
+            Self::SilentHandlers { .. } => "silent handlers",
+            Self::SlowUser { .. } => "slow user",
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Consumers of another make, as the Go library behaves on the wire: a lock per
+//! entry, extended each second, no token, and a completion that asks nobody.
+
+use std::time::Duration;
+
+use streamlease_core::{ConsumerName, EntryId, StreamName};
+
+use super::clock::{SECOND, Time, ns};
+use super::{Event, World, trace};
+use crate::simulation::model::locks::FOREIGN_TTL_MS;
+
+/// What a foreign consumer works on.
+pub(super) struct Foreigner {
+    stream: StreamName,
+    entry: EntryId,
+    /// It goes on until then.
+    until: Time,
+    /// And then completes the entry; else it dies.
+    completes: bool,
+}
+
+impl World {
+    /// XCLAIM of an entry that is somebody's: whoever does that dies at once.
+    pub(super) fn foreign_steal(&mut self, nth: u64) -> bool {
+        let (thief, now) = (ConsumerName::from_wire("go-thief"), self.lbs_now());
+        self.lbs_down_until <= self.now && self.lbs.steal(&thief, nth, now)
+    }
+
+    /// XREADGROUP, then the lock. Losing that race it dies.
+    pub(super) fn foreign_fetch(&mut self, renews: Duration, completes: bool) -> bool {
+        let (name, now) = (ConsumerName::from_wire("go-reader"), self.lbs_now());
+        if self.lbs_down_until > self.now {
+            return false;
+        }
+        let Ok(fetched) = self.lbs.fetch(&name, 1, now) else {
+            return false;
+        };
+        for delivery in &fetched.entries {
+            if let Ok(content) = &delivery.content {
+                let stream = content.stream.clone();
+                self.foreigner_starts(stream, delivery.entry, renews, completes);
+            }
+        }
+        !fetched.entries.is_empty()
+    }
+
+    /// XCLAIM of an entry that has been idle for a heartbeat, after its lock
+    /// expired; then the lock.
+    pub(super) fn foreign_claim(&mut self, nth: u64, renews: Duration, completes: bool) -> bool {
+        if self.lbs_down_until > self.now || self.locks_down_until > self.now {
+            return false;
+        }
+        let (lbs_now, locks_now) = (self.lbs_now(), self.locks_now());
+        let mut free = self.lbs.idle_entries(1_000, lbs_now);
+        free.retain(|(entry, stream)| !self.locks.is_locked(stream, *entry, locks_now));
+        let Some(nth) = nth.checked_rem(free.len() as u64) else {
+            return false;
+        };
+        let (entry, stream) = free.swap_remove(nth as usize);
+        let name = ConsumerName::from_wire("go-claimer");
+        self.lbs.claim_unfenced(&name, entry, lbs_now);
+        self.foreigner_starts(stream, entry, renews, completes);
+        true
+    }
+
+    fn foreigner_starts(
+        &mut self,
+        stream: StreamName,
+        entry: EntryId,
+        renews: Duration,
+        completes: bool,
+    ) {
+        if self.plan.scheme == streamlease_core::LockScheme::Session {
+            return; // It dies: there is no lock that both know.
+        }
+        self.foreigners.push(Foreigner {
+            stream,
+            entry,
+            until: self.now + ns(renews),
+            completes,
+        });
+        self.foreigner_acts(self.foreigners.len() - 1);
+    }
+
+    /// Its heartbeat: extend the lock, and perhaps come to an end.
+    pub(super) fn foreigner_acts(&mut self, nth: usize) {
+        self.steps += 1;
+        let (now, locks_now) = (self.now, self.locks_now());
+        let foreigner = &self.foreigners[nth];
+        let (stream, entry) = (foreigner.stream.clone(), foreigner.entry);
+        if self.locks_down_until <= now {
+            // The library goes by what the server says, not by a clock.
+            if !self.locks.foreign_lock(&stream, entry, locks_now) {
+                return trace!(self, "a foreign consumer lost {entry}");
+            }
+            let nodes = &self.nodes;
+            let (at, lasts) = (
+                Duration::from_nanos(now),
+                Duration::from_millis(FOREIGN_TTL_MS),
+            );
+            self.checker
+                .foreign_lock(at, lasts, entry, &stream, &|n| nodes[n].clock.read(now));
+        }
+        let foreigner = &self.foreigners[nth];
+        let ends = foreigner.until <= now || self.calm;
+        if ends && foreigner.completes {
+            if self.locks_down_until > now || self.lbs_down_until > now {
+                return self.push(now + SECOND, Event::Foreigner(nth));
+            }
+            trace!(self, "a foreign consumer completes {entry}");
+            self.locks.foreign_unlock(&stream, entry);
+            if self.lbs.remove_unfenced(entry) {
+                self.checker.foreign_completes(entry);
+            }
+        } else if ends {
+            trace!(self, "a foreign consumer dies with {entry}");
+        } else {
+            self.push(now + SECOND, Event::Foreigner(nth));
+        }
+    }
+}

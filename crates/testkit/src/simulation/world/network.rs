@@ -1,0 +1,116 @@
+//! Each request, reply and hint travels on its own: it is delayed or lost by
+//! its own draw, whatever became of those before it, so that any may overtake
+//! any other.
+
+use std::time::Duration;
+
+use streamlease_core::Hint;
+use streamlease_core::machine::{Action, ActionId, Reply};
+
+use super::client::Sent;
+use super::clock::{SECOND, Time, ns};
+use super::{Event, World, trace, unavailable};
+use crate::simulation::model::Mutant;
+
+/// Without trouble a message takes at most that long.
+pub(super) const TRAVEL: Duration = Duration::from_millis(1);
+
+impl World {
+    pub(super) fn send(&mut self, node: usize, id: ActionId, action: Action) {
+        trace!(self, "n{node} sends {id:?} {action:?}");
+        let now = self.now;
+        let n = &mut self.nodes[node];
+        let sent = n.clock.read(now);
+        n.awaited.insert(id, Sent::of(sent, now, &action));
+        // As the driver limits them.
+        let ttl = n.settings.ttl;
+        let limit = match &action {
+            Action::Beat { .. } | Action::Open(_) => (ttl / 4).max(Duration::from_millis(50)),
+            Action::Fetch { wait, .. } => *wait + ttl.max(Duration::from_secs(2)),
+            _ => (ttl / 2).max(Duration::from_millis(500)),
+        };
+        let give_up = n.clock.when(sent + limit, now);
+        let cut = n.requests_lost_until > now;
+        self.push(give_up, Event::GiveUp(node, id));
+        if self.mutant == Some(Mutant::SlowUserStopsBeats)
+            && matches!(action, Action::Beat { .. })
+            && self.nodes[node].slow_until > now
+        {
+            return;
+        }
+        match self.travel(node).filter(|_| !cut) {
+            Some(delay) => self.push(now + delay, Event::Execute(node, id, action)),
+            None => {
+                self.messages.requests_lost += 1;
+                self.break_connection(node, id, give_up);
+            }
+        }
+    }
+
+    /// How long a message travels; `None` if it is lost.
+    fn travel(&mut self, node: usize) -> Option<Time> {
+        let (lost, late) = match (self.calm, self.storm_until > self.now) {
+            (true, _) => (0, 0),
+            (false, true) => (200, 300),
+            (false, false) => (self.plan.lost_permille, self.plan.late_permille),
+        };
+        let rng = &mut self.nodes[node].rng;
+        if rng.permille(lost) {
+            return None;
+        }
+        let most = match rng.permille(late) {
+            true => self.plan.most_late(),
+            false => TRAVEL,
+        };
+        Some(ns(rng.between(Duration::from_micros(50), most)))
+    }
+
+    /// A lost message is noticed by nobody, or at some time until then.
+    fn break_connection(&mut self, node: usize, id: ActionId, give_up: Time) {
+        if self.nodes[node].rng.permille(300) {
+            let at = self.now
+                + self.nodes[node]
+                    .rng
+                    .below(give_up.saturating_sub(self.now) + 1);
+            let result = Err(unavailable("the connection broke"));
+            self.push(at, Event::Reply(node, id, result));
+        }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        node: usize,
+        id: ActionId,
+        result: streamlease_core::Result<Reply>,
+    ) {
+        let lost = self.nodes[node].replies_lost_until > self.now;
+        match self.travel(node).filter(|_| !lost) {
+            Some(delay) => self.push(self.now + delay, Event::Reply(node, id, result)),
+            None => {
+                self.messages.replies_lost += 1;
+                self.break_connection(node, id, self.now + SECOND);
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self, hints: Vec<Hint>) {
+        if self.no_hints_until > self.now {
+            return;
+        }
+        let bad = self.bad_hints_until > self.now;
+        let most = if bad { self.plan.ttl * 2 } else { TRAVEL };
+        for hint in hints {
+            for node in 0..self.nodes.len() {
+                let n = &mut self.nodes[node];
+                if !n.runs || n.replies_lost_until > self.now {
+                    continue;
+                }
+                let times = if bad { n.rng.below(3) } else { 1 };
+                for _ in 0..times {
+                    let delay = ns(self.nodes[node].rng.between(Duration::ZERO, most));
+                    self.push(self.now + delay, Event::Hint(node, hint.clone()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The two servers: when calls are executed, and what waits there.
+
+use std::time::Duration;
+
+use streamlease_core::machine::{Action, ActionId, Reply};
+use streamlease_core::{Announcement, Error, Fetched, Hint, Info, MalformedReason, StreamName};
+
+use super::clock::ns;
+use super::{Event, World, trace, unavailable};
+use crate::simulation::checker::TICK;
+
+/// A blocking fetch that waits at the server.
+pub(super) struct Waiter {
+    pub(super) node: usize,
+    pub(super) id: ActionId,
+    max: usize,
+}
+
+impl World {
+    pub(super) fn locks_now(&self) -> u64 {
+        (self.locks_clock_ms + (self.now / 1_000_000) as i64).max(1) as u64
+    }
+
+    pub(super) fn lbs_now(&self) -> u64 {
+        (self.lbs_clock_ms + (self.now / 1_000_000) as i64).max(1) as u64
+    }
+
+    pub(super) fn execute(&mut self, node: usize, id: ActionId, action: Action) {
+        self.steps += 1;
+        let n = &mut self.nodes[node];
+        self.messages.requests_overtaken += u64::from(n.executed > Some(id));
+        self.messages.executed_late += u64::from(!n.awaited.contains_key(&id));
+        n.executed = n.executed.max(Some(id));
+        let at_locks = matches!(
+            action,
+            Action::Open(_)
+                | Action::Close(_)
+                | Action::Acquire(..)
+                | Action::Beat { .. }
+                | Action::Release(..)
+                | Action::Inspect(_)
+                | Action::TakeOver { .. }
+                | Action::Bury(_)
+                | Action::Members
+                | Action::Records { .. }
+        );
+        let down_until = if at_locks {
+            self.locks_down_until
+        } else {
+            self.lbs_down_until
+        };
+        if down_until > self.now {
+            return self.answer(node, id, Err(unavailable("the server is down")));
+        }
+        if let Action::Fetch { max, wait } = action {
+            return self.fetch(node, id, max, wait);
+        }
+        if let Action::Quarantine(entries) = &action {
+            let limit = self.nodes[node].settings.quarantine_after;
+            for wanted in entries
+                .iter()
+                .filter(|wanted| self.lbs.contains(wanted.entry))
+            {
+                self.checker
+                    .parks(wanted.entry, self.lbs.failures(wanted.entry), limit);
+            }
+        }
+        let mut hints = Vec::new();
+        let result = self.call_server(node, &action, &mut hints);
+        trace!(
+            self,
+            "executed for n{node} {id:?} {}: {result:?}",
+            name(&action)
+        );
+        if let Ok(reply) = &result {
+            let now = Duration::from_nanos(self.now);
+            self.checker.executed(now, node, &action, reply, &self.lbs);
+            if matches!(action, Action::ForgetConsumer(_)) {
+                self.checker.check_pending(&self.lbs);
+            }
+        }
+        self.publish(hints);
+        self.answer(node, id, result);
+    }
+
+    pub(super) fn call_server(
+        &mut self,
+        node: usize,
+        action: &Action,
+        hints: &mut Vec<Hint>,
+    ) -> streamlease_core::Result<Reply> {
+        let (locks_now, lbs_now) = (self.locks_now(), self.lbs_now());
+        let (lbs, locks) = (&mut self.lbs, &mut self.locks);
+        let me = &self.nodes[node].name;
+        Ok(match action {
+            Action::Prepare => {
+                lbs.prepare();
+                Reply::Prepared
+            }
+            Action::Fetch { .. } => Reply::Fetched(Fetched::default()),
+            Action::List { scope, limit } => Reply::Listed(lbs.list(scope, *limit, lbs_now)?),
+            Action::ListIds {
+                consumer,
+                after,
+                limit,
+            } => Reply::ListedIds(lbs.list_ids(consumer.as_ref(), *after, *limit)?),
+            Action::Claim(claims) => Reply::Claimed(lbs.claim(me, claims, lbs_now)?),
+            Action::Complete(entries) => Reply::Completed(lbs.complete(entries)),
+            Action::HandBack(entries) => {
+                Reply::HandedBack(lbs.hand_back(me, entries, lbs_now, hints))
+            }
+            Action::Quarantine(entries) => Reply::Quarantined(lbs.quarantine(entries)),
+            Action::ForgetConsumer(consumer) => Reply::Forgotten(lbs.forget(consumer)),
+            Action::Open(session) => Reply::Opened(locks.open(session, locks_now)),
+            Action::Close(session) => {
+                locks.close(session, locks_now, hints);
+                Reply::Closed
+            }
+            Action::Acquire(session, requests) => {
+                Reply::Acquired(locks.acquire(session, requests, locks_now, hints))
+            }
+            Action::Beat {
+                session,
+                leases,
+                want_sweep,
+            } => Reply::Beaten(locks.beat(session, leases, *want_sweep, locks_now)),
+            Action::Release(session, releases) => {
+                Reply::Released(locks.release(session, releases, locks_now, hints))
+            }
+            Action::Inspect(ids) => Reply::Inspected(locks.inspect(ids, locks_now, hints)),
+            Action::TakeOver { session, dead, max } => {
+                Reply::TakenOver(locks.take_over(&session.id, dead, *max, locks_now))
+            }
+            Action::Bury(dead) => Reply::Buried(locks.bury(dead, locks_now)),
+            Action::Members => Reply::Members(locks.members(locks_now)),
+            Action::Records {
+                session,
+                after,
+                max,
+            } => Reply::Records(locks.records(session, after.as_ref(), *max)),
+        })
+    }
+
+    pub(super) fn fetch(&mut self, node: usize, id: ActionId, max: usize, wait: Duration) {
+        match self.lbs.undelivered() {
+            Ok(0) if !wait.is_zero() => {
+                self.waiters.push(Waiter { node, id, max });
+                self.push(self.now + ns(wait), Event::WaitOver(node, id));
+            }
+            Ok(_) => self.deliver(node, id, max),
+            Err(error) => self.answer(node, id, Err(error)),
+        }
+    }
+
+    pub(super) fn deliver(&mut self, node: usize, id: ActionId, max: usize) {
+        let now = self.lbs_now();
+        let result = self
+            .lbs
+            .fetch(&self.nodes[node].name, max, now)
+            .map(Reply::Fetched);
+        trace!(self, "delivered to n{node} {id:?}: {result:?}");
+        self.answer(node, id, result);
+    }
+
+    pub(super) fn wait_over(&mut self, node: usize, id: ActionId) {
+        let waits = |w: &Waiter| w.node == node && w.id == id;
+        if self.waiters.iter().any(waits) {
+            self.waiters.retain(|w| !waits(w));
+            self.answer(node, id, Ok(Reply::Fetched(Fetched::default())));
+        }
+    }
+
+    /// Something was appended: who waits longest gets it, even if nobody is
+    /// there any more to read the answer.
+    pub(super) fn serve_waiters(&mut self) {
+        while !self.waiters.is_empty() && self.lbs.undelivered().is_ok_and(|n| n > 0) {
+            self.steps += 1;
+            let Waiter { node, id, max } = self.waiters.remove(0);
+            self.deliver(node, id, max);
+        }
+    }
+
+    pub(super) fn fail_waiters(&mut self, error: impl Fn() -> Error) {
+        for Waiter { node, id, .. } in std::mem::take(&mut self.waiters) {
+            self.answer(node, id, Err(error()));
+        }
+    }
+
+    pub(super) fn submit_new(&mut self) {
+        let stream = stream_name(self.streams.len());
+        self.streams.push(stream.clone());
+        self.append(Some(stream));
+    }
+
+    pub(super) fn append(&mut self, stream: Option<StreamName>) {
+        if self.lbs_down_until > self.now {
+            // A producer that tries again until it is heard.
+            if stream.is_some() {
+                self.streams.pop();
+                self.unsubmitted += 1;
+                self.push(self.lbs_down_until, Event::Submit);
+            }
+            return;
+        }
+        self.steps += 1;
+        let payload = match &stream {
+            Some(stream) => Ok(Announcement::new(stream.clone(), Info::NONE)),
+            None => Err(MalformedReason::NotJson),
+        };
+        let entry = self.lbs.append(payload, self.lbs_now());
+        trace!(self, "{entry} announces {stream:?}");
+        self.checker.submitted(entry, stream);
+        self.serve_waiters();
+    }
+
+    pub(super) fn sample(&mut self) {
+        let (draw, now) = (self.rng.next(), self.locks_now());
+        let mut hints = Vec::new();
+        self.locks.sample(draw, now, &mut hints);
+        self.publish(hints);
+        if self.keeps_history && !self.calm {
+            self.history
+                .push_back((self.now, self.locks.clone(), self.lbs.clone()));
+            let horizon = self.now.saturating_sub(ns(self.plan.ttl));
+            while self.history.front().is_some_and(|(at, ..)| *at < horizon) {
+                self.history.pop_front();
+            }
+        }
+        self.check_processes();
+        self.checker.check_pending(&self.lbs);
+        let next = self.now + ns(self.plan.ttl / 20);
+        self.push(next, Event::Sample);
+    }
+
+    /// Also without an input of theirs: time passes.
+    fn check_processes(&mut self) {
+        let (nodes, now) = (&self.nodes, self.now);
+        let local = |n: usize| nodes[n].clock.read(now);
+        self.checker.check_overlaps(&local);
+        // Who just woke up has not been told yet.
+        let woken_by = now.saturating_sub(ns(TICK));
+        for node in (0..nodes.len()).filter(|n| nodes[*n].runs && nodes[*n].paused_until < woken_by)
+        {
+            self.checker.check_told(node, local(node));
+        }
+    }
+}
+
+fn stream_name(nth: usize) -> StreamName {
+    match StreamName::new(format!("s{nth}")) {
+        Ok(name) => name,
+        Err(_) => unreachable!("not empty and short"),
+    }
+}
+
+fn name(action: &Action) -> String {
+    let text = format!("{action:?}");
+    text.split(['(', ' ', '{'])
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
