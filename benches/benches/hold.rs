@@ -4,7 +4,8 @@
 //! `cargo bench -p streamlease-benches --bench hold [-- --smoke] [-- --json FILE]`
 //!
 //! `--only session|per-stream|wire`, `--streams N`, `--ttl MS` and `--seconds N`
-//! choose cells. Each cell has a server of its own and its holder in a process
+//! choose cells (numbers with commas
+//! between them; the first is what memory grows from). Each cell has a server of its own and its holder in a process
 //! of its own (this program once more), so that its memory is that cell's alone.
 //! Beside it, from the same run: the algorithm of the Go library
 //! ([`wire`]), one task and timer per stream.
@@ -17,7 +18,7 @@ use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_benches::wire::WireConsumer;
 use streamlease_benches::{
     ProcessUsage, RedisUsage, Table, announcements, die_with_parent, is_smoke, millis, name_of,
-    number_of, runtime, schemes, value_of,
+    number_of, numbers_of, runtime, schemes, value_of,
 };
 use streamlease_core::{Client, Event, Events, Lease, LockScheme, Producer};
 use streamlease_runtime_tokio::TokioRuntime;
@@ -80,7 +81,7 @@ fn main() -> std::io::Result<()> {
         true => (vec![100, 200], 500, 1),
         false => (vec![1_000, 10_000, 100_000], 2_000, 30),
     };
-    let counts = number_of("--streams").map_or(counts, |n| vec![1_000, n]);
+    let counts = numbers_of("--streams").unwrap_or(counts);
     for scheme in schemes() {
         let mut least: Option<(usize, u64)> = None;
         for streams in &counts {

@@ -60,20 +60,20 @@ impl Table {
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let mut out = std::io::stdout().lock();
-        writeln!(out, "{}", self.name)?;
-        let header = self
-            .columns
-            .iter()
-            .map(|column| (*column).to_owned())
-            .collect();
-        for row in std::iter::once(&header).chain(&self.rows) {
+        // As Markdown, for README.md.
+        writeln!(out, "{}\n", self.name)?;
+        let header = self.columns.iter().map(|column| (*column).to_owned());
+        let rule = widths.iter().map(|width| "-".repeat(*width));
+        let head = [header.collect(), rule.collect()];
+        for row in head.iter().chain(&self.rows) {
             for (cell, width) in row.iter().zip(&widths) {
-                write!(out, "  {cell:>width$}")?;
+                write!(out, "| {cell:>width$} ")?;
             }
-            writeln!(out)?;
+            writeln!(out, "|")?;
         }
+        writeln!(out)?;
         for budget in &self.budgets {
-            writeln!(out, "  {budget}")?;
+            writeln!(out, "- {budget}")?;
         }
         match value_of("--json") {
             Some(path) => std::fs::write(path, format!("{:#}\n", self.json())),
@@ -109,6 +109,15 @@ pub fn number_of<T: std::str::FromStr>(option: &str) -> Option<T> {
     let number = value.parse().ok();
     assert!(number.is_some(), "{option} {value}: not a number");
     number
+}
+
+/// The numbers that follow `option` on the command line, with commas between them.
+pub fn numbers_of(option: &str) -> Option<Vec<usize>> {
+    let parse = |number: &str| {
+        let parsed = number.parse().ok();
+        parsed.unwrap_or_else(|| panic!("{option} {number}: not a number"))
+    };
+    value_of(option).map(|value| value.split(',').map(parse).collect())
 }
 
 /// What leases hang on in a cell; `None` is the wire format's algorithm.
