@@ -5,17 +5,30 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use streamlease_testkit::simulation::{Mutant, Plan, run};
+use streamlease_testkit::simulation::{
+    LEAST_CLIENTS, LEAST_FAULTS, LEAST_STEPS, LEAST_STREAMS, Messages, Mutant, Plan, minimise, run,
+};
 
+/// All rules, in a run that is as large as each is to be.
 fn holds(seed: u64) {
-    let violation = run(&Plan::of(seed), None, false).violation;
-    assert_eq!(violation, None, "seed {seed}");
+    let outcome = run(&Plan::of(seed), None, false);
+    assert_eq!(outcome.violation, None, "seed {seed}");
+    let faults = outcome.faults.values().sum::<u64>();
+    assert!(
+        faults >= LEAST_FAULTS as u64,
+        "seed {seed}: {faults} faults"
+    );
+    assert!(outcome.clients >= LEAST_CLIENTS, "seed {seed}");
+    assert!(outcome.streams >= LEAST_STREAMS, "seed {seed}");
+    assert!(outcome.steps >= LEAST_STEPS, "seed {seed}");
 }
 
-/// The violated rule of the first of a few hundred seeds that shows the bug.
-fn found(mutant: Mutant) -> Option<&'static str> {
+/// Whether one of a few hundred seeds breaks this rule.
+fn breaks(mutant: Mutant, rule: &str) -> bool {
     let violation = |seed| run(&Plan::of(seed), Some(mutant), false).violation;
-    (1..200).find_map(violation).map(|violation| violation.rule)
+    (1..200)
+        .filter_map(violation)
+        .any(|violation| violation.rule == rule)
 }
 
 #[test]
@@ -33,6 +46,40 @@ fn all_rules_hold_in_a_fixed_set_of_seeds() {
             });
         }
     });
+}
+
+#[test]
+fn requests_and_replies_are_lost_and_overtaken_each_on_their_own() {
+    let mut all = Messages::default();
+    for seed in 1..=20 {
+        all += run(&Plan::of(seed), None, false).messages;
+    }
+    assert!(all.requests_lost > 0 && all.replies_lost > 0, "{all:?}");
+    assert!(all.requests_overtaken > 0, "{all:?}");
+    assert!(all.replies_overtaken > 0, "{all:?}");
+    assert!(all.executed_late > 0, "{all:?}");
+}
+
+#[test]
+fn a_minimal_plan_fails_the_same_check_and_needs_each_of_its_faults() {
+    let mutant = Some(Mutant::LockPerEntry);
+    let fails = |plan: &Plan| {
+        let violation = run(plan, mutant, false).violation;
+        violation.map(|violation| (violation.rule, violation.check))
+    };
+    let (plan, check) = (1..200)
+        .map(Plan::of)
+        .find_map(|plan| Some((fails(&plan)?, plan)))
+        .map(|(check, plan)| (plan, check))
+        .unwrap();
+    let least = minimise(&plan, mutant);
+    assert_eq!(fails(&least.plan), Some(check));
+    assert!(least.plan.faults.len() < plan.faults.len());
+    for nth in 0..least.plan.faults.len() {
+        let mut fewer = least.plan.clone();
+        fewer.faults.remove(nth);
+        assert_ne!(fails(&fewer), Some(check), "without {nth}");
+    }
 }
 
 #[test]
@@ -66,21 +113,40 @@ fn what_was_handed_back_came_back_from_the_own_dead_session() {
 
 #[test]
 fn a_clock_that_stops_is_found() {
-    assert!(matches!(found(Mutant::ClockStops), Some("R1" | "R6")));
+    assert!(breaks(Mutant::ClockStops, "R1"));
 }
 
 #[test]
-fn a_lock_per_entry_is_found() {
-    // Two owners; which rule it breaks first is the schedule's choice.
-    assert!(matches!(found(Mutant::LockPerEntry), Some("R5" | "R6")));
+fn timers_that_are_late_are_found() {
+    assert!(breaks(Mutant::TimersAreLate, "R1"));
 }
 
 #[test]
 fn a_missing_fence_is_found() {
-    assert_eq!(found(Mutant::NoFence), Some("R4"));
+    assert!(breaks(Mutant::NoFence, "R4"));
+}
+
+#[test]
+fn a_lock_per_entry_is_found() {
+    assert!(breaks(Mutant::LockPerEntry, "R6"));
+}
+
+#[test]
+fn foreign_locks_that_are_ignored_are_found() {
+    assert!(breaks(Mutant::ForeignLocksIgnored, "R6"));
 }
 
 #[test]
 fn beats_that_tell_nothing_are_found() {
-    assert_eq!(found(Mutant::BeatsAreSilent), Some("R9"));
+    assert!(breaks(Mutant::BeatsAreSilent, "R9"));
+}
+
+#[test]
+fn refused_acquires_that_spin_are_found() {
+    assert!(breaks(Mutant::HeldForNoTime, "R11"));
+}
+
+#[test]
+fn hanging_handlers_that_keep_their_streams_are_found() {
+    assert!(breaks(Mutant::HangingIsProgress, "silence"));
 }

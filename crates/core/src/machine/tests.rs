@@ -5,3 +5,4 @@ mod leasing;
 mod orphans;
 mod rig;
 mod session;
+mod silence;

@@ -3,7 +3,7 @@
 //! ```text
 //! simulate --seeds 1..1000            many seeds, on all cores, or with --jobs N on N
 //! simulate --seed 17 --trace          one seed, with all that happens
-//! simulate --seed 17 --faults 0,4     one seed, with only these of its faults
+//! simulate --seed 17 --faults 0,4     one seed, with only these of its faults, or none
 //! simulate --seed 17 --quiet          one seed, and the network loses and delays nothing
 //! simulate --mutants                  every deliberate bug, and the seed that finds it
 //! ```
@@ -19,7 +19,7 @@ use streamlease_testkit::simulation::{
     Violation, minimise, run,
 };
 
-const USAGE: &str = "usage: simulate [--seeds A..B | --seed N [--faults I,J,…] [--quiet] [--trace]] \
+const USAGE: &str = "usage: simulate [--seeds A..B | --seed N [--faults I,J,…|none] [--quiet] [--trace]] \
     [--jobs N] [--mutant NAME | --mutants]";
 
 /// Seeds within which each mutant has to be found.
@@ -80,7 +80,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             }
             "--faults" => {
                 let text = value()?;
-                let wanted = text.split(',').filter(|nth| !nth.is_empty());
+                let wanted = text.split(',').filter(|nth| *nth != "none");
                 let wanted: Result<Vec<_>, _> =
                     wanted.map(|nth| number(nth).map(|n| n as usize)).collect();
                 args.faults = Some(wanted?);
@@ -352,12 +352,15 @@ fn explain(seed: u64, mutant: Option<Mutant>) {
     }
     print_about(violation, &outcome.trace);
     let faults: Vec<_> = least.faults.iter().map(usize::to_string).collect();
+    let faults = match faults.is_empty() {
+        true => "none".to_owned(),
+        false => faults.join(","),
+    };
     let quiet = if least.quiet { " --quiet" } else { "" };
     let mutant = mutant.map(|mutant| format!(" --mutant {mutant:?}"));
     println!(
         "  replay: cargo run --release -p streamlease-testkit --bin simulate -- --seed {seed} \
-         --faults {},{quiet}{} --trace",
-        faults.join(","),
+         --faults {faults}{quiet}{} --trace",
         mutant.unwrap_or_default()
     );
 }
@@ -379,6 +382,16 @@ fn print_about(violation: &Violation, trace: &[String]) {
             about.insert(word);
         } else if is_of(word, 'n') {
             processes.insert(word);
+        }
+    }
+    // The entries of a stream are about it too.
+    for line in trace {
+        let Some((before, stream)) = line.split_once(" announces Some(") else {
+            continue;
+        };
+        let stream = stream.trim_matches(|c: char| !c.is_alphanumeric());
+        if about.contains(stream) {
+            about.extend(before.split(' ').next_back());
         }
     }
     if about.is_empty() {

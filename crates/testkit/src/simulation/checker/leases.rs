@@ -21,8 +21,10 @@ struct View {
     max_silence: Option<Duration>,
     /// Of its handler.
     last_progress: Timestamp,
-    /// Its user has asked for its end, or it was found silent.
+    /// Its user or an operator has asked for its end, or it was found silent.
     ending: bool,
+    /// `lost()` fired because its handler was silent.
+    silent: bool,
 }
 
 impl View {
@@ -169,7 +171,7 @@ impl Checker {
                     let what = format!("n{node} is told that {lease} is lost, for no reason");
                     failed = Some(("silence", "lost() fires unasked", what));
                 }
-                view.ending = true;
+                (view.ending, view.silent) = (true, true);
                 continue;
             }
             let allowed = match scheme {
@@ -211,9 +213,10 @@ impl Checker {
         }
     }
 
-    /// R6 and R1: no two believe that they hold one data stream. Where writes or
-    /// clocks are lost, the earlier owner believes for no longer than its TTL,
-    /// on its own clock.
+    /// R6 and R1: no two believe that they hold one data stream. In a *lossy*
+    /// run, whatever took the earlier owner's lock, that owner believes for no
+    /// longer than R1 lets it without its lock: its TTL less the margin, on its
+    /// own clock (which may be slow, or have stood still).
     pub(in super::super) fn check_overlaps(&mut self, local: Clocks<'_>) {
         if self.contended.is_empty() {
             self.overlaps.clear();
@@ -252,15 +255,15 @@ impl Checker {
                     here
                 }
             };
-            let ttl = self.watches[earlier.0].ttl;
+            let (ttl, margin) = (self.watches[earlier.0].ttl, self.watches[earlier.0].margin);
             let lasted = here.saturating_since(since);
             let share = lasted.as_nanos() * 1_000 / ttl.as_nanos();
             self.longest_overlap = self.longest_overlap.max(share as u64);
             let what = format!("{stream} is believed by {earlier:?} and {later:?} since {since:?}");
             if self.is_durable() {
                 self.fail("R6", "believed twice", what);
-            } else if lasted > ttl {
-                self.fail("R6", "believed twice for more than a TTL", what);
+            } else if lasted > ttl - margin {
+                self.fail("R6", "believed twice for too long", what);
             }
         }
     }
@@ -277,14 +280,18 @@ impl Checker {
         })
     }
 
-    /// R6 in a mixed fleet: a foreign consumer gets an entry's lock only if
-    /// none of ours believes in it.
+    /// R6 in a mixed fleet: a foreign consumer gets an entry's lock, for so
+    /// long, only if none of ours believes in it; and the other way round.
     pub(in super::super) fn foreign_lock(
         &mut self,
+        now: Duration,
+        lasts: Duration,
         entry: EntryId,
         stream: &StreamName,
         local: Clocks<'_>,
     ) {
+        self.now = now;
+        self.foreign.insert(entry, now + lasts);
         let holders = self.by_stream.get(stream).into_iter().flatten();
         let of_it = holders.filter(|(_, theirs)| *theirs == entry);
         let believer = of_it.map(|(node, _)| *node).find(|node| {
@@ -316,6 +323,11 @@ impl Checker {
             (Extends::Beat(leases), Reply::Beaten(BeatOutcome::Extended(reply))) => {
                 watch.session_allowed = watch.session_allowed.max(until);
                 watch.beaten = watch.beaten.max(until.local);
+                for lease in &reply.revoked {
+                    if let Some(view) = watch.view_mut(lease.entry, lease.token) {
+                        view.ending = true;
+                    }
+                }
                 for lease in leases.iter().filter(|lease| !reply.lost.contains(lease)) {
                     let allowed = watch.lease_allowed.entry((lease.entry, lease.token));
                     allowed
@@ -395,7 +407,8 @@ impl Checker {
         token: FencingToken,
         limit: Duration,
     ) {
-        if let Some(view) = self.watches[node].view_mut(entry, token) {
+        let view = self.watches[node].view_mut(entry, token);
+        if let Some(view) = view.filter(|view| !view.is_over()) {
             view.max_silence = Some(limit);
         }
     }
@@ -470,6 +483,15 @@ impl Checker {
         let what = format!("n{node} is given {entry} {stream} {token:?}");
         self.check_claimed(entry, token, &what);
         let durable = self.is_durable();
+        if durable
+            && self
+                .foreign
+                .get(&entry)
+                .is_some_and(|until| *until > self.now)
+        {
+            let what = format!("{what}, which a foreign consumer has locked");
+            self.fail("R6", "believed beside a foreign consumer", what);
+        }
         let greatest = self.greatest_added.entry(stream.clone()).or_default();
         // Who was told late of a lease that somebody else has by now is refused
         // by the fence; it happens only where a clock does not tell it so.
@@ -507,6 +529,7 @@ impl Checker {
             max_silence: watch.max_silence,
             last_progress: local,
             ending: false,
+            silent: false,
         };
         watch.views.insert(entry, view);
         let last = self.last_owner.insert(stream.clone(), node);
@@ -552,8 +575,8 @@ impl Checker {
         self.watches[node].lost += u64::from(by_time);
         // R2: without lost data, only the clock ends a lease against its user's will.
         let legal = match reason {
-            DisownReason::Expired => ran_out,
-            DisownReason::Silent => silent_at.is_some_and(|at| at <= local),
+            DisownReason::Expired => ran_out || view.silent,
+            DisownReason::Silent => view.silent || silent_at.is_some_and(|at| at <= local),
             DisownReason::EntryGone => self.was_completed_by_foreigner(entry),
             DisownReason::Revoked | DisownReason::ClientStopped => true,
             _ => false,

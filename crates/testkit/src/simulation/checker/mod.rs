@@ -71,6 +71,8 @@ pub(super) struct Checker {
     resource: BTreeMap<StreamName, (FencingToken, usize)>,
     entries: Entries,
     pub(super) taking: Taking,
+    /// Until when foreign consumers hold the locks of entries.
+    foreign: BTreeMap<EntryId, Duration>,
     /// What the lock server's clock may jump forward within a TTL, *durable*.
     stated_jump: Duration,
     jumps: VecDeque<(Duration, Duration)>,
@@ -104,6 +106,7 @@ impl Checker {
             resource: BTreeMap::new(),
             entries: Entries::default(),
             taking: Taking::default(),
+            foreign: BTreeMap::new(),
             stated_jump,
             jumps: VecDeque::new(),
             set_back: false,
@@ -136,7 +139,11 @@ impl Checker {
             self.set_back = true;
             return;
         };
-        self.jumps.push_back((now, Duration::from_millis(forward)));
+        let forward = Duration::from_millis(forward);
+        self.jumps.push_back((now, forward));
+        for until in self.foreign.values_mut() {
+            *until = until.saturating_sub(forward);
+        }
         let ttl = self.longest_ttl;
         self.jumps.retain(|(at, _)| *at + ttl >= now);
         let within_ttl: Duration = self.jumps.iter().map(|(_, by)| *by).sum();

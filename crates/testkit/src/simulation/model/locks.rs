@@ -12,6 +12,9 @@ use streamlease_core::{
 
 use super::Mutant;
 
+/// How long a Go consumer's lock lasts.
+pub(in super::super) const FOREIGN_TTL_MS: u64 = 2_000;
+
 #[derive(Debug, Clone)]
 pub(in super::super) struct Locks {
     scheme: LockScheme,
@@ -116,7 +119,7 @@ impl Locks {
         }
         let key = Key {
             ours: None,
-            expires_ms: now + 2_000,
+            expires_ms: now + FOREIGN_TTL_MS,
         };
         self.wire_keys.insert(id, key);
         true

@@ -7,6 +7,7 @@ use streamlease_core::{ConsumerName, EntryId, StreamName};
 
 use super::clock::{SECOND, Time, ns};
 use super::{Event, World, trace};
+use crate::simulation::model::locks::FOREIGN_TTL_MS;
 
 /// What a foreign consumer works on.
 pub(super) struct Foreigner {
@@ -93,8 +94,12 @@ impl World {
                 return trace!(self, "a foreign consumer lost {entry}");
             }
             let nodes = &self.nodes;
+            let (at, lasts) = (
+                Duration::from_nanos(now),
+                Duration::from_millis(FOREIGN_TTL_MS),
+            );
             self.checker
-                .foreign_lock(entry, &stream, &|n| nodes[n].clock.read(now));
+                .foreign_lock(at, lasts, entry, &stream, &|n| nodes[n].clock.read(now));
         }
         let foreigner = &self.foreigners[nth];
         let ends = foreigner.until <= now || self.calm;

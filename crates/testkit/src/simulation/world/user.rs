@@ -115,10 +115,11 @@ impl World {
             return;
         };
         let n = &self.nodes[node];
-        let hangs = n.silent_until > self.now && self.mutant != Some(Mutant::HangingIsProgress);
-        if !hangs {
-            let local = n.clock.read(self.now);
+        let (hangs, local) = (n.silent_until > self.now, n.clock.read(self.now));
+        if !hangs || self.mutant == Some(Mutant::HangingIsProgress) {
             belief.report_progress(local);
+        }
+        if !hangs {
             self.checker.progress(node, entry, token, local);
         }
         let next = self.now + ns(limit / 3);
