@@ -7,6 +7,9 @@ use serde_json::json;
 /// So many workers there are at a time.
 pub(crate) const WORKERS: usize = 4;
 
+/// Kinds of faults; the last two only where writes may be lost.
+pub(crate) const KINDS: usize = 20;
+
 /// What may be asked of a round (issue 3): with lost writes less can be promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
@@ -221,7 +224,7 @@ fn draw_faults(
             return faults;
         }
         if bag.is_empty() {
-            bag = (0..18 + 2 * usize::from(class == Class::Lossy)).collect();
+            bag = (0..KINDS - 2 * usize::from(class == Class::Durable)).collect();
         }
         let kind = bag.swap_remove(rng.below(bag.len()));
         faults.push((at, draw_fault(rng, kind, ttl)));
