@@ -28,6 +28,8 @@ struct Network {
 #[derive(Debug, Default)]
 struct State {
     hold_requests: bool,
+    /// Hold requests from the next on that has this.
+    hold_from: Option<Vec<u8>>,
     hold_replies: bool,
     latency: Duration,
     cuts: Vec<Cut>,
@@ -106,9 +108,16 @@ impl Proxy {
         self.network.lock().hold_requests = true;
     }
 
+    /// Requests do not arrive from the next one on that contains this, until
+    /// [`heal`](Self::heal). So that one is executed late, and what led to it was not.
+    pub fn hold_requests_from(&self, request_has: impl AsRef<[u8]>) {
+        self.network.lock().hold_from = Some(request_has.as_ref().to_vec());
+    }
+
     /// Ends every partition; what was held arrives now.
     pub fn heal(&self) {
         let mut state = self.network.lock();
+        state.hold_from = None;
         (state.hold_requests, state.hold_replies) = (false, false);
         self.network.changed.notify_all();
     }
@@ -234,6 +243,9 @@ impl Network {
                     return Err(err);
                 }
             };
+            if direction == Direction::Requests {
+                self.begin_hold(&chunk[..n]);
+            }
             if !self.pass(id, direction) {
                 return Ok(());
             }
@@ -278,6 +290,15 @@ impl Network {
             })
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         state.connections.contains_key(&id)
+    }
+
+    fn begin_hold(&self, request: &[u8]) {
+        let mut state = self.lock();
+        let begins = |pattern: &Vec<u8>| contains(request, pattern);
+        if state.hold_from.as_ref().is_some_and(begins) {
+            state.hold_from = None;
+            state.hold_requests = true;
+        }
     }
 
     fn arm_cut(&self, id: u64, request: &[u8]) {
@@ -396,6 +417,26 @@ mod tests {
         proxy.heal();
         eventually_blocking("the late INCR", SOON, || count(&server) == 1);
         assert_eq!(incr(&mut connect(&proxy)).unwrap(), 2);
+    }
+
+    #[test]
+    fn requests_are_held_from_the_one_that_is_named() {
+        let server = RedisServer::start();
+        let proxy = Proxy::start(server.addr());
+        let (mut first, mut second) = (connect(&proxy), connect(&proxy));
+        proxy.hold_requests_from("INCR");
+        let other = redis::cmd("SET").arg("k").arg("v").exec(&mut first);
+        assert!(other.is_ok(), "another is not held");
+        let asking = thread::spawn(move || incr(&mut first));
+        eventually_blocking("the hold", SOON, || proxy.network.lock().hold_requests);
+        second
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        assert!(incr(&mut second).is_err(), "nor does anything after it");
+        assert_eq!(count(&server), 0);
+        proxy.heal();
+        asking.join().unwrap().unwrap();
+        eventually_blocking("the late INCR", SOON, || count(&server) == 2);
     }
 
     #[test]

@@ -87,13 +87,16 @@ fn as_test(args: &[String]) -> ExitCode {
     }
     let mut summary = Summary::default();
     let second = Duration::from_secs(1);
-    for (seed, class, locks) in [
+    let plans = [
         (7, Class::Durable, Locks::PerStream),
         (8, Class::Durable, Locks::Session),
-        (9, Class::Lossy, Locks::Session),
-    ] {
-        summary.run(&Plan::new(seed, class, locks, second, second * 9));
-    }
+        (36, Class::Lossy, Locks::Session),
+    ]
+    .map(|(seed, class, locks)| Plan::new(seed, class, locks, second, second * 9));
+    let planned = plans.iter().flat_map(|plan| &plan.faults);
+    let kinds: BTreeSet<_> = planned.map(|(_, fault)| fault.kind()).collect();
+    assert_eq!(kinds.len(), plan::KINDS, "the short run has only {kinds:?}");
+    plans.iter().for_each(|plan| summary.run(plan));
     let code = summary.conclude();
     println!(
         "test {NAME} ... {}",

@@ -7,6 +7,9 @@ use serde_json::json;
 /// So many workers there are at a time.
 pub(crate) const WORKERS: usize = 4;
 
+/// Kinds of faults; the last two only where writes may be lost.
+pub(crate) const KINDS: usize = 20;
+
 /// What may be asked of a round (issue 3): with lost writes less can be promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
@@ -115,6 +118,12 @@ pub(crate) enum Fault {
         worker: usize,
         time: Duration,
     },
+    /// From the next request about an entry on: a claim or an end comes late,
+    /// though the acquire before it did not.
+    DelayEntry {
+        worker: usize,
+        time: Duration,
+    },
     PartitionOfAll {
         time: Duration,
     },
@@ -189,6 +198,7 @@ impl Fault {
             Self::Partition { .. } => "partition",
             Self::LoseReplies { .. } => "replies held",
             Self::LoseRequests { .. } => "requests held",
+            Self::DelayEntry { .. } => "requests held, from one about an entry on",
             Self::PartitionOfAll { .. } => "partition of all",
             Self::ScriptFlush => "SCRIPT FLUSH",
             Self::ClientKill { .. } => "CLIENT KILL",
@@ -214,7 +224,7 @@ fn draw_faults(
             return faults;
         }
         if bag.is_empty() {
-            bag = (0..17 + 2 * usize::from(class == Class::Lossy)).collect();
+            bag = (0..KINDS - 2 * usize::from(class == Class::Durable)).collect();
         }
         let kind = bag.swap_remove(rng.below(bag.len()));
         faults.push((at, draw_fault(rng, kind, ttl)));
@@ -285,7 +295,11 @@ fn draw_fault(rng: &mut Rng, kind: usize, ttl: Duration) -> Fault {
         16 => Fault::ClientKill {
             kind: ["normal", "pubsub"][rng.below(2)],
         },
-        17 => Fault::FlushAll,
+        17 => Fault::DelayEntry {
+            worker,
+            time: ttls(1.2, 3.0),
+        },
+        18 => Fault::FlushAll,
         _ => Fault::RedisForgets {
             down: ttls(0.0, 1.5),
             // Up to about a second's.

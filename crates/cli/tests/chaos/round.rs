@@ -345,6 +345,11 @@ impl<'a> Round<'a> {
                 self.fleet.proxy(worker).hold_requests();
                 self.later(time, Task::Heal(worker));
             }
+            Fault::DelayEntry { worker, time } => {
+                // The key that claims, completions and hand backs have in common.
+                self.fleet.proxy(worker).hold_requests_from(":tokens");
+                self.later(time, Task::Heal(worker));
+            }
             Fault::PartitionOfAll { time } => {
                 self.fleet.proxies().for_each(|proxy| proxy.partition());
                 self.later(time, Task::HealAll);
