@@ -313,6 +313,11 @@ impl Machine {
                 suspect.stage = Stage::TakeOver;
                 suspect.not_before = retry_at;
             }
+            // It lives: the lock server's clock was set back. What is held by it
+            // is not to be waited for any more; if it dies again, beats tell.
+            Ok(Reply::Buried(false)) => {
+                self.orphans.suspects.remove(key);
+            }
             _ => suspect.not_before = retry_at,
         }
     }

@@ -551,3 +551,20 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
     rig.input(Input::EventsTaken(1));
     assert!(rig.has("Quarantine") && !rig.has("Fetch"));
 }
+
+/// Simulated seed 77657: the lock server's clock was set back, so that a session
+/// that a beat had told dead lived on. Its burial was asked for without end, and
+/// what it held was probed once per TTL by everybody.
+#[test]
+fn a_session_that_a_clock_set_back_revived_is_suspected_no_more() {
+    let mut rig = Rig::new(LockScheme::PerStream);
+    rig.beat_with(|reply| reply.dead = dead(&["b"]));
+    rig.housekeep();
+    rig.answer("Bury", Reply::Buried(false));
+    rig.live(TTL * 3);
+    assert!(!rig.has("Bury"), "asked for again");
+    // If it dies after all, beats tell of it again.
+    rig.beat_with(|reply| reply.dead = dead(&["b"]));
+    rig.housekeep();
+    assert!(rig.has("Bury"));
+}

@@ -151,12 +151,9 @@ impl World {
     /// By hand, a claim that lost or found no room is made again when the next
     /// sweep reports the stream.
     fn by_hand(&self) -> Time {
-        let longest = self.longest_ttl();
-        let sweeps = 2 * (longest.sweep_interval() + longest.beat_interval());
-        if self.plan.manual == Manual::Nobody {
-            0
-        } else {
-            ns(sweeps)
+        match self.plan.manual {
+            Manual::Nobody => 0,
+            Manual::Some | Manual::All => self.two_sweeps(),
         }
     }
 
@@ -219,7 +216,8 @@ impl World {
         let (number, lost) = (freed.len(), slow.map(|slow| self.checker.lost(slow)));
         self.checker.count_taking(freed);
         self.crash(victim);
-        let in_time = self.run_until(crashed + dies_within + self.taken_within(number), leased);
+        let within = dies_within + self.taken_within(victim, number);
+        let in_time = self.run_until(crashed + within, leased);
         if let (Some(slow), Some(lost)) = (slow, lost)
             && self.checker.lost(slow) > lost
         {
@@ -237,8 +235,8 @@ impl World {
         let failover = Duration::from_nanos((self.now - crashed).saturating_sub(dies_within));
         self.run_until(self.now + ttl, |_| false);
         let herd = self.check_herd(victim, number, self.now - crashed);
-        // By hand it takes as long as the users do.
-        let by_itself = self.plan.manual == Manual::Nobody;
+        // By hand it takes as long as the users do, and see `taken_within`.
+        let by_itself = self.plan.manual == Manual::Nobody && !self.is_shared(victim);
         (by_itself.then_some(failover), herd)
     }
 
@@ -255,14 +253,31 @@ impl World {
     }
 
     /// Beyond the TTL of the dead.
-    fn taken_within(&self, streams: usize) -> Time {
+    fn taken_within(&self, victim: usize, streams: usize) -> Time {
         let pages = (BETWEEN_PAGES + 2 * TRAVEL) * streams as u32;
         // A look is a beat, a list and an inspection; then acquire and claim.
         let steps = 2 * 5 * TRAVEL;
         // Who has no room for a moment comes again for the rest of the list in
         // a quarter of a TTL.
         let again = self.checker.longest_ttl / 4;
-        ns(LOOK_JITTER + LATEST_TURN + pages + steps + again) + self.by_hand()
+        // What is pending at a name that lives is its bearer's for a TTL more:
+        // two sweeps have to see it unlocked.
+        let shared = match self.is_shared(victim) {
+            true => ns(self.longest_ttl().ttl) + self.two_sweeps(),
+            false => 0,
+        };
+        ns(LOOK_JITTER + LATEST_TURN + pages + steps + again) + shared + self.by_hand()
+    }
+
+    /// Whether somebody who runs has the name of that process, which is dead.
+    fn is_shared(&self, victim: usize) -> bool {
+        let name = &self.nodes[victim].name;
+        self.running().any(|n| self.nodes[n].name == *name)
+    }
+
+    fn two_sweeps(&self) -> Time {
+        let longest = self.longest_ttl();
+        ns(2 * (longest.sweep_interval() + longest.beat_interval()))
     }
 
     /// R11: a claim per stream, and an acquire per stream and survivor for each
@@ -271,9 +286,8 @@ impl World {
     /// the other probes it once per TTL. In thousandths per stream and survivor.
     fn check_herd(&mut self, victim: usize, streams: usize, lasted: Time) -> u64 {
         let survivors: Vec<_> = self.running().map(|n| &self.nodes[n].name).collect();
-        let dead = &self.nodes[victim].name;
-        let names: BTreeSet<_> = survivors.iter().copied().chain([dead]).collect();
-        let each = match names.len() == survivors.len() + 1 {
+        let names: BTreeSet<_> = survivors.iter().collect();
+        let each = match names.len() == survivors.len() && !self.is_shared(victim) {
             true => 2,
             false => 3 + lasted / ns(self.plan.ttl),
         };
