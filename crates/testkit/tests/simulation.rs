@@ -123,6 +123,11 @@ fn a_session_that_a_clock_set_back_revived_was_suspected_for_ever() {
 }
 
 #[test]
+fn an_orphan_that_found_no_room_at_its_turn_was_left_to_the_sweep() {
+    holds(7_582);
+}
+
+#[test]
 fn a_clock_that_stops_is_found() {
     assert!(breaks(Mutant::ClockStops, "R1"));
 }
