@@ -3,6 +3,9 @@
 //!
 //! `cargo bench -p streamlease-benches --bench assign [-- --smoke] [-- --json FILE]`
 //!
+//! `--only session|per-stream` and `--streams N` choose cells (the reference is
+//! always measured), `--rounds N` how often the shares of a burst are (0: not).
+//!
 //! Beside it, from the same run: `bare`, a loop over the backend's own commands
 //! and scripts, several pages at a time, without state machine, leases or
 //! events; and `one by one`, the algorithm of the Go library ([`wire`]), which
@@ -14,11 +17,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use streamlease_backend_redis_rs::RedisBackend;
-use streamlease_benches::{RedisUsage, Table, announcements, is_smoke, runtime, wire};
+use streamlease_benches::{
+    RedisUsage, Table, announcements, is_smoke, name_of, number_of, runtime, schemes, wire,
+};
 use streamlease_core::{
-    Acquire, AcquireOutcome, BackendProvider, Client, CompleteOutcome, ConsumerName, Event, Fenced,
-    FencingToken, FetchRequest, LeaseRef, LockScheme, Producer, Release, ServiceName, Session,
-    SessionId,
+    Acquire, AcquireOutcome, BackendProvider, Client, CompleteOutcome, ConsumerName, Event, Events,
+    Fenced, FencingToken, FetchRequest, LeaseRef, LockScheme, Producer, Release, ServiceName,
+    Session, SessionId,
 };
 use streamlease_runtime_tokio::TokioRuntime;
 use streamlease_tests::RedisServer;
@@ -42,7 +47,9 @@ enum What {
 }
 
 fn main() -> std::io::Result<()> {
-    let streams = if is_smoke() { 500 } else { 50_000 };
+    let (streams, rounds) = if is_smoke() { (500, 1) } else { (50_000, 5) };
+    let streams = number_of("--streams").unwrap_or(streams);
+    let schemes: Vec<LockScheme> = schemes().into_iter().flatten().collect();
     let mut table = Table::new(
         "assign: submit, StreamAdded, complete (64 bytes of info)",
         &[
@@ -52,22 +59,27 @@ fn main() -> std::io::Result<()> {
             "streams/s",
             "Redis CPU us/stream",
             "commands/stream",
+            "scripts/1000",
+            "fetches/1000",
             "of bare",
             "x one by one",
         ],
     );
     for consumers in [1, 4] {
         let one_by_one = measure(What::OneByOne, consumers, streams);
-        for scheme in [LockScheme::Session, LockScheme::PerStream] {
+        for &scheme in &schemes {
             let bare = measure(What::Bare(scheme), consumers, streams);
             let ours = measure(What::Ours(scheme), consumers, streams);
-            let locks = format!("{scheme:?}");
+            let locks = name_of(Some(scheme)).to_owned();
             for (what, figures) in [("streamlease", ours), ("bare", bare)] {
                 let mut row = vec![what.to_owned(), locks.clone(), consumers.to_string()];
                 row.extend(figures.cells());
                 row.push(format!("{:.0} %", 100.0 * figures.rate / bare.rate));
                 row.push(format!("{:.1}", figures.rate / one_by_one.rate));
                 table.row(row);
+            }
+            if scheme == LockScheme::Session {
+                budgets(&mut table, consumers, ours, bare, one_by_one);
             }
         }
         let mut row = vec!["one by one".to_owned(), "wire".to_owned()];
@@ -76,7 +88,108 @@ fn main() -> std::io::Result<()> {
         row.extend(["-".to_owned(), "1.0".to_owned()]);
         table.row(row);
     }
+    for scheme in schemes {
+        for burst in [streams / 50, streams / 5] {
+            shares(
+                &mut table,
+                scheme,
+                burst,
+                number_of("--rounds").unwrap_or(rounds),
+            );
+        }
+    }
     table.finish()
+}
+
+/// What `design.md` asks of session leases.
+fn budgets(table: &mut Table, consumers: usize, ours: Figures, bare: Figures, reference: Figures) {
+    let what = |budget: &str| format!("session, {consumers} consumer(s), {budget}");
+    let (of_bare, times) = (ours.rate / bare.rate, ours.rate / reference.rate);
+    let text = format!("{:.0} %", 100.0 * of_bare);
+    table.budget(&what("at least 60 % of bare"), &text, of_bare >= 0.6);
+    let text = format!("{times:.1}");
+    table.budget(&what("at least 3 x one by one"), &text, times >= 3.0);
+    let text = format!("{:.1}", ours.redis_us);
+    let cheap = ours.redis_us <= 15.0;
+    table.budget(&what("at most 15 us of Redis per stream"), &text, cheap);
+}
+
+/// How four consumers that were there before a burst share it, and how far the
+/// furthest share was from a quarter, over all rounds.
+fn shares(table: &mut Table, scheme: LockScheme, burst: usize, rounds: usize) {
+    const CONSUMERS: usize = 4;
+    let mut worst = (0.0, Vec::new());
+    for _ in 0..rounds {
+        let server = RedisServer::builder().start();
+        let shares = runtime().block_on(share(&server, scheme, CONSUMERS, burst));
+        let equal = burst as f64 / CONSUMERS as f64;
+        let off = shares
+            .iter()
+            .map(|share| (*share as f64 / equal - 1.0).abs());
+        let off = off.fold(0.0, f64::max);
+        if off >= worst.0 {
+            worst = (off, shares);
+        }
+    }
+    if rounds == 0 {
+        return;
+    }
+    let what = format!(
+        "{}, {CONSUMERS} consumers share {burst} streams within 20 % of equal, {rounds} rounds",
+        name_of(Some(scheme))
+    );
+    let (off, shares) = worst;
+    let measured = format!("at worst {shares:?}, {:.0} % off", 100.0 * off);
+    eprintln!("{what}: {measured}");
+    table.budget(&what, &measured, off <= 0.2);
+}
+
+/// How many each holds when all are held.
+async fn share(
+    server: &RedisServer,
+    scheme: LockScheme,
+    consumers: usize,
+    burst: usize,
+) -> Vec<usize> {
+    let backend = RedisBackend::connect(server.url()).await.unwrap();
+    let backend = backend.with_lock_scheme(scheme);
+    let finish = Finish::after(burst);
+    let held: Arc<Vec<AtomicUsize>> = Arc::new((0..consumers).map(|_| 0.into()).collect());
+    let mut clients = Vec::new();
+    let mut tasks = JoinSet::new();
+    for n in 0..consumers {
+        let client = start(&backend, n, burst).await;
+        let mut events = client.1;
+        let (held, finish) = (held.clone(), finish.clone());
+        tasks.spawn(async move {
+            let mut leases = Vec::new();
+            while let Some(event) = events.next().await {
+                if let Event::StreamAdded(lease) = event {
+                    leases.push(lease);
+                    held[n].fetch_add(1, Ordering::Relaxed);
+                    finish.completed(1);
+                }
+            }
+        });
+        clients.push(client.0);
+    }
+    // Until each knows how many they are.
+    tokio::time::sleep(TTL / 2).await;
+    run(server, &backend, burst, &finish).await;
+    held.iter().map(|n| n.load(Ordering::Relaxed)).collect()
+}
+
+async fn start(backend: &RedisBackend, n: usize, capacity: usize) -> (Client, Events) {
+    let client = Client::builder(SERVICE)
+        .consumer(format!("c{n}"))
+        .backend(backend.clone())
+        .runtime(TokioRuntime::new())
+        .ttl(TTL)
+        .capacity(capacity)
+        .build()
+        .unwrap();
+    let events = client.start().await.unwrap();
+    (client, events)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,14 +197,18 @@ struct Figures {
     rate: f64,
     redis_us: f64,
     commands: f64,
+    scripts: f64,
+    fetches: f64,
 }
 
 impl Figures {
-    fn cells(self) -> [String; 3] {
+    fn cells(self) -> [String; 5] {
         [
             format!("{:.0}", self.rate),
             format!("{:.1}", self.redis_us),
             format!("{:.3}", self.commands),
+            format!("{:.1}", self.scripts),
+            format!("{:.1}", self.fetches),
         ]
     }
 }
@@ -111,6 +228,8 @@ fn measure(what: What, consumers: usize, streams: usize) -> Figures {
         rate: streams as f64 / took.as_secs_f64(),
         redis_us: used.cpu.as_secs_f64() * 1e6 / streams as f64,
         commands: used.commands as f64 / streams as f64,
+        scripts: used.scripts as f64 * 1e3 / streams as f64,
+        fetches: used.fetches as f64 * 1e3 / streams as f64,
     }
 }
 
@@ -168,14 +287,7 @@ async fn ours(
     let mut clients = Vec::new();
     let mut tasks = JoinSet::new();
     for n in 0..consumers {
-        let client = Client::builder(SERVICE)
-            .consumer(format!("c{n}"))
-            .backend(backend.clone())
-            .runtime(TokioRuntime::new())
-            .ttl(TTL)
-            .build()
-            .unwrap();
-        let events = client.start().await.unwrap();
+        let (client, events) = start(&backend, n, 1_000).await;
         let events = Arc::new(Mutex::new(events));
         for _ in 0..TASKS / consumers {
             let (events, finish) = (events.clone(), finish.clone());

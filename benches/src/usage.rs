@@ -12,6 +12,10 @@ pub struct RedisUsage {
     pub cpu: Duration,
     /// Commands, those inside of scripts included.
     pub commands: u64,
+    /// Calls of scripts: what is done in pages.
+    pub scripts: u64,
+    /// Reads of the group.
+    pub fetches: u64,
 }
 
 impl RedisUsage {
@@ -22,9 +26,12 @@ impl RedisUsage {
         let seconds =
             field(&cpu, "used_cpu_user_main_thread") + field(&cpu, "used_cpu_sys_main_thread");
         let stats = info(&mut connection, "stats");
+        let calls = info(&mut connection, "commandstats");
         Self {
             cpu: Duration::from_secs_f64(seconds),
             commands: field(&stats, "total_commands_processed") as u64,
+            scripts: calls_of(&calls, "evalsha"),
+            fetches: calls_of(&calls, "xreadgroup"),
         }
     }
 
@@ -33,6 +40,8 @@ impl RedisUsage {
         Self {
             cpu: self.cpu.saturating_sub(earlier.cpu),
             commands: self.commands - earlier.commands,
+            scripts: self.scripts - earlier.scripts,
+            fetches: self.fetches - earlier.fetches,
         }
     }
 }
@@ -48,6 +57,14 @@ fn field(info: &str, name: &str) -> f64 {
         .next()
         .unwrap_or_else(|| panic!("INFO has no {name}"));
     value.trim().parse().unwrap()
+}
+
+/// How often a command was called; 0 if never.
+fn calls_of(info: &str, command: &str) -> u64 {
+    let start = format!("cmdstat_{command}:calls=");
+    let calls = info.lines().find_map(|line| line.strip_prefix(&start));
+    let calls = calls.and_then(|line| line.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
 /// What this process has used since it started.

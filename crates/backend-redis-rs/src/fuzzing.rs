@@ -61,7 +61,7 @@ fn written_pieces(pieces: &[&[u8]]) -> Vec<u8> {
 /// replies: none panics, and what is refused is a protocol error.
 pub fn redis_reply(shape: &[u8]) {
     let value = tree(&mut Bytes(shape), 0);
-    let errors: [Option<Error>; 17] = [
+    let errors: [Option<Error>; 18] = [
         decode::list(value.clone()).err(),
         decode::pairs(value.clone()).err(),
         decode::text(value.clone()).err(),
@@ -74,6 +74,7 @@ pub fn redis_reply(shape: &[u8]) {
         decode::delivery(value.clone()).err(),
         decode::fetched(value.clone()).err(),
         decode::pending_page(value.clone()).err(),
+        decode::pending_ids(value.clone()).err(),
         decode::consumer_state(value.clone()).err(),
         decode::group_state(value.clone(), "g").err(),
         decode::quarantined(value.clone()).err(),

@@ -201,16 +201,17 @@ impl RedisTransport {
     }
 
     async fn pending_among(&self, ids: &[EntryId]) -> Result<PendingPage> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
         let calls: Vec<Call> = ids
             .chunks(PAGE)
             .map(|page| {
                 let mut call = self.call();
-                call.arg(&self.keys.group)
-                    .arg(PAGE_BYTES.to_string())
-                    .arg("ids");
-                page.iter().for_each(|id| {
-                    call.arg(id.to_string());
-                });
+                call.arg(&self.keys.group).arg(PAGE_BYTES.to_string());
+                call.arg("ids");
+                add_span(&mut call, page.iter().copied());
+                call.args(page.iter().map(ToString::to_string));
                 call
             })
             .collect();
@@ -222,8 +223,6 @@ impl RedisTransport {
         {
             entries.append(&mut decode::pending_page(reply)?.0);
         }
-        entries.sort_by_key(|pending| pending.entry);
-        entries.dedup_by_key(|pending| pending.entry);
         Ok(PendingPage {
             entries,
             next: None,
@@ -372,11 +371,8 @@ impl Transport for RedisTransport {
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
         let pages = pages_without_repeats(claims, |claim| claim.entry);
         let fill = |call: &mut Call, page: &[Fenced]| {
-            let ids = || page.iter().map(|claim| claim.entry);
-            let (low, high) = (ids().min(), ids().max());
             call.arg(&self.keys.group).arg(consumer.as_str());
-            call.arg(low.unwrap_or(EntryId::MIN).to_string());
-            call.arg(high.unwrap_or(EntryId::MIN).to_string());
+            add_span(call, page.iter().map(|claim| claim.entry));
             add_fenced(call, page);
         };
         let read = |reply| claimed(consumer, reply);
@@ -409,15 +405,15 @@ impl Transport for RedisTransport {
         consumer: &ConsumerName,
         entries: &[HandBack],
     ) -> Result<Vec<HandBackOutcome>> {
-        let pages = entries.chunks(PAGE).collect();
+        let pages = pages_without_repeats(entries, |back| back.entry);
         let fill = |call: &mut Call, page: &[HandBack]| {
             call.key(&self.keys.hints);
             call.arg(&self.keys.group).arg(consumer.as_str());
             call.arg(HANDED_BACK_IDLE.as_millis().to_string());
-            for back in page {
-                call.arg(back.entry.to_string()).arg(digits(back.token));
-                call.arg(if back.failed { "1" } else { "0" });
-            }
+            add_span(call, page.iter().map(|back| back.entry));
+            call.args(page.iter().map(|back| back.entry.to_string()));
+            call.args(page.iter().map(|back| digits(back.token)));
+            call.args(page.iter().map(|back| if back.failed { "1" } else { "0" }));
         };
         let read = |reply| {
             Ok(match ended(reply)? {
@@ -553,6 +549,13 @@ impl Transport for RedisTransport {
             .map(|reply| Ok(decode::number(reply)? == 1))
             .collect()
     }
+}
+
+/// The least and the greatest id of a page.
+fn add_span(call: &mut Call, ids: impl Iterator<Item = EntryId> + Clone) {
+    let (low, high) = (ids.clone().min(), ids.max());
+    call.arg(low.unwrap_or(EntryId::MIN).to_string());
+    call.arg(high.unwrap_or(EntryId::MIN).to_string());
 }
 
 fn add_fenced(call: &mut Call, page: &[Fenced]) {

@@ -322,6 +322,13 @@ impl ClientBuilder {
     }
 
     /// Owners that may fail on an entry before it is parked; `None`: any number. Default 5.
+    ///
+    /// An owner fails by [`Lease::fail`](crate::Lease::fail), by being silent for
+    /// longer than `max_silence`, or by ending without handing back: a crash, a
+    /// kill, a lease that ran out. The count belongs to the entry and never goes
+    /// down while it is on the LBS, however long its owners held it in between.
+    /// For streams that live for months, and so see crashes that are not their
+    /// fault, set more, or `None`.
     pub fn quarantine_after(mut self, failures: Option<u32>) -> Self {
         self.settings.quarantine_after = failures;
         self

@@ -1,47 +1,49 @@
 -- A page of what is pending, each with its fencing record and its fields.
 -- Drops what is pending but deleted from the stream.
 -- KEYS: LBS, fencing records.
--- ARGV: group, most bytes, then either 'page', after, limit [, consumer] or 'ids', id…
+-- ARGV: group, most bytes, then either 'page', after, limit [, consumer], or 'ids',
+-- the least and the greatest id, the ids.
+-- Returns the rows, and the last id looked at if there are more.
 local lbs, tokens = KEYS[1], KEYS[2]
 local group, budget = ARGV[1], tonumber(ARGV[2])
-local rows = {}
 
-local function add(row)
-  local id = row[1]
-  local fields = fields_of(lbs, id)
-  if not fields then
-    clear(lbs, group, tokens, id)
-    return
-  end
-  local token, handed, failures = record(tokens, id)
-  rows[#rows + 1] = {id, row[2], row[3], row[4], token, handed and 1 or 0, failures, fields}
-  for f = 1, #fields do
-    budget = budget - #fields[f]
-  end
-end
-
+local found, more = {}, false
 if ARGV[3] == 'ids' then
-  for i = 4, #ARGV do
-    local found = redis.call('XPENDING', lbs, group, ARGV[i], ARGV[i], 1)
-    if found[1] then
-      add(found[1])
-    end
+  local wanted = {unpack(ARGV, 6)}
+  local rows = pending_rows(lbs, group, wanted, ARGV[4], ARGV[5])
+  for i = 1, #wanted do
+    found[#found + 1] = rows[wanted[i]]
   end
-  return {rows, false}
+else
+  local limit = tonumber(ARGV[5])
+  found = redis.call('XPENDING', lbs, group, '(' .. ARGV[4], '+', limit, unpack(ARGV, 6))
+  more = #found == limit and found[#found][1]
+end
+if #found == 0 then
+  return {{}, false}
 end
 
-local after, limit = '(' .. ARGV[4], tonumber(ARGV[5])
-local found
-if ARGV[6] then
-  found = redis.call('XPENDING', lbs, group, after, '+', limit, ARGV[6])
-else
-  found = redis.call('XPENDING', lbs, group, after, '+', limit)
-end
+local ids = {}
 for i = 1, #found do
-  add(found[i])
-  -- Huge payloads: a shorter page, so that neither server nor caller chokes.
-  if budget <= 0 and i < #found then
-    return {rows, found[i][1]}
+  ids[i] = found[i][1]
+end
+local stored = redis.call('HMGET', tokens, unpack(ids))
+local rows = {}
+for i = 1, #found do
+  local id, row = ids[i], found[i]
+  local fields = fields_of(lbs, id)
+  if fields then
+    local token, handed, failures = parse_record(stored[i])
+    rows[#rows + 1] = {id, row[2], row[3], row[4], token, handed and 1 or 0, failures, fields}
+    for f = 1, #fields do
+      budget = budget - #fields[f]
+    end
+    -- Huge payloads: a shorter page, so that neither server nor caller chokes.
+    if budget <= 0 and i < #found and ARGV[3] == 'page' then
+      return {rows, id}
+    end
+  else
+    clear(lbs, group, tokens, id)
   end
 end
-return {rows, #found == limit and found[#found][1] or false}
+return {rows, more}

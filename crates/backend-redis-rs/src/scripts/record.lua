@@ -16,15 +16,13 @@ local function parse_record(value)
 end
 
 local function format_record(token, handed, failures)
-  return token .. ':' .. (handed and '1' or '0') .. ':' .. string.format('%d', failures)
+  -- Mostly there are none, and formatting is dear.
+  failures = failures == 0 and '0' or string.format('%d', failures)
+  return token .. (handed and ':1:' or ':0:') .. failures
 end
 
 local function record(tokens, id)
   return parse_record(redis.call('HGET', tokens, id))
-end
-
-local function remember(tokens, id, token, handed, failures)
-  redis.call('HSET', tokens, id, format_record(token, handed, failures))
 end
 
 -- The raw fields of an entry, nil if it is not on the LBS (any more).
@@ -37,6 +35,22 @@ end
 local function pending_at(lbs, group, id)
   local rows = redis.call('XPENDING', lbs, group, id, id, 1)
   return rows[1] and rows[1][2]
+end
+
+-- The rows of the pending list for these entries, by entry. `low` and `high` are the
+-- least and the greatest: a page is mostly a run of that list, and one look costs
+-- less than one each. What lies beyond the limit is looked up singly.
+local function pending_rows(lbs, group, ids, low, high)
+  local limit = 2 * #ids
+  local found = redis.call('XPENDING', lbs, group, low, high, limit)
+  local rows = {}
+  for i = 1, #found do
+    rows[found[i][1]] = found[i]
+  end
+  for i = 1, #found == limit and #ids or 0 do
+    rows[ids[i]] = rows[ids[i]] or redis.call('XPENDING', lbs, group, ids[i], ids[i], 1)[1]
+  end
+  return rows
 end
 
 -- What somebody else may have left of an entry that is off the LBS.

@@ -28,6 +28,14 @@ local function parse_owner(value)
   end
 end
 
+-- The token, entry and attempt of a value, if it is one of this session's. Faster
+-- than looking for the owner's end.
+local function parse_owned(value, who)
+  if starts_with(value, who .. '/') then
+    return string.match(value, '^(%d+)/(%d+%-%d+)/(%x+)$', #who + 2)
+  end
+end
+
 -- Deadlines are looked up once per call. 0: not known, or declared dead.
 local deadlines = {}
 local function deadline_of(who)

@@ -25,8 +25,8 @@ if #streams > 0 then
   local taken, mine = {}, {}
   start_minting(counter_key)
   for i, stream in ipairs(streams) do
-    local who, had, entry = parse_owner(values[i])
-    if who == dead then
+    local had, entry = parse_owned(values[i], dead)
+    if had then
       local token = mint(had)
       taken[#taken + 1] = stream
       taken[#taken + 1] = session .. '/' .. token .. '/' .. entry .. '/' .. attempt

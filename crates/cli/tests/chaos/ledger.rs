@@ -5,7 +5,8 @@
 //! stale in; whether it keeps the *rightful* owners in is what the checks ask.
 //!
 //! At the end of a piece of work it also looks at the LBS: the entry must be there
-//! still, for nobody but this owner may complete it, and it has not yet.
+//! still, for nobody but this owner may complete it, and it has not yet; and the LBS
+//! must remember its token, which no delayed claim may lower.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -100,9 +101,9 @@ fn serve(mut client: TcpStream, books: &Mutex<Books>, redis: Option<&str>) {
         if let (Some(redis), [what, stream, entry, token]) =
             (redis, &line.split(' ').collect::<Vec<_>>()[..])
             && (*what, &*answer) == ("finish", "ok")
-            && let Ok(is_there) = is_on_lbs(redis, entry)
+            && let Ok(found) = look(redis, entry)
         {
-            open().looked(stream, entry, token, is_there);
+            open().looked(stream, entry, token, &found);
         }
         if client.write_all(format!("{answer}\n").as_bytes()).is_err() {
             // It was killed meanwhile; what it wrote stands.
@@ -111,32 +112,59 @@ fn serve(mut client: TcpStream, books: &Mutex<Books>, redis: Option<&str>) {
     }
 }
 
-/// Whether the entry is on the LBS or in quarantine; an error if Redis does not say.
-fn is_on_lbs(redis: &str, entry: &str) -> redis::RedisResult<bool> {
+/// An entry on the LBS.
+#[derive(Debug, Default)]
+struct Found {
+    is_there: bool,
+    is_parked: bool,
+    /// As text: the token that the LBS remembers, and what else it does.
+    record: Option<String>,
+}
+
+/// An error if Redis does not say.
+fn look(redis: &str, entry: &str) -> redis::RedisResult<Found> {
     const SOON: Duration = Duration::from_millis(300);
     let mut redis = redis::Client::open(redis)?.get_connection_with_timeout(SOON)?;
     redis.set_read_timeout(Some(SOON))?;
     let lbs = format!("{SERVICE}-input");
-    let (found, parked): (Vec<Value>, bool) = redis::pipe()
+    let (found, is_parked, record): (Vec<Value>, bool, Option<String>) = redis::pipe()
         .atomic()
         .cmd("XRANGE")
         .arg(&[&lbs, entry, entry])
         .cmd("HEXISTS")
         .arg(&[&format!("{{{lbs}}}:quarantine"), entry])
+        .cmd("HGET")
+        .arg(&[&format!("{{{lbs}}}:tokens"), entry])
         .query(&mut redis)?;
-    Ok(parked || !found.is_empty())
+    Ok(Found {
+        is_there: !found.is_empty(),
+        is_parked,
+        record,
+    })
 }
 
 impl Books {
-    /// What the LBS said when the owner with this token had finished.
-    fn looked(&mut self, stream: &str, entry: &str, token: &str, is_there: bool) {
+    /// What was found on the LBS when the owner with this token had finished.
+    fn looked(&mut self, stream: &str, entry: &str, token: &str, found: &Found) {
         self.looks += 1;
+        let Ok(token) = token.parse::<u64>() else {
+            return;
+        };
+        // A later owner may have completed it while Redis was asked, or parked it.
         let greatest = self.streams.get(stream).map(|fence| fence.greatest);
-        // A later owner may have completed it while Redis was asked.
-        if !is_there && greatest == token.parse().ok() {
-            self.violations.push(format!(
-                "gone from the LBS under its owner: stream={stream} entry={entry} token={token}"
-            ));
+        if greatest != Some(token) || found.is_parked {
+            return;
+        }
+        let label = format!("stream={stream} entry={entry} token={token}");
+        let remembered = found.record.as_ref().and_then(|r| r.split(':').next());
+        let remembered: Option<u64> = remembered.and_then(|digits| digits.parse().ok());
+        if !found.is_there {
+            let violation = format!("gone from the LBS under its owner: {label}");
+            self.violations.push(violation);
+        } else if remembered.is_none_or(|remembered| remembered < token) {
+            let violation =
+                format!("the LBS has forgotten its owner, and remembers {remembered:?}: {label}");
+            self.violations.push(violation);
         }
     }
 

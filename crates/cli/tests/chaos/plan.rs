@@ -167,7 +167,7 @@ impl Plan {
     /// whose session Redis has lost is left alone for five seconds. Then come the
     /// work itself, and time for a machine that does other things, too.
     pub(crate) fn bound(&self) -> Duration {
-        self.ttl * (1 + 2 + 2 + 4) + Duration::from_secs(5) + self.ttl * 3 + Duration::from_secs(20)
+        self.ttl * (1 + 2 + 2 + 4) + Duration::from_secs(5) + self.ttl * 4 + Duration::from_secs(20)
     }
 }
 
@@ -323,6 +323,8 @@ fn draw_work(rng: &mut Rng, number: usize, ttl: Duration) -> Work {
     let info = json!({
         "parts": 2 + rng.below(6),
         "work_ms": time.as_millis() as u64,
+        // For whoever is not the first.
+        "check_ms": rng.between(Duration::ZERO, ttl).as_millis() as u64,
         // So many of those who begin it exit with 1.
         "fails": usize::from(rng.below(12) == 0) + usize::from(rng.below(40) == 0),
     });

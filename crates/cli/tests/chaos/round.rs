@@ -25,7 +25,7 @@ pub(crate) struct Outcome {
     pub(crate) accepted: u64,
     pub(crate) refused: usize,
     pub(crate) failed_starts: u64,
-    /// Connections that the proxies cut, half of a reply or none having got through.
+    /// Connections that the proxies cut, all at once or in the middle of a reply.
     pub(crate) cut: u64,
     /// Ends of work at which the LBS was looked at.
     pub(crate) looks: u64,

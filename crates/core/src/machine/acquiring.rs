@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::items::{Ending, Holding, Lock, Origin, State};
 use super::lanes::still_locked;
-use super::rng::mix;
 use super::{Action, Answer, CallId, ClaimResult, DisownReason, Flight, Machine, Notice, Reply};
 use crate::belief::Belief;
 use crate::{
@@ -31,33 +30,7 @@ impl Machine {
         }
         self.items
             .insert(entry, content.stream, content.info, origin);
-        match origin {
-            Origin::Mine | Origin::Call(_) => self.try_start(entry),
-            Origin::HandedBack | Origin::Orphan => {
-                let delay = self.turn_delay(entry, origin);
-                if delay.is_zero() {
-                    self.try_start(entry);
-                } else {
-                    self.wake_at(self.now + delay, entry);
-                }
-            }
-        }
-    }
-
-    /// R11: each orphan is gone for at once by about one survivor; the others
-    /// come a little later, for what that one did not take. Survivors learn of a
-    /// death within 20 ms of each other, and of a hand back at the same moment.
-    fn turn_delay(&mut self, entry: EntryId, origin: Origin) -> Duration {
-        let draw = mix(entry.ms ^ mix(entry.seq ^ self.sitting.session.id.nonce));
-        if draw.is_multiple_of(u64::from(self.sitting.members)) {
-            return Duration::ZERO;
-        }
-        let (least, more) = if origin == Origin::Orphan {
-            (20, 20)
-        } else {
-            (5, 10)
-        };
-        Duration::from_millis(least) + self.rng.up_to(Duration::from_millis(more))
+        self.try_start(entry);
     }
 
     /// Into the acquire lane, if nothing stands against it.

@@ -3,7 +3,7 @@
 
 use super::acquiring::not_now;
 use super::items::{Ending, Item, Origin, State};
-use super::lanes::{Lanes, still_locked};
+use super::lanes::{GATHER, Lanes, still_locked};
 use super::{
     Action, Answer, CallId, Completion, DisownReason, End, Flight, Handover, Machine, Notice, Reply,
 };
@@ -106,6 +106,11 @@ impl Machine {
             }
         };
         self.lanes.complete.backoff.succeed();
+        // What waits already is not held up by more, unless it is being sent.
+        let release_by = match self.lanes.releasing.is_empty() || self.lanes.release.busy {
+            true => self.now + GATHER,
+            false => self.lanes.release_by,
+        };
         for (&(entry, token), outcome) in page.iter().zip(outcomes) {
             let Some(item) = self.items.get(entry) else {
                 continue;
@@ -128,6 +133,7 @@ impl Machine {
             };
             self.end(entry, end, completion);
         }
+        self.lanes.release_by = release_by;
     }
 
     /// The server will not have it: the user keeps the lease, and hears why.
@@ -321,6 +327,7 @@ impl Machine {
             .iter()
             .map(|q| (q.entry, q.reason.clone()))
             .collect();
+        self.quarantining += entries.len();
         self.act(Action::Quarantine(entries), Flight::Quarantine(flight));
     }
 
@@ -330,6 +337,7 @@ impl Machine {
         result: Result<Reply>,
         current: bool,
     ) {
+        self.quarantining = self.quarantining.saturating_sub(page.len());
         let outcomes = match result {
             Ok(Reply::Quarantined(outcomes)) if outcomes.len() == page.len() => outcomes,
             result => {
@@ -474,6 +482,8 @@ impl Machine {
 
     /// Frees a lock; repeated until answered.
     pub(super) fn release(&mut self, lease: LeaseRef, announce: bool) {
+        // Not to be gathered, unless it is of a completion (see `complete_done`).
+        self.lanes.release_by = self.now;
         self.lanes.releasing.insert(lease, announce);
     }
 

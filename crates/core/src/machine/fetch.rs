@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::control::Part;
 use super::items::Origin;
+use super::lanes::GATHER;
 use super::{Action, Flight, Machine, Notice, PAGE, Reply};
 use crate::{Result, Timestamp};
 
@@ -21,6 +22,8 @@ pub(super) struct Fetching {
     /// The last fetch was full: more may be waiting, whatever the backlog says.
     was_full: usize,
     pub(super) not_before: Timestamp,
+    /// Waits until then for completions to make more room.
+    held_until: Option<Timestamp>,
 }
 
 impl Machine {
@@ -42,6 +45,16 @@ impl Machine {
             return;
         }
         let (page, wait) = self.next_page();
+        // Completions under way will make more room in a moment, and one page for
+        // all of it costs much less than one for each.
+        let worthwhile = page.min(PAGE).min(self.settings.capacity / 8);
+        if room < worthwhile && self.lanes.complete.busy {
+            let until = self.fetch.held_until.get_or_insert(self.now + GATHER);
+            if *until > self.now {
+                return;
+            }
+        }
+        self.fetch.held_until = None;
         let max = page.min(room);
         self.fetch.busy = true;
         self.act(Action::Fetch { max, wait }, Flight::Fetch { max });
@@ -96,7 +109,8 @@ impl Machine {
             return Timestamp::MAX;
         }
         // What is due already waits for room, not for time.
-        let due = self.fetch.not_before.max(self.retry_at());
+        let held_until = self.fetch.held_until.unwrap_or(Timestamp::ZERO);
+        let due = self.fetch.not_before.max(self.retry_at()).max(held_until);
         if due > self.now { due } else { Timestamp::MAX }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::items::Origin;
-use super::look::Target;
+use super::look::{MOST_RECHECKS, Target};
 use super::{Machine, Notice};
 use crate::{Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockState, Pending};
 
@@ -20,7 +20,12 @@ impl Machine {
                 if let Some(lease) = adopted {
                     self.release(lease, false);
                 }
-                self.park(pending.entry, pending.token, reason.to_string());
+                let waiting = &self.lanes.quarantine.queue;
+                if self.parking_places() > waiting.len() {
+                    self.park(pending.entry, pending.token, reason.to_string());
+                } else if !waiting.contains(&pending.entry) {
+                    self.looking.left_behind = true;
+                }
                 return None;
             }
         };
@@ -47,6 +52,10 @@ impl Machine {
             }
         } else if pending.handed_back {
             count_unresolved(target);
+            // Who hands back releases right after: the hint may be faster.
+            if self.is_first_in_turn(&pending) {
+                return Some(pending);
+            }
             self.orphan(pending, content, Origin::HandedBack);
         } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
             // What is reported must be claimable, so with manual claiming even a
@@ -91,7 +100,13 @@ impl Machine {
             return;
         }
         let held = match state {
+            LockState::Held(held) if pending.handed_back => {
+                return self.wait_for_giver(&pending, content.stream, &held);
+            }
             LockState::Held(held) => held,
+            LockState::Free if pending.handed_back => {
+                return self.orphan(pending, content, Origin::HandedBack);
+            }
             LockState::Free => {
                 if self.is_orphan(target, pending.entry, &pending.consumer, pending.idle) {
                     count_unresolved(target);
@@ -107,7 +122,7 @@ impl Machine {
                 count_unresolved(target);
                 self.look_when_expired(entry, &held);
             }
-            Holder::Session(id) if self.looking.live.contains(&id.consumer) => {}
+            Holder::Session(id) if self.looking.live.contains_key(&id.consumer) => {}
             Holder::Session(_) | Holder::Foreign(_) => self.watch(consumer, entry, &held),
         }
     }
@@ -128,7 +143,7 @@ impl Machine {
         if was_watched || matches!(target, Target::Suspect { .. }) {
             return true;
         }
-        let (age, needed) = match self.looking.live.contains(consumer) {
+        let (age, needed) = match self.looking.live.contains_key(consumer) {
             // That consumer is full, or does not know of it.
             true => {
                 let since = *self.looking.unlocked_since.entry(entry).or_insert(self.now);
@@ -166,6 +181,7 @@ impl Machine {
     pub(super) fn no_longer_pending(&mut self, entry: EntryId) {
         self.looking.expired.remove(&entry);
         self.looking.unlocked_since.remove(&entry);
+        self.looking.turns.remove(entry);
         if let Some(lease) = self.orphans.adopting.remove(&entry) {
             self.give_back(lease);
         }
@@ -191,9 +207,19 @@ impl Machine {
         } else if self.is_manual() {
             self.report(entry, content, pending.consumer);
         } else if self.room() == 0 {
-            self.looking.left_behind = true;
-        } else {
+            self.leave_behind(entry, origin);
+        } else if self.is_my_turn(&pending, &content, origin) {
             self.admit_from(pending, content, origin);
+        }
+    }
+
+    /// No room: a sweep takes it once there is some. Whatever was known of its
+    /// owner then is forgotten but this, which must not be waited for again.
+    fn leave_behind(&mut self, entry: EntryId, origin: Origin) {
+        let looking = &mut self.looking;
+        looking.left_behind = true;
+        if origin == Origin::Orphan && looking.expired.len() < MOST_RECHECKS {
+            looking.expired.insert(entry);
         }
     }
 
@@ -219,9 +245,7 @@ impl Machine {
     }
 
     pub(super) fn pump_reports(&mut self) {
-        while !self.looking.reports.is_empty()
-            && self.undelivered + self.items.inbound() < self.settings.event_queue
-        {
+        while !self.looking.reports.is_empty() && self.event_places() > 0 {
             let Some((entry, (content, owner))) = self.looking.reports.pop_first() else {
                 break;
             };

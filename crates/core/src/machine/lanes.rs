@@ -3,9 +3,17 @@
 //! fill under load and nothing waits when idle.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Action, Backoff, Flight, Machine, PAGE};
 use crate::{EntryId, Fenced, FencingToken, LeaseRef, StreamName, Timestamp};
+
+/// How long at most something waits for completions that are under way, so that
+/// it comes as one page with what they bring.
+pub(super) const GATHER: Duration = Duration::from_millis(10);
+
+/// Fewer releases than this are worth that.
+const FEW_RELEASES: usize = 32;
 
 /// Waiting work per kind of step.
 #[derive(Debug, Default)]
@@ -23,6 +31,8 @@ pub(super) struct Lanes {
     /// Releases that are not answered yet, to be announced or not. Until then
     /// their data streams are not acquired again ("late release").
     pub(super) releasing: BTreeMap<LeaseRef, bool>,
+    /// Those of completed streams wait for others until then.
+    pub(super) release_by: Timestamp,
 }
 
 /// One page at a time, so that the next fills up by what comes meanwhile.
@@ -35,11 +45,16 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn take(&mut self, now: Timestamp) -> Vec<EntryId> {
-        if self.busy || self.queue.is_empty() || !self.backoff.is_ready(now) {
+        self.take_at_most(PAGE, now)
+    }
+
+    pub(super) fn take_at_most(&mut self, max: usize, now: Timestamp) -> Vec<EntryId> {
+        let max = max.min(PAGE);
+        if max == 0 || self.busy || self.queue.is_empty() || !self.backoff.is_ready(now) {
             return Vec::new();
         }
         self.busy = true;
-        take_page(&mut self.queue)
+        take_page(&mut self.queue, max)
     }
 
     pub(super) fn timeout(&self) -> Timestamp {
@@ -56,9 +71,16 @@ impl Lane {
 }
 
 impl Lanes {
-    pub(super) fn timeout(&self) -> Timestamp {
+    /// `may_park`: whether what waits for quarantine waits for time, not for room.
+    pub(super) fn timeout(&self, may_park: bool) -> Timestamp {
+        let quarantine = match may_park {
+            true => self.quarantine.timeout(),
+            false => Timestamp::MAX,
+        };
         let release = if self.release.busy || self.releasing.is_empty() {
             Timestamp::MAX
+        } else if self.gathers_releases() {
+            self.release.backoff.not_before.max(self.release_by)
         } else {
             self.release.backoff.not_before
         };
@@ -68,11 +90,15 @@ impl Lanes {
             &self.refresh,
             &self.complete,
             &self.hand_back,
-            &self.quarantine,
         ]
         .iter()
         .map(|lane| lane.timeout())
-        .fold(release, Timestamp::min)
+        .fold(release.min(quarantine), Timestamp::min)
+    }
+
+    /// More releases will come of completions that are under way.
+    fn gathers_releases(&self) -> bool {
+        self.complete.busy && self.releasing.len() < FEW_RELEASES
     }
 
     pub(super) fn no_lock_op_open(&self) -> bool {
@@ -118,11 +144,13 @@ impl Machine {
         if !page.is_empty() {
             self.send_hand_back(page);
         }
-        let page = self.lanes.quarantine.take(now);
+        let places = self.parking_places();
+        let page = self.lanes.quarantine.take_at_most(places, now);
         if !page.is_empty() {
             self.send_quarantine(page);
         }
-        if !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
+        let gathered = !self.lanes.gathers_releases() || self.lanes.release_by <= now;
+        if gathered && !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
             self.send_release();
         }
     }
@@ -151,8 +179,8 @@ pub(super) fn still_locked<'a>(
 }
 
 /// The page of a lane: lowest entry ids first.
-fn take_page<T: Ord + Clone>(queue: &mut BTreeSet<T>) -> Vec<T> {
-    let rest = queue.iter().nth(PAGE).cloned();
+fn take_page<T: Ord + Clone>(queue: &mut BTreeSet<T>, max: usize) -> Vec<T> {
+    let rest = queue.iter().nth(max).cloned();
     let page = match rest {
         Some(rest) => {
             let rest = queue.split_off(&rest);

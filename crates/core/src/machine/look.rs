@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::items::{Origin, State};
 use super::orphans::SuspectKey;
+use super::turns::{Turns, hashed};
 use super::{Action, Backoff, Flight, Machine, Notice, Reply};
 use crate::{
     Announcement, ConsumerName, EntryId, FencingToken, LockId, LockScheme, Pending, PendingIds,
@@ -24,7 +25,7 @@ const LOOK_PAGE: usize = 250;
 const ID_PAGE: usize = 1000;
 
 /// Most entries remembered for a second look; the sweep finds the rest.
-const MOST_RECHECKS: usize = 10_000;
+pub(super) const MOST_RECHECKS: usize = 10_000;
 
 /// How often owners claim their entries again with per-stream locks: well below
 /// the 40 s after which a booting Go consumer takes what looks idle.
@@ -51,8 +52,8 @@ pub(super) struct Looking {
     pub(super) left_behind: bool,
     refresh_due: Timestamp,
 
-    /// Consumers with a live session, and when that was asked.
-    pub(super) live: BTreeSet<ConsumerName>,
+    /// Consumers with a live session (with a hash of each name), and when that was asked.
+    pub(super) live: BTreeMap<ConsumerName, u64>,
     live_as_of: Option<Timestamp>,
     /// Entries at live consumers that nobody has locked, since when (R9).
     pub(super) unlocked_since: BTreeMap<EntryId, Timestamp>,
@@ -68,6 +69,9 @@ pub(super) struct Looking {
     /// that did. Kept, because a server's clock that is set back makes idle
     /// times 0 for long.
     pub(super) resting: BTreeMap<(EntryId, FencingToken), Timestamp>,
+
+    /// Entries that others are to take first.
+    pub(super) turns: Turns,
 
     /// Manual claiming: orphans to report as the event queue has room.
     pub(super) reports: BTreeMap<EntryId, (Announcement, ConsumerName)>,
@@ -98,6 +102,8 @@ pub(super) enum Target {
         unresolved: usize,
     },
     Entries(BTreeSet<EntryId>),
+    /// Others were to take these first; only their locks are looked at.
+    Turns(Vec<EntryId>),
     Consumer {
         consumer: ConsumerName,
         after: EntryId,
@@ -122,6 +128,7 @@ enum Step {
         page: Vec<Pending>,
         next: Option<EntryId>,
     },
+    InspectTurns(Vec<LockId>),
 }
 
 impl Looking {
@@ -140,7 +147,7 @@ impl Looking {
             sweep_rest: Duration::ZERO,
             left_behind: false,
             refresh_due: now + REFRESH,
-            live: BTreeSet::new(),
+            live: BTreeMap::new(),
             live_as_of: None,
             unlocked_since: BTreeMap::new(),
             rechecks: BTreeSet::new(),
@@ -148,6 +155,7 @@ impl Looking {
             watched: BTreeMap::new(),
             to_list: BTreeSet::new(),
             resting: BTreeMap::new(),
+            turns: Turns::default(),
             reports: BTreeMap::new(),
             reported_at: BTreeMap::new(),
         }
@@ -158,6 +166,7 @@ impl Looking {
         self.own_due = now;
         self.sweep_due = now;
         self.sweep = None;
+        self.turns = Turns::default();
     }
 
     #[cfg(test)]
@@ -165,19 +174,20 @@ impl Looking {
         self.rechecks.len()
     }
 
+    /// Who is dead left what nobody here knows: that is read at once.
+    fn first_step(&self, target: &Target) -> Step {
+        match target {
+            Target::Own { .. } | Target::Sweep { .. } => Step::ListIds,
+            Target::Suspect { .. } | Target::Entries(_) | Target::Consumer { .. } => Step::List,
+            Target::Turns(entries) => Step::InspectTurns(self.turns.locks(entries)),
+        }
+    }
+
     fn needs_members(&self, target: &Target, now: Timestamp, ttl: Duration) -> bool {
         let known = self
             .live_as_of
             .is_some_and(|at| now.saturating_since(at) < ttl);
-        !known && !matches!(target, Target::Own { .. } | Target::Suspect { .. })
-    }
-}
-
-/// Who is dead left what nobody here knows: that is read at once.
-fn first_step(target: &Target) -> Step {
-    match target {
-        Target::Own { .. } | Target::Sweep { .. } => Step::ListIds,
-        Target::Suspect { .. } | Target::Entries(_) | Target::Consumer { .. } => Step::List,
+        !known && !matches!(target, Target::Own { .. } | Target::Turns(_))
     }
 }
 
@@ -297,6 +307,7 @@ impl Machine {
         looking.unlocked_since.retain(|_, since| *since >= before);
         looking.reported_at.retain(|_, at| *at >= before);
         looking.resting.retain(|_, until| *until >= before);
+        looking.turns.forget_old(before);
         self.shunned.retain(|_, until| *until > self.now);
     }
 
@@ -314,7 +325,7 @@ impl Machine {
         let ttl = self.settings.ttl;
         let step = match self.looking.needs_members(&target, self.now, ttl) {
             true => Step::Members,
-            false => first_step(&target),
+            false => self.looking.first_step(&target),
         };
         self.take_step(Look { target, step });
     }
@@ -363,6 +374,10 @@ impl Machine {
                 &mut looking.hinted,
                 rest,
             )));
+        }
+        let come = looking.turns.take_due(self.now, LOOK_PAGE);
+        if !come.is_empty() {
+            return Some(Target::Turns(come));
         }
         if looking.own_due <= self.now {
             // Set before the look, so that what asks for one meanwhile gets another.
@@ -415,6 +430,7 @@ impl Machine {
                 };
                 Action::Inspect(page.iter().filter_map(lock).collect())
             }
+            Step::InspectTurns(locks) => Action::Inspect(locks.clone()),
         };
         self.looking.current = Some(look);
         self.act(action, Flight::Look);
@@ -431,6 +447,7 @@ impl Machine {
                 after: *after,
             },
             Target::Entries(entries) => Scope::Entries(entries.iter().copied().collect()),
+            Target::Turns(entries) => Scope::Entries(entries.clone()),
             Target::Consumer { consumer, after } => Scope::Consumer {
                 consumer: consumer.clone(),
                 after: *after,
@@ -448,9 +465,12 @@ impl Machine {
         }
         match (look.step, result) {
             (Step::Members, Ok(Reply::Members(members))) => {
-                self.looking.live = members.into_iter().map(|m| m.session.consumer).collect();
+                self.looking.live = members
+                    .into_iter()
+                    .map(|member| hashed(member.session.consumer))
+                    .collect();
                 self.looking.live_as_of = Some(self.now);
-                let step = first_step(&look.target);
+                let step = self.looking.first_step(&look.target);
                 self.take_step(Look {
                     target: look.target,
                     step,
@@ -478,6 +498,14 @@ impl Machine {
                 }
                 self.page_done(target, next);
             }
+            (Step::InspectTurns(locks), Ok(Reply::Inspected(states)))
+                if states.len() == locks.len() =>
+            {
+                self.looking.backoff.succeed();
+                for (lock, state) in locks.into_iter().zip(states) {
+                    self.turn_come(lock.entry, state);
+                }
+            }
             (_, result) => {
                 self.looking
                     .backoff
@@ -494,6 +522,7 @@ impl Machine {
             // Still due.
             Target::Sweep { .. } => {}
             Target::Entries(entries) => self.looking.hinted.extend(entries),
+            Target::Turns(entries) => self.looking.turns.put_off(entries, self.now),
             Target::Consumer { consumer, .. } => {
                 self.looking.to_list.insert(consumer);
             }
@@ -571,7 +600,7 @@ impl Machine {
     fn page_done(&mut self, target: Target, next: Option<EntryId>) {
         let full = !self.is_manual() && self.room() == 0;
         match (target, next) {
-            (Target::Entries(_) | Target::Consumer { .. }, None) => {}
+            (Target::Entries(_) | Target::Turns(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
                 self.forget_old();
                 if let Some(entries) = self.looking.own_found.take() {
@@ -620,8 +649,9 @@ impl Machine {
                     },
                     Target::Sweep { .. } => Target::Sweep { after },
                     Target::Entries(entries) => Target::Entries(entries),
+                    Target::Turns(entries) => Target::Turns(entries),
                 };
-                let step = first_step(&target);
+                let step = self.looking.first_step(&target);
                 self.take_step(Look { target, step });
             }
         }
@@ -647,7 +677,7 @@ impl Machine {
                 || !looking.to_list.is_empty()
                 || looking.sweep.is_some();
             let due = if work { self.now } else { looking.own_due };
-            let due = due.min(self.suspect_timeout());
+            let due = due.min(self.suspect_timeout()).min(looking.turns.timeout());
             next = next.min(due.max(looking.backoff.not_before));
         }
         next

@@ -19,6 +19,7 @@
 //! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
 //! - `judging`: what a look shows: ours, an orphan, somebody else's (R9);
 //! - `orphans`: who is dead, who takes over (R9, R11);
+//! - `turns`: who of the survivors goes first for which entry (R11);
 //! - `silence`: handlers that make no progress;
 //! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
@@ -41,6 +42,7 @@ mod session;
 mod silence;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -116,6 +118,8 @@ pub struct Machine {
 
     /// Events that the user has not taken yet.
     undelivered: usize,
+    /// Quarantinings under way, each of which will be an event.
+    quarantining: usize,
     /// Nobody takes events any more.
     deaf: bool,
     /// When a lease's handler must have reported progress (looked up again then).
@@ -200,6 +204,7 @@ impl Machine {
             looking: Looking::new(now),
             orphans: Orphans::default(),
             undelivered: 0,
+            quarantining: 0,
             deaf: false,
             silences: BTreeSet::new(),
             wakes: BTreeSet::new(),
@@ -406,11 +411,25 @@ impl Machine {
         let arriving = self.orphans.arriving();
         let taken = self.items.active() + arriving;
         let seats = self.settings.capacity.saturating_sub(taken);
-        let events = self
-            .settings
+        let parking = self.lanes.quarantine.queue.len();
+        seats.min(self.event_places().saturating_sub(parking))
+    }
+
+    /// How many may be parked now: each will be an event. What nobody listens to,
+    /// or what is to be over soon, waits for no place.
+    fn parking_places(&self) -> usize {
+        match self.deaf || self.is_draining() {
+            true => usize::MAX,
+            false => self.event_places(),
+        }
+    }
+
+    /// Places in the event queue that nothing under way will need (R10).
+    fn event_places(&self) -> usize {
+        let coming = self.items.inbound() + self.orphans.arriving() + self.quarantining;
+        self.settings
             .event_queue
-            .saturating_sub(self.undelivered + self.items.inbound() + arriving);
-        seats.min(events)
+            .saturating_sub(self.undelivered + coming)
     }
 
     fn is_manual(&self) -> bool {
@@ -428,7 +447,7 @@ impl Machine {
             next = next
                 .min(self.session_timeout())
                 .min(self.doubt_timeout())
-                .min(self.lanes.timeout())
+                .min(self.lanes.timeout(self.parking_places() > 0))
                 .min(self.look_timeout())
                 .min(self.fetch_timeout())
                 .min(self.silences.first().map_or(Timestamp::MAX, |(at, _)| *at))

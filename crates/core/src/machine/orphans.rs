@@ -17,6 +17,10 @@ const MOST_PASSES: u32 = 8;
 /// Take-overs of fewer leases than this wait a little before the next.
 const SMALL_PAGE: usize = 8;
 
+/// Who has taken its share waits so long before it takes more: the others learn
+/// of a death up to 20 ms later.
+const OTHERS_FIRST: Duration = Duration::from_millis(40);
+
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
     suspects: BTreeMap<SuspectKey, Suspect>,
@@ -35,6 +39,11 @@ struct Suspect {
     not_before: Timestamp,
     /// Leases it still has, as of the last take-over; not known before the first.
     left: u64,
+    /// How many more are this consumer's share; `None` when that does not count
+    /// (yet, or any more).
+    share: Option<u64>,
+    /// The others have been left their time.
+    waited: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,24 +118,29 @@ impl Machine {
                 passes: 0,
                 not_before: now,
                 left: 0,
+                share: None,
+                waited: false,
             });
     }
 
     /// The next suspect whose pending list is to be looked at. Sends what the
     /// other stages need on the way.
     pub(super) fn next_suspect(&mut self) -> Option<SuspectKey> {
-        let ready: Vec<(SuspectKey, Stage, u64)> = self
+        let ready: Vec<(SuspectKey, Stage, u64, u64)> = self
             .orphans
             .suspects
             .iter()
             .filter(|(_, suspect)| self.is_ready(suspect))
-            .map(|(key, suspect)| (key.clone(), suspect.stage, suspect.left))
+            .map(|(key, suspect)| {
+                let share = suspect.share.unwrap_or(u64::MAX);
+                (key.clone(), suspect.stage, suspect.left, share)
+            })
             .collect();
-        for (key, stage, left) in ready {
+        for (key, stage, left, share) in ready {
             // Manual claiming takes only what is left without an entry, to release it.
             let max = match self.is_manual() {
                 true => PAGE,
-                false => self.take_over_page(left).min(self.room()),
+                false => self.take_over_page(left, share).min(self.room()),
             };
             if stage == Stage::TakeOver && max == 0 {
                 continue;
@@ -163,9 +177,9 @@ impl Machine {
 
     /// R11: pages shrink with what is left, so that all survivors get their
     /// share. The first one only asks how much there is.
-    fn take_over_page(&self, left: u64) -> usize {
-        let share = left / (2 * u64::from(self.sitting.members));
-        usize::try_from(share).unwrap_or(PAGE).clamp(1, PAGE)
+    fn take_over_page(&self, left: u64, share: u64) -> usize {
+        let page = (left / (2 * u64::from(self.sitting.members))).min(share);
+        usize::try_from(page).unwrap_or(PAGE).clamp(1, PAGE)
     }
 
     /// When all are full, the dead wait here, and freed capacity serves them first.
@@ -204,6 +218,8 @@ impl Machine {
         let retry_at = self.now + self.rng.jittered(self.settings.ttl / 10);
         // Small pages leave the others time to come: they look up to 20 ms later.
         let next_small_at = self.now + self.rng.jittered(Duration::from_millis(20));
+        let others_first = self.now + OTHERS_FIRST;
+        let members = u64::from(self.sitting.members);
         let manual = self.is_manual();
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
@@ -212,8 +228,20 @@ impl Machine {
         match result {
             Ok(Reply::TakenOver(TakeOverOutcome::Taken { leases, left })) => {
                 suspect.left = left;
-                if left > 0 && leases.len() < SMALL_PAGE && self.sitting.members > 1 {
-                    suspect.not_before = next_small_at;
+                let taken = leases.len() as u64;
+                if !suspect.waited {
+                    let share = suspect.share.unwrap_or((left + taken).div_ceil(members));
+                    suspect.share = Some(share.saturating_sub(taken));
+                }
+                // Whoever learnt of it first has its share; the rest is the
+                // others', if they come for it.
+                if suspect.share == Some(0) && left > SMALL_PAGE as u64 && members > 1 {
+                    suspect.share = None;
+                    suspect.waited = true;
+                    suspect.not_before = others_first;
+                }
+                if left > 0 && leases.len() < SMALL_PAGE && members > 1 {
+                    suspect.not_before = suspect.not_before.max(next_small_at);
                 }
                 if left == 0 {
                     suspect.stage = if manual { Stage::Bury } else { Stage::List };

@@ -221,6 +221,45 @@ fn a_second_entry_waits_and_is_tried_on_the_release_and_each_ttl() {
 }
 
 #[test]
+fn a_full_consumer_gathers_room_for_a_page_but_not_for_long() {
+    let completed = || Reply::Completed(vec![CompleteOutcome::Completed]);
+    for in_time in [true, false] {
+        let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 16);
+        let page = (1..=16).map(|n| delivery(n, &format!("s{n}"))).collect();
+        let (entries, backlog) = (page, 1_000);
+        rig.answer("Fetch", Reply::Fetched(Fetched { entries, backlog }));
+        rig.acquired_page();
+        rig.housekeep();
+        assert!(!rig.has("Fetch"), "full");
+        let token = |n: u64| {
+            let lease = rig.owned.iter().find(|(e, _)| *e == entry(n));
+            lease.map(|(_, token)| *token).unwrap()
+        };
+        let (one, two) = (token(1), token(2));
+        rig.complete(1, one);
+        rig.complete(2, two);
+        rig.answer("Complete", completed());
+        assert!(!rig.has("Fetch"), "the second will be worth waiting for");
+        assert!(rig.releases().is_empty(), "and its release, too");
+        let max = match in_time {
+            true => {
+                rig.answer("Complete", completed());
+                2
+            }
+            false => {
+                rig.pass(10 * MS);
+                1
+            }
+        };
+        assert_eq!(rig.releases().len(), max);
+        match rig.take("Fetch").1 {
+            Action::Fetch { max: asked, .. } => assert_eq!(asked, max),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn many_hints_about_a_waiting_entry_leave_one_wake() {
     let mut rig = Rig::new(LockScheme::Session);
     rig.leased(1, "s");

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::rig::{Rig, TTL, delivery, entry, held_by, lease, pending_at, session_of, stream};
 use crate::machine::{Action, Input, Notice, Reply};
 use crate::{
-    AcquireOutcome, ClaimMode, FencingToken, Fetched, Hint, LeaseRef, LockScheme, MalformedReason,
-    Pending, PendingPage, Scope, SessionId, TakeOverOutcome,
+    AcquireOutcome, ClaimMode, Delivery, FencingToken, Fetched, Hint, LeaseRef, LockScheme,
+    MalformedReason, Pending, PendingPage, QuarantineOutcome, Scope, SessionId, TakeOverOutcome,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -405,4 +405,161 @@ fn a_session_that_a_clock_set_back_revived_is_suspected_no_more() {
     rig.beat_with(|reply| reply.dead = dead(&["b"]));
     rig.housekeep();
     assert!(rig.has("Bury"));
+}
+
+#[test]
+fn each_survivor_goes_for_its_share_and_looks_at_the_locks_of_the_rest() {
+    for the_other_takes_its_share in [true, false] {
+        let mut rig = Rig::new(LockScheme::Session);
+        for name in ["a", "b", "c"] {
+            rig.members.push(crate::Member {
+                session: session_of(name),
+                remaining: TTL,
+            });
+        }
+        let all: Vec<_> = (1..=100).collect();
+        for n in &all {
+            rig.put_pending(Pending {
+                handed_back: true,
+                token: FencingToken(50),
+                ..pending_at("c", *n, &format!("s{n}"))
+            });
+        }
+        let hint = Hint::HandedBack(all.iter().map(|n| entry(*n)).collect());
+        rig.input(Input::Hint(hint.clone()));
+        rig.housekeep();
+        let first = rig.acquires();
+        assert!((35..=65).contains(&first.len()), "{}", first.len());
+        rig.acquired_page();
+        if the_other_takes_its_share {
+            for n in all.iter().filter(|n| !first.contains(&entry(**n))) {
+                let held = held_by(session_of("b"), TTL);
+                rig.locks.insert(super::rig::stream(&format!("s{n}")), held);
+            }
+        }
+        // What is hinted at again does not come sooner.
+        rig.input(Input::Hint(hint));
+        rig.live(MS * 29);
+        assert!(rig.acquires().is_empty());
+        let mut later = 0;
+        rig.pass_with(MS * 30, |rig| {
+            rig.housekeep();
+            while rig.has("Acquire") {
+                later += rig.acquires().len();
+                rig.acquired_page();
+            }
+        });
+        match the_other_takes_its_share {
+            true => assert_eq!(later, 0, "would be refused"),
+            false => assert_eq!(later, 100 - first.len(), "nobody takes them"),
+        }
+    }
+}
+
+/// The hint is faster than the release.
+#[test]
+fn what_is_given_up_but_not_freed_yet_is_not_acquired_in_vain() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.put_pending(Pending {
+        handed_back: true,
+        token: FencingToken(50),
+        ..pending_at("c", 1, "s")
+    });
+    let held = held_by(session_of("c"), TTL);
+    rig.locks.insert(super::rig::stream("s"), held);
+    rig.input(Input::Hint(Hint::HandedBack(vec![entry(1)])));
+    rig.live(MS * 9);
+    assert!(rig.acquires().is_empty());
+    rig.locks.clear();
+    rig.live(MS * 2);
+    assert_eq!(rig.acquires(), [entry(1)]);
+}
+
+#[test]
+fn who_learns_of_a_death_first_takes_its_share_and_leaves_the_others_theirs() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 10_000);
+    let mut left: u64 = 1_000;
+    rig.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    let mut taken = 0;
+    let mut take = |rig: &mut Rig| {
+        rig.housekeep();
+        while rig.has("TakeOver") {
+            let (id, action) = rig.take("TakeOver");
+            let max = asked_for(&action) as u64;
+            let page = (0..max.min(left)).map(|n| {
+                let n = 10_000 - (left - n);
+                lease(&format!("s{n}"), n, 500)
+            });
+            let page: Vec<_> = page.collect();
+            taken += page.len();
+            left -= page.len() as u64;
+            rig.reply(id, super::orphans::taken(page, left));
+            rig.housekeep();
+        }
+        taken
+    };
+    rig.pass_with(MS * 30, |rig| {
+        take(rig);
+    });
+    assert_eq!(take(&mut rig), 500, "of two, half");
+    // Nobody came for the rest.
+    rig.pass_with(MS * 100, |rig| {
+        take(rig);
+    });
+    // The last few go in small pages.
+    assert!(take(&mut rig) >= 980);
+}
+
+/// Each is an event; the queue is not to grow beyond its bound for them.
+#[test]
+fn malformed_entries_are_parked_as_the_event_queue_has_room() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| settings.event_queue = 4);
+    for n in 1..=10 {
+        let at = if n % 2 == 0 { "a" } else { "b" };
+        rig.put_pending(Pending {
+            content: Err(MalformedReason::InfoNotAnObject),
+            ..pending_at(at, n, "s")
+        });
+    }
+    rig.beat.sweep = true;
+    let park = |rig: &mut Rig| {
+        rig.housekeep();
+        while rig.has("Quarantine") {
+            let (id, action) = rig.take("Quarantine");
+            let Action::Quarantine(page) = action else {
+                unreachable!()
+            };
+            for quarantine in &page {
+                rig.pending.remove(&quarantine.entry);
+            }
+            let outcomes = vec![QuarantineOutcome::Quarantined; page.len()];
+            rig.reply(id, Reply::Quarantined(outcomes));
+            rig.housekeep();
+        }
+    };
+    let parked = |rig: &Rig| {
+        let is_parked = |notice: &&Notice| matches!(notice, Notice::Quarantined { .. });
+        rig.notices.iter().filter(is_parked).count()
+    };
+    rig.pass_with(TTL * 10, park);
+    assert_eq!(parked(&rig), 4, "the queue is full");
+    for taken in 1..=6 {
+        rig.input(Input::EventsTaken(1));
+        rig.pass_with(TTL * 10, park);
+        assert_eq!(parked(&rig), 4 + taken);
+    }
+    assert!(rig.pending.is_empty());
+    // What a fetch brings that was under way all along waits, too.
+    let malformed = |n| Delivery {
+        content: Err(MalformedReason::InfoNotAnObject),
+        ..delivery(n, "s")
+    };
+    let fetched = Fetched {
+        entries: vec![malformed(20), malformed(21)],
+        backlog: 0,
+    };
+    rig.answer("Fetch", Reply::Fetched(fetched));
+    assert!(!rig.has("Quarantine") && !rig.has("Fetch"), "full");
+    rig.input(Input::EventsTaken(1));
+    assert!(rig.has("Quarantine") && !rig.has("Fetch"));
 }

@@ -37,7 +37,7 @@ pub(super) struct Rig {
     /// What beats bring, besides the number on record, which always fits.
     pub(super) beat: BeatReply,
     timeout: Timestamp,
-    owned: BTreeSet<(EntryId, FencingToken)>,
+    pub(super) owned: BTreeSet<(EntryId, FencingToken)>,
     asked: BTreeSet<CallId>,
     last_token: u64,
 }

@@ -1,0 +1,244 @@
+//! Turns among the survivors (R11): what one consumer gave up, or left when it
+//! died, everybody hears of at the same moment.
+//!
+//! Each live consumer has a place in the order of each entry, by a hash of the
+//! entry and the consumer's name, so that all of them come to the same order
+//! without talking. The first goes at once. The others wait, the later the
+//! further back, and then look at the *lock* first: what the first one took is
+//! held, and forgotten; only what is free still (the first one is full, or dead
+//! itself) is gone for. Inspecting a page costs a fraction of acquiring it in
+//! vain, and nobody is refused. Consumers that do not know of each other, for a
+//! list of them is up to a TTL old, cost a refused acquire each and no more.
+//!
+//! Dead sessions with session leases have no part in this: their leases are
+//! taken over in pages (see `orphans`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Machine;
+use super::items::Origin;
+use super::look::MOST_RECHECKS;
+use super::rng::mix;
+use crate::{
+    Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockId, LockState, Pending,
+    StreamName, Timestamp,
+};
+
+/// Between one consumer's turn and the next one's: what an acquire and the look
+/// before it take on a busy server.
+const STEP: Duration = Duration::from_millis(30);
+
+/// Until the lock of something that was given up is looked at again; doubling.
+const EARLY: Duration = Duration::from_millis(10);
+
+/// Where nobody knows who lives, turns are drawn from so long a time.
+const UNKNOWN: Duration = Duration::from_millis(40);
+
+/// From here on all go together, so that the last does not wait for ever.
+const LAST_PLACE: u32 = 3;
+
+/// Entries that others are to take first.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    turns: BTreeMap<EntryId, Turn>,
+    due: BTreeSet<(Timestamp, EntryId)>,
+}
+
+#[derive(Debug)]
+struct Turn {
+    stream: StreamName,
+    origin: Origin,
+    /// Whose it was, and with which token.
+    from: ConsumerName,
+    token: FencingToken,
+    at: Timestamp,
+    /// It came, and the lock was free.
+    come: bool,
+    /// How often the lock was still its former owner's.
+    early: u32,
+}
+
+impl Turns {
+    pub(super) fn remove(&mut self, entry: EntryId) {
+        if let Some(turn) = self.turns.remove(&entry) {
+            self.due.remove(&(turn.at, entry));
+        }
+    }
+
+    /// Whose turn it is now, lowest first.
+    pub(super) fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<EntryId> {
+        let mut come = Vec::new();
+        while let Some(&(at, entry)) = self.due.first() {
+            if at > now || come.len() == max {
+                break;
+            }
+            self.due.pop_first();
+            come.push(entry);
+        }
+        come
+    }
+
+    pub(super) fn locks(&self, entries: &[EntryId]) -> Vec<LockId> {
+        let lock = |entry: &EntryId| {
+            let stream = self.turns.get(entry)?.stream.clone();
+            Some(LockId {
+                stream,
+                entry: *entry,
+            })
+        };
+        entries.iter().filter_map(lock).collect()
+    }
+
+    pub(super) fn put_off(&mut self, entries: Vec<EntryId>, at: Timestamp) {
+        for entry in entries {
+            if let Some(turn) = self.turns.get_mut(&entry) {
+                turn.at = at;
+                self.due.insert((at, entry));
+            }
+        }
+    }
+
+    pub(super) fn forget_old(&mut self, before: Timestamp) {
+        self.turns.retain(|_, turn| turn.at >= before);
+    }
+
+    pub(super) fn timeout(&self) -> Timestamp {
+        self.due.first().map_or(Timestamp::MAX, |(at, _)| *at)
+    }
+}
+
+impl Machine {
+    /// Whether what its owner gave up is to be gone for now, if its lock is free.
+    pub(super) fn is_first_in_turn(&self, pending: &Pending) -> bool {
+        let is_known = self.turn_of(pending).is_some();
+        !self.is_manual()
+            && self.room() > 0
+            && !is_known
+            && self.place(pending.entry, &pending.consumer) == Some(0)
+    }
+
+    fn turn_of(&self, pending: &Pending) -> Option<&Turn> {
+        let turn = self.looking.turns.turns.get(&pending.entry);
+        turn.filter(|turn| turn.token == pending.token)
+    }
+
+    /// Whether to go for what its owner gave up or left; if not, it is looked at
+    /// again when the turn comes.
+    pub(super) fn is_my_turn(
+        &mut self,
+        pending: &Pending,
+        content: &Announcement,
+        origin: Origin,
+    ) -> bool {
+        if let Some(turn) = self.turn_of(pending)
+            && !turn.come
+        {
+            return false;
+        }
+        let has_come = self.turn_of(pending).is_some();
+        self.looking.turns.remove(pending.entry);
+        let wait = match self.place(pending.entry, &pending.consumer) {
+            _ if has_come => return true,
+            Some(0) => return true,
+            Some(place) => STEP * place.min(LAST_PLACE) + self.deadline_jitter(),
+            None => self.rng.up_to(UNKNOWN),
+        };
+        let stream = content.stream.clone();
+        self.wait_for_turn(pending, stream, origin, wait);
+        false
+    }
+
+    fn wait_for_turn(
+        &mut self,
+        pending: &Pending,
+        stream: StreamName,
+        origin: Origin,
+        wait: Duration,
+    ) {
+        if self.looking.turns.turns.len() >= MOST_RECHECKS {
+            self.looking.left_behind = true;
+            return;
+        }
+        let at = self.now + wait;
+        let turn = Turn {
+            stream,
+            origin,
+            from: pending.consumer.clone(),
+            token: pending.token,
+            at,
+            come: false,
+            early: 0,
+        };
+        self.looking.turns.turns.insert(pending.entry, turn);
+        self.looking.turns.due.insert((at, pending.entry));
+    }
+
+    /// It was given up, and its lock is held.
+    pub(super) fn wait_for_giver(&mut self, pending: &Pending, stream: StreamName, held: &Held) {
+        if is_held_by(held, &pending.consumer) {
+            self.wait_for_turn(pending, stream, Origin::HandedBack, EARLY);
+        }
+    }
+
+    /// This consumer's place in the order for the entry: how many of those who
+    /// live, besides the former owner, come before. `None` if nobody knows.
+    fn place(&self, entry: EntryId, from: &ConsumerName) -> Option<u32> {
+        if !self.sitting.knows_members {
+            return None;
+        }
+        let seed = mix(entry.ms ^ mix(entry.seq));
+        let own = mix(seed ^ hash(&self.consumer));
+        let others = self.looking.live.iter().filter(|(name, hash)| {
+            **name != self.consumer && *name != from && mix(seed ^ **hash) > own
+        });
+        Some(u32::try_from(others.count()).unwrap_or(u32::MAX))
+    }
+
+    /// The turn has come; `state` is what the lock is now.
+    pub(super) fn turn_come(&mut self, entry: EntryId, state: LockState) {
+        let Some(turn) = self.looking.turns.turns.get_mut(&entry) else {
+            return;
+        };
+        match state {
+            LockState::Free => {
+                turn.come = true;
+                if turn.origin == Origin::Orphan {
+                    // That nobody owns it is known already.
+                    self.looking.expired.insert(entry);
+                }
+                self.look_at(vec![entry]);
+            }
+            LockState::Held(held) if is_held_by(&held, &turn.from) => {
+                // Not freed yet, or not expired.
+                turn.early += 1;
+                let wait = EARLY * 2u32.pow(turn.early.min(10));
+                let at = self.now + wait.min(held.remaining.max(EARLY)).min(self.settings.ttl);
+                self.looking.turns.put_off(vec![entry], at);
+            }
+            // Whoever was first has it. If they fail, that is told.
+            LockState::Held(_) => self.looking.turns.remove(entry),
+        }
+    }
+}
+
+fn is_held_by(held: &Held, consumer: &ConsumerName) -> bool {
+    match &held.holder {
+        Holder::Session(id) => id.consumer == *consumer,
+        Holder::Foreign(name) => name == consumer.as_str(),
+    }
+}
+
+/// With the hash of the name, to be mixed with each entry's.
+pub(super) fn hashed(name: ConsumerName) -> (ConsumerName, u64) {
+    let hash = hash(&name);
+    (name, hash)
+}
+
+/// FNV-1a; the same for everybody, whatever the build.
+fn hash(name: &ConsumerName) -> u64 {
+    let bytes = name.as_str().bytes();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

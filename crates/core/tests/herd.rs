@@ -1,0 +1,320 @@
+//! R11 under virtual time: what one consumer gave up, or left, N survivors share
+//! out without falling over each other. Every call about locks takes its time.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::{Fleet, Node, TTL};
+use streamlease_core::*;
+use streamlease_testkit::sim::SimRuntime;
+
+/// A [`LockManager`] as far away as a busy server, which counts refusals.
+#[derive(Debug)]
+struct Slow {
+    inner: Arc<dyn LockManager>,
+    sim: SimRuntime,
+    refused: Arc<AtomicUsize>,
+    sessions: Option<Sessions>,
+}
+
+/// Sessions beside per-stream locks, as Redis has them: until when each lives.
+type Sessions = Arc<Mutex<BTreeMap<SessionId, Timestamp>>>;
+
+impl Slow {
+    fn alive(&self, session: &Session) {
+        if let Some(sessions) = &self.sessions {
+            let until = self.sim.now() + session.ttl;
+            sessions.lock().unwrap().insert(session.id.clone(), until);
+        }
+    }
+
+    async fn travel(&self) {
+        let time = Duration::from_micros(500 + self.sim.random(3_000));
+        self.sim.sleep_until(self.sim.now() + time).await;
+    }
+}
+
+#[async_trait]
+impl LockManager for Slow {
+    fn scheme(&self) -> LockScheme {
+        self.inner.scheme()
+    }
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        self.travel().await;
+        self.alive(session);
+        self.inner.open(session).await
+    }
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        self.travel().await;
+        if let Some(sessions) = &self.sessions {
+            sessions.lock().unwrap().remove(session);
+        }
+        self.inner.close(session).await
+    }
+    async fn acquire(&self, session: &Session, page: &[Acquire]) -> Result<Vec<AcquireOutcome>> {
+        self.travel().await;
+        let outcomes = self.inner.acquire(session, page).await?;
+        let is_held = |outcome: &&AcquireOutcome| matches!(outcome, AcquireOutcome::Held(_));
+        let refused = outcomes.iter().filter(is_held).count();
+        self.refused.fetch_add(refused, Ordering::Relaxed);
+        self.travel().await;
+        Ok(outcomes)
+    }
+    async fn beat(
+        &self,
+        session: &Session,
+        leases: &[LeaseRef],
+        want_sweep: Option<Duration>,
+    ) -> Result<BeatOutcome> {
+        self.travel().await;
+        let mut outcome = self.inner.beat(session, leases, want_sweep).await?;
+        self.alive(session);
+        if let (BeatOutcome::Extended(reply), Some(sessions)) = (&mut outcome, &self.sessions) {
+            let (sessions, now) = (sessions.lock().unwrap(), self.sim.now());
+            let (live, dead): (Vec<_>, Vec<_>) = sessions.iter().partition(|(_, at)| **at > now);
+            let others = live.iter().filter(|(id, _)| **id != session.id);
+            reply.members = live.len() as u32;
+            reply.dead = dead.into_iter().map(|(id, _)| id.clone()).collect();
+            reply.next_deadline = others.map(|(_, at)| at.saturating_since(now)).min();
+        }
+        Ok(outcome)
+    }
+    async fn release(&self, session: &SessionId, page: &[Release]) -> Result<Vec<ReleaseOutcome>> {
+        self.travel().await;
+        self.inner.release(session, page).await
+    }
+    async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
+        self.travel().await;
+        self.inner.inspect(locks).await
+    }
+    async fn take_over(
+        &self,
+        session: &Session,
+        dead: &SessionId,
+        max: usize,
+    ) -> Result<TakeOverOutcome> {
+        self.travel().await;
+        self.inner.take_over(session, dead, max).await
+    }
+    async fn bury(&self, dead: &SessionId) -> Result<bool> {
+        if let Some(sessions) = &self.sessions {
+            sessions.lock().unwrap().remove(dead);
+        }
+        self.inner.bury(dead).await
+    }
+    async fn members(&self) -> Result<Vec<Member>> {
+        self.travel().await;
+        let Some(sessions) = &self.sessions else {
+            return self.inner.members().await;
+        };
+        let now = self.sim.now();
+        let member = |(id, at): (&SessionId, &Timestamp)| Member {
+            session: id.clone(),
+            remaining: at.saturating_since(now),
+        };
+        let members = sessions
+            .lock()
+            .unwrap()
+            .iter()
+            .map(member)
+            .collect::<Vec<_>>();
+        Ok(members
+            .into_iter()
+            .filter(|member| !member.remaining.is_zero())
+            .collect())
+    }
+    async fn records(
+        &self,
+        session: &SessionId,
+        after: Option<&StreamName>,
+        max: usize,
+    ) -> Result<Vec<LeaseRef>> {
+        self.inner.records(session, after, max).await
+    }
+    async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
+        self.inner.revoke(streams).await
+    }
+}
+
+struct Herd {
+    fleet: Fleet,
+    refused: Arc<AtomicUsize>,
+    sessions: Option<Sessions>,
+}
+
+impl Herd {
+    async fn start(&self, name: &str, capacity: usize) -> Node {
+        let inner = self
+            .fleet
+            .backend
+            .backend(&self.fleet.service)
+            .unwrap()
+            .locks;
+        let locks = Arc::new(Slow {
+            inner,
+            sim: self.fleet.sim.clone(),
+            refused: self.refused.clone(),
+            sessions: self.sessions.clone(),
+        });
+        let builder = self.fleet.builder(name).locks(locks).capacity(capacity);
+        self.fleet.start_with(builder.event_queue(100_000)).await
+    }
+
+    /// Events until all of that number of streams have been taken: who has how
+    /// many, and when the last one was.
+    async fn taken(&self, nodes: &mut [Node], streams: usize) -> (Vec<usize>, Duration) {
+        let began = self.fleet.sim.now();
+        let mut leases: BTreeMap<usize, Vec<Lease>> = BTreeMap::new();
+        let (mut count, mut last) = (0, began);
+        while count < streams {
+            let passed = self.fleet.sim.now().saturating_since(began);
+            assert!(passed < TTL * 30, "{count} of {streams}");
+            self.fleet.sleep(Duration::from_millis(1)).await;
+            for (at, node) in nodes.iter_mut().enumerate() {
+                while let Some(event) = node.events.try_next() {
+                    if let Event::StreamAdded(lease) = event {
+                        leases.entry(at).or_default().push(lease);
+                        count += 1;
+                        last = self.fleet.sim.now();
+                    }
+                }
+            }
+        }
+        let shares = nodes.iter().enumerate();
+        let shares = shares
+            .map(|(at, _)| leases.get(&at).map_or(0, Vec::len))
+            .collect();
+        leases.into_values().flatten().for_each(std::mem::forget);
+        (shares, last.saturating_since(began))
+    }
+}
+
+/// What is known of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    SessionLeases,
+    PerStream,
+    /// Plain keys, and no sessions beside them.
+    NobodyKnows,
+}
+
+const KNOWN: [Kind; 2] = [Kind::SessionLeases, Kind::PerStream];
+
+/// One consumer holds everything; then `go` makes it go. Returns the survivors'
+/// shares, the time until the last stream was taken, and how many acquires were
+/// refused for it.
+fn gone<F: Future<Output = ()>>(
+    kind: Kind,
+    streams: usize,
+    capacities: &[usize],
+    go: impl Fn(Fleet, Node) -> F,
+) -> (Vec<usize>, Duration, usize) {
+    let sim = SimRuntime::new(1);
+    let herd = Herd {
+        fleet: Fleet::new(sim.clone(), kind == Kind::SessionLeases),
+        refused: Arc::default(),
+        sessions: (kind == Kind::PerStream).then(Sessions::default),
+    };
+    sim.block_on(async move {
+        let mut going = [herd.start("going", streams).await];
+        let names: Vec<String> = (0..streams).map(|n| format!("call-{n}")).collect();
+        for page in names.chunks(500) {
+            let page: Vec<&str> = page.iter().map(String::as_str).collect();
+            herd.fleet.submit(&page).await;
+        }
+        herd.taken(&mut going, streams).await;
+        let mut staying = Vec::new();
+        for (n, capacity) in capacities.iter().enumerate() {
+            staying.push(herd.start(&format!("staying-{n}"), *capacity).await);
+        }
+        herd.fleet.sleep(TTL * 2).await;
+        herd.refused.store(0, Ordering::Relaxed);
+        let [going] = going;
+        go(herd.fleet.clone(), going).await;
+        let (shares, took) = herd.taken(&mut staying, streams).await;
+        (shares, took, herd.refused.load(Ordering::Relaxed))
+    })
+}
+
+async fn hand_back(fleet: Fleet, going: Node) {
+    let client = going.client.clone();
+    fleet.sim.spawn(Box::pin(async move {
+        client.done().await.unwrap();
+        drop(going);
+    }));
+}
+
+async fn die(_: Fleet, going: Node) {
+    going.process.kill();
+}
+
+const STREAMS: usize = 1_000;
+const FOUR: [usize; 4] = [STREAMS; 4];
+
+fn assert_fair(shares: &[usize]) {
+    let equal = STREAMS / shares.len();
+    let fair = shares
+        .iter()
+        .all(|share| share.abs_diff(equal) * 5 <= equal);
+    assert!(fair, "{shares:?}");
+}
+
+#[test]
+fn what_is_handed_back_is_shared_out_with_few_refusals() {
+    for kind in KNOWN {
+        let (shares, took, refused) = gone(kind, STREAMS, &FOUR, hand_back);
+        println!("{kind:?}: {shares:?} in {took:?}, {refused} refused");
+        assert_fair(&shares);
+        assert!(refused <= STREAMS / 4, "{refused} refused");
+    }
+}
+
+#[test]
+fn what_the_dead_left_is_shared_out_with_few_refusals() {
+    for kind in KNOWN {
+        let (shares, took, refused) = gone(kind, STREAMS, &FOUR, die);
+        println!("{kind:?}: {shares:?} in {took:?}, {refused} refused");
+        assert_fair(&shares);
+        assert!(refused <= STREAMS / 4, "{refused} refused");
+    }
+}
+
+/// Without a list of who lives there is no order; half as many refusals as
+/// streams, where there would be one for each stream and survivor.
+#[test]
+fn who_does_not_know_the_others_looks_at_the_lock_first() {
+    let kind = Kind::NobodyKnows;
+    let (shares, took, refused) = gone(kind, STREAMS, &FOUR, hand_back);
+    println!("{kind:?}: {shares:?} in {took:?}, {refused} refused");
+    assert!(refused <= STREAMS / 2, "{refused} refused");
+    let (shares, took, refused) = gone(kind, STREAMS, &FOUR, die);
+    println!("{kind:?}: {shares:?} in {took:?}, {refused} refused");
+    assert!(refused <= STREAMS / 2, "{refused} refused");
+}
+
+#[test]
+fn a_hundred_streams_are_handed_over_within_fifty_milliseconds() {
+    for kind in KNOWN {
+        let (_, took, _) = gone(kind, 100, &[100; 4], hand_back);
+        assert!(took <= Duration::from_millis(50), "{took:?}");
+    }
+}
+
+/// Three of the four whose turn it would be can take next to nothing.
+#[test]
+fn who_is_full_leaves_its_share_to_others_at_once() {
+    for kind in KNOWN {
+        let capacities = [STREAMS, 1, 1, 1];
+        let (shares, took, refused) = gone(kind, STREAMS, &capacities, hand_back);
+        println!("{kind:?}: {shares:?} in {took:?}, {refused} refused");
+        assert!(took <= Duration::from_millis(500), "{took:?}");
+        assert!(refused <= STREAMS / 4, "{refused} refused");
+    }
+}
