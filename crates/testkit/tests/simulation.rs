@@ -89,26 +89,42 @@ fn one_seed_gives_one_run() {
     assert_ne!(steps(7), steps(8));
 }
 
-#[test]
-fn a_slow_acquire_ended_its_whole_session() {
-    holds(18);
-}
+// Each of these seeds breaks a rule if the fix that is named is taken out. (That
+// of a lease that a take-over brought while its acquire was repeated is tested in
+// core, `take_over_overtakes_the_repeat_of_an_acquire`: no seed up to 8,000 shows
+// it any more.)
 
 #[test]
-fn a_take_over_freed_the_lease_that_an_acquire_was_answered_with() {
-    holds(156);
-    holds(904);
+fn a_slow_acquire_ended_its_whole_session() {
+    holds(1_486);
+    holds(7_563);
 }
 
 #[test]
 fn a_completion_was_sent_for_the_next_lease() {
-    holds(546);
+    holds(334);
+    holds(583);
 }
 
 #[test]
 fn what_was_handed_back_came_back_from_the_own_dead_session() {
-    holds(15_708);
-    holds(17_943);
+    holds(2_803);
+}
+
+#[test]
+fn a_silent_lease_was_revived_by_the_next_beat() {
+    holds(203);
+    holds(218);
+}
+
+#[test]
+fn a_session_that_a_clock_set_back_revived_was_suspected_for_ever() {
+    holds(77_657);
+}
+
+#[test]
+fn an_orphan_that_found_no_room_at_its_turn_was_left_to_the_sweep() {
+    holds(7_582);
 }
 
 #[test]

@@ -59,6 +59,13 @@ impl Machine {
                 Origin::HandedBack | Origin::Orphan => {
                     self.items.remove(entry);
                     self.looking.left_behind = true;
+                    // There was room when it was seen. That nobody owns it is known
+                    // already, and who had it may be buried before the next sweep.
+                    if origin == Origin::Orphan {
+                        self.looking.expired.insert(entry);
+                        let soon = self.rng.jittered(self.settings.ttl / 4);
+                        self.recheck(self.now + soon, entry);
+                    }
                 }
                 Origin::Call(call) => {
                     self.items.remove(entry);

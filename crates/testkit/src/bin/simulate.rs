@@ -116,7 +116,7 @@ fn run_one(seed: u64, args: &Args) -> ExitCode {
     outcome.trace.iter().for_each(|line| println!("{line}"));
     println!(
         "seed {seed}: {:?}, ttl {:?}, {} steps, {} leases, {} takeovers, converged after {:?}, \
-         failover {:?} behind the TTL, lossy by {:?}",
+         failover {:?} behind the TTL, lossy by {:?}, overlap {:.1} % of a TTL, {:.1} % in true time",
         plan.scheme,
         plan.ttl,
         outcome.steps,
@@ -124,7 +124,9 @@ fn run_one(seed: u64, args: &Args) -> ExitCode {
         outcome.takeovers,
         outcome.converged,
         outcome.failover,
-        outcome.lossy
+        outcome.lossy,
+        outcome.overlap as f64 / 10.0,
+        outcome.true_overlap as f64 / 10.0
     );
     match &outcome.violation {
         None => ExitCode::SUCCESS,
@@ -160,6 +162,7 @@ struct Summary {
     slowest_failover: (Duration, u64),
     most_herd: (u64, u64),
     longest_overlap: (u64, u64),
+    longest_true_overlap: (u64, u64),
     violations: Vec<(u64, Violation)>,
     /// Seeds with less than every seed is to have.
     too_small: Vec<u64>,
@@ -208,6 +211,8 @@ impl Summary {
             .max((outcome.failover.unwrap_or_default(), seed));
         self.most_herd = self.most_herd.max((outcome.herd, seed));
         self.longest_overlap = self.longest_overlap.max((outcome.overlap, seed));
+        let truly = (outcome.true_overlap, seed);
+        self.longest_true_overlap = self.longest_true_overlap.max(truly);
         if let Some(violation) = outcome.violation {
             self.violations.push((seed, violation));
         }
@@ -279,9 +284,12 @@ impl Summary {
             self.most_herd.1
         );
         println!(
-            "longest overlap of two beliefs (lossy) {:.1} % of the earlier owner's TTL (seed {})",
+            "longest overlap of two beliefs (lossy) {:.1} % of the earlier owner's TTL by its clock \
+             (seed {}), {:.1} % in true time (seed {})",
             self.longest_overlap.0 as f64 / 10.0,
-            self.longest_overlap.1
+            self.longest_overlap.1,
+            self.longest_true_overlap.0 as f64 / 10.0,
+            self.longest_true_overlap.1
         );
         println!(
             "took {:.1} s, {:.0} steps/s",

@@ -127,6 +127,7 @@ pub(super) struct Overlap {
     stream: StreamName,
     /// Since when, on the earlier owner's clock.
     since: Timestamp,
+    truly_since: Duration,
 }
 
 // --- before and after each input of a machine, and as time passes ----------------------------
@@ -173,6 +174,10 @@ impl Checker {
                 }
                 (view.ending, view.silent) = (true, true);
                 continue;
+            }
+            if view.silent {
+                let what = format!("n{node} believes {lease} again, after lost() fired");
+                failed = Some(("R1", "believed again after its end", what));
             }
             let allowed = match scheme {
                 LockScheme::Session => watch.session_allowed,
@@ -242,23 +247,25 @@ impl Checker {
                 (overlap.earlier, overlap.later) == (earlier, later) && overlap.stream == stream
             };
             let here = local(earlier.0);
-            let since = match self.overlaps.iter().find(known) {
-                Some(overlap) => overlap.since,
+            let (since, truly_since) = match self.overlaps.iter().find(known) {
+                Some(overlap) => (overlap.since, overlap.truly_since),
                 None => {
-                    let (stream, since) = (stream.clone(), here);
                     self.overlaps.push(Overlap {
                         earlier,
                         later,
-                        stream,
-                        since,
+                        stream: stream.clone(),
+                        since: here,
+                        truly_since: self.now,
                     });
-                    here
+                    (here, self.now)
                 }
             };
             let (ttl, margin) = (self.watches[earlier.0].ttl, self.watches[earlier.0].margin);
             let lasted = here.saturating_since(since);
-            let share = lasted.as_nanos() * 1_000 / ttl.as_nanos();
-            self.longest_overlap = self.longest_overlap.max(share as u64);
+            let share = |of: Duration| (of.as_nanos() * 1_000 / ttl.as_nanos()) as u64;
+            self.longest_overlap = self.longest_overlap.max(share(lasted));
+            let truly = share(self.now.saturating_sub(truly_since));
+            self.longest_true_overlap = self.longest_true_overlap.max(truly);
             let what = format!("{stream} is believed by {earlier:?} and {later:?} since {since:?}");
             if self.is_durable() {
                 self.fail("R6", "believed twice", what);

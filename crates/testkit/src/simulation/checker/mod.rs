@@ -65,6 +65,8 @@ pub(super) struct Checker {
     overlaps: Vec<Overlap>,
     /// In thousandths of the earlier owner's TTL, on its clock.
     pub(super) longest_overlap: u64,
+    /// The same in true time, which that clock may not see.
+    pub(super) longest_true_overlap: u64,
     greatest_added: BTreeMap<StreamName, FencingToken>,
     last_owner: BTreeMap<StreamName, usize>,
     /// The protected resource: the greatest token it has seen, and whose.
@@ -101,6 +103,7 @@ impl Checker {
             contended: BTreeSet::new(),
             overlaps: Vec::new(),
             longest_overlap: 0,
+            longest_true_overlap: 0,
             greatest_added: BTreeMap::new(),
             last_owner: BTreeMap::new(),
             resource: BTreeMap::new(),

@@ -67,6 +67,8 @@ pub struct Outcome {
     /// The longest that two processes believed in one data stream, in thousandths
     /// of the earlier owner's TTL, on that owner's clock.
     pub overlap: u64,
+    /// The same in true time, of which a clock may have missed some.
+    pub true_overlap: u64,
     /// From the end of the faults until everything was finished.
     pub converged: Duration,
     /// The bound of that.
@@ -285,6 +287,7 @@ impl World {
             added: self.checker.added,
             lossy: self.checker.lossy,
             overlap: self.checker.longest_overlap,
+            true_overlap: self.checker.longest_true_overlap,
             violation: self.checker.violation,
             trace: self.trace.unwrap_or_default(),
             ..outcome

@@ -42,6 +42,9 @@ impl World {
             self.checker.check_finished(now, &self.lbs);
         }
         if self.checker.violation.is_none() {
+            // What was sent before is past: a late beat makes the dead live longer.
+            let late_until = healed + ns(self.plan.most_late());
+            self.run_until(late_until.max(self.now), |_| false);
             (outcome.failover, outcome.herd) = self.last_crash();
         }
         while self.steps < LEAST_STEPS && self.checker.violation.is_none() {
