@@ -141,6 +141,20 @@ impl RedisServer {
             .unwrap_or_else(|err| panic!("cannot connect to {url}: {err}"))
     }
 
+    /// Runs one command, given as words, on a connection of its own.
+    ///
+    /// # Panics
+    /// If it fails, or its reply is no `T`.
+    pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        command
+            .query(&mut self.connection())
+            .unwrap_or_else(|err| panic!("{words:?}: {err}"))
+    }
+
     /// Kills it as a crash would (SIGKILL). Does nothing if it is not running.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -21,8 +21,8 @@ async fn refused(url: String) -> Error {
 #[test]
 fn connecting_fails_with_the_kind_of_what_is_wrong_and_without_the_password() {
     on_both(|| async {
-        let server = RedisServer::start_with(&["--requirepass", "right"]);
-        let port = server.port;
+        let server = RedisServer::builder().config("requirepass right").start();
+        let port = server.port();
         for (url, kind) in [
             ("nonsense".to_owned(), ErrorKind::Config),
             (
@@ -116,7 +116,7 @@ fn what_a_user_may_not_do_is_denied() {
         server.run::<()>(&[
             "ACL", "SETUSER", "reader", "on", ">pw", "~*", "&*", "+@all", "-xclaim", "-xgroup",
         ]);
-        let url = format!("redis://reader:pw@127.0.0.1:{}/0", server.port);
+        let url = format!("redis://reader:pw@127.0.0.1:{}/0", server.port());
         let provider = RedisBackend::connect(url).await.unwrap();
         let denied = provider
             .backend(&ServiceName::new("orders").unwrap())
@@ -218,7 +218,7 @@ fn a_restarted_server_is_found_again() {
         let mut server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         backend.transport.prepare().await.unwrap();
-        server.restart();
+        server.start_again();
         let err = backend.transport.prepare().await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unavailable, "the old connection");
         let err = backend
@@ -242,22 +242,22 @@ fn a_frozen_server_is_unavailable_in_bounded_time_and_its_connection_given_up() 
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         backend.transport.prepare().await.unwrap();
-        server.signal("-STOP");
+        server.freeze();
         let began = Instant::now();
         let err = backend.transport.prepare().await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unavailable);
         assert!(began.elapsed() < Duration::from_secs(5));
         // An impatient caller counts as well: what it gave up on is not used again.
-        server.signal("-CONT");
+        server.thaw();
         backend.transport.prepare().await.unwrap();
         let before = server.run::<String>(&["INFO", "stats"]);
-        server.signal("-STOP");
+        server.freeze();
         let impatient = pause(Duration::from_millis(200));
         futures_lite::future::or(impatient, async {
             let _ = backend.transport.prepare().await;
         })
         .await;
-        server.signal("-CONT");
+        server.thaw();
         backend.transport.prepare().await.unwrap();
         let connections = |info: &str| -> u64 {
             let line = info

@@ -438,7 +438,7 @@ fn with_the_servers_data_every_session_is_gone() {
         let backend = backend(&server, "orders").await;
         let a = opened(&backend, "a", TTL).await;
         let lease = acquired(&backend, &a, acquire("s", E1, 1, 0)).await;
-        server.restart();
+        server.start_again();
         let lost = backend.locks.members().await;
         assert_eq!(lost.unwrap_err().kind(), ErrorKind::Unavailable);
         let outcome = backend

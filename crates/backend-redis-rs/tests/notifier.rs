@@ -10,6 +10,15 @@ use std::time::Duration;
 use streamlease_core::*;
 use support::*;
 
+/// One command on a connection that is kept.
+fn run<T: redis_rs::FromRedisValue>(connection: &mut redis_rs::Connection, words: &[&str]) -> T {
+    let mut command = redis_rs::Cmd::new();
+    for word in words {
+        command.arg(*word);
+    }
+    command.query(connection).unwrap()
+}
+
 const FLAGS: &str = "notify-keyspace-events";
 const E1: EntryId = EntryId::new(1_700_000_000_000, 0);
 
@@ -20,8 +29,8 @@ fn flags(server: &RedisServer) -> String {
 
 fn expire(server: &RedisServer, key: &str) {
     server.run::<()>(&["SET", key, "x", "PX", "1"]);
-    let mut raw = server.raw();
-    while run::<bool>(&mut raw, &["EXISTS", key]).unwrap() {}
+    let mut raw = server.connection();
+    while run::<bool>(&mut raw, &["EXISTS", key]) {}
 }
 
 #[test]
@@ -33,7 +42,7 @@ fn an_expired_wire_lock_is_heard_and_split_at_its_last_separator() {
         for odd in ["a<MUTEX_KEY_SEP>nonsense", "<MUTEX_KEY_SEP>1-1", "plain"] {
             expire(&server, odd);
         }
-        let mut raw = server.raw();
+        let mut raw = server.connection();
         redis_rs::cmd("SET")
             .arg(b"\xff<MUTEX_KEY_SEP>1-1")
             .arg(1)
@@ -67,16 +76,20 @@ fn a_thousand_expiries_at_once_are_all_heard() {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let mut hints = backend.notifier.subscribe().await.unwrap();
-        let mut raw = server.raw();
+        let mut raw = server.connection();
         let keys: Vec<String> = (0..1000)
             .map(|n| format!("s{n}<MUTEX_KEY_SEP>{E1}"))
             .collect();
         for key in &keys {
-            run::<()>(&mut raw, &["SET", key, "x", "PX", "300"]).unwrap();
+            run::<()>(&mut raw, &["SET", key, "x", "PX", "300"]);
         }
         eventually("all to expire", || {
             let mut exists = redis_rs::cmd("EXISTS");
-            exists.arg(&keys).query::<usize>(&mut server.raw()).unwrap() == 0
+            exists
+                .arg(&keys)
+                .query::<usize>(&mut server.connection())
+                .unwrap()
+                == 0
         })
         .await;
         let mut heard = std::collections::BTreeSet::new();
@@ -93,7 +106,7 @@ fn a_thousand_expiries_at_once_are_all_heard() {
 fn the_database_of_the_url_is_listened_to() {
     on_tokio(async {
         let server = RedisServer::start();
-        let url = format!("redis://127.0.0.1:{}/3", server.port);
+        let url = format!("redis://127.0.0.1:{}/3", server.port());
         let provider = streamlease_backend_redis_rs::RedisBackend::connect(url)
             .await
             .unwrap();
@@ -103,16 +116,15 @@ fn the_database_of_the_url_is_listened_to() {
             .backend(&ServiceName::new("orders").unwrap())
             .unwrap();
         let mut hints = backend.notifier.subscribe().await.unwrap();
-        let mut raw = server.raw();
-        run::<()>(&mut raw, &["SET", "zero<MUTEX_KEY_SEP>1-1", "x", "PX", "1"]).unwrap();
-        while run::<bool>(&mut raw, &["EXISTS", "zero<MUTEX_KEY_SEP>1-1"]).unwrap() {}
-        run::<()>(&mut raw, &["SELECT", "3"]).unwrap();
+        let mut raw = server.connection();
+        run::<()>(&mut raw, &["SET", "zero<MUTEX_KEY_SEP>1-1", "x", "PX", "1"]);
+        while run::<bool>(&mut raw, &["EXISTS", "zero<MUTEX_KEY_SEP>1-1"]) {}
+        run::<()>(&mut raw, &["SELECT", "3"]);
         run::<()>(
             &mut raw,
             &["SET", "three<MUTEX_KEY_SEP>1-1", "x", "PX", "1"],
-        )
-        .unwrap();
-        while run::<bool>(&mut raw, &["EXISTS", "three<MUTEX_KEY_SEP>1-1"]).unwrap() {}
+        );
+        while run::<bool>(&mut raw, &["EXISTS", "three<MUTEX_KEY_SEP>1-1"]) {}
         let Hint::LockExpired { stream: heard, .. } = soon(hints.next()).await.unwrap() else {
             panic!()
         };
@@ -228,7 +240,9 @@ fn flags_of_others_are_kept_and_ours_added_once() {
 #[test]
 fn without_the_right_to_config_hints_still_come() {
     on_both(|| async {
-        let server = RedisServer::start_with(&["--rename-command", "CONFIG", ""]);
+        let server = RedisServer::builder()
+            .config("rename-command CONFIG \"\"")
+            .start();
         let renamed = backend(&server, "orders").await;
         let mut hints = renamed.notifier.subscribe().await.unwrap();
         renamed
@@ -261,7 +275,7 @@ fn without_the_right_to_config_hints_still_come() {
 }
 
 async fn as_user(server: &RedisServer, user: &str) -> Backend {
-    let url = format!("redis://{user}:pw@127.0.0.1:{}/0", server.port);
+    let url = format!("redis://{user}:pw@127.0.0.1:{}/0", server.port());
     let provider = streamlease_backend_redis_rs::RedisBackend::connect(url)
         .await
         .unwrap();
@@ -326,7 +340,7 @@ fn a_broken_subscription_says_so_and_a_new_one_sets_the_flags_again() {
         let mut server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let mut hints = backend.notifier.subscribe().await.unwrap();
-        server.restart();
+        server.start_again();
         let err = soon(hints.next()).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unavailable);
         assert_eq!(flags(&server), "");
@@ -346,9 +360,9 @@ fn a_frozen_server_is_noticed_by_its_silence() {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let mut hints = backend.notifier.subscribe().await.unwrap();
-        server.signal("-STOP");
+        server.freeze();
         let err = soon(hints.next()).await;
-        server.signal("-CONT");
+        server.thaw();
         assert_eq!(err.unwrap_err().kind(), ErrorKind::Unavailable);
     });
 }

@@ -12,6 +12,14 @@ use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
 use support::*;
 
+/// A server that has on disk what it answered, so that a restart loses nothing.
+fn keeping_all() -> RedisServer {
+    RedisServer::builder()
+        .append_only()
+        .config("appendfsync always")
+        .start()
+}
+
 const TTL: u64 = 60_000;
 const SHORT: u64 = 300;
 const E1: EntryId = EntryId::new(1_700_000_000_000, 0);
@@ -419,8 +427,7 @@ fn a_group_without_a_record_belongs_to_the_wire_format() {
 #[test]
 fn after_a_restart_live_owners_beat_first() {
     on_both(|| async {
-        let args = ["--appendonly", "yes", "--appendfsync", "always"];
-        let mut server = RedisServer::start_with(&args);
+        let mut server = keeping_all();
         let backend = sessions(&server).await;
         const MS: u64 = 1_500;
         let (a, b, dead) = (
@@ -442,7 +449,7 @@ fn after_a_restart_live_owners_beat_first() {
         let last: u64 = server.run(&["HGET", "{orders-input}:server", "last"]);
         let last = (last - MS).to_string();
         server.run::<()>(&["HSET", "{orders-input}:server", "last", &last]);
-        server.restart();
+        server.start_again();
 
         let outcome = loop {
             let request = [
@@ -492,8 +499,7 @@ fn after_a_restart_live_owners_beat_first() {
 #[test]
 fn each_restart_has_its_own_generation_though_its_last_writes_are_lost() {
     on_both(|| async {
-        let mut server =
-            RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let mut server = keeping_all();
         let backend = sessions(&server).await;
         let a = opened(&backend, "a", TTL).await;
         let mut seen = vec![beat(&backend, &a).await.generation];
@@ -505,7 +511,7 @@ fn each_restart_has_its_own_generation_though_its_last_writes_are_lost() {
                 let value: Option<String> = server.run(&["HGET", "{orders-input}:server", field]);
                 (field, value.unwrap())
             });
-            server.restart();
+            server.start_again();
             let lost_one = acquire("lost", E1, 1, 0);
             while backend
                 .locks
@@ -528,8 +534,7 @@ fn each_restart_has_its_own_generation_though_its_last_writes_are_lost() {
 #[test]
 fn a_lease_that_a_restart_lost_shows_in_the_generation_though_the_number_fits() {
     on_tokio(async {
-        let mut server =
-            RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let mut server = keeping_all();
         let backend = sessions(&server).await;
         let a = opened(&backend, "a", TTL).await;
         acquired(&backend, &a, "s").await;
@@ -540,7 +545,7 @@ fn a_lease_that_a_restart_lost_shows_in_the_generation_though_the_number_fits() 
         server.run::<()>(&["HDEL", "{orders-input}:owners", "s"]);
         let leases = format!("{{orders-input}}:leases:{name}");
         assert_eq!(server.run::<u64>(&["ZREM", &leases, "s"]), 1);
-        server.restart();
+        server.start_again();
         let after = loop {
             if let Ok(outcome) = backend.locks.beat(&a, &[], None).await {
                 break outcome;
@@ -564,7 +569,7 @@ fn after_a_restart_that_lost_everything_nobody_acquires_for_a_ttl() {
         let backend = sessions(&server).await;
         let a = opened(&backend, "a", SHORT).await;
         acquired(&backend, &a, "s").await;
-        server.restart();
+        server.start_again();
         let gone = loop {
             if let Ok(outcome) = backend.locks.beat(&a, &[], None).await {
                 break outcome;
@@ -610,7 +615,7 @@ fn called_from_behind(server: &RedisServer, script: &str, who: &Session, behind:
         .arg(u64::try_from(who.ttl.as_millis()).unwrap())
         .arg(expected)
         .arg("0");
-    let reply: redis_rs::Value = call.query(&mut server.raw()).unwrap();
+    let reply: redis_rs::Value = call.query(&mut server.connection()).unwrap();
     format!("{reply:?}")
 }
 

@@ -326,7 +326,7 @@ fn poison_entries_are_delivered_with_their_reason_and_stop_nothing() {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         backend.transport.prepare().await.unwrap();
-        let mut raw = server.raw();
+        let mut raw = server.connection();
         let mut add = |field: &[u8], value: &[u8]| {
             let mut command = redis_rs::cmd("XADD");
             command.arg("orders-input").arg("*").arg(field).arg(value);
