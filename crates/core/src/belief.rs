@@ -15,7 +15,7 @@ use crate::Timestamp;
 pub struct Belief {
     own: AtomicU64,
     session: Arc<SessionBelief>,
-    /// When the handler last reported progress.
+    /// When the handler last reported progress; 0 until it has the lease.
     progress: AtomicU64,
     over: Event,
 }
@@ -35,11 +35,11 @@ impl SessionBelief {
 }
 
 impl Belief {
-    pub(crate) fn new(own: Timestamp, session: Arc<SessionBelief>, now: Timestamp) -> Arc<Self> {
+    pub(crate) fn new(own: Timestamp, session: Arc<SessionBelief>) -> Arc<Self> {
         Arc::new(Self {
             own: AtomicU64::new(own.as_nanos()),
             session,
-            progress: AtomicU64::new(now.as_nanos()),
+            progress: AtomicU64::new(0),
             over: Event::new(),
         })
     }
@@ -57,13 +57,17 @@ impl Belief {
         self.over.notify(usize::MAX);
     }
 
-    /// The lease's handler goes on, at this time of its process's clock.
+    /// The lease's handler goes on, at this time of its process's clock. First
+    /// called when the lease reaches its user: until then nobody can be silent.
     pub fn report_progress(&self, now: Timestamp) {
-        self.progress.store(now.as_nanos(), Ordering::Release);
+        self.progress
+            .store(now.as_nanos().max(1), Ordering::Release);
     }
 
-    pub(crate) fn last_progress(&self) -> Timestamp {
-        Timestamp::from_nanos(self.progress.load(Ordering::Acquire))
+    /// `None` as long as the lease waits to be taken up.
+    pub(crate) fn last_progress(&self) -> Option<Timestamp> {
+        let progress = self.progress.load(Ordering::Acquire);
+        (progress > 0).then(|| Timestamp::from_nanos(progress))
     }
 
     pub(crate) fn is_over(&self) -> bool {

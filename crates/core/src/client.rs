@@ -336,6 +336,7 @@ impl ClientBuilder {
 
     /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
     /// before its stream is handed back: 10 ms to 24 h. Default: for ever.
+    /// Taking the lease out of the [`Events`] is its first progress.
     pub fn max_silence(mut self, limit: Option<Duration>) -> Self {
         self.settings.max_silence = limit;
         self

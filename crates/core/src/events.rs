@@ -76,6 +76,10 @@ impl Events {
 
     fn taken(&mut self, event: &Event) {
         self.ended = matches!(event, Event::Terminated(_));
+        if let Event::StreamAdded(lease) = event {
+            // `max_silence` counts from here.
+            lease.progress();
+        }
         // The driver takes the whole count at once, so one message is enough.
         if self.shared.taken.fetch_add(1, Ordering::AcqRel) == 0 {
             self.handle.send(Message::EventsTaken);

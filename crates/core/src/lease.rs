@@ -97,8 +97,9 @@ impl Lease {
 
     /// Reports that work goes on. With `max_silence`, a stream without progress
     /// for that long is handed back, counted as a failure, and this lease is
-    /// lost with [`Silent`](crate::DisownReason::Silent). One atomic store:
-    /// cheap enough for every message.
+    /// lost with [`Silent`](crate::DisownReason::Silent). Taking the lease out of
+    /// the [events](crate::Events) is the first progress. One atomic store: cheap
+    /// enough for every message.
     pub fn progress(&self) {
         self.belief.report_progress(self.handle.now());
     }

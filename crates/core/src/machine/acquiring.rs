@@ -62,7 +62,7 @@ impl Machine {
                     // There was room when it was seen. That nobody owns it is known
                     // already, and who had it may be buried before the next sweep.
                     if origin == Origin::Orphan {
-                        self.looking.expired.insert(entry);
+                        self.remember_expired(entry);
                         let soon = self.rng.jittered(self.settings.ttl / 4);
                         self.recheck(self.now + soon, entry);
                     }
@@ -371,7 +371,9 @@ impl Machine {
             lock,
             since: self.now,
             belief: None,
+            is_dropped: false,
             max_silence: self.settings.max_silence,
+            heard_until: None,
         };
         if !self.may_take() {
             if let Origin::Call(call) = item.origin {
@@ -397,15 +399,13 @@ impl Machine {
             let reason = format!("{failures} owners failed on it");
             return self.park(entry, lock.token, reason);
         }
-        let belief = Belief::new(lock.deadline, self.sitting.belief.clone(), self.now);
+        let belief = Belief::new(lock.deadline, self.sitting.belief.clone());
         let (stream, info) = (item.stream.clone(), item.info.clone());
         holding.belief = Some(belief.clone());
-        if let Some(limit) = holding.max_silence {
-            self.listen_until(self.now + limit, entry);
-        }
         self.answer_claim(entry, ClaimResult::Claimed);
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
+        self.listen(entry);
         self.notify_queued(Notice::Added {
             entry,
             stream,
@@ -432,8 +432,10 @@ impl Machine {
                 entry,
                 token: lock.token,
             };
+            // Its answer wakes the stream's lowest entry, be it this one or not.
             self.release(lease, false);
         }
+        self.wake_at(self.now + self.settings.ttl, entry);
     }
 
     /// Gives up an item that the user never heard of, with its lock if it has one.

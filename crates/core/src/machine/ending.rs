@@ -142,7 +142,7 @@ impl Machine {
             return;
         }
         self.keep(entry, error);
-        if self.is_draining() {
+        if self.is_draining() || self.is_dropped(entry) {
             self.begin_hand_back(entry, false, None);
         }
     }
@@ -157,13 +157,11 @@ impl Machine {
             State::Ending(holding, _) => State::Held(holding),
             other => other,
         };
-        if let State::Held(holding) = &item.state
-            && let Some(limit) = holding.max_silence
-        {
-            // What came due meanwhile was not looked at.
-            let at = self.now + limit;
-            self.listen_until(at, entry);
+        // It waited for this answer, and goes on from here.
+        if let Some(belief) = item.state.belief() {
+            belief.report_progress(self.now);
         }
+        self.listen(entry);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             self.answer(call, Err(Error::new(error.kind(), error.to_string())));
         }
@@ -176,6 +174,12 @@ impl Machine {
         failed: bool,
         call: Option<CallId>,
     ) {
+        if let Some(item) = self.items.get_mut(entry)
+            && let State::Held(holding) | State::Ending(holding, _) = &mut item.state
+            && holding.lock.token == token
+        {
+            holding.is_dropped |= call.is_none();
+        }
         let item = self.items.get(entry);
         let state = item
             .map(|item| &item.state)
@@ -292,11 +296,16 @@ impl Machine {
                 Some(State::Ending(_, Ending::HandBack { because: None, .. }))
             );
             let is_waited_for = self.end_calls.contains_key(&entry);
-            if because_asked && is_waited_for && !self.is_draining() {
+            if because_asked && is_waited_for && !self.is_draining() && !self.is_dropped(entry) {
                 self.lanes.hand_back.queue.remove(&entry);
                 self.keep(entry, error);
             }
         }
+    }
+
+    fn is_dropped(&self, entry: EntryId) -> bool {
+        let state = self.items.get(entry).map(|item| &item.state);
+        matches!(state, Some(State::Held(holding) | State::Ending(holding, _)) if holding.is_dropped)
     }
 
     /// Who gave an entry up leaves it to the others for a TTL (R7).
@@ -453,6 +462,9 @@ impl Machine {
         let (State::Held(holding) | State::Ending(holding, _)) = item.state else {
             return;
         };
+        if let Some(at) = holding.heard_until {
+            self.silences.remove(&(at, entry));
+        }
         let Some(belief) = holding.belief else { return };
         belief.end();
         let held = self.now.saturating_since(holding.since);

@@ -72,8 +72,12 @@ pub(crate) struct Holding {
     pub(crate) since: Timestamp,
     /// `None` if the user was never told of it.
     pub(crate) belief: Option<Arc<Belief>>,
+    /// The user has nothing left to end it with.
+    pub(crate) is_dropped: bool,
     /// How long the handler may go without reporting progress.
     pub(crate) max_silence: Option<Duration>,
+    /// When that is looked at next.
+    pub(crate) heard_until: Option<Timestamp>,
 }
 
 /// What is to become of a lease.

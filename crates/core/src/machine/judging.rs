@@ -12,7 +12,11 @@ impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
     pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Pending> {
         self.floor = self.floor.max(pending.token);
-        let expired = self.looking.expired.remove(&pending.entry);
+        if matches!(target, Target::Entries(_)) {
+            let owner = (!pending.handed_back).then_some(&pending.consumer);
+            self.watch_another(pending.entry, owner);
+        }
+        let expired = self.looking.expired.remove(&pending.entry).is_some();
         let adopted = self.orphans.adopting.remove(&pending.entry);
         let content = match &pending.content {
             Ok(content) => content.clone(),
@@ -31,7 +35,7 @@ impl Machine {
         };
         if let Some(lease) = adopted {
             if self.rests(&pending) {
-                self.looking.expired.insert(pending.entry);
+                self.remember_expired(pending.entry);
                 self.give_back(lease);
             } else {
                 self.adopt(lease, content.info);
@@ -43,13 +47,16 @@ impl Machine {
             if matches!(target, Target::Entries(_)) {
                 self.wake_stream(&content.stream);
             }
+            self.leave_to_others(target, pending.entry);
             return None;
         }
         let handed_back_for_a_claim = pending.handed_back && self.is_manual();
         if pending.consumer == self.consumer && !handed_back_for_a_claim {
+            let entry = pending.entry;
             if !self.rests(&pending) {
                 self.admit_from(pending, content, Origin::Mine);
             }
+            self.leave_to_others(target, entry);
         } else if pending.handed_back {
             count_unresolved(target);
             // Who hands back releases right after: the hint may be faster.
@@ -67,6 +74,14 @@ impl Machine {
             return Some(pending);
         }
         None
+    }
+
+    /// What a dead one of this consumer's own name left, and there is no room for:
+    /// the others learn of the death as long as it is not buried.
+    fn leave_to_others(&self, target: &mut Target, entry: EntryId) {
+        if self.no_room.contains(&entry) {
+            count_unresolved(target);
+        }
     }
 
     /// Whether an entry that is free is to be left alone still, because its
@@ -173,7 +188,7 @@ impl Machine {
 
     /// A dead session's lock outlives it a little; then nothing stands against taking it.
     fn look_when_expired(&mut self, entry: EntryId, held: &Held) {
-        self.looking.expired.insert(entry);
+        self.remember_expired(entry);
         let at = self.now + held.remaining + self.deadline_jitter();
         self.recheck(at, entry);
     }
@@ -185,11 +200,14 @@ impl Machine {
         if let Some(lease) = self.orphans.adopting.remove(&entry) {
             self.give_back(lease);
         }
-        let watching = self
-            .looking
-            .watched
-            .iter()
-            .find(|(_, watched)| **watched == entry);
+        self.watch_another(entry, None);
+    }
+
+    /// The entry is `owner`'s now, or nobody's: of whom else it was watched for,
+    /// another one is to be.
+    fn watch_another(&mut self, entry: EntryId, owner: Option<&ConsumerName>) {
+        let mut watched = self.looking.watched.iter();
+        let watching = watched.find(|(consumer, e)| **e == entry && Some(*consumer) != owner);
         if let Some(consumer) = watching.map(|(consumer, _)| consumer.clone()) {
             self.looking.watched.remove(&consumer);
             self.looking.to_list.insert(consumer);
@@ -202,7 +220,7 @@ impl Machine {
         if self.rests(&pending) {
             if origin == Origin::Orphan {
                 // That nobody owns it is known already.
-                self.looking.expired.insert(entry);
+                self.remember_expired(entry);
             }
         } else if self.is_manual() {
             self.report(entry, content, pending.consumer);
@@ -216,10 +234,9 @@ impl Machine {
     /// No room: a sweep takes it once there is some. Whatever was known of its
     /// owner then is forgotten but this, which must not be waited for again.
     fn leave_behind(&mut self, entry: EntryId, origin: Origin) {
-        let looking = &mut self.looking;
-        looking.left_behind = true;
-        if origin == Origin::Orphan && looking.expired.len() < MOST_RECHECKS {
-            looking.expired.insert(entry);
+        self.looking.left_behind = true;
+        if origin == Origin::Orphan && self.looking.expired.len() < MOST_RECHECKS {
+            self.remember_expired(entry);
         }
     }
 

@@ -37,8 +37,8 @@ pub(super) struct Looking {
     backoff: Backoff,
     /// Entries to look at because something may have happened to them.
     hinted: BTreeSet<EntryId>,
-    /// Those of them whose lock was reported or seen to expire.
-    pub(super) expired: BTreeSet<EntryId>,
+    /// Entries whose lock was reported or seen to expire, and when.
+    pub(super) expired: BTreeMap<EntryId, Timestamp>,
     own_due: Timestamp,
     own_found: Option<usize>,
     /// How many entries the last look at one's own saw.
@@ -137,7 +137,7 @@ impl Looking {
             current: None,
             backoff: Backoff::default(),
             hinted: BTreeSet::new(),
-            expired: BTreeSet::new(),
+            expired: BTreeMap::new(),
             own_due: now,
             own_found: None,
             own_pending: 0,
@@ -216,8 +216,13 @@ impl Machine {
         if self.items.contains(entry) {
             return;
         }
-        self.looking.expired.insert(entry);
+        self.remember_expired(entry);
         self.looking.hinted.insert(entry);
+    }
+
+    /// Nobody owned it when it was seen last, so that is not to be waited for again.
+    pub(super) fn remember_expired(&mut self, entry: EntryId) {
+        self.looking.expired.insert(entry, self.now);
     }
 
     pub(super) fn look_at_own(&mut self) {
@@ -304,6 +309,10 @@ impl Machine {
     fn forget_old(&mut self) {
         let before = self.now - self.settings.sweep_interval() * 4;
         let looking = &mut self.looking;
+        let rechecks = &looking.recheck_at;
+        let is_kept =
+            |entry: &EntryId, seen: &Timestamp| *seen >= before || rechecks.contains_key(entry);
+        looking.expired.retain(|entry, seen| is_kept(entry, seen));
         looking.unlocked_since.retain(|_, since| *since >= before);
         looking.reported_at.retain(|_, at| *at >= before);
         looking.resting.retain(|_, until| *until >= before);

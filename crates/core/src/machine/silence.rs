@@ -6,13 +6,27 @@ use std::time::Duration;
 
 use super::items::State;
 use super::{DisownReason, Machine};
-use crate::{EntryId, FencingToken, Timestamp};
+use crate::{EntryId, FencingToken};
 
 impl Machine {
-    /// Looks at the lease's last progress at that time. Progress is reported by
-    /// an atomic store that the machine does not see, so a time that has passed
-    /// is compared with it, and moved.
-    pub(super) fn listen_until(&mut self, at: Timestamp, entry: EntryId) {
+    /// Looks at the lease's last progress when its limit may be over. Progress is
+    /// reported by an atomic store that the machine does not see, so a time that
+    /// has passed is compared with it, and moved.
+    pub(super) fn listen(&mut self, entry: EntryId) {
+        let Some(State::Held(holding)) = self.items.get_mut(entry).map(|item| &mut item.state)
+        else {
+            return;
+        };
+        if let Some(before) = holding.heard_until.take() {
+            self.silences.remove(&(before, entry));
+        }
+        let (Some(limit), Some(belief)) = (holding.max_silence, &holding.belief) else {
+            return;
+        };
+        // Nobody has taken it up yet: who has not begun is not silent (R10).
+        let last_progress = belief.last_progress().unwrap_or(self.now);
+        let at = last_progress + limit;
+        holding.heard_until = Some(at);
         self.silences.insert((at, entry));
     }
 
@@ -32,10 +46,7 @@ impl Machine {
             return;
         }
         holding.max_silence = limit;
-        let progress = holding.belief.as_ref().map(|belief| belief.last_progress());
-        if let (Some(limit), Some(progress)) = (limit, progress) {
-            self.listen_until(progress + limit, entry);
-        }
+        self.listen(entry);
     }
 
     pub(super) fn pump_silence(&mut self) {
@@ -44,19 +55,17 @@ impl Machine {
                 break;
             }
             self.silences.pop_first();
+            self.listen(entry);
             let Some(State::Held(holding)) = self.items.get(entry).map(|item| &item.state) else {
                 continue;
             };
-            let (Some(limit), Some(belief)) = (holding.max_silence, &holding.belief) else {
-                continue;
-            };
-            let due = belief.last_progress() + limit;
-            if due > self.now {
-                self.listen_until(due, entry);
+            if holding.heard_until.is_none_or(|at| at > self.now) {
                 continue;
             }
             // The handler is to stop before another consumer starts.
-            belief.end();
+            if let Some(belief) = &holding.belief {
+                belief.end();
+            }
             // A handler that hangs has failed: an entry that makes every one
             // hang ends in quarantine.
             self.begin_hand_back(entry, true, Some(DisownReason::Silent));

@@ -6,3 +6,4 @@ mod orphans;
 mod rig;
 mod session;
 mod silence;
+mod turns;

@@ -62,6 +62,8 @@ struct Turn {
     is_first: bool,
     /// How often the lock was still its former owner's.
     early: u32,
+    /// By when it will be so no more, unless it is extended.
+    early_until: Timestamp,
 }
 
 impl Turns {
@@ -178,6 +180,7 @@ impl Machine {
             come: false,
             is_first: false,
             early: 0,
+            early_until: Timestamp::MAX,
         };
         self.looking.turns.turns.insert(pending.entry, turn);
         self.looking.turns.due.insert((at, pending.entry));
@@ -231,12 +234,20 @@ impl Machine {
                 turn.come = true;
                 if turn.origin == Origin::Orphan {
                     // That nobody owns it is known already.
-                    self.looking.expired.insert(entry);
+                    self.looking.expired.insert(entry, self.now);
                 }
                 self.look_at(vec![entry]);
             }
             LockState::Held(held) if is_held_by(&held, &turn.from) => {
                 // Not freed yet, or not expired.
+                let margin = self.settings.margin();
+                if turn.early == 0 {
+                    turn.early_until = self.now + held.remaining + margin;
+                } else if turn.early_until <= self.now {
+                    // One of that name has it for good, restarted maybe. If it
+                    // fails, that is told; if it cannot release, a sweep sees it.
+                    return self.looking.turns.remove(entry);
+                }
                 turn.early += 1;
                 let unfreed = turn.is_first.then(|| (turn.stream.clone(), entry));
                 let wait = EARLY * 2u32.pow(turn.early.min(10));

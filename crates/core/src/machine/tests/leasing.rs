@@ -6,7 +6,8 @@ use super::rig::{
     Rig, SCHEMES, TTL, consumer, delivery, entry, held_by, lease, pending_at, session_of,
 };
 use crate::machine::{
-    Action, Answer, ClaimResult, Completion, DisownReason, End, Handover, Input, Notice, Reply,
+    Action, Answer, ClaimResult, Command, Completion, DisownReason, End, Handover, Input, Notice,
+    Reply,
 };
 use crate::{
     AcquireOutcome, ClaimOutcome, CompleteOutcome, Delivery, Error, ErrorKind, FencingToken,
@@ -565,4 +566,52 @@ fn claims_of_users_are_answered_once_whatever_happens() {
         rig.finish();
         assert_eq!(rig.refused_with(call), Some(ErrorKind::Unavailable));
     }
+}
+
+/// The caller waited no longer, and dropped the lease while the completion was
+/// under way: nobody could have ended it any more.
+#[test]
+fn a_lease_dropped_while_its_end_is_under_way_is_handed_back_if_that_is_refused() {
+    for end in ["Complete", "HandBack"] {
+        let mut rig = Rig::new(LockScheme::Session);
+        let token = rig.leased(1, "s");
+        let entry = entry(1);
+        match end {
+            "Complete" => rig.complete(1, token),
+            _ => rig.hand_back(1, token),
+        };
+        rig.input(Input::Command(Command::HandBack {
+            entry,
+            token,
+            failed: false,
+            call: None,
+        }));
+        rig.fail_with(end, Error::new(ErrorKind::Denied, "made up"));
+        rig.pass(TTL / 4);
+        let handed_back = vec![HandBackOutcome::HandedBack];
+        rig.answer("HandBack", Reply::HandedBack(handed_back));
+        assert_eq!(rig.ends(1), [End::HandedBack], "{end}");
+    }
+}
+
+/// It waited for the lowest entry of its stream to begin and end, which vanished.
+#[test]
+fn what_waits_for_a_greater_token_is_tried_again_whatever_becomes_of_the_other_entry() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.fetched(2, "s");
+    rig.acquired();
+    // The same stream's earlier entry turns up here, and waits.
+    rig.put_pending(pending_at("a", 1, "s"));
+    rig.input(Input::Hint(Hint::MayHaveMissed));
+    rig.housekeep();
+    let seen = FencingToken(5_000);
+    rig.answer("Claim", Reply::Claimed(vec![ClaimOutcome::Stale { seen }]));
+    rig.housekeep();
+    assert_eq!(rig.acquires(), [entry(1)]);
+    rig.refused(held_by(session_of("b"), TTL));
+    // It goes to another consumer, by way of a third.
+    rig.pending.remove(&entry(1));
+    rig.input(Input::Hint(Hint::HandedBack(vec![entry(1)])));
+    rig.live(TTL + TTL / 20);
+    assert_eq!(rig.acquires(), [entry(2)], "forgotten");
 }

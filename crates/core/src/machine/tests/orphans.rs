@@ -568,3 +568,44 @@ fn a_session_that_a_clock_set_back_revived_is_suspected_no_more() {
     rig.housekeep();
     assert!(rig.has("Bury"));
 }
+
+/// What a full consumer saw and others took was remembered for ever.
+#[test]
+fn orphans_that_others_took_are_not_remembered_for_ever() {
+    let mut rig = Rig::with(LockScheme::PerStream, |settings| settings.capacity = 1);
+    rig.leased(1, "s");
+    for n in 2..=100 {
+        rig.put_pending(pending_at("b", n, &format!("s{n}")));
+        let hint = Hint::LockExpired {
+            stream: stream(&format!("s{n}")),
+            entry: entry(n),
+        };
+        rig.input(Input::Hint(hint));
+        rig.housekeep();
+        rig.pending.remove(&entry(n));
+    }
+    assert!(rig.acquires().is_empty(), "full");
+    rig.live(TTL * 20);
+    assert_eq!(rig.machine.looking.expired.len(), 0);
+}
+
+/// Its other survivors learn of a death by their beats until the dead session is
+/// buried; who has no room for all of its entries is not to bury it first.
+#[test]
+fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room() {
+    let mut rig = Rig::with(LockScheme::PerStream, |settings| settings.capacity = 1);
+    rig.put_pending(pending_at("a", 1, "s"));
+    rig.put_pending(pending_at("a", 2, "t"));
+    let dead = SessionId::new(crate::ConsumerName::from_identity("a").unwrap(), 5);
+    rig.beat_with(|reply| reply.dead = vec![dead]);
+    rig.housekeep();
+    assert_eq!(rig.acquires(), [entry(1)]);
+    rig.acquired();
+    rig.claimed();
+    rig.live(TTL * 3);
+    assert!(!rig.has("Bury"), "the others do not know yet");
+    rig.pending.remove(&entry(2));
+    rig.input(Input::EventsTaken(1));
+    rig.live(TTL * 3);
+    assert!(!rig.has("Bury"), "full: the others see to it");
+}

@@ -5,8 +5,10 @@
 //! timeout always lies ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::belief::Belief;
 use crate::machine::{
     Action, ActionId, Answer, CallId, Command, Config, End, Input, Machine, Notice, Output, Reply,
 };
@@ -464,6 +466,21 @@ impl Rig {
         self.claimed();
         assert!(self.owned.contains(&(entry(n), token)), "not leased");
         token
+    }
+
+    pub(super) fn belief(&self, n: u64) -> Arc<Belief> {
+        let belief = self.notices.iter().rev().find_map(|notice| match notice {
+            Notice::Added {
+                entry: e, belief, ..
+            } if *e == entry(n) => Some(belief.clone()),
+            _ => None,
+        });
+        belief.unwrap()
+    }
+
+    /// The user takes it out of the queue, as `Events` does.
+    pub(super) fn take_up(&self, n: u64) {
+        self.belief(n).report_progress(self.now);
     }
 
     pub(super) fn owns(&self, n: u64) -> bool {

@@ -19,8 +19,8 @@ struct View {
     token: FencingToken,
     belief: Arc<Belief>,
     max_silence: Option<Duration>,
-    /// Of its handler.
-    last_progress: Timestamp,
+    /// Of its handler; `None` until its user has taken it up.
+    last_progress: Option<Timestamp>,
     /// Its user or an operator has asked for its end, or it was found silent.
     ending: bool,
     /// `lost()` fired because its handler was silent.
@@ -31,6 +31,10 @@ impl View {
     /// `lost()` has fired: over, although its end is not told yet.
     fn is_over(&self) -> bool {
         self.belief.until() == Timestamp::ZERO
+    }
+
+    fn silent_at(&self) -> Option<Timestamp> {
+        Some(self.last_progress? + self.max_silence?)
     }
 }
 
@@ -167,7 +171,7 @@ impl Checker {
             let (entry, token, until) = (*entry, view.token, view.belief.until());
             let lease = format_args!("{entry} {}", view.stream).to_string();
             if view.is_over() {
-                let silent_at = view.max_silence.map(|limit| view.last_progress + limit);
+                let silent_at = view.silent_at();
                 if !view.ending && silent_at.is_none_or(|at| at > local) {
                     let what = format!("n{node} is told that {lease} is lost, for no reason");
                     failed = Some(("silence", "lost() fires unasked", what));
@@ -206,7 +210,7 @@ impl Checker {
                 let what = format!("n{node} believes {lease}, whose lock may have expired");
                 failed = Some(("R1", "believes more than the lock", what));
             }
-            let silent_at = view.max_silence.map(|limit| view.last_progress + limit);
+            let silent_at = view.silent_at();
             let may_be_silent = view.ending || watch.asked_to_stop.is_some();
             if silent_at.is_some_and(|at| at + TICK.max(late) < local) && !may_be_silent {
                 let what = format!("the handler of {lease} at n{node} is silent, and keeps it");
@@ -428,7 +432,7 @@ impl Checker {
         local: Timestamp,
     ) {
         if let Some(view) = self.watches[node].view_mut(entry, token) {
-            view.last_progress = local;
+            view.last_progress = Some(local);
         }
     }
 
@@ -534,7 +538,7 @@ impl Checker {
             token,
             belief,
             max_silence: watch.max_silence,
-            last_progress: local,
+            last_progress: None,
             ending: false,
             silent: false,
         };
@@ -574,7 +578,7 @@ impl Checker {
         if end == End::HandedBack {
             watch.handed_back.insert(entry, local);
         }
-        let silent_at = view.max_silence.map(|limit| view.last_progress + limit);
+        let silent_at = view.silent_at();
         let stream = view.stream;
         self.forget_view(&stream, node, entry);
         let End::Disowned(reason) = end else { return };

@@ -95,6 +95,10 @@ impl World {
         if !self.endless {
             self.push(self.now + work, Event::Work(node, entry, token, stream));
         }
+        // Taking it up is its handler's first progress, as with `Events`.
+        let local = self.nodes[node].clock.read(self.now);
+        belief.report_progress(local);
+        self.checker.progress(node, entry, token, local);
         if let Some(limit) = limit {
             self.checker.limits_silence(node, entry, token, limit);
             let command = Command::LimitSilence {
