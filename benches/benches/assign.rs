@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_benches::{
-    RedisUsage, Table, announcements, is_smoke, name_of, number_of, runtime, schemes, wire,
+    RedisUsage, Table, announcements, is_smoke, name_of, number_of, runtime, schemes, server,
+    slowest_call, wire,
 };
 use streamlease_core::{
     Acquire, AcquireOutcome, BackendProvider, Client, CompleteOutcome, ConsumerName, Event, Events,
@@ -63,6 +64,8 @@ fn main() -> std::io::Result<()> {
             "fetches/1000",
             "of bare",
             "x one by one",
+            "slowest call ms",
+            "over 2 ms",
         ],
     );
     for consumers in [1, 4] {
@@ -71,21 +74,23 @@ fn main() -> std::io::Result<()> {
             let bare = measure(What::Bare(scheme), consumers, streams);
             let ours = measure(What::Ours(scheme), consumers, streams);
             let locks = name_of(Some(scheme)).to_owned();
-            for (what, figures) in [("streamlease", ours), ("bare", bare)] {
+            for (what, figures) in [("streamlease", &ours), ("bare", &bare)] {
                 let mut row = vec![what.to_owned(), locks.clone(), consumers.to_string()];
                 row.extend(figures.cells());
                 row.push(format!("{:.0} %", 100.0 * figures.rate / bare.rate));
                 row.push(format!("{:.1}", figures.rate / one_by_one.rate));
+                row.extend(figures.slow.clone());
                 table.row(row);
             }
             if scheme == LockScheme::Session {
-                budgets(&mut table, consumers, ours, bare, one_by_one);
+                budgets(&mut table, consumers, &ours, &bare, &one_by_one);
             }
         }
         let mut row = vec!["one by one".to_owned(), "wire".to_owned()];
         row.push(consumers.to_string());
         row.extend(one_by_one.cells());
         row.extend(["-".to_owned(), "1.0".to_owned()]);
+        row.extend(one_by_one.slow);
         table.row(row);
     }
     for scheme in schemes {
@@ -102,7 +107,13 @@ fn main() -> std::io::Result<()> {
 }
 
 /// What `design.md` asks of session leases.
-fn budgets(table: &mut Table, consumers: usize, ours: Figures, bare: Figures, reference: Figures) {
+fn budgets(
+    table: &mut Table,
+    consumers: usize,
+    ours: &Figures,
+    bare: &Figures,
+    reference: &Figures,
+) {
     let what = |budget: &str| format!("session, {consumers} consumer(s), {budget}");
     let (of_bare, times) = (ours.rate / bare.rate, ours.rate / reference.rate);
     let text = format!("{:.0} %", 100.0 * of_bare);
@@ -192,17 +203,18 @@ async fn start(backend: &RedisBackend, n: usize, capacity: usize) -> (Client, Ev
     (client, events)
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Figures {
     rate: f64,
     redis_us: f64,
     commands: f64,
     scripts: f64,
     fetches: f64,
+    slow: [String; 2],
 }
 
 impl Figures {
-    fn cells(self) -> [String; 5] {
+    fn cells(&self) -> [String; 5] {
         [
             format!("{:.0}", self.rate),
             format!("{:.1}", self.redis_us),
@@ -214,9 +226,7 @@ impl Figures {
 }
 
 fn measure(what: What, consumers: usize, streams: usize) -> Figures {
-    let server = RedisServer::builder()
-        .config("notify-keyspace-events \"Kx\"")
-        .start();
+    let server = server();
     let (took, used) = runtime().block_on(async {
         match what {
             What::Ours(scheme) => ours(&server, scheme, consumers, streams).await,
@@ -230,6 +240,7 @@ fn measure(what: What, consumers: usize, streams: usize) -> Figures {
         commands: used.commands as f64 / streams as f64,
         scripts: used.scripts as f64 * 1e3 / streams as f64,
         fetches: used.fetches as f64 * 1e3 / streams as f64,
+        slow: slowest_call(&server),
     }
 }
 

@@ -18,11 +18,11 @@ use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_benches::wire::WireConsumer;
 use streamlease_benches::{
     ProcessUsage, RedisUsage, Table, announcements, die_with_parent, is_smoke, millis, name_of,
-    number_of, numbers_of, runtime, schemes, value_of,
+    number_of, numbers_of, runtime, schemes, server, slowest_call, value_of,
 };
 use streamlease_core::{Client, Event, Events, Lease, LockScheme, Producer};
 use streamlease_runtime_tokio::TokioRuntime;
-use streamlease_tests::{JsonProcess, RedisServer};
+use streamlease_tests::JsonProcess;
 
 const SERVICE: &str = "bench";
 /// What is not held by then is not waited for.
@@ -39,7 +39,7 @@ struct Cell {
     hold: Duration,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Figures {
     /// Streams held after the time.
     held: u64,
@@ -49,6 +49,7 @@ struct Figures {
     redis: f64,
     client: f64,
     resident: u64,
+    slow: [String; 2],
 }
 
 fn main() -> std::io::Result<()> {
@@ -75,6 +76,8 @@ fn main() -> std::io::Result<()> {
             "client CPU %",
             "RSS MiB",
             "RSS bytes/stream",
+            "slowest call ms",
+            "over 2 ms",
         ],
     );
     let (counts, ttl, seconds) = match is_smoke() {
@@ -97,6 +100,7 @@ fn main() -> std::io::Result<()> {
                 figures.resident.saturating_sub(resident) / (cell.streams - streams) as u64
             });
             least = least.or(Some((cell.streams, figures.resident)));
+            let [slowest, over] = figures.slow.clone();
             table.row([
                 name_of(scheme).to_owned(),
                 cell.streams.to_string(),
@@ -107,9 +111,11 @@ fn main() -> std::io::Result<()> {
                 format!("{:.2}", 100.0 * figures.client),
                 format!("{:.1}", figures.resident as f64 / f64::from(1 << 20)),
                 per_stream.map_or("-".to_owned(), |bytes| bytes.to_string()),
+                slowest,
+                over,
             ]);
             if scheme == Some(LockScheme::Session) {
-                budgets(&mut table, cell, figures, per_stream);
+                budgets(&mut table, cell, &figures, per_stream);
             }
         }
     }
@@ -117,7 +123,7 @@ fn main() -> std::io::Result<()> {
 }
 
 /// What `design.md` asks of session leases.
-fn budgets(table: &mut Table, cell: Cell, figures: Figures, per_stream: Option<u64>) {
+fn budgets(table: &mut Table, cell: Cell, figures: &Figures, per_stream: Option<u64>) {
     let what = |budget: &str| format!("session, {} streams, {budget}", cell.streams);
     let all_held = figures.lost == 0 && figures.held == cell.streams as u64;
     let lost = format!("{} lost, {} held", figures.lost, figures.held);
@@ -139,9 +145,7 @@ fn budgets(table: &mut Table, cell: Cell, figures: Figures, per_stream: Option<u
 }
 
 fn measure(cell: Cell) -> Figures {
-    let server = RedisServer::builder()
-        .config("notify-keyspace-events \"Kx\"")
-        .start();
+    let server = server();
     runtime().block_on(async {
         let backend = RedisBackend::connect(server.url()).await.unwrap();
         let producer = Producer::new(SERVICE, &backend).unwrap();
@@ -171,6 +175,7 @@ fn measure(cell: Cell) -> Figures {
         redis: used.cpu.as_secs_f64() / seconds,
         client: number("cpu_ms") as f64 / 1e3 / seconds,
         resident: number("resident"),
+        slow: slowest_call(&server),
     };
     holder.wait_exit(FILL_LIMIT);
     figures

@@ -6,6 +6,7 @@
     reason = "a benchmark stops where it is wrong"
 )]
 
+mod slowest;
 pub mod takeover;
 mod usage;
 pub mod wire;
@@ -13,6 +14,7 @@ pub mod wire;
 use std::io::Write;
 use std::time::Duration;
 
+pub use slowest::{forget_slow_calls, server, slowest_call};
 pub use usage::{ProcessUsage, RedisUsage};
 
 use serde_json::{Map, Value, json};

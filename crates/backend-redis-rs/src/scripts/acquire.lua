@@ -49,7 +49,6 @@ for i = 0, (#ARGV - 2) / 4 - 1 do
 end
 end_minting(counter_key)
 if was_refused then
-  redis.call('ZREMRANGEBYSCORE', refused, '-inf', number(now))
-  redis.call('PEXPIRE', refused, 7200000)
+  forget_refused(refused)
 end
 return {'ok', replies}

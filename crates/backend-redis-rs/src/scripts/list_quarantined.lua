@@ -1,14 +1,18 @@
 -- A page of the quarantine in the order of the entry ids.
--- KEYS: quarantine, its index.  ARGV: exclusive lower bound in the index, limit.
+-- KEYS: quarantine, its index.  ARGV: exclusive lower bound in the index, limit, most bytes.
 -- The index holds ids zero-padded, all with score 0, so that their order as
 -- text is the order of the LBS.
 local members = redis.call('ZRANGEBYLEX', KEYS[2], '(' .. ARGV[1], '+', 'LIMIT', 0, ARGV[2])
-local rows = {}
+local rows, budget = {}, tonumber(ARGV[3])
 for _, member in ipairs(members) do
   local ms, seq = string.match(member, '^0*(%d+)%-0*(%d+)$')
   local blob = ms and redis.call('HGET', KEYS[1], ms .. '-' .. seq)
   if blob then
     rows[#rows + 1] = {ms .. '-' .. seq, blob}
+    budget = budget - #blob
+    if budget <= 0 then
+      break
+    end
   end
 end
 return rows

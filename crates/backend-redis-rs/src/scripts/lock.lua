@@ -33,3 +33,13 @@ end
 local function remaining(key)
   return redis.call('PTTL', key)
 end
+
+-- Those who were refused so long ago that they will not ask again. Not all of many at
+-- once; each page that adds some takes at least as many away.
+local function forget_refused(refused)
+  local old = redis.call('ZRANGEBYSCORE', refused, '-inf', number(now), 'LIMIT', 0, 256)
+  if #old > 0 then
+    redis.call('ZREM', refused, unpack(old))
+  end
+  redis.call('PEXPIRE', refused, 7200000)
+end

@@ -21,10 +21,6 @@ local function format_record(token, handed, failures)
   return token .. (handed and ':1:' or ':0:') .. failures
 end
 
-local function record(tokens, id)
-  return parse_record(redis.call('HGET', tokens, id))
-end
-
 -- The raw fields of an entry, nil if it is not on the LBS (any more).
 local function fields_of(lbs, id)
   local found = redis.call('XRANGE', lbs, id, id)

@@ -61,7 +61,6 @@ if #taken > 0 then
   end_minting(counter_key)
 end
 if was_refused then
-  redis.call('ZREMRANGEBYSCORE', refused, '-inf', number(now))
-  redis.call('PEXPIRE', refused, 7200000)
+  forget_refused(refused)
 end
 return {'ok', replies}

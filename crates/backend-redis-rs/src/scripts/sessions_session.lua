@@ -12,7 +12,8 @@ local function bury(who)
   redis.call('ZREMRANGEBYSCORE', buried, '-inf', number(now - 3600000))
   redis.call('PEXPIRE', buried, 3600000)
   redis.call('HDEL', details, 'ttl:' .. who, 'attempt:' .. who)
-  redis.call('DEL', marks_of(who))
+  -- Of streams that were taken over there may be as many as it held.
+  redis.call('UNLINK', marks_of(who))
 end
 
 local present = redis.call('ZSCORE', sessions, session)

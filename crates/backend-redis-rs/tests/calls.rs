@@ -1,0 +1,518 @@
+//! No script call keeps the server from everything else for long: each does no
+//! more than a page, whatever there is. Counted in commands and in words that
+//! they name, as `MONITOR` shows them, since time depends on the machine; the
+//! benches report the time.
+
+// clippy allows it in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use streamlease_core::*;
+use support::*;
+
+const TTL: u64 = 60_000;
+/// Items per script call, at most.
+const PAGE: usize = 128;
+/// Locks per call of those that only read or extend: beats and inspections.
+const LOCK_PAGE: usize = 250;
+/// Items per script call that moves entries with their payload, into quarantine or out.
+const PARKING_PAGE: usize = 64;
+/// Of everything: a few pages, the last one cut off.
+const MANY: usize = 1_000;
+/// Commands within one call. One takes a microsecond or two, …
+const MOST_COMMANDS: usize = 1_000;
+/// … on a stream up to five.
+const MOST_ON_STREAMS: usize = 300;
+/// Names, ids and values within one call, apart from payloads' contents.
+const MOST_WORDS: usize = 4_000;
+
+/// Sees what the server executes.
+struct Watch<'a> {
+    server: &'a RedisServer,
+    lines: BufReader<TcpStream>,
+    rounds: usize,
+}
+
+/// What one script call did.
+#[derive(Debug, Clone, Default)]
+struct Done {
+    /// What the call itself was given.
+    given: usize,
+    commands: Vec<String>,
+    words: usize,
+}
+
+impl<'a> Watch<'a> {
+    fn new(server: &'a RedisServer) -> Self {
+        let mut stream = TcpStream::connect(server.addr()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        stream.write_all(b"MONITOR\r\n").unwrap();
+        let mut lines = BufReader::new(stream);
+        let mut ok = String::new();
+        lines.read_line(&mut ok).unwrap();
+        assert_eq!(ok.trim(), "+OK");
+        Self {
+            server,
+            lines,
+            rounds: 0,
+        }
+    }
+
+    /// The script calls since the last look, in order.
+    fn calls(&mut self) -> Vec<Done> {
+        self.rounds += 1;
+        let end = format!("end-of-round-{}", self.rounds);
+        self.server.run::<()>(&["PING", &end]);
+        let mut calls: Vec<Done> = Vec::new();
+        loop {
+            let mut line = Vec::new();
+            self.lines.read_until(b'\n', &mut line).unwrap();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let words = words_of(&line);
+            if words.last() == Some(&end) {
+                return calls;
+            }
+            let command = words[0].to_ascii_uppercase();
+            if line.split(' ').nth(2) == Some("lua]") {
+                let call = calls.last_mut().unwrap();
+                call.commands.push(command);
+                call.words += words.len() - 1;
+            } else if command == "EVALSHA" || command == "EVAL" {
+                calls.push(Done {
+                    given: words.len() - 2,
+                    ..Done::default()
+                });
+            }
+        }
+    }
+
+    /// Checks that so many items took as few calls as their pages are, each of
+    /// them within bounds.
+    fn expect(&mut self, what: &str, items: usize, page: usize) {
+        let calls = self.calls();
+        let most = |count: fn(&Done) -> usize| calls.iter().map(count).max().unwrap_or(0);
+        let commands = most(|call| call.commands.len());
+        let on_streams = most(|call| call.commands.iter().filter(|c| c.starts_with('X')).count());
+        let (words, given) = (most(|call| call.words), most(|call| call.given));
+        println!(
+            "{what}: {} calls, at most {given} words given, {commands} commands \
+             ({on_streams} on streams) with {words} words",
+            calls.len()
+        );
+        assert_eq!(calls.len(), items.div_ceil(page).max(1), "{what}: calls");
+        assert!(commands > 0, "{what}: the server has not shown what it did");
+        assert!(commands <= MOST_COMMANDS, "{what}: {commands} commands");
+        assert!(
+            on_streams <= MOST_ON_STREAMS,
+            "{what}: {on_streams} commands on streams"
+        );
+        assert!(words <= MOST_WORDS, "{what}: {words} words");
+        assert!(given <= MOST_WORDS, "{what}: {given} words given");
+    }
+}
+
+/// The quoted words of a line of MONITOR.
+fn words_of(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' if quoted => {
+                words.push(std::mem::take(&mut word));
+                quoted = false;
+            }
+            '"' => quoted = true,
+            '\\' if quoted => word.extend(rest.next()),
+            c if quoted => word.push(c),
+            _ => {}
+        }
+    }
+    words
+}
+
+/// A service with a session of ours, and MANY streams submitted and read by us.
+struct Service<'a> {
+    backend: Backend,
+    me: Session,
+    watch: Watch<'a>,
+    streams: Vec<(StreamName, EntryId)>,
+}
+
+impl<'a> Service<'a> {
+    async fn start(server: &'a RedisServer, scheme: LockScheme) -> Self {
+        let backend = backend_with(server, "orders", scheme).await;
+        backend.transport.prepare().await.unwrap();
+        let me = session("me", 1, TTL);
+        assert_eq!(backend.locks.open(&me).await.unwrap(), OpenOutcome::Opened);
+        Self {
+            backend,
+            me,
+            watch: Watch::new(server),
+            streams: Vec::new(),
+        }
+    }
+
+    async fn submit_and_fetch(&mut self, id: u128) {
+        let names: Vec<String> = (0..MANY).map(|n| format!("call-{n:06}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let transport = &self.backend.transport;
+        self.watch.calls();
+        let ids = transport.submit(&batch(id, &names)).await.unwrap();
+        self.watch.expect("submit", MANY, PAGE);
+        let fetched = transport.fetch(&fetch("me", MANY, 0)).await.unwrap();
+        assert_eq!(fetched.entries.len(), MANY);
+        let names = names.iter().map(|name| stream(name));
+        self.streams = names.zip(ids).collect();
+    }
+
+    fn requests(&self, attempt: u64) -> Vec<Acquire> {
+        let requests = self.streams.iter().map(|(stream, entry)| Acquire {
+            stream: stream.clone(),
+            entry: *entry,
+            attempt,
+            floor: FencingToken(0),
+        });
+        requests.collect()
+    }
+
+    async fn acquire(&mut self, attempt: u64) -> Vec<LeaseRef> {
+        let requests = self.requests(attempt);
+        let outcomes = self.backend.locks.acquire(&self.me, &requests).await;
+        self.watch.expect("acquire", MANY, PAGE);
+        let leases = requests.into_iter().zip(outcomes.unwrap());
+        let leases = leases.map(|(request, outcome)| match outcome {
+            AcquireOutcome::Acquired(token) => LeaseRef {
+                stream: request.stream,
+                entry: request.entry,
+                token,
+            },
+            other => panic!("{other:?}"),
+        });
+        leases.collect()
+    }
+
+    async fn release(&mut self, leases: &[LeaseRef]) {
+        let releases: Vec<Release> = leases
+            .iter()
+            .map(|lease| Release {
+                lease: lease.clone(),
+                announce: true,
+            })
+            .collect();
+        let outcomes = self.backend.locks.release(&self.me.id, &releases).await;
+        assert_eq!(outcomes.unwrap(), vec![ReleaseOutcome::Released; MANY]);
+        self.watch.expect("release", MANY, PAGE);
+    }
+
+    async fn claim(&mut self, what: &str, leases: &[LeaseRef]) -> Vec<Fenced> {
+        let claims = fenced_by(leases);
+        let claimer = &self.me.id.consumer;
+        let outcomes = self.backend.transport.claim(claimer, &claims).await;
+        let claimed = |outcome: &ClaimOutcome| matches!(outcome, ClaimOutcome::Claimed { .. });
+        assert!(outcomes.unwrap().iter().all(claimed));
+        self.watch.expect(what, MANY, PAGE);
+        claims
+    }
+}
+
+fn fenced_by(leases: &[LeaseRef]) -> Vec<Fenced> {
+    let fenced = leases.iter().map(|lease| Fenced {
+        entry: lease.entry,
+        token: lease.token,
+    });
+    fenced.collect()
+}
+
+/// Teaches a server our scripts: one that is not known takes a call more.
+async fn warm_up(server: &RedisServer, scheme: LockScheme) {
+    let backend = backend_with(server, "warm-up", scheme).await;
+    let me = session("warmer", 1, TTL);
+    let (locks, transport) = (&backend.locks, &backend.transport);
+    let claimer = me.id.consumer.clone();
+    transport.prepare().await.unwrap();
+    locks.open(&me).await.unwrap();
+    let entry = transport.submit(&batch(1, &["s"])).await.unwrap()[0];
+    locks
+        .acquire(&me, &[acquire("s", entry, 1, 0)])
+        .await
+        .unwrap();
+    let lease = LeaseRef {
+        stream: stream("s"),
+        entry,
+        token: FencingToken(1),
+    };
+    let release = Release {
+        lease: lease.clone(),
+        announce: false,
+    };
+    locks.release(&me.id, &[release]).await.unwrap();
+    locks.inspect(&[lock_of(&lease)]).await.unwrap();
+    locks.beat(&me, &[], None).await.unwrap();
+    locks
+        .take_over(&me, &session("none", 1, TTL).id, 1)
+        .await
+        .unwrap();
+    locks.records(&me.id, None, 1).await.unwrap();
+    locks.revoke(&[stream("s")]).await.unwrap();
+    locks.members().await.unwrap();
+    let fenced = [fenced(entry, 1)];
+    transport.claim(&claimer, &fenced).await.unwrap();
+    transport.list_pending(&ALL, 1).await.unwrap();
+    let back = HandBack {
+        entry,
+        token: FencingToken(1),
+        failed: true,
+    };
+    transport.hand_back(&claimer, &[back]).await.unwrap();
+    let park = Quarantine {
+        entry,
+        token: FencingToken(2),
+        reason: "warm".to_owned(),
+    };
+    transport.quarantine(&claimer, &[park]).await.unwrap();
+    transport.complete(&claimer, &fenced).await.unwrap();
+    transport.list_quarantined(EntryId::MIN, 1).await.unwrap();
+    transport.release_quarantined(&[entry]).await.unwrap();
+    transport.drop_quarantined(&[entry]).await.unwrap();
+    transport.forget_consumer(&consumer("none")).await.unwrap();
+    locks.close(&me.id).await.unwrap();
+}
+
+fn lock_of(lease: &LeaseRef) -> LockId {
+    LockId {
+        stream: lease.stream.clone(),
+        entry: lease.entry,
+    }
+}
+
+#[test]
+fn no_call_of_the_transport_does_more_than_a_page() {
+    on_tokio(async {
+        let server = RedisServer::start();
+        warm_up(&server, LockScheme::Session).await;
+        let mut service = Service::start(&server, LockScheme::Session).await;
+        let claimer = service.me.id.consumer.clone();
+        let transport = service.backend.transport.clone();
+        service.submit_and_fetch(2).await;
+
+        let leases = service.acquire(1).await;
+        let claims = service.claim("claim", &leases).await;
+        // The first look of a sweep also looks for left-over records.
+        transport.list_pending(&ALL, MANY).await.unwrap();
+        service.watch.expect("list, tidied", MANY + PAGE, PAGE);
+        let ids = claims.iter().map(|claim| claim.entry).collect();
+        let page = transport.list_pending(&Scope::Entries(ids), MANY).await;
+        assert_eq!(page.unwrap().entries.len(), MANY);
+        service.watch.expect("list by ids", MANY, PAGE);
+
+        let backs: Vec<HandBack> = (claims.iter().enumerate())
+            .map(|(n, claim)| HandBack {
+                entry: claim.entry,
+                token: claim.token,
+                failed: n % 2 == 0,
+            })
+            .collect();
+        transport.hand_back(&claimer, &backs).await.unwrap();
+        service.watch.expect("hand back", MANY, PAGE);
+        service.release(&leases).await;
+
+        let leases = service.acquire(2).await;
+        let claims = service.claim("claim of what failed", &leases).await;
+        let outcomes = transport.complete(&claimer, &claims).await.unwrap();
+        assert_eq!(outcomes, vec![CompleteOutcome::Completed; MANY]);
+        service.watch.expect("complete", MANY, PAGE);
+        let outcomes = transport.complete(&claimer, &claims).await.unwrap();
+        assert_eq!(outcomes, vec![CompleteOutcome::Gone; MANY]);
+        service.watch.expect("complete of what is gone", MANY, PAGE);
+        let outcomes = transport.claim(&claimer, &claims).await.unwrap();
+        assert_eq!(outcomes, vec![ClaimOutcome::Gone; MANY]);
+        service.watch.expect("claim of what is gone", MANY, PAGE);
+        service.release(&leases).await;
+    });
+}
+
+#[test]
+fn no_call_of_the_quarantine_does_more_than_a_page() {
+    on_tokio(async {
+        let server = RedisServer::start();
+        warm_up(&server, LockScheme::Session).await;
+        let mut service = Service::start(&server, LockScheme::Session).await;
+        let claimer = service.me.id.consumer.clone();
+        let transport = service.backend.transport.clone();
+        for round in 2..4 {
+            service.submit_and_fetch(round).await;
+            let leases = service.acquire(round as u64).await;
+            let claims = service.claim("claim", &leases).await;
+            let parking: Vec<Quarantine> = (claims.iter())
+                .map(|claim| Quarantine {
+                    entry: claim.entry,
+                    token: claim.token,
+                    reason: "it fails".to_owned(),
+                })
+                .collect();
+            transport.quarantine(&claimer, &parking).await.unwrap();
+            service.watch.expect("quarantine", MANY, PARKING_PAGE);
+            let parked = transport.list_quarantined(EntryId::MIN, MANY).await;
+            assert_eq!(parked.unwrap().len(), MANY);
+            service.watch.expect("list the quarantine", MANY, PAGE);
+            let ids: Vec<EntryId> = claims.iter().map(|claim| claim.entry).collect();
+            if round == 2 {
+                transport.release_quarantined(&ids).await.unwrap();
+                service.watch.expect("release from it", MANY, PARKING_PAGE);
+                let fetched = transport.fetch(&fetch("me", MANY, 0)).await.unwrap();
+                assert_eq!(fetched.entries.len(), MANY);
+                service.release(&leases).await;
+            } else {
+                transport.drop_quarantined(&ids).await.unwrap();
+                service.watch.expect("drop", MANY, PAGE);
+            }
+        }
+    });
+}
+
+#[test]
+fn no_call_of_per_stream_locks_does_more_than_a_page() {
+    on_tokio(async {
+        let server = RedisServer::start();
+        warm_up(&server, LockScheme::PerStream).await;
+        let mut service = Service::start(&server, LockScheme::PerStream).await;
+        let locks = service.backend.locks.clone();
+        service.submit_and_fetch(2).await;
+        let leases = service.acquire(1).await;
+        let outcome = locks.beat(&service.me, &leases, None).await.unwrap();
+        assert!(matches!(outcome, BeatOutcome::Extended(reply) if reply.lost.is_empty()));
+        service.watch.expect("beat", MANY, LOCK_PAGE);
+        let ids: Vec<LockId> = leases.iter().map(lock_of).collect();
+        locks.inspect(&ids).await.unwrap();
+        service.watch.expect("inspect", MANY, LOCK_PAGE);
+
+        let other = session("other", 1, TTL);
+        locks.open(&other).await.unwrap();
+        service.watch.calls();
+        let refused = locks.acquire(&other, &service.requests(1)).await.unwrap();
+        assert!(
+            refused
+                .iter()
+                .all(|outcome| matches!(outcome, AcquireOutcome::Held(_)))
+        );
+        service.watch.expect("refused acquire", MANY, PAGE);
+        service.release(&leases).await;
+    });
+}
+
+#[test]
+fn no_call_of_session_leases_does_more_than_a_page() {
+    on_tokio(async {
+        let server = RedisServer::start();
+        warm_up(&server, LockScheme::Session).await;
+        let mut service = Service::start(&server, LockScheme::Session).await;
+        let locks = service.backend.locks.clone();
+        service.submit_and_fetch(2).await;
+        let leases = service.acquire(1).await;
+        let names: Vec<StreamName> = leases.iter().map(|lease| lease.stream.clone()).collect();
+        let ids: Vec<LockId> = leases.iter().map(lock_of).collect();
+        locks.inspect(&ids).await.unwrap();
+        service.watch.expect("inspect", MANY, PAGE);
+        let record = locks.records(&service.me.id, None, MANY).await.unwrap();
+        assert_eq!(record.len(), MANY);
+        service.watch.expect("record", MANY, PAGE);
+
+        let other = session("other", 1, TTL);
+        locks.open(&other).await.unwrap();
+        service.watch.calls();
+        let refused = locks.acquire(&other, &service.requests(1)).await.unwrap();
+        assert!(
+            refused
+                .iter()
+                .all(|outcome| matches!(outcome, AcquireOutcome::Held(_)))
+        );
+        service.watch.expect("refused acquire", MANY, PAGE);
+
+        // A beat with marks tells of a part of them, and the next of the others.
+        assert_eq!(locks.revoke(&names).await.unwrap(), vec![true; MANY]);
+        service.watch.expect("revoke", MANY, PAGE);
+        let BeatOutcome::Extended(reply) = locks.beat(&service.me, &[], None).await.unwrap() else {
+            panic!("the session is gone");
+        };
+        assert!((1..=PAGE + LOCK_PAGE).contains(&reply.revoked.len()));
+        service.watch.expect("beat with marks", 1, PAGE);
+        // So it does if nothing of what is marked is held any more.
+        server.run::<()>(&["DEL", "{orders-input}:owners"]);
+        service.watch.calls();
+        locks.beat(&service.me, &[], None).await.unwrap();
+        service.watch.expect("beat with stale marks", 1, PAGE);
+    });
+}
+
+#[test]
+fn a_dead_session_is_taken_over_a_page_a_call() {
+    on_tokio(async {
+        let server = RedisServer::start();
+        warm_up(&server, LockScheme::Session).await;
+        let mut service = Service::start(&server, LockScheme::Session).await;
+        let locks = service.backend.locks.clone();
+        service.submit_and_fetch(2).await;
+        let leases = service.acquire(1).await;
+        let names: Vec<StreamName> = leases.into_iter().map(|lease| lease.stream).collect();
+        locks.revoke(&names).await.unwrap();
+        let heir = session("heir", 1, TTL);
+        locks.open(&heir).await.unwrap();
+        locks.close(&service.me.id).await.unwrap();
+        service.watch.calls();
+        // Whatever is asked for.
+        loop {
+            let outcome = locks.take_over(&heir, &service.me.id, MANY).await.unwrap();
+            let TakeOverOutcome::Taken { leases, left } = outcome else {
+                panic!("{outcome:?}");
+            };
+            assert!(leases.len() <= PAGE);
+            if left == 0 {
+                break;
+            }
+        }
+        service.watch.expect("take over", MANY, PAGE);
+        // With marks that nobody has acted on: they are freed in the background.
+        assert!(locks.bury(&service.me.id).await.unwrap());
+        let calls = service.watch.calls();
+        let commands = &calls[0].commands;
+        assert!(commands.contains(&"UNLINK".to_owned()), "{commands:?}");
+        assert!(!commands.contains(&"DEL".to_owned()), "{commands:?}");
+    });
+}
+
+#[test]
+fn those_who_were_refused_are_forgotten_a_part_at_a_time() {
+    for scheme in [LockScheme::Session, LockScheme::PerStream] {
+        on_tokio(async {
+            let server = RedisServer::start();
+            let backend = backend_with(&server, "orders", scheme).await;
+            let (a, b) = (session("a", 1, TTL), session("b", 1, TTL));
+            for session in [&a, &b] {
+                backend.locks.open(session).await.unwrap();
+            }
+            // Long ago.
+            for n in 0..MANY {
+                let old = format!("old-{n}");
+                server.run::<()>(&["ZADD", "{orders-input}:refused", "1000", &old]);
+            }
+            let request = [acquire("call", EntryId::new(1, 0), 1, 0)];
+            backend.locks.acquire(&a, &request).await.unwrap();
+            let mut before = MANY + 1;
+            while before > 1 {
+                let refused = backend.locks.acquire(&b, &request).await.unwrap();
+                assert!(matches!(refused[0], AcquireOutcome::Held(_)));
+                let left: usize = server.run(&["ZCARD", "{orders-input}:refused"]);
+                assert!(before - left <= 2 * PAGE, "{before} and then {left}");
+                assert!(left < before, "it grows for ever");
+                before = left;
+            }
+        });
+    }
+}
