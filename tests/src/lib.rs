@@ -1,7 +1,7 @@
 //! What the integration tests share: a Redis server of their own
 //! ([`RedisServer`]), a proxy that makes the network bad ([`Proxy`]), child
-//! processes that speak JSON lines ([`JsonProcess`]), and bounded waiting
-//! ([`eventually`]).
+//! processes that speak JSON lines ([`JsonProcess`]), bounded waiting
+//! ([`eventually`]), and runs that count only if the machine went on ([`in_real_time`]).
 //!
 //! Everything here panics instead of returning errors, with a message that says
 //! what to do, because its callers are tests. Nothing here needs an executor:
@@ -13,11 +13,13 @@
 
 mod process;
 mod proxy;
+mod real_time;
 mod redis_server;
 mod wait;
 
 pub use process::JsonProcess;
 pub use proxy::Proxy;
+pub use real_time::in_real_time;
 pub use redis_server::{RedisServer, RedisServerBuilder};
 pub use rustix::process::Signal;
 pub use wait::{eventually, eventually_blocking, wait_for, wait_for_blocking};

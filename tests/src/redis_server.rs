@@ -136,9 +136,17 @@ impl RedisServer {
 
     /// The same with a URL of [`url_with`](Self::url_with).
     pub fn connection_to(&self, url: &str) -> redis::Connection {
-        redis::Client::open(url)
-            .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(5)))
-            .unwrap_or_else(|err| panic!("cannot connect to {url}: {err}"))
+        let deadline = Instant::now() + START_WITHIN;
+        loop {
+            let connection = redis::Client::open(url)
+                .and_then(|client| client.get_connection_with_timeout(START_WITHIN));
+            match connection {
+                Ok(connection) => return connection,
+                // By a signal to us, of a debugger or a shell.
+                Err(err) if is_interrupted(&err) && Instant::now() < deadline => {}
+                Err(err) => panic!("cannot connect to {url}: {err}"),
+            }
+        }
     }
 
     /// Runs one command, given as words, on a connection of its own.
@@ -290,6 +298,12 @@ impl Drop for RedisServer {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn is_interrupted(err: &redis::RedisError) -> bool {
+    let source = std::error::Error::source(err);
+    let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::Interrupted)
 }
 
 fn free_port() -> u16 {

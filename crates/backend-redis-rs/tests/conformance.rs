@@ -12,16 +12,16 @@ use streamlease_testkit::conformance::Behaviour;
 use support::*;
 
 fn on_tokio<S>(scheme: LockScheme, behaviour: Behaviour<S>, service: impl Fn(Backend) -> S) {
-    let server = RedisServer::start();
-    support::on_tokio(async {
+    support::on_tokio(|| async {
+        let server = RedisServer::start();
         let service = service(backend_with(&server, "orders", scheme).await);
         behaviour.run(Arc::new(TokioRuntime::new()), service).await;
     });
 }
 
 fn on_smol<S>(scheme: LockScheme, behaviour: Behaviour<S>, service: impl Fn(Backend) -> S) {
-    let server = RedisServer::start();
-    smol::block_on(async {
+    support::on_smol(|| async {
+        let server = RedisServer::start();
         let service = service(backend_with(&server, "orders", scheme).await);
         behaviour.run(Arc::new(SmolRuntime::new()), service).await;
     });

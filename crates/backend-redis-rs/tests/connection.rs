@@ -111,7 +111,7 @@ fn a_server_that_talks_nonsense_causes_errors_and_no_panic() {
 
 #[test]
 fn what_a_user_may_not_do_is_denied() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         server.run::<()>(&[
             "ACL", "SETUSER", "reader", "on", ">pw", "~*", "&*", "+@all", "-xclaim", "-xgroup",
@@ -282,7 +282,7 @@ fn a_frozen_server_is_unavailable_in_bounded_time_and_its_connection_given_up() 
 
 #[test]
 fn a_full_server_is_waited_out() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         backend.transport.prepare().await.unwrap();

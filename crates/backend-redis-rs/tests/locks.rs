@@ -197,7 +197,7 @@ fn tokens_grow_whatever_is_lost_and_however_great_they_are() {
 
 #[test]
 fn tokens_of_one_page_are_all_different() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let a = opened(&backend, "a", TTL).await;
@@ -455,7 +455,7 @@ fn with_the_servers_data_every_session_is_gone() {
 
 #[test]
 fn a_close_before_its_late_open_wins() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let a = session("a", 1, TTL);
@@ -469,7 +469,7 @@ fn a_close_before_its_late_open_wins() {
 
 #[test]
 fn ten_thousand_leases_are_beaten_and_just_the_lost_ones_named() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let a = opened(&backend, "a", TTL).await;
@@ -539,7 +539,7 @@ fn ten_thousand_leases_are_beaten_and_just_the_lost_ones_named() {
 
 #[test]
 fn two_services_with_the_same_data_stream_do_not_exclude_each_other() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let (orders, calls) = (
             backend(&server, "orders").await,

@@ -72,7 +72,7 @@ fn an_expired_wire_lock_is_heard_and_split_at_its_last_separator() {
 
 #[test]
 fn a_thousand_expiries_at_once_are_all_heard() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let mut hints = backend.notifier.subscribe().await.unwrap();
@@ -104,7 +104,7 @@ fn a_thousand_expiries_at_once_are_all_heard() {
 
 #[test]
 fn the_database_of_the_url_is_listened_to() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let url = format!("redis://127.0.0.1:{}/3", server.port());
         let provider = streamlease_backend_redis_rs::RedisBackend::connect(url)
@@ -356,7 +356,7 @@ fn a_broken_subscription_says_so_and_a_new_one_sets_the_flags_again() {
 
 #[test]
 fn a_frozen_server_is_noticed_by_its_silence() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let mut hints = backend.notifier.subscribe().await.unwrap();

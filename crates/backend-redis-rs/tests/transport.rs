@@ -151,7 +151,7 @@ fn a_repeated_batch_appends_nothing_and_a_long_one_keeps_its_order() {
 
 #[test]
 fn a_batch_whose_first_pages_only_were_appended_is_finished_by_its_repeat() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let names: Vec<String> = (0..150).map(|n| format!("s{n}")).collect();
@@ -296,7 +296,7 @@ fn a_missing_stream_or_group_is_not_prepared_and_preparing_helps() {
 
 #[test]
 fn a_key_of_the_wrong_type_is_incompatible_and_named() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         server.run::<()>(&["SET", "orders-input", "mine"]);
@@ -416,7 +416,7 @@ fn poison_entries_are_delivered_with_their_reason_and_stop_nothing() {
 
 #[test]
 fn a_quarantine_record_that_cannot_be_read_hides_no_other() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let (backend, ids) = delivered(&server, &["a", "b"]).await;
         for entry in &ids {
@@ -589,7 +589,7 @@ fn after_a_hand_back_only_a_greater_token_may_claim_and_anybody_may_take_it_at_o
 
 #[test]
 fn tokens_above_what_a_lua_number_holds_are_compared_rightly() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let (backend, ids) = delivered(&server, &["s"]).await;
         let id = ids[0];
@@ -791,7 +791,7 @@ fn pending_entries_are_listed_in_pages_and_deleted_ones_dropped() {
 
 #[test]
 fn records_that_a_foreign_consumer_left_behind_are_cleaned_up_by_sweeps() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         let names: Vec<String> = (0..600).map(|n| format!("s{n}")).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();

@@ -82,9 +82,9 @@ fn a_program_learns_all_about_its_stream_and_exit_0_completes_it() {
 fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_parked() {
     let server = RedisServer::start();
     submit(&server, "s", &["call"]);
-    // Who handed back waits a TTL; two short ones take turns.
-    let one = shell(&server, "one", &["--ttl", "200ms"], "exit 3");
-    let two = shell(&server, "two", &["--ttl", "200ms"], "kill -9 $$");
+    // Who handed back waits a TTL; two take turns.
+    let one = shell(&server, "one", &[], "exit 3");
+    let two = shell(&server, "two", &[], "kill -9 $$");
     eventually_blocking("the entry to be parked", SOON, || {
         let listing = inspect(&server, "s");
         listing.last().unwrap()["quarantined"] == 1
@@ -214,11 +214,12 @@ fn a_program_that_ends_while_its_worker_is_frozen_does_not_end_the_stream_twice(
     // They end once there is the file.
     let file = std::env::temp_dir().join(format!("streamlease-ended-{}", server.port()));
     let script = format!("until [ -e {} ]; do sleep 0.02; done", file.display());
-    let frozen = shell(&server, "frozen", &["--ttl", "500ms"], &script);
+    let _ = std::fs::remove_file(&file);
+    let frozen = shell(&server, "frozen", &[], &script);
     frozen.wait_for_count("stream_added", streams.len(), SOON);
     frozen.signal(Signal::STOP);
     // Another has got them all: the frozen one's time is over.
-    let other = work(&server, "s", "other", &["--ttl", "500ms"]);
+    let other = work(&server, "s", "other", &[]);
     other.wait_for_count("stream_added", streams.len(), SOON);
     std::fs::write(&file, "").unwrap();
     frozen.signal(Signal::CONT);

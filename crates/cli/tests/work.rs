@@ -227,7 +227,7 @@ fn a_second_signal_exits_at_once() {
         heard.elapsed() > Duration::from_millis(150)
     });
     worker.signal(Signal::TERM);
-    assert_eq!(worker.wait_exit(Duration::from_secs(2)).code(), Some(1));
+    assert_eq!(worker.wait_exit(SOON).code(), Some(1));
     server.thaw();
 }
 

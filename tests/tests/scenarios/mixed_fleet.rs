@@ -128,6 +128,8 @@ async fn a_go_consumer_takes_over_from_a_rust_consumer_that_died_and_completes(w
 }
 
 async fn owners_keep_entries_fresh_and_take_back_what_a_go_consumer_moved(world: World) {
+    // It takes ten seconds and more; the lease has to outlast whatever happens then.
+    let world = world.with_ttl(Duration::from_secs(5));
     let mut rust = world.start("rust").await;
     let mut go = GoConsumer::new(world.redis(), "go");
     let kept = go.submit("kept", "null");

@@ -17,7 +17,7 @@ use streamlease_core::{
     StreamName, Timestamp,
 };
 use streamlease_testkit::sim::SimRuntime;
-use streamlease_tests::RedisServer;
+use streamlease_tests::{RedisServer, in_real_time};
 
 use super::Process;
 
@@ -48,28 +48,30 @@ pub fn on_tokio<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
 
 /// The same with these locks.
 pub fn on_tokio_with<F: Future<Output = ()>>(scheme: LockScheme, scenario: impl Fn(World) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let base = streamlease_runtime_tokio::TokioRuntime::new();
-        let world = World::on_redis(Arc::new(base));
-        scenario(World { scheme, ..world }).await;
+    in_real_time(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let base = streamlease_runtime_tokio::TokioRuntime::new();
+            let world = World::on_redis(Arc::new(base));
+            scenario(World { scheme, ..world }).await;
+        });
     });
 }
 
 /// Runs a scenario on a Redis server of its own, with async-std.
 pub fn on_async_std<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
-    let base = streamlease_runtime_async_std::AsyncStdRuntime::new();
-    async_std::task::block_on(scenario(World::on_redis(Arc::new(base))));
+    let base = Arc::new(streamlease_runtime_async_std::AsyncStdRuntime::new());
+    in_real_time(|| async_std::task::block_on(scenario(World::on_redis(base.clone()))));
 }
 
 /// Runs a scenario on a Redis server of its own, with smol.
 pub fn on_smol<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
-    let base = streamlease_runtime_smol::SmolRuntime::new();
-    smol::block_on(scenario(World::on_redis(Arc::new(base))));
+    let base = Arc::new(streamlease_runtime_smol::SmolRuntime::new());
+    in_real_time(|| smol::block_on(scenario(World::on_redis(base.clone()))));
 }
 
 /// One server, one executor, and the service `orders`.

@@ -6,19 +6,27 @@ use std::time::{Duration, Instant};
 use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
 pub(crate) use streamlease_tests::RedisServer;
+use streamlease_tests::in_real_time;
 
 /// Runs a test's body once under tokio and once under smol.
 pub(crate) fn on_both<F: Future<Output = ()>>(body: impl Fn() -> F) {
-    on_tokio(body());
-    smol::block_on(body());
+    on_tokio(&body);
+    on_smol(body);
 }
 
-pub(crate) fn on_tokio(body: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    runtime.unwrap().block_on(body);
+/// In real time: an answer that takes two seconds is an error.
+pub(crate) fn on_tokio<F: Future<Output = ()>>(body: impl Fn() -> F) {
+    in_real_time(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(body());
+    });
+}
+
+pub(crate) fn on_smol<F: Future<Output = ()>>(body: impl Fn() -> F) {
+    in_real_time(|| smol::block_on(body()));
 }
 
 /// Asks again until it is so, within ten seconds.

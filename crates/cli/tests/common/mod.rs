@@ -11,7 +11,7 @@ use serde_json::Value;
 use streamlease_tests::{JsonProcess, RedisServer};
 
 /// Long enough for a loaded machine; nothing waits for it to pass.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(40);
 
 /// The command, with nothing of the surrounding environment that it looks at.
 pub(crate) fn command() -> Command {
@@ -52,7 +52,8 @@ pub(crate) fn submit(server: &RedisServer, service: &str, names: &[&str]) -> Vec
     lines(&output)
 }
 
-/// `streamlease work --json`, with a TTL of 2s if `more` has none, once it has said `started`.
+/// `streamlease work --json`, with a TTL of 3s if `more` has none, once it has said `started`.
+/// A machine that stands still for a second costs nobody a lease.
 pub(crate) fn work(
     server: &RedisServer,
     service: &str,
@@ -62,7 +63,7 @@ pub(crate) fn work(
     let ttl: &[&str] = if more.contains(&"--ttl") {
         &[]
     } else {
-        &["--ttl", "2s"]
+        &["--ttl", "3s"]
     };
     let worker = JsonProcess::spawn(
         command()

@@ -80,49 +80,70 @@ pub async fn a_sleep_ends_at_or_after_its_deadline(runtime: Arc<dyn Runtime>, ()
 
 /// A deadline that has passed, or is now, is no wait.
 pub async fn a_sleep_into_the_past_ends_at_once(runtime: Arc<dyn Runtime>, (): ()) {
-    let now = runtime.now();
-    let wait = async {
-        runtime.sleep_until(Timestamp::ZERO).await;
-        runtime.sleep_until(now).await;
-        runtime.sleep_until(now - Duration::from_secs(1)).await;
-    };
-    within(
-        &*runtime,
-        "three sleeps into the past",
-        Duration::from_secs(1),
-        wait,
-    )
-    .await;
+    // One of a few goes so quickly, even if the machine has other things to do.
+    let mut least = Duration::MAX;
+    for _ in 0..5 {
+        let now = runtime.now();
+        let wait = async {
+            runtime.sleep_until(Timestamp::ZERO).await;
+            runtime.sleep_until(now).await;
+            runtime.sleep_until(now - Duration::from_secs(1)).await;
+        };
+        within(&*runtime, "three sleeps into the past", PATIENCE, wait).await;
+        least = least.min(runtime.now().saturating_since(now));
+    }
+    assert!(
+        least < Duration::from_secs(1),
+        "three sleeps into the past take {least:?}"
+    );
 }
 
 /// A runtime may sleep in slices, to look at the clock in between; the sleep
 /// ends at its deadline all the same.
 pub async fn a_sleep_longer_than_any_slice_ends_on_time(runtime: Arc<dyn Runtime>, (): ()) {
-    let deadline = runtime.now() + Duration::from_millis(1_300);
-    runtime.sleep_until(deadline).await;
-    let now = runtime.now();
-    assert!(now >= deadline, "early: {now:?} < {deadline:?}");
-    let late = now.saturating_since(deadline);
-    assert!(late < Duration::from_secs(3), "late by {late:?}");
+    let mut least = Duration::MAX;
+    for _ in 0..3 {
+        let deadline = runtime.now() + Duration::from_millis(1_300);
+        runtime.sleep_until(deadline).await;
+        let now = runtime.now();
+        assert!(now >= deadline, "early: {now:?} < {deadline:?}");
+        least = least.min(now.saturating_since(deadline));
+        if least < Duration::from_millis(500) {
+            return;
+        }
+    }
+    panic!("three times late, by {least:?} at least");
 }
 
-/// Of two sleeps the one with the earlier deadline ends first.
+/// Of two sleeps the one with the earlier deadline ends first. Not if both are
+/// over already when the runtime gets to run: then it is tried again.
 pub async fn sleeps_end_in_the_order_of_their_deadlines(runtime: Arc<dyn Runtime>, (): ()) {
-    let (send, receive) = async_channel::unbounded();
-    let now = runtime.now();
-    for ms in [300, 20, 160] {
-        let (sleeper, send) = (runtime.clone(), send.clone());
-        runtime.spawn(Box::pin(async move {
-            sleeper.sleep_until(now + Duration::from_millis(ms)).await;
-            let _ = send.send(ms).await;
-        }));
+    const GAP: Duration = Duration::from_millis(140);
+    for last_try in [false, false, false, false, true] {
+        let (send, receive) = async_channel::unbounded();
+        let now = runtime.now();
+        for place in [2, 0, 1] {
+            let (sleeper, send) = (runtime.clone(), send.clone());
+            runtime.spawn(Box::pin(async move {
+                let deadline = now + GAP * place;
+                sleeper.sleep_until(deadline).await;
+                let late = sleeper.now().saturating_since(deadline);
+                let _ = send.send((place, late)).await;
+            }));
+        }
+        drop(send);
+        let (mut order, mut latest) = (Vec::new(), Duration::ZERO);
+        while let Ok((place, late)) =
+            within(&*runtime, "three sleeps", PATIENCE, receive.recv()).await
+        {
+            order.push(place);
+            latest = latest.max(late);
+        }
+        if latest < GAP || last_try {
+            assert_eq!(order, [0, 1, 2], "the latest was late by {latest:?}");
+            return;
+        }
     }
-    drop(send);
-    let mut order = Vec::new();
-    while let Ok(ms) = within(&*runtime, "three sleeps", PATIENCE, receive.recv()).await {
-        order.push(ms);
-    }
-    assert_eq!(order, [20, 160, 300]);
 }
 
 /// Dropping a sleep that was waited for ends it, and nothing else.
