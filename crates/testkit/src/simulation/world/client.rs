@@ -12,10 +12,10 @@ use streamlease_core::{
     Settings, Timestamp,
 };
 
-use super::clock::{Clock, SECOND, Time};
 use super::user::Waiting;
 use super::{Event, World, trace, unavailable};
 use crate::simulation::checker::Watch;
+use crate::simulation::clock::{Clock, SECOND, Time};
 use crate::simulation::model::Mutant;
 use crate::simulation::plan::Manual;
 use crate::simulation::rng::Rng;
