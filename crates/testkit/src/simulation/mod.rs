@@ -13,7 +13,6 @@
 //! ```
 
 mod checker;
-mod clock;
 mod fault;
 pub mod fleet;
 mod model;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use streamlease_core::LockScheme;
 
-use super::clock::{Time, ns};
 use super::model::Mutant;
 use super::model::lbs::Lbs;
 use super::model::locks::Locks;
+use crate::clock::{Time, ns};
 
 /// Milliseconds since the Unix epoch at the start of a run.
 const EPOCH_MS: i64 = 1_700_000_000_000;

@@ -16,7 +16,7 @@ use streamlease_core::{
 };
 
 use super::servers::{HintsAre, Server, Shared, State, lock, unavailable};
-use crate::simulation::clock::{Time, ns};
+use crate::clock::{Time, ns};
 use crate::simulation::network::Network;
 use crate::simulation::rng::Rng;
 

@@ -12,9 +12,10 @@ use streamlease_core::{
 };
 
 use super::line::{Line, LineState};
+use crate::clock::{Time, ns};
 use crate::sim::SimRuntime;
-use crate::simulation::clock::{Time, ns};
 use crate::simulation::network::Network;
+use crate::simulation::plan::STATED_DRIFT;
 use crate::simulation::servers::Servers;
 
 /// Between two looks of the server at what has expired.
@@ -196,10 +197,12 @@ impl SimServers {
         state.leaps.push((now, by_ms.max(0) as u64));
         state.leaps.retain(|(at, _)| at + ttl >= now);
         let leapt: u64 = state.leaps.iter().map(|(_, by)| by).sum();
-        // A lease is believed so much less than its lock lasts; servers count
-        // whole milliseconds.
+        // A lease is believed so much less than its lock lasts, of which clocks
+        // of clients may take a part; and servers count whole milliseconds.
         let margin = (state.shortest_ttl / 10).max(Duration::from_millis(50));
-        if u128::from(leapt) + 2 > margin.as_millis() {
+        let drift = state.shortest_ttl / 1_000_000 * STATED_DRIFT as u32;
+        let borne = margin - drift.min(margin) - Duration::from_millis(2);
+        if u128::from(leapt) > borne.as_millis() {
             state.lossy.insert("lock clock leapt");
         }
     }
@@ -263,6 +266,12 @@ impl SimServers {
     /// (see GUARANTEES.md); empty: none of it.
     pub fn lossy(&self) -> BTreeSet<&'static str> {
         self.shared.state().lossy.clone()
+    }
+
+    /// The run is not durable, for another reason than these servers: the clock
+    /// of a process was stopped, or ran at a rate off by more than 3 %.
+    pub fn mark_lossy(&self, why: &'static str) {
+        self.shared.state().lossy.insert(why);
     }
 
     /// Writes down from now on what the servers are asked and what they answer.

@@ -12,9 +12,9 @@ use streamlease_core::{
 use super::servers::lock;
 use super::{HintsAre, Ledger, Line, SimServers};
 use crate::sim::{SimHandle, SimRuntime};
-use crate::simulation::fault::Fault;
+use crate::simulation::fault::{Amid, Fault};
 use crate::simulation::network::Network;
-use crate::simulation::plan::{LEAST_FAULTS, Plan};
+use crate::simulation::plan::{LEAST_FAULTS, Plan, STATED_DRIFT};
 
 const SERVICE: &str = "orders";
 
@@ -57,6 +57,9 @@ pub struct Process {
     handle: SimHandle,
     line: Line,
     ledger: Ledger,
+    /// Closed when it is asked to stop.
+    stop: async_channel::Receiver<()>,
+    _open: async_channel::Sender<()>,
 }
 
 /// How a trial went.
@@ -127,6 +130,13 @@ impl Process {
     /// What its handlers write to.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Resolves when the process is asked to stop, as by SIGTERM: shut its client
+    /// down then ([`Client::done`]), and end. Another one comes under its name,
+    /// whether or not it does.
+    pub async fn asked_to_stop(&self) {
+        let _ = self.stop.recv().await;
     }
 
     /// Runs a task in this process.
@@ -205,10 +215,7 @@ impl Trial {
 fn strikes_real_clients(fault: &Fault) -> bool {
     !matches!(
         fault,
-        Fault::Suspend { .. }
-            | Fault::Shutdown { .. }
-            | Fault::Drift { .. }
-            | Fault::ForeignFetch { .. }
+        Fault::ForeignFetch { .. }
             | Fault::ForeignClaim { .. }
             | Fault::SilentHandlers { .. }
             | Fault::SlowUser { .. }
@@ -330,6 +337,7 @@ impl Run<'_> {
 
     fn start(&mut self, name: String) {
         self.servers.note(format_args!("{name} starts"));
+        let (open, stop) = async_channel::bounded(1);
         let process = Process {
             name,
             ttl: self.trial.ttl,
@@ -337,6 +345,8 @@ impl Run<'_> {
             handle: self.sim.handle(),
             line: self.servers.line(),
             ledger: self.ledger.clone(),
+            stop,
+            _open: open,
         };
         process.handle.spawn((self.main)(process.clone()));
         self.nodes.push(process);
@@ -402,10 +412,35 @@ impl Run<'_> {
                 };
                 self.plan_from_now(after, Step::Start(name));
             }
-            (Fault::Pause { length, .. }, Some(nth)) => {
-                let handle = self.nodes[nth].handle.clone();
-                handle.freeze();
-                self.plan_from_now(length, Step::Thaw(handle));
+            (Fault::Pause { length, .. }, Some(nth)) => self.pause(nth, length),
+            (Fault::Suspend { length, .. }, Some(nth)) => self.suspend(nth, length),
+            (
+                Fault::Shutdown {
+                    amid,
+                    length,
+                    after,
+                    ..
+                },
+                Some(nth),
+            ) => {
+                match amid {
+                    None => {}
+                    Some(Amid::Pause) => self.pause(nth, length),
+                    Some(Amid::Suspend) => self.suspend(nth, length),
+                    Some(Amid::Partition) => {
+                        self.nodes[nth].line.lose_requests(length);
+                        self.nodes[nth].line.lose_replies(length);
+                    }
+                }
+                self.nodes[nth].stop.close();
+                let name = self.nodes[nth].name.clone();
+                self.plan_from_now(after, Step::Start(name));
+            }
+            (Fault::Drift { rate, .. }, Some(nth)) => {
+                if rate.abs_diff(1_000_000) > STATED_DRIFT {
+                    self.servers.mark_lossy("clock drift");
+                }
+                self.nodes[nth].handle.set_clock_rate(rate);
             }
             (Fault::Twin { .. }, Some(nth)) => self.start(self.nodes[nth].name.clone()),
             (
@@ -468,6 +503,18 @@ impl Run<'_> {
         true
     }
 
+    fn pause(&mut self, nth: usize, length: Duration) {
+        let handle = self.nodes[nth].handle.clone();
+        handle.freeze();
+        self.plan_from_now(length, Step::Thaw(handle));
+    }
+
+    fn suspend(&mut self, nth: usize, length: Duration) {
+        self.servers.mark_lossy("clock suspended");
+        self.nodes[nth].handle.stop_clock(length);
+        self.pause(nth, length);
+    }
+
     /// What was announced since is announced again.
     fn restore_lbs(&mut self, lost: Duration) -> bool {
         let before = self.servers.left();
@@ -500,6 +547,9 @@ impl Run<'_> {
     fn heal(&mut self) {
         self.servers.note("healed");
         self.servers.heal();
+        for node in &self.nodes {
+            node.handle.set_clock_rate(1_000_000);
+        }
         for step in std::mem::take(&mut self.agenda).into_values() {
             if let Step::Start(_) | Step::Thaw(_) | Step::Announce(_) = step {
                 self.step(step);

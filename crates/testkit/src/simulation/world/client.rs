@@ -14,8 +14,8 @@ use streamlease_core::{
 
 use super::user::Waiting;
 use super::{Event, World, trace, unavailable};
+use crate::clock::{Clock, SECOND, Time};
 use crate::simulation::checker::Watch;
-use crate::simulation::clock::{Clock, SECOND, Time};
 use crate::simulation::model::Mutant;
 use crate::simulation::plan::Manual;
 use crate::simulation::rng::Rng;

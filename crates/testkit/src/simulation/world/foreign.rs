@@ -6,7 +6,7 @@ use std::time::Duration;
 use streamlease_core::{ConsumerName, EntryId, StreamName};
 
 use super::{Event, World, trace};
-use crate::simulation::clock::{SECOND, Time, ns};
+use crate::clock::{SECOND, Time, ns};
 use crate::simulation::model::locks::FOREIGN_TTL_MS;
 
 /// What a foreign consumer works on.

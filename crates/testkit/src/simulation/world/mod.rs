@@ -31,11 +31,11 @@ pub(super) use self::client::{Extends, Sent};
 use self::foreign::Foreigner;
 use self::servers::Waiter;
 use super::checker::{Checker, Violation};
-use super::clock::{Time, ns};
 use super::model::Mutant;
 use super::plan::Plan;
 use super::rng::Rng;
 use super::servers::Servers;
+use crate::clock::{Time, ns};
 
 /// A run that is over earlier goes on for a while.
 pub const LEAST_STEPS: u64 = 1_000;

@@ -9,7 +9,7 @@ use streamlease_core::machine::{Action, ActionId, Reply};
 
 use super::client::Sent;
 use super::{Event, World, trace, unavailable};
-use crate::simulation::clock::{SECOND, Time, ns};
+use crate::clock::{SECOND, Time, ns};
 use crate::simulation::model::Mutant;
 use crate::simulation::network::{Network, TRAVEL};
 

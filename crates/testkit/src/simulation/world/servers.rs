@@ -6,8 +6,8 @@ use streamlease_core::machine::{Action, ActionId, Reply};
 use streamlease_core::{Announcement, Error, Fetched, Hint, Info, MalformedReason, StreamName};
 
 use super::{Event, World, trace, unavailable};
+use crate::clock::ns;
 use crate::simulation::checker::TICK;
-use crate::simulation::clock::ns;
 
 /// A blocking fetch that waits at the server.
 pub(super) struct Waiter {

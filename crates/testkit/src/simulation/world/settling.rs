@@ -10,8 +10,8 @@ use std::time::Duration;
 use streamlease_core::{Settings, StreamName, Timestamp};
 
 use super::{Event, LEAST_STEPS, Outcome, World, trace};
+use crate::clock::{Time, ns};
 use crate::simulation::checker::TICK;
-use crate::simulation::clock::{Time, ns};
 use crate::simulation::fault::Fault;
 use crate::simulation::network::TRAVEL;
 use crate::simulation::plan::{LEAST_FAULTS, Manual};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use streamlease_core::{Error, ErrorKind, Timestamp};
 
 use super::{Event, World, trace, unavailable};
-use crate::simulation::clock::ns;
+use crate::clock::ns;
 use crate::simulation::fault::{Amid, Fault};
 use crate::simulation::model::Mutant;
 use crate::simulation::plan::STATED_DRIFT;

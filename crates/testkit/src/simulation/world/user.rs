@@ -7,7 +7,7 @@ use streamlease_core::machine::{Belief, Command, Input};
 use streamlease_core::{EntryId, FencingToken, Info, StreamName};
 
 use super::{Event, World, trace};
-use crate::simulation::clock::ns;
+use crate::clock::ns;
 use crate::simulation::model::Mutant;
 
 /// An event that the user has not taken.
