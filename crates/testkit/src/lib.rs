@@ -11,6 +11,7 @@
 //!
 //! Everything here is test code: what goes wrong panics, with a message.
 
+mod clock;
 pub mod conformance;
 pub mod faults;
 pub mod sim;

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use streamlease_core::{BoxFuture, Timestamp};
 
+use crate::clock::{Clock, Time, ns};
+
 /// The node of whatever is on no node of its own.
 pub(super) const ROOT: usize = 0;
 
@@ -46,17 +48,15 @@ struct State {
     running: bool,
 }
 
-#[derive(Default)]
 struct Node {
-    ahead: Duration,
+    clock: Clock,
     mode: Mode,
     /// Tasks that could run if the node were not frozen.
     parked: Vec<u64>,
 }
 
-#[derive(Default, PartialEq)]
+#[derive(PartialEq)]
 enum Mode {
-    #[default]
     Running,
     Frozen,
     Dead,
@@ -71,12 +71,26 @@ struct Task {
     queued: bool,
 }
 
+impl Node {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            clock: Clock {
+                at: now.as_nanos(),
+                local: now.as_nanos(),
+                rate: 1_000_000,
+            },
+            mode: Mode::Running,
+            parked: Vec::new(),
+        }
+    }
+}
+
 impl Shared {
     pub(super) fn new(seed: u64) -> Self {
         let state = State {
             random: seed,
             now: START,
-            nodes: vec![Node::default()],
+            nodes: vec![Node::new(START)],
             tasks: BTreeMap::new(),
             last_task: MAIN,
             ready: Vec::new(),
@@ -205,7 +219,8 @@ impl Shared {
 
     pub(super) fn add_node(&self) -> usize {
         let mut state = self.state();
-        state.nodes.push(Node::default());
+        let now = state.now;
+        state.nodes.push(Node::new(now));
         state.nodes.len() - 1
     }
 
@@ -244,9 +259,25 @@ impl Shared {
     }
 
     pub(super) fn jump(&self, node: usize, by: Duration) {
+        self.change_clock(node, |clock, _| clock.local += by.as_nanos() as u64);
+    }
+
+    pub(super) fn set_rate(&self, node: usize, rate: u64) {
+        self.change_clock(node, |clock, now| clock.set_rate(now, rate.max(1)));
+    }
+
+    pub(super) fn stop_clock(&self, node: usize, length: Duration) {
+        self.change_clock(node, |clock, now| {
+            let until = (now + ns(length)).max(clock.at);
+            clock.stop_until(now, until);
+        });
+    }
+
+    fn change_clock(&self, node: usize, change: impl FnOnce(&mut Clock, Time)) {
         let mut state = self.state();
-        state.nodes[node].ahead += by;
-        // Timers of that node are due earlier now: let all of them look again.
+        let now = state.now.as_nanos();
+        change(&mut state.nodes[node].clock, now);
+        // Timers of that node are due at other times now: let all of them look again.
         let timers = mem::take(&mut state.timers);
         drop(state);
         timers.into_values().for_each(Waker::wake);
@@ -291,7 +322,7 @@ impl Shared {
 
 impl State {
     fn local(&self, node: usize) -> Timestamp {
-        self.now + self.nodes[node].ahead
+        self.nodes[node].clock.read(self.now.as_nanos())
     }
 
     fn queue(&mut self, id: u64) {
@@ -421,10 +452,9 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         state.last_timer += 1;
-        let timer = (
-            this.deadline - state.nodes[this.node].ahead,
-            state.last_timer,
-        );
+        let clock = &state.nodes[this.node].clock;
+        let at = clock.when(this.deadline, state.now.as_nanos());
+        let timer = (Timestamp::from_nanos(at), state.last_timer);
         state.timers.insert(timer, waker);
         this.timer = Some(timer);
         Poll::Pending

@@ -134,6 +134,18 @@ impl SimHandle {
     pub fn jump(&self, by: Duration) {
         self.shared.jump(self.node, by);
     }
+
+    /// From now on this process's clock makes so many ticks (at least 1) per
+    /// million of true ones.
+    pub fn set_clock_rate(&self, rate: u64) {
+        self.shared.set_rate(self.node, rate);
+    }
+
+    /// This process's clock does not count that time, as if its machine were
+    /// suspended and the clock did not show it. [`freeze`](Self::freeze) it too.
+    pub fn stop_clock(&self, length: Duration) {
+        self.shared.stop_clock(self.node, length);
+    }
 }
 
 impl Runtime for SimHandle {

@@ -14,14 +14,18 @@
 
 mod checker;
 mod fault;
+pub mod fleet;
 mod model;
+mod network;
 mod plan;
 mod rng;
+mod servers;
 mod world;
 
 pub use checker::Violation;
 pub use fault::{Amid, Fault};
 pub use model::Mutant;
+pub use network::Network;
 pub use plan::{LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Plan};
 pub use world::{LEAST_STEPS, Messages, Outcome};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use streamlease_core::LockScheme;
 
 use super::fault::{Amid, Fault};
+use super::network::Network;
 use super::rng::Rng;
 
 /// Clients in each seed, at least.
@@ -52,6 +53,11 @@ pub(super) enum Manual {
 impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
+        Self::with(seed, |_| true)
+    }
+
+    /// The plan of a seed, with faults that fit only.
+    pub(super) fn with(seed: u64, fits: impl Fn(&Fault) -> bool) -> Self {
         let mut rng = Rng::new(seed ^ 0x5eed_5eed_5eed_5eed);
         let scheme = match rng.below(2) {
             0 => LockScheme::Session,
@@ -66,7 +72,12 @@ impl Plan {
         let mut faults: Vec<_> = (0..count)
             .map(|_| {
                 let at = rng.between(Duration::ZERO, trouble);
-                (at, draw(&mut rng, scheme, ttl, harsh))
+                loop {
+                    let fault = draw(&mut rng, scheme, ttl, harsh);
+                    if fits(&fault) {
+                        break (at, fault);
+                    }
+                }
             })
             .collect();
         faults.sort_by_key(|(at, _)| *at);
@@ -104,6 +115,14 @@ impl Plan {
         self.lost_permille = 0;
         self.late_permille = 0;
         self
+    }
+
+    pub(super) fn network(&self) -> Network {
+        Network {
+            lost: self.lost_permille,
+            late: self.late_permille,
+            most_late: self.most_late(),
+        }
     }
 
     /// The longest that a late message travels.

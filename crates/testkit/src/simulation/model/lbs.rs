@@ -1,6 +1,9 @@
 //! The LBS: a stream, its group with a pending list, and the fencing records.
+//! `admin` has what consumers do not ask for.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod admin;
+
+use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
@@ -23,6 +26,10 @@ pub(in super::super) struct Lbs {
     last_id: EntryId,
     group: Option<Group>,
     fences: BTreeMap<EntryId, Fence>,
+    quarantined: BTreeMap<EntryId, Parked>,
+    /// What became of entries that were released from the quarantine.
+    released: BTreeMap<EntryId, EntryId>,
+    batches: BTreeMap<u128, Vec<EntryId>>,
     mutant: Option<Mutant>,
 }
 
@@ -30,7 +37,8 @@ pub(in super::super) struct Lbs {
 struct Group {
     last_delivered: EntryId,
     pending: BTreeMap<EntryId, Slot>,
-    consumers: BTreeSet<ConsumerName>,
+    /// With when they last asked for something.
+    consumers: BTreeMap<ConsumerName, u64>,
 }
 
 /// A line of the pending list.
@@ -39,6 +47,15 @@ struct Slot {
     consumer: ConsumerName,
     delivered_ms: u64,
     count: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Parked {
+    content: Payload,
+    reason: String,
+    failures: u32,
+    last_owner: ConsumerName,
+    at_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,6 +72,9 @@ impl Lbs {
             last_id: EntryId::MIN,
             group: None,
             fences: BTreeMap::new(),
+            quarantined: BTreeMap::new(),
+            released: BTreeMap::new(),
+            batches: BTreeMap::new(),
             mutant,
         }
     }
@@ -174,7 +194,7 @@ impl Lbs {
         self.group.get_or_insert_with(|| Group {
             last_delivered: start,
             pending: BTreeMap::new(),
-            consumers: BTreeSet::new(),
+            consumers: BTreeMap::new(),
         });
     }
 
@@ -194,7 +214,7 @@ impl Lbs {
         now_ms: u64,
     ) -> Result<Fetched> {
         let group = self.group.as_mut().ok_or_else(no_group)?;
-        group.consumers.insert(consumer.clone());
+        group.consumers.insert(consumer.clone(), now_ms);
         let fresh = self
             .stream
             .range((Excluded(group.last_delivered), Unbounded));
@@ -384,7 +404,9 @@ impl Lbs {
 
     pub(in super::super) fn quarantine(
         &mut self,
+        caller: &ConsumerName,
         entries: &[Quarantine],
+        now_ms: u64,
     ) -> Vec<QuarantineOutcome> {
         let park = |wanted: &Quarantine| {
             let fenced = Fenced {
@@ -395,7 +417,7 @@ impl Lbs {
                 Verdict::Gone => QuarantineOutcome::Gone,
                 Verdict::Stale(seen) => QuarantineOutcome::NotOwner { seen },
                 Verdict::Fine => {
-                    self.remove(wanted.entry);
+                    self.park(caller, wanted, now_ms);
                     QuarantineOutcome::Quarantined
                 }
             }
@@ -459,7 +481,7 @@ impl Group {
         consumer: &ConsumerName,
         now_ms: u64,
     ) -> Option<ConsumerName> {
-        self.consumers.insert(consumer.clone());
+        self.consumers.entry(consumer.clone()).or_insert(now_ms);
         let before = self.pending.get(&entry);
         let slot = Slot {
             consumer: consumer.clone(),

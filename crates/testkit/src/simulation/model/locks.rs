@@ -148,6 +148,18 @@ impl Locks {
         Some(stream)
     }
 
+    /// The same for those of these data streams; whether each was on record.
+    pub(in super::super) fn revoke_streams(&mut self, streams: &[StreamName]) -> Vec<bool> {
+        let mut mark = |stream: &StreamName| {
+            let on_record = self.leases.contains_key(stream);
+            if on_record {
+                self.marked.insert(stream.clone());
+            }
+            on_record
+        };
+        streams.iter().map(&mut mark).collect()
+    }
+
     /// Expiry by sampling: a few of the keys whose time is over go, and say so.
     pub(in super::super) fn sample(&mut self, draw: u64, now: u64, hints: &mut Vec<Hint>) {
         self.stream_keys.retain(|_, key| key.expires_ms > now);

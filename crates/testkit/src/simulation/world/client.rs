@@ -12,9 +12,9 @@ use streamlease_core::{
     Settings, Timestamp,
 };
 
-use super::clock::{Clock, SECOND, Time};
 use super::user::Waiting;
 use super::{Event, World, trace, unavailable};
+use crate::clock::{Clock, SECOND, Time};
 use crate::simulation::checker::Watch;
 use crate::simulation::model::Mutant;
 use crate::simulation::plan::Manual;

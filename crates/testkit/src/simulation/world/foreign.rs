@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use streamlease_core::{ConsumerName, EntryId, StreamName};
 
-use super::clock::{SECOND, Time, ns};
 use super::{Event, World, trace};
+use crate::clock::{SECOND, Time, ns};
 use crate::simulation::model::locks::FOREIGN_TTL_MS;
 
 /// What a foreign consumer works on.
@@ -22,17 +22,23 @@ pub(super) struct Foreigner {
 impl World {
     /// XCLAIM of an entry that is somebody's: whoever does that dies at once.
     pub(super) fn foreign_steal(&mut self, nth: u64) -> bool {
-        let (thief, now) = (ConsumerName::from_wire("go-thief"), self.lbs_now());
-        self.lbs_down_until <= self.now && self.lbs.steal(&thief, nth, now)
+        let (thief, now) = (
+            ConsumerName::from_wire("go-thief"),
+            self.servers.lbs_now(self.now),
+        );
+        self.servers.lbs_down_until <= self.now && self.servers.lbs.steal(&thief, nth, now)
     }
 
     /// XREADGROUP, then the lock. Losing that race it dies.
     pub(super) fn foreign_fetch(&mut self, renews: Duration, completes: bool) -> bool {
-        let (name, now) = (ConsumerName::from_wire("go-reader"), self.lbs_now());
-        if self.lbs_down_until > self.now {
+        let (name, now) = (
+            ConsumerName::from_wire("go-reader"),
+            self.servers.lbs_now(self.now),
+        );
+        if self.servers.lbs_down_until > self.now {
             return false;
         }
-        let Ok(fetched) = self.lbs.fetch(&name, 1, now) else {
+        let Ok(fetched) = self.servers.lbs.fetch(&name, 1, now) else {
             return false;
         };
         for delivery in &fetched.entries {
@@ -47,18 +53,21 @@ impl World {
     /// XCLAIM of an entry that has been idle for a heartbeat, after its lock
     /// expired; then the lock.
     pub(super) fn foreign_claim(&mut self, nth: u64, renews: Duration, completes: bool) -> bool {
-        if self.lbs_down_until > self.now || self.locks_down_until > self.now {
+        if self.servers.lbs_down_until > self.now || self.servers.locks_down_until > self.now {
             return false;
         }
-        let (lbs_now, locks_now) = (self.lbs_now(), self.locks_now());
-        let mut free = self.lbs.idle_entries(1_000, lbs_now);
-        free.retain(|(entry, stream)| !self.locks.is_locked(stream, *entry, locks_now));
+        let (lbs_now, locks_now) = (
+            self.servers.lbs_now(self.now),
+            self.servers.locks_now(self.now),
+        );
+        let mut free = self.servers.lbs.idle_entries(1_000, lbs_now);
+        free.retain(|(entry, stream)| !self.servers.locks.is_locked(stream, *entry, locks_now));
         let Some(nth) = nth.checked_rem(free.len() as u64) else {
             return false;
         };
         let (entry, stream) = free.swap_remove(nth as usize);
         let name = ConsumerName::from_wire("go-claimer");
-        self.lbs.claim_unfenced(&name, entry, lbs_now);
+        self.servers.lbs.claim_unfenced(&name, entry, lbs_now);
         self.foreigner_starts(stream, entry, renews, completes);
         true
     }
@@ -85,12 +94,12 @@ impl World {
     /// Its heartbeat: extend the lock, and perhaps come to an end.
     pub(super) fn foreigner_acts(&mut self, nth: usize) {
         self.steps += 1;
-        let (now, locks_now) = (self.now, self.locks_now());
+        let (now, locks_now) = (self.now, self.servers.locks_now(self.now));
         let foreigner = &self.foreigners[nth];
         let (stream, entry) = (foreigner.stream.clone(), foreigner.entry);
-        if self.locks_down_until <= now {
+        if self.servers.locks_down_until <= now {
             // The library goes by what the server says, not by a clock.
-            if !self.locks.foreign_lock(&stream, entry, locks_now) {
+            if !self.servers.locks.foreign_lock(&stream, entry, locks_now) {
                 return trace!(self, "a foreign consumer lost {entry}");
             }
             let nodes = &self.nodes;
@@ -104,12 +113,12 @@ impl World {
         let foreigner = &self.foreigners[nth];
         let ends = foreigner.until <= now || self.calm;
         if ends && foreigner.completes {
-            if self.locks_down_until > now || self.lbs_down_until > now {
+            if self.servers.locks_down_until > now || self.servers.lbs_down_until > now {
                 return self.push(now + SECOND, Event::Foreigner(nth));
             }
             trace!(self, "a foreign consumer completes {entry}");
-            self.locks.foreign_unlock(&stream, entry);
-            if self.lbs.remove_unfenced(entry) {
+            self.servers.locks.foreign_unlock(&stream, entry);
+            if self.servers.lbs.remove_unfenced(entry) {
                 self.checker.foreign_completes(entry);
             }
         } else if ends {

@@ -9,7 +9,6 @@
 //! - `settling`: what must come right once the faults are over.
 
 mod client;
-mod clock;
 mod foreign;
 mod network;
 mod servers;
@@ -18,7 +17,7 @@ mod trouble;
 mod user;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,18 +28,14 @@ use streamlease_core::{
 
 use self::client::Node;
 pub(super) use self::client::{Extends, Sent};
-use self::clock::{Time, ns};
 use self::foreign::Foreigner;
 use self::servers::Waiter;
 use super::checker::{Checker, Violation};
 use super::model::Mutant;
-use super::model::lbs::Lbs;
-use super::model::locks::Locks;
 use super::plan::Plan;
 use super::rng::Rng;
-
-/// Milliseconds since the Unix epoch at the start of a run.
-const EPOCH_MS: i64 = 1_700_000_000_000;
+use super::servers::Servers;
+use crate::clock::{Time, ns};
 
 /// A run that is over earlier goes on for a while.
 pub const LEAST_STEPS: u64 = 1_000;
@@ -180,16 +175,9 @@ pub(super) struct World {
     rng: Rng,
     nodes: Vec<Node>,
     foreigners: Vec<Foreigner>,
-    lbs: Lbs,
-    locks: Locks,
+    servers: Servers,
     waiters: Vec<Waiter>,
-    /// Earlier states of both servers, for faults that bring them back.
-    history: VecDeque<(Time, Locks, Lbs)>,
     keeps_history: bool,
-    locks_down_until: Time,
-    lbs_down_until: Time,
-    locks_clock_ms: i64,
-    lbs_clock_ms: i64,
     set_back_ms: i64,
     storm_until: Time,
     bad_hints_until: Time,
@@ -231,15 +219,9 @@ impl World {
             rng: Rng::new(plan.seed),
             nodes: Vec::new(),
             foreigners: Vec::new(),
-            lbs: Lbs::new(mutant),
-            locks: Locks::new(plan.scheme, mutant),
+            servers: Servers::new(plan.scheme, mutant),
             waiters: Vec::new(),
-            history: VecDeque::new(),
             keeps_history,
-            locks_down_until: 0,
-            lbs_down_until: 0,
-            locks_clock_ms: EPOCH_MS,
-            lbs_clock_ms: EPOCH_MS,
             set_back_ms: 0,
             storm_until: 0,
             bad_hints_until: 0,

@@ -8,12 +8,10 @@ use streamlease_core::Hint;
 use streamlease_core::machine::{Action, ActionId, Reply};
 
 use super::client::Sent;
-use super::clock::{SECOND, Time, ns};
 use super::{Event, World, trace, unavailable};
+use crate::clock::{SECOND, Time, ns};
 use crate::simulation::model::Mutant;
-
-/// Without trouble a message takes at most that long.
-pub(super) const TRAVEL: Duration = Duration::from_millis(1);
+use crate::simulation::network::{Network, TRAVEL};
 
 impl World {
     pub(super) fn send(&mut self, node: usize, id: ActionId, action: Action) {
@@ -49,20 +47,12 @@ impl World {
 
     /// How long a message travels; `None` if it is lost.
     fn travel(&mut self, node: usize) -> Option<Time> {
-        let (lost, late) = match (self.calm, self.storm_until > self.now) {
-            (true, _) => (0, 0),
-            (false, true) => (200, 300),
-            (false, false) => (self.plan.lost_permille, self.plan.late_permille),
+        let network = match (self.calm, self.storm_until > self.now) {
+            (true, _) => Network::QUIET,
+            (false, true) => Network::storm(self.plan.most_late()),
+            (false, false) => self.plan.network(),
         };
-        let rng = &mut self.nodes[node].rng;
-        if rng.permille(lost) {
-            return None;
-        }
-        let most = match rng.permille(late) {
-            true => self.plan.most_late(),
-            false => TRAVEL,
-        };
-        Some(ns(rng.between(Duration::from_micros(50), most)))
+        network.travel(&mut self.nodes[node].rng).map(ns)
     }
 
     /// A lost message is noticed by nobody, or at some time until then.

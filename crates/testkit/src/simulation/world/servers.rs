@@ -5,8 +5,8 @@ use std::time::Duration;
 use streamlease_core::machine::{Action, ActionId, Reply};
 use streamlease_core::{Announcement, Error, Fetched, Hint, Info, MalformedReason, StreamName};
 
-use super::clock::ns;
 use super::{Event, World, trace, unavailable};
+use crate::clock::ns;
 use crate::simulation::checker::TICK;
 
 /// A blocking fetch that waits at the server.
@@ -17,14 +17,6 @@ pub(super) struct Waiter {
 }
 
 impl World {
-    pub(super) fn locks_now(&self) -> u64 {
-        (self.locks_clock_ms + (self.now / 1_000_000) as i64).max(1) as u64
-    }
-
-    pub(super) fn lbs_now(&self) -> u64 {
-        (self.lbs_clock_ms + (self.now / 1_000_000) as i64).max(1) as u64
-    }
-
     pub(super) fn execute(&mut self, node: usize, id: ActionId, action: Action) {
         self.steps += 1;
         let n = &mut self.nodes[node];
@@ -45,9 +37,9 @@ impl World {
                 | Action::Records { .. }
         );
         let down_until = if at_locks {
-            self.locks_down_until
+            self.servers.locks_down_until
         } else {
-            self.lbs_down_until
+            self.servers.lbs_down_until
         };
         if down_until > self.now {
             return self.answer(node, id, Err(unavailable("the server is down")));
@@ -59,10 +51,10 @@ impl World {
             let limit = self.nodes[node].settings.quarantine_after;
             for wanted in entries
                 .iter()
-                .filter(|wanted| self.lbs.contains(wanted.entry))
+                .filter(|wanted| self.servers.lbs.contains(wanted.entry))
             {
                 self.checker
-                    .parks(wanted.entry, self.lbs.failures(wanted.entry), limit);
+                    .parks(wanted.entry, self.servers.lbs.failures(wanted.entry), limit);
             }
         }
         let mut hints = Vec::new();
@@ -74,9 +66,10 @@ impl World {
         );
         if let Ok(reply) = &result {
             let now = Duration::from_nanos(self.now);
-            self.checker.executed(now, node, &action, reply, &self.lbs);
+            self.checker
+                .executed(now, node, &action, reply, &self.servers.lbs);
             if matches!(action, Action::ForgetConsumer(_)) {
-                self.checker.check_pending(&self.lbs);
+                self.checker.check_pending(&self.servers.lbs);
             }
         }
         self.publish(hints);
@@ -89,8 +82,11 @@ impl World {
         action: &Action,
         hints: &mut Vec<Hint>,
     ) -> streamlease_core::Result<Reply> {
-        let (locks_now, lbs_now) = (self.locks_now(), self.lbs_now());
-        let (lbs, locks) = (&mut self.lbs, &mut self.locks);
+        let (locks_now, lbs_now) = (
+            self.servers.locks_now(self.now),
+            self.servers.lbs_now(self.now),
+        );
+        let (lbs, locks) = (&mut self.servers.lbs, &mut self.servers.locks);
         let me = &self.nodes[node].name;
         Ok(match action {
             Action::Prepare => {
@@ -109,7 +105,7 @@ impl World {
             Action::HandBack(entries) => {
                 Reply::HandedBack(lbs.hand_back(me, entries, lbs_now, hints))
             }
-            Action::Quarantine(entries) => Reply::Quarantined(lbs.quarantine(entries)),
+            Action::Quarantine(entries) => Reply::Quarantined(lbs.quarantine(me, entries, lbs_now)),
             Action::ForgetConsumer(consumer) => Reply::Forgotten(lbs.forget(consumer)),
             Action::Open(session) => Reply::Opened(locks.open(session, locks_now)),
             Action::Close(session) => {
@@ -142,7 +138,7 @@ impl World {
     }
 
     pub(super) fn fetch(&mut self, node: usize, id: ActionId, max: usize, wait: Duration) {
-        match self.lbs.undelivered() {
+        match self.servers.lbs.undelivered() {
             Ok(0) if !wait.is_zero() => {
                 self.waiters.push(Waiter { node, id, max });
                 self.push(self.now + ns(wait), Event::WaitOver(node, id));
@@ -153,8 +149,9 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, node: usize, id: ActionId, max: usize) {
-        let now = self.lbs_now();
+        let now = self.servers.lbs_now(self.now);
         let result = self
+            .servers
             .lbs
             .fetch(&self.nodes[node].name, max, now)
             .map(Reply::Fetched);
@@ -173,7 +170,7 @@ impl World {
     /// Something was appended: who waits longest gets it, even if nobody is
     /// there any more to read the answer.
     pub(super) fn serve_waiters(&mut self) {
-        while !self.waiters.is_empty() && self.lbs.undelivered().is_ok_and(|n| n > 0) {
+        while !self.waiters.is_empty() && self.servers.lbs.undelivered().is_ok_and(|n| n > 0) {
             self.steps += 1;
             let Waiter { node, id, max } = self.waiters.remove(0);
             self.deliver(node, id, max);
@@ -193,12 +190,12 @@ impl World {
     }
 
     pub(super) fn append(&mut self, stream: Option<StreamName>) {
-        if self.lbs_down_until > self.now {
+        if self.servers.lbs_down_until > self.now {
             // A producer that tries again until it is heard.
             if stream.is_some() {
                 self.streams.pop();
                 self.unsubmitted += 1;
-                self.push(self.lbs_down_until, Event::Submit);
+                self.push(self.servers.lbs_down_until, Event::Submit);
             }
             return;
         }
@@ -207,27 +204,25 @@ impl World {
             Some(stream) => Ok(Announcement::new(stream.clone(), Info::NONE)),
             None => Err(MalformedReason::NotJson),
         };
-        let entry = self.lbs.append(payload, self.lbs_now());
+        let entry = self
+            .servers
+            .lbs
+            .append(payload, self.servers.lbs_now(self.now));
         trace!(self, "{entry} announces {stream:?}");
         self.checker.submitted(entry, stream);
         self.serve_waiters();
     }
 
     pub(super) fn sample(&mut self) {
-        let (draw, now) = (self.rng.next(), self.locks_now());
+        let (draw, now) = (self.rng.next(), self.servers.locks_now(self.now));
         let mut hints = Vec::new();
-        self.locks.sample(draw, now, &mut hints);
+        self.servers.locks.sample(draw, now, &mut hints);
         self.publish(hints);
         if self.keeps_history && !self.calm {
-            self.history
-                .push_back((self.now, self.locks.clone(), self.lbs.clone()));
-            let horizon = self.now.saturating_sub(ns(self.plan.ttl));
-            while self.history.front().is_some_and(|(at, ..)| *at < horizon) {
-                self.history.pop_front();
-            }
+            self.servers.remember(self.now, self.plan.ttl);
         }
         self.check_processes();
-        self.checker.check_pending(&self.lbs);
+        self.checker.check_pending(&self.servers.lbs);
         let next = self.now + ns(self.plan.ttl / 20);
         self.push(next, Event::Sample);
     }

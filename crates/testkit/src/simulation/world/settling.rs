@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use streamlease_core::{Settings, StreamName, Timestamp};
 
-use super::clock::{Time, ns};
-use super::network::TRAVEL;
 use super::{Event, LEAST_STEPS, Outcome, World, trace};
+use crate::clock::{Time, ns};
 use crate::simulation::checker::TICK;
 use crate::simulation::fault::Fault;
+use crate::simulation::network::TRAVEL;
 use crate::simulation::plan::{LEAST_FAULTS, Manual};
 
 /// Survivors look at a deadline that has passed within that time.
@@ -33,13 +33,13 @@ impl World {
         let healed = self.now;
         let within = self.converges_within();
         self.run_until(healed + within, |world| {
-            world.lbs.is_empty() && world.unsubmitted == 0
+            world.servers.lbs.is_empty() && world.unsubmitted == 0
         });
         outcome.converged = Duration::from_nanos(self.now - healed);
         outcome.converges_within = Duration::from_nanos(within);
         if self.checker.violation.is_none() {
             let now = Duration::from_nanos(self.now);
-            self.checker.check_finished(now, &self.lbs);
+            self.checker.check_finished(now, &self.servers.lbs);
         }
         if self.checker.violation.is_none() {
             // What was sent before is past: a late beat makes the dead live longer.
@@ -69,8 +69,8 @@ impl World {
         }
         trace!(self, "HEALED");
         self.calm = true;
-        self.locks_down_until = 0;
-        self.lbs_down_until = 0;
+        self.servers.locks_down_until = 0;
+        self.servers.lbs_down_until = 0;
         self.storm_until = 0;
         self.bad_hints_until = 0;
         self.no_hints_until = 0;
@@ -96,11 +96,11 @@ impl World {
         }
         let tight = self.plan.tight;
         let wanted = |work: usize| if tight { work } else { 2 * work };
-        while self.room() <= wanted(self.lbs.len()) || self.running().count() < 3 {
+        while self.room() <= wanted(self.servers.lbs.len()) || self.running().count() < 3 {
             let name = self.new_name();
             self.start(name);
         }
-        while tight && self.lbs.len() + 1 < self.room() {
+        while tight && self.servers.lbs.len() + 1 < self.room() {
             self.submit_new();
         }
     }
@@ -142,13 +142,17 @@ impl World {
 
     /// The rest of what has failed most, and once more by a request that is late.
     fn longest_rest(&self) -> Duration {
-        let failures = self.lbs.entries().map(|entry| self.lbs.failures(entry));
+        let failures = self
+            .servers
+            .lbs
+            .entries()
+            .map(|entry| self.servers.lbs.failures(entry));
         let most = failures.max().unwrap_or(0);
         self.longest_ttl().rest(most + 2)
     }
 
     fn most_of_one_stream(&self) -> u32 {
-        self.checker.most_of_one_stream(&self.lbs) as u32
+        self.checker.most_of_one_stream(&self.servers.lbs) as u32
     }
 
     /// By hand, a claim that lost or found no room is made again when the next

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use streamlease_core::{Error, ErrorKind, Timestamp};
 
-use super::clock::{Time, ns};
 use super::{Event, World, trace, unavailable};
+use crate::clock::ns;
 use crate::simulation::fault::{Amid, Fault};
 use crate::simulation::model::Mutant;
-use crate::simulation::model::lbs::Lbs;
-use crate::simulation::model::locks::Locks;
 use crate::simulation::plan::STATED_DRIFT;
 
 impl World {
@@ -134,22 +132,22 @@ impl World {
             Fault::NoHints { length } => self.no_hints_until = now + ns(length),
             Fault::LocksRestart { lost, down } => self.restart_locks(lost, down),
             Fault::LbsDown { down } => {
-                self.lbs_down_until = now + ns(down);
+                self.servers.lbs_down_until = now + ns(down);
                 self.fail_waiters(|| unavailable("the server went down"));
             }
             Fault::LbsRestored { lost } => return self.restore_lbs(lost),
             Fault::GroupGone => {
-                self.lbs.destroy_group();
+                self.servers.lbs.destroy_group();
                 self.fail_waiters(|| Error::new(ErrorKind::NotPrepared, "UNBLOCKED"));
             }
             Fault::LockClock { by_ms } => {
-                self.locks_clock_ms += by_ms;
+                self.servers.step_locks_clock(by_ms);
                 self.set_back_ms += (-by_ms).max(0);
                 self.checker
                     .lock_clock_steps(Duration::from_nanos(now), by_ms);
             }
             Fault::LbsClock { by_ms } => {
-                self.lbs_clock_ms += by_ms;
+                self.servers.step_lbs_clock(by_ms);
                 self.set_back_ms += (-by_ms).max(0);
             }
             Fault::Steal { nth } => return self.foreign_steal(nth),
@@ -161,7 +159,9 @@ impl World {
                 renews,
                 completes,
             } => return self.foreign_claim(nth, renews, completes),
-            Fault::Poison | Fault::Again { .. } if self.lbs_down_until > now => return false,
+            Fault::Poison | Fault::Again { .. } if self.servers.lbs_down_until > now => {
+                return false;
+            }
             Fault::Poison => self.append(None),
             Fault::Burst { streams } => (0..streams).for_each(|_| self.submit_new()),
             Fault::Again { nth } => {
@@ -171,7 +171,7 @@ impl World {
                 let stream = self.streams[nth as usize].clone();
                 self.append(Some(stream));
             }
-            Fault::Revoke { nth } => return self.locks.revoke(nth).is_some(),
+            Fault::Revoke { nth } => return self.servers.locks.revoke(nth).is_some(),
             _ => {}
         }
         true
@@ -203,33 +203,20 @@ impl World {
     }
 
     fn restart_locks(&mut self, lost: Duration, down: Duration) {
-        self.locks_down_until = self.now + ns(down);
-        if let Some((_, locks, _)) = self.state_before(lost) {
-            self.locks = locks.clone();
+        let longest_ttl = self.checker.longest_ttl;
+        let servers = &mut self.servers;
+        if servers.restart_locks(self.now, lost, down, longest_ttl) {
             self.checker.lossy.insert("locks lost writes");
         }
-        // The grace begins when the server is back.
-        let back_at = self.locks_now() + down.as_millis() as u64;
-        self.locks.restarted(back_at, self.checker.longest_ttl);
     }
 
     fn restore_lbs(&mut self, lost: Duration) -> bool {
-        let Some((_, _, lbs)) = self.state_before(lost) else {
+        if !self.servers.restore_lbs(self.now, lost) {
             return false;
-        };
-        self.lbs = lbs.clone();
-        self.checker.restored(&self.lbs);
+        }
+        self.checker.restored(&self.servers.lbs);
         self.fail_waiters(|| unavailable("the server went down"));
         self.serve_waiters();
         true
-    }
-
-    /// The servers' state of so long ago.
-    fn state_before(&self, lost: Duration) -> Option<&(Time, Locks, Lbs)> {
-        if lost.is_zero() {
-            return None;
-        }
-        let from = self.now.saturating_sub(ns(lost));
-        self.history.iter().find(|(at, ..)| *at >= from)
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use streamlease_core::machine::{Belief, Command, Input};
 use streamlease_core::{EntryId, FencingToken, Info, StreamName};
 
-use super::clock::ns;
 use super::{Event, World, trace};
+use crate::clock::ns;
 use crate::simulation::model::Mutant;
 
 /// An event that the user has not taken.

@@ -1,0 +1,134 @@
+//! [`Ledger`]: what handlers did, and whether they might.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, Weak};
+
+use streamlease_core::{EntryId, FencingToken, Lease, StreamName};
+
+use super::SimServers;
+use super::servers::lock;
+
+/// What handlers write to in a simulation, in place of the store that they
+/// write to otherwise, and a check of what they do. Clones are the same ledger.
+///
+/// A handler [takes up](Self::take_up) its lease, does some [writes](Self::write),
+/// [finishes](Self::finish) its work, completes the lease, and says so
+/// ([`completed`](Self::completed)). What went wrong is in
+/// [`violations`](Self::violations).
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    servers: SimServers,
+    book: Arc<Mutex<Book>>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    taken_up: Vec<Weak<Lease>>,
+    tokens: BTreeMap<StreamName, FencingToken>,
+    written: BTreeMap<StreamName, FencingToken>,
+    finished: BTreeSet<EntryId>,
+    completed: BTreeSet<EntryId>,
+    violations: Vec<String>,
+}
+
+impl Ledger {
+    /// An empty ledger for handlers on these servers.
+    pub fn new(servers: &SimServers) -> Self {
+        Self {
+            servers: servers.clone(),
+            book: Arc::default(),
+        }
+    }
+
+    /// Work begins. If the run is durable so far ([`SimServers::lossy`]), then:
+    /// no other handler believes in this data stream, everybody before had a
+    /// lower token, and this announcement was not completed before.
+    pub fn take_up(&self, lease: &Arc<Lease>) {
+        let durable = self.servers.lossy().is_empty();
+        let book = &mut *lock(&self.book);
+        let others: Vec<_> = book.taken_up.iter().filter_map(Weak::upgrade).collect();
+        book.taken_up = others.iter().map(Arc::downgrade).collect();
+        if durable && lease.is_valid() {
+            let same = |other: &&Arc<Lease>| other.stream() == lease.stream();
+            let believed = others.iter().filter(same).find(|other| other.is_valid());
+            if let Some(other) = believed {
+                book.violate("believed twice", lease, format_args!("also by {other:?}"));
+            }
+            let before = book.tokens.get(lease.stream()).copied();
+            if let Some(before) = before.filter(|before| *before >= lease.token()) {
+                book.violate("tokens do not grow", lease, format_args!("after {before}"));
+            }
+            if book.completed.contains(&lease.entry()) {
+                book.violate("worked on after its completion", lease, "");
+            }
+        }
+        let greatest = book.tokens.entry(lease.stream().clone()).or_default();
+        *greatest = lease.token().max(*greatest);
+        book.taken_up.push(Arc::downgrade(lease));
+    }
+
+    /// Writes as to a store that checks tokens: refused (`false`) if one with a
+    /// greater token has written for this data stream.
+    #[must_use = "a refused write was not done"]
+    pub fn write(&self, lease: &Lease) -> bool {
+        lock(&self.book).write(lease)
+    }
+
+    /// Writes as to a store that takes everything. That a greater token had
+    /// written before is a violation.
+    pub fn write_unguarded(&self, lease: &Lease) {
+        let book = &mut *lock(&self.book);
+        if !book.write(lease) {
+            let seen = book
+                .written
+                .get(lease.stream())
+                .copied()
+                .unwrap_or_default();
+            book.violate("a stale write", lease, format_args!("after {seen} wrote"));
+        }
+    }
+
+    /// The last [`write`](Self::write): the work is done, and the lease can be
+    /// completed.
+    #[must_use = "a refused write was not done"]
+    pub fn finish(&self, lease: &Lease) -> bool {
+        let book = &mut *lock(&self.book);
+        let written = book.write(lease);
+        if written {
+            book.finished.insert(lease.entry());
+        }
+        written
+    }
+
+    /// The lease was completed, as the client said: its work must be finished.
+    pub fn completed(&self, lease: &Lease) {
+        let book = &mut *lock(&self.book);
+        book.completed.insert(lease.entry());
+        if !book.finished.contains(&lease.entry()) {
+            book.violate("completed before its work was finished", lease, "");
+        }
+    }
+
+    /// Whether the work of this announcement was finished.
+    pub fn is_finished(&self, entry: EntryId) -> bool {
+        lock(&self.book).finished.contains(&entry)
+    }
+
+    /// What should not have happened.
+    pub fn violations(&self) -> Vec<String> {
+        lock(&self.book).violations.clone()
+    }
+}
+
+impl Book {
+    fn write(&mut self, lease: &Lease) -> bool {
+        let greatest = self.written.entry(lease.stream().clone()).or_default();
+        let written = lease.token() >= *greatest;
+        *greatest = lease.token().max(*greatest);
+        written
+    }
+
+    fn violate(&mut self, what: &str, lease: &Lease, more: impl std::fmt::Display) {
+        self.violations.push(format!("{what}: {lease:?} {more}"));
+    }
+}

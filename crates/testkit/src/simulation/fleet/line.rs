@@ -1,0 +1,513 @@
+//! [`Line`]: one process's way to the servers, which is its backend.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_lite::future;
+use streamlease_core::{
+    Acquire, AcquireOutcome, Backend, BackendProvider, BeatOutcome, ClaimOutcome, CompleteOutcome,
+    ConsumerName, ConsumerState, Delivery, EntryId, Error, Fenced, FetchRequest, Fetched, HandBack,
+    HandBackOutcome, Hint, LeaseRef, LockId, LockManager, LockScheme, LockState, Member, Notifier,
+    OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease,
+    Quarantined, Release, ReleaseOutcome, Result, Runtime, Scope, ServiceName, Session, SessionId,
+    StreamName, SubmitBatch, Subscription, TakeOverOutcome, Transport,
+};
+
+use super::servers::{HintsAre, Server, Shared, State, lock, unavailable};
+use crate::clock::{Time, ns};
+use crate::simulation::network::Network;
+use crate::simulation::rng::Rng;
+
+/// A connection without an answer is given up after that, and a fetch's after
+/// its wait and that. So also calls that nobody limits come to an end.
+const GIVEN_UP: Duration = Duration::from_secs(5);
+
+/// One process's way to [`SimServers`](super::SimServers): the backend of its
+/// client, or of a producer. Clones are the same line.
+#[derive(Debug, Clone)]
+pub struct Line {
+    number: usize,
+    shared: Arc<Shared>,
+    pub(super) state: Arc<Mutex<LineState>>,
+}
+
+#[derive(Debug)]
+pub(super) struct LineState {
+    rng: Rng,
+    requests_lost_until: Time,
+    replies_lost_until: Time,
+}
+
+impl Line {
+    pub(super) fn new(number: usize, shared: Arc<Shared>) -> Self {
+        let state = LineState {
+            rng: Rng::new(shared.sim.random(u64::MAX)),
+            requests_lost_until: 0,
+            replies_lost_until: 0,
+        };
+        Self {
+            number,
+            shared,
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// Its requests are lost for so long.
+    pub fn lose_requests(&self, length: Duration) {
+        lock(&self.state).requests_lost_until = self.shared.now() + ns(length);
+    }
+
+    /// Replies and hints to it are lost for so long.
+    pub fn lose_replies(&self, length: Duration) {
+        lock(&self.state).replies_lost_until = self.shared.now() + ns(length);
+    }
+
+    /// One request, its execution, and its reply. Once polled, all of it
+    /// happens: the network is nobody's process.
+    async fn call<T: Debug + Send + 'static>(
+        &self,
+        server: Server,
+        name: &'static str,
+        operation: impl FnOnce(&mut State, u64, &mut Vec<Hint>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let line = self.clone();
+        self.on_the_network(async move {
+            line.request().await?;
+            let result = line.shared.execute(server, name, line.number, operation);
+            line.reply().await?;
+            result
+        })
+        .await
+    }
+
+    async fn lbs<T: Debug + Send + 'static>(
+        &self,
+        name: &'static str,
+        operation: impl FnOnce(&mut State, u64, &mut Vec<Hint>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.call(Server::Lbs, name, operation).await
+    }
+
+    async fn locks<T: Debug + Send + 'static>(
+        &self,
+        name: &'static str,
+        operation: impl FnOnce(&mut State, u64, &mut Vec<Hint>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.call(Server::Locks, name, operation).await
+    }
+
+    async fn on_the_network<T: Send + 'static>(
+        &self,
+        trip: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = async_channel::bounded(1);
+        self.shared.sim.spawn(Box::pin(async move {
+            let _ = answer.try_send(trip.await);
+        }));
+        let gone = |_| Err(unavailable("the simulation has ended"));
+        answered.recv().await.unwrap_or_else(gone)
+    }
+
+    async fn request(&self) -> Result<()> {
+        let now = self.shared.now();
+        let cut = lock(&self.state).requests_lost_until > now;
+        self.travel(cut).await
+    }
+
+    async fn reply(&self) -> Result<()> {
+        let now = self.shared.now();
+        let cut = lock(&self.state).replies_lost_until > now;
+        self.travel(cut).await
+    }
+
+    /// A lost message is noticed at some time until it is given up.
+    async fn travel(&self, cut: bool) -> Result<()> {
+        let network = self.shared.state().network;
+        let (arrives, delay) = {
+            let rng = &mut lock(&self.state).rng;
+            match network.travel(rng).filter(|_| !cut) {
+                Some(delay) => (true, delay),
+                None => (false, rng.between(Duration::ZERO, GIVEN_UP)),
+            }
+        };
+        let sim = &self.shared.sim;
+        sim.sleep_until(sim.now() + delay).await;
+        match arrives {
+            true => Ok(()),
+            false => Err(unavailable("the connection broke")),
+        }
+    }
+}
+
+impl LineState {
+    pub(super) fn mend(&mut self) {
+        self.requests_lost_until = 0;
+        self.replies_lost_until = 0;
+    }
+
+    /// When a hint arrives here, and how often.
+    pub(super) fn hint_delays(
+        &mut self,
+        now: Time,
+        network: &Network,
+        hints: HintsAre,
+    ) -> Vec<Duration> {
+        let rng = &mut self.rng;
+        let times = match hints {
+            _ if self.replies_lost_until > now => 0,
+            HintsAre::Silent => 0,
+            HintsAre::Fine => 1,
+            HintsAre::Bad(_) => rng.below(3),
+        };
+        let mut arrives = |_| {
+            let travels = network.travel(rng)?;
+            match hints {
+                HintsAre::Bad(most) => Some(travels + rng.between(Duration::ZERO, most)),
+                _ => Some(travels),
+            }
+        };
+        (0..times).filter_map(&mut arrives).collect()
+    }
+}
+
+impl BackendProvider for Line {
+    fn backend(&self, service: &ServiceName) -> Result<Backend> {
+        let theirs = &self.shared.service;
+        if service != theirs {
+            return Err(Error::config(format!(
+                "these servers are simulated for the service {theirs}; {service} needs its own"
+            )));
+        }
+        let line = Arc::new(self.clone());
+        Ok(Backend {
+            transport: line.clone(),
+            locks: line.clone(),
+            notifier: line,
+        })
+    }
+}
+
+#[async_trait]
+impl Transport for Line {
+    async fn prepare(&self) -> Result<()> {
+        self.lbs("prepare", |state, _, _| {
+            state.servers.lbs.prepare();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+        let batch = batch.clone();
+        self.lbs("submit", move |state, at, _| {
+            let ids = state.servers.lbs.submit(&batch, at);
+            state.serve_waiters(at);
+            Ok(ids)
+        })
+        .await
+    }
+
+    async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
+        let FetchRequest {
+            consumer,
+            max,
+            wait,
+        } = request.clone();
+        let line = self.clone();
+        self.on_the_network(async move {
+            line.request().await?;
+            let shared = &line.shared;
+            let (answer, answered) = async_channel::bounded(1);
+            let now = shared.sim.now();
+            let begin = |state: &mut State, at, _: &mut Vec<Hint>| {
+                let nothing = state.servers.lbs.undelivered()? == 0;
+                if nothing && !wait.is_zero() {
+                    return Ok(Err(state.wait(consumer, max, answer)));
+                }
+                Ok(Ok(state.servers.lbs.fetch(&consumer, max, at)?))
+            };
+            let result = match shared.execute(Server::Lbs, "fetch", line.number, begin) {
+                Err(error) => Err(error),
+                Ok(Ok(fetched)) => Ok(fetched),
+                Ok(Err(ticket)) => {
+                    let answer = async { answered.recv().await.ok() };
+                    let over = async {
+                        shared.sim.sleep_until(now + wait).await;
+                        None
+                    };
+                    let answer = future::or(answer, over).await;
+                    shared.state().leave(ticket);
+                    // It may have come between the two.
+                    let answer = answer.or_else(|| answered.try_recv().ok());
+                    answer.unwrap_or_else(|| Ok(Fetched::default()))
+                }
+            };
+            line.reply().await?;
+            result
+        })
+        .await
+    }
+
+    async fn list_pending(&self, scope: &Scope, limit: usize) -> Result<PendingPage> {
+        let scope = scope.clone();
+        self.lbs("list_pending", move |state, at, _| {
+            state.servers.lbs.list(&scope, limit, at)
+        })
+        .await
+    }
+
+    async fn list_pending_ids(
+        &self,
+        consumer: Option<&ConsumerName>,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds> {
+        let consumer = consumer.cloned();
+        self.lbs("list_pending_ids", move |state, _, _| {
+            let lbs = &state.servers.lbs;
+            lbs.list_ids(consumer.as_ref(), after, limit)
+        })
+        .await
+    }
+
+    async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
+        let (consumer, claims) = (consumer.clone(), claims.to_vec());
+        self.lbs("claim", move |state, at, _| {
+            state.servers.lbs.claim(&consumer, &claims, at)
+        })
+        .await
+    }
+
+    async fn complete(
+        &self,
+        _consumer: &ConsumerName,
+        entries: &[Fenced],
+    ) -> Result<Vec<CompleteOutcome>> {
+        let entries = entries.to_vec();
+        self.lbs("complete", move |state, _, _| {
+            Ok(state.servers.lbs.complete(&entries))
+        })
+        .await
+    }
+
+    async fn hand_back(
+        &self,
+        consumer: &ConsumerName,
+        entries: &[HandBack],
+    ) -> Result<Vec<HandBackOutcome>> {
+        let (consumer, entries) = (consumer.clone(), entries.to_vec());
+        self.lbs("hand_back", move |state, at, hints| {
+            let lbs = &mut state.servers.lbs;
+            Ok(lbs.hand_back(&consumer, &entries, at, hints))
+        })
+        .await
+    }
+
+    async fn quarantine(
+        &self,
+        consumer: &ConsumerName,
+        entries: &[Quarantine],
+    ) -> Result<Vec<QuarantineOutcome>> {
+        let (consumer, entries) = (consumer.clone(), entries.to_vec());
+        self.lbs("quarantine", move |state, at, _| {
+            Ok(state.servers.lbs.quarantine(&consumer, &entries, at))
+        })
+        .await
+    }
+
+    async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
+        let consumer = consumer.clone();
+        self.lbs("forget_consumer", move |state, _, _| {
+            Ok(state.servers.lbs.forget(&consumer))
+        })
+        .await
+    }
+
+    async fn consumers(&self) -> Result<Vec<ConsumerState>> {
+        self.lbs("consumers", |state, at, _| state.servers.lbs.consumers(at))
+            .await
+    }
+
+    async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>> {
+        self.lbs("list_undelivered", move |state, _, _| {
+            Ok(state.servers.lbs.list_undelivered(after, limit))
+        })
+        .await
+    }
+
+    async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
+        self.lbs("list_quarantined", move |state, _, _| {
+            Ok(state.servers.lbs.list_quarantined(after, limit))
+        })
+        .await
+    }
+
+    async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>> {
+        let entries = entries.to_vec();
+        self.lbs("release_quarantined", move |state, at, _| {
+            let releases = state.servers.lbs.release_quarantined(&entries, at);
+            state.serve_waiters(at);
+            Ok(releases)
+        })
+        .await
+    }
+
+    async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>> {
+        let entries = entries.to_vec();
+        self.lbs("drop_quarantined", move |state, _, _| {
+            Ok(state.servers.lbs.drop_quarantined(&entries))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl LockManager for Line {
+    fn scheme(&self) -> LockScheme {
+        self.shared.scheme
+    }
+
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        let session = session.clone();
+        self.locks("open", move |state, at, _| {
+            state.saw_ttl(session.ttl);
+            Ok(state.servers.locks.open(&session, at))
+        })
+        .await
+    }
+
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        let session = session.clone();
+        self.locks("close", move |state, at, hints| {
+            state.servers.locks.close(&session, at, hints);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn acquire(
+        &self,
+        session: &Session,
+        requests: &[Acquire],
+    ) -> Result<Vec<AcquireOutcome>> {
+        let (session, requests) = (session.clone(), requests.to_vec());
+        self.locks("acquire", move |state, at, hints| {
+            let locks = &mut state.servers.locks;
+            Ok(locks.acquire(&session, &requests, at, hints))
+        })
+        .await
+    }
+
+    async fn beat(
+        &self,
+        session: &Session,
+        leases: &[LeaseRef],
+        want_sweep: Option<Duration>,
+    ) -> Result<BeatOutcome> {
+        let (session, leases) = (session.clone(), leases.to_vec());
+        self.locks("beat", move |state, at, _| {
+            let locks = &mut state.servers.locks;
+            Ok(locks.beat(&session, &leases, want_sweep, at))
+        })
+        .await
+    }
+
+    async fn release(
+        &self,
+        session: &SessionId,
+        releases: &[Release],
+    ) -> Result<Vec<ReleaseOutcome>> {
+        let (session, releases) = (session.clone(), releases.to_vec());
+        self.locks("release", move |state, at, hints| {
+            let locks = &mut state.servers.locks;
+            Ok(locks.release(&session, &releases, at, hints))
+        })
+        .await
+    }
+
+    async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
+        let ids = locks.to_vec();
+        self.locks("inspect", move |state, at, hints| {
+            Ok(state.servers.locks.inspect(&ids, at, hints))
+        })
+        .await
+    }
+
+    async fn take_over(
+        &self,
+        session: &Session,
+        dead: &SessionId,
+        max: usize,
+    ) -> Result<TakeOverOutcome> {
+        let (session, dead) = (session.id.clone(), dead.clone());
+        self.locks("take_over", move |state, at, _| {
+            Ok(state.servers.locks.take_over(&session, &dead, max, at))
+        })
+        .await
+    }
+
+    async fn bury(&self, dead: &SessionId) -> Result<bool> {
+        let dead = dead.clone();
+        self.locks("bury", move |state, at, _| {
+            Ok(state.servers.locks.bury(&dead, at))
+        })
+        .await
+    }
+
+    async fn members(&self) -> Result<Vec<Member>> {
+        self.locks("members", |state, at, _| {
+            Ok(state.servers.locks.members(at))
+        })
+        .await
+    }
+
+    async fn records(
+        &self,
+        session: &SessionId,
+        after: Option<&StreamName>,
+        max: usize,
+    ) -> Result<Vec<LeaseRef>> {
+        let (session, after) = (session.clone(), after.cloned());
+        self.locks("records", move |state, _, _| {
+            let locks = &state.servers.locks;
+            Ok(locks.records(&session, after.as_ref(), max))
+        })
+        .await
+    }
+
+    async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
+        let streams = streams.to_vec();
+        self.locks("revoke", move |state, _, _| {
+            Ok(state.servers.locks.revoke_streams(&streams))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Notifier for Line {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
+        let line = self.state.clone();
+        let hints = self
+            .locks("subscribe", move |state, _, _| {
+                let (to, hints) = async_channel::unbounded();
+                state.subscribe(line, to);
+                Ok(hints)
+            })
+            .await?;
+        Ok(Box::new(Hints(hints)))
+    }
+}
+
+#[derive(Debug)]
+struct Hints(async_channel::Receiver<Hint>);
+
+#[async_trait]
+impl Subscription for Hints {
+    async fn next(&mut self) -> Result<Hint> {
+        let ended = |_| unavailable("the subscription has ended");
+        self.0.recv().await.map_err(ended)
+    }
+}

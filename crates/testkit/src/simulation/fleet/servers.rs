@@ -1,0 +1,436 @@
+//! [`SimServers`]: the model of both servers, for real clients in virtual time.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_channel::Sender;
+use streamlease_core::{
+    ConsumerName, EntryId, Error, ErrorKind, Fetched, Hint, LockScheme, MalformedReason, Result,
+    Runtime, ServiceName, Timestamp,
+};
+
+use super::line::{Line, LineState};
+use crate::clock::{Time, ns};
+use crate::sim::SimRuntime;
+use crate::simulation::network::Network;
+use crate::simulation::plan::STATED_DRIFT;
+use crate::simulation::servers::Servers;
+
+/// Between two looks of the server at what has expired.
+const SAMPLES: Duration = Duration::from_millis(100);
+
+/// Earlier states are kept for that long: no restart loses more.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// The LBS and the lock server of one service, and the network to them: the
+/// model that [`simulation`](crate::simulation) has, for real
+/// [`Client`](streamlease_core::Client)s and [`Producer`](streamlease_core::Producer)s
+/// under [`SimRuntime`]. Clones are the same servers.
+///
+/// Each process has a [`line`](Self::line) of its own, which is its backend.
+/// Each request, reply and hint travels on its own, as [`Network`] says, and
+/// arrives whatever has become of who sent it.
+#[derive(Debug, Clone)]
+pub struct SimServers {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) sim: SimRuntime,
+    pub(super) service: ServiceName,
+    pub(super) scheme: LockScheme,
+    began: Timestamp,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) servers: Servers,
+    pub(super) network: Network,
+    pub(super) hints: HintsAre,
+    waiters: Vec<Waiter>,
+    last_ticket: u64,
+    subscribers: Vec<Subscriber>,
+    lines: Vec<Arc<Mutex<LineState>>>,
+    longest_ttl: Duration,
+    shortest_ttl: Duration,
+    /// When the lock server's clock went forward, and by how many milliseconds.
+    leaps: Vec<(Time, u64)>,
+    lossy: BTreeSet<&'static str>,
+    trace: Option<Vec<String>>,
+}
+
+/// How it stands with the hints, beside what the network does to any message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HintsAre {
+    /// Each arrives once.
+    #[default]
+    Fine,
+    /// Each arrives not at all, once or twice, and up to so much later.
+    Bad(Duration),
+    /// None arrives.
+    Silent,
+}
+
+/// A blocking fetch that waits at the server.
+struct Waiter {
+    ticket: u64,
+    consumer: ConsumerName,
+    max: usize,
+    answer: Sender<Result<Fetched>>,
+}
+
+struct Subscriber {
+    line: Arc<Mutex<LineState>>,
+    hints: Sender<Hint>,
+}
+
+/// Which of the two a call goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Server {
+    Lbs,
+    Locks,
+}
+
+impl SimServers {
+    /// Servers of `service` with nothing in them, and a network that is quiet.
+    ///
+    /// # Panics
+    /// If the service's name is not a valid one.
+    pub fn new(sim: &SimRuntime, service: &str, scheme: LockScheme) -> Self {
+        let service = match ServiceName::new(service) {
+            Ok(service) => service,
+            Err(error) => panic!("{error}"),
+        };
+        let state = State {
+            servers: Servers::new(scheme, None),
+            network: Network::QUIET,
+            hints: HintsAre::Fine,
+            waiters: Vec::new(),
+            last_ticket: 0,
+            subscribers: Vec::new(),
+            lines: Vec::new(),
+            longest_ttl: Duration::ZERO,
+            shortest_ttl: Duration::MAX,
+            leaps: Vec::new(),
+            lossy: BTreeSet::new(),
+            trace: None,
+        };
+        let shared = Arc::new(Shared {
+            sim: sim.clone(),
+            service,
+            scheme,
+            began: sim.now(),
+            state: Mutex::new(state),
+        });
+        sim.spawn(Box::pin(sample(sim.clone(), Arc::downgrade(&shared))));
+        Self { shared }
+    }
+
+    /// The way of one process to these servers: its backend. Give each its own.
+    pub fn line(&self) -> Line {
+        let number = self.shared.state().lines.len();
+        let line = Line::new(number, self.shared.clone());
+        self.shared.state().lines.push(line.state.clone());
+        line
+    }
+
+    /// How bad the network is from now on.
+    pub fn set_network(&self, network: Network) {
+        self.shared.state().network = network;
+    }
+
+    /// How it stands with the hints from now on.
+    pub fn set_hints(&self, hints: HintsAre) {
+        self.shared.state().hints = hints;
+    }
+
+    /// The lock server restarts, is away for `down`, and has lost what was
+    /// written in the last `lost` (at most ten seconds).
+    pub fn restart_locks(&self, lost: Duration, down: Duration) {
+        let now = self.shared.now();
+        let state = &mut *self.shared.state();
+        let ttl = state.longest_ttl;
+        if state.servers.restart_locks(now, lost, down, ttl) {
+            state.lossy.insert("locks lost writes");
+        }
+        // Whoever listened there has to subscribe anew.
+        state.subscribers.clear();
+    }
+
+    /// The LBS is away for so long.
+    pub fn take_lbs_down(&self, down: Duration) {
+        let now = self.shared.now();
+        let state = &mut *self.shared.state();
+        state.servers.lbs_down_until = now + ns(down);
+        state.fail_waiters(|| unavailable("the server went down"));
+    }
+
+    /// The LBS is as it was so long ago (at most ten seconds); `false` if it
+    /// was not there yet. What was announced since is gone, what was completed
+    /// since is there again.
+    pub fn restore_lbs(&self, lost: Duration) -> bool {
+        let now = self.shared.now();
+        let state = &mut *self.shared.state();
+        let known = state.servers.restore_lbs(now, lost);
+        if known {
+            state.lossy.insert("LBS restored");
+            state.fail_waiters(|| unavailable("the server went down"));
+        }
+        known
+    }
+
+    /// Somebody removes the consumer group.
+    pub fn destroy_group(&self) {
+        let state = &mut *self.shared.state();
+        state.servers.lbs.destroy_group();
+        state.fail_waiters(|| Error::new(ErrorKind::NotPrepared, "UNBLOCKED"));
+    }
+
+    /// The lock server's clock steps.
+    pub fn step_locks_clock(&self, by_ms: i64) {
+        let now = self.shared.now();
+        let state = &mut *self.shared.state();
+        state.servers.step_locks_clock(by_ms);
+        let ttl = ns(state.longest_ttl);
+        state.leaps.push((now, by_ms.max(0) as u64));
+        state.leaps.retain(|(at, _)| at + ttl >= now);
+        let leapt: u64 = state.leaps.iter().map(|(_, by)| by).sum();
+        // A lease is believed so much less than its lock lasts, of which clocks
+        // of clients may take a part; and servers count whole milliseconds.
+        let margin = (state.shortest_ttl / 10).max(Duration::from_millis(50));
+        let drift = state.shortest_ttl / 1_000_000 * STATED_DRIFT as u32;
+        let borne = margin - drift.min(margin) - Duration::from_millis(2);
+        if u128::from(leapt) > borne.as_millis() {
+            state.lossy.insert("lock clock leapt");
+        }
+    }
+
+    /// The LBS server's clock steps.
+    pub fn step_lbs_clock(&self, by_ms: i64) {
+        self.shared.state().servers.step_lbs_clock(by_ms);
+    }
+
+    /// An entry that nobody can read.
+    pub fn append_malformed(&self) -> EntryId {
+        let now = self.shared.now();
+        let state = &mut *self.shared.state();
+        let at = state.servers.lbs_now(now);
+        let entry = state.servers.lbs.append(Err(MalformedReason::NotJson), at);
+        state.serve_waiters(at);
+        entry
+    }
+
+    /// A consumer of another make takes the `nth` pending entry and dies;
+    /// `false` if nothing is pending.
+    pub fn steal(&self, nth: u64) -> bool {
+        let now = self.shared.now();
+        let servers = &mut self.shared.state().servers;
+        let at = servers.lbs_now(now);
+        let thief = ConsumerName::from_wire("go-thief");
+        servers.lbs.steal(&thief, nth, at)
+    }
+
+    /// An operator marks the `nth` lease on record to be given up; `false` if
+    /// there is none, as with per-stream locks.
+    pub fn revoke(&self, nth: u64) -> bool {
+        self.shared.state().servers.locks.revoke(nth).is_some()
+    }
+
+    /// Both servers are there, all lines are whole, and the network is quiet.
+    pub fn heal(&self) {
+        let state = &mut *self.shared.state();
+        state.network = Network::QUIET;
+        state.hints = HintsAre::Fine;
+        state.servers.lbs_down_until = 0;
+        state.servers.locks_down_until = 0;
+        for line in &state.lines {
+            lock(line).mend();
+        }
+    }
+
+    /// What is announced and not completed or parked, as the LBS has it.
+    pub fn left(&self) -> Vec<EntryId> {
+        self.shared.state().servers.lbs.entries().collect()
+    }
+
+    /// What is in quarantine, as the LBS has it.
+    pub fn parked(&self) -> Vec<EntryId> {
+        let state = self.shared.state();
+        let parked = state.servers.lbs.list_quarantined(EntryId::MIN, usize::MAX);
+        parked.into_iter().map(|parked| parked.entry).collect()
+    }
+
+    /// What happened that costs the promises that hold only in durable runs
+    /// (see GUARANTEES.md); empty: none of it.
+    pub fn lossy(&self) -> BTreeSet<&'static str> {
+        self.shared.state().lossy.clone()
+    }
+
+    /// The run is not durable, for another reason than these servers: the clock
+    /// of a process was stopped, or ran at a rate off by more than 3 %.
+    pub fn mark_lossy(&self, why: &'static str) {
+        self.shared.state().lossy.insert(why);
+    }
+
+    /// Writes down from now on what the servers are asked and what they answer.
+    pub fn start_trace(&self) {
+        self.shared.state().trace.get_or_insert_default();
+    }
+
+    /// What was written down since [`start_trace`](Self::start_trace).
+    pub fn trace(&self) -> Vec<String> {
+        self.shared.state().trace.clone().unwrap_or_default()
+    }
+
+    /// Adds a line of one's own.
+    pub fn note(&self, what: impl fmt::Display) {
+        let now = self.shared.now();
+        self.shared.state().note(now, what);
+    }
+}
+
+impl Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimServers")
+            .field("service", &self.service)
+            .field("scheme", &self.scheme)
+            .field("sim", &self.sim)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Nanoseconds on the one true clock since these servers are there.
+    pub(super) fn now(&self) -> Time {
+        ns(self.sim.now().saturating_since(self.began))
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// One call is executed, with the server's time and a place for its hints.
+    pub(super) fn execute<T: Debug>(
+        &self,
+        server: Server,
+        call: &'static str,
+        from: usize,
+        operation: impl FnOnce(&mut State, u64, &mut Vec<Hint>) -> Result<T>,
+    ) -> Result<T> {
+        let now = self.now();
+        let state = &mut *self.state();
+        let (down_until, at) = match server {
+            Server::Lbs => (state.servers.lbs_down_until, state.servers.lbs_now(now)),
+            Server::Locks => (state.servers.locks_down_until, state.servers.locks_now(now)),
+        };
+        let mut hints = Vec::new();
+        let result = match down_until > now {
+            true => Err(unavailable("the server is down")),
+            false => operation(state, at, &mut hints),
+        };
+        state.note(now, format_args!("line {from} {call}: {result:?}"));
+        self.publish(state, hints);
+        result
+    }
+
+    /// A hint goes to everybody who listens.
+    fn publish(&self, state: &mut State, hints: Vec<Hint>) {
+        let now = self.sim.now();
+        for hint in hints {
+            state.subscribers.retain(|to| !to.hints.is_closed());
+            for to in &state.subscribers {
+                let line = &mut *lock(&to.line);
+                for delay in line.hint_delays(self.now(), &state.network, state.hints) {
+                    let (sim, to, hint) = (self.sim.clone(), to.hints.clone(), hint.clone());
+                    self.sim.spawn(Box::pin(async move {
+                        sim.sleep_until(now + delay).await;
+                        let _ = to.try_send(hint);
+                    }));
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn note(&mut self, now: Time, what: impl fmt::Display) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>12.6} {what}", now as f64 / 1e9));
+        }
+    }
+
+    pub(super) fn saw_ttl(&mut self, ttl: Duration) {
+        self.longest_ttl = self.longest_ttl.max(ttl);
+        self.shortest_ttl = self.shortest_ttl.min(ttl);
+    }
+
+    pub(super) fn subscribe(&mut self, line: Arc<Mutex<LineState>>, hints: Sender<Hint>) {
+        self.subscribers.push(Subscriber { line, hints });
+    }
+
+    /// Puts a fetch among those that wait; the number is for leaving.
+    pub(super) fn wait(
+        &mut self,
+        consumer: ConsumerName,
+        max: usize,
+        answer: Sender<Result<Fetched>>,
+    ) -> u64 {
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        self.waiters.push(Waiter {
+            ticket,
+            consumer,
+            max,
+            answer,
+        });
+        ticket
+    }
+
+    pub(super) fn leave(&mut self, ticket: u64) {
+        self.waiters.retain(|waiter| waiter.ticket != ticket);
+    }
+
+    /// Something was appended: who waits longest gets it, even if nobody is
+    /// there any more to read the answer.
+    pub(super) fn serve_waiters(&mut self, at: u64) {
+        while !self.waiters.is_empty() && self.servers.lbs.undelivered().is_ok_and(|n| n > 0) {
+            let waiter = self.waiters.remove(0);
+            let fetched = self.servers.lbs.fetch(&waiter.consumer, waiter.max, at);
+            let _ = waiter.answer.try_send(fetched);
+        }
+    }
+
+    fn fail_waiters(&mut self, error: impl Fn() -> Error) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            let _ = waiter.answer.try_send(Err(error()));
+        }
+    }
+}
+
+/// What the servers do without being asked, as long as they are there.
+async fn sample(sim: SimRuntime, shared: Weak<Shared>) {
+    loop {
+        sim.sleep_until(sim.now() + SAMPLES).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let (now, draw) = (shared.now(), sim.random(u64::MAX));
+        let state = &mut *shared.state();
+        let at = state.servers.locks_now(now);
+        let mut hints = Vec::new();
+        state.servers.locks.sample(draw, at, &mut hints);
+        state.servers.remember(now, KEPT);
+        shared.publish(state, hints);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic fails the test anyhow; the state itself is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn unavailable(what: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, what)
+}

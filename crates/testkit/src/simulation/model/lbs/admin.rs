@@ -1,0 +1,128 @@
+//! What producers and operators ask for: submitting once, looking, and the quarantine.
+
+use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
+
+use streamlease_core::payload::PAYLOAD_FIELD;
+use streamlease_core::{
+    ConsumerName, ConsumerState, Delivery, EntryId, Quarantine, QuarantineRelease, Quarantined,
+    Result, SubmitBatch,
+};
+
+use super::{Lbs, Parked, Payload, no_group};
+
+impl Lbs {
+    /// Appends a batch, unless it was appended before.
+    pub(in crate::simulation) fn submit(
+        &mut self,
+        batch: &SubmitBatch,
+        now_ms: u64,
+    ) -> Vec<EntryId> {
+        if let Some(ids) = self.batches.get(&batch.id) {
+            return ids.clone();
+        }
+        let announced = batch.announcements.iter();
+        let ids: Vec<_> = announced
+            .map(|announcement| self.append(Ok(announcement.clone()), now_ms))
+            .collect();
+        self.batches.insert(batch.id, ids.clone());
+        ids
+    }
+
+    pub(in crate::simulation) fn consumers(&self, now_ms: u64) -> Result<Vec<ConsumerState>> {
+        let group = self.group.as_ref().ok_or_else(no_group)?;
+        let state = |(name, seen_ms): (&ConsumerName, &u64)| {
+            let slots = group.pending.values();
+            ConsumerState {
+                consumer: name.clone(),
+                pending: slots.filter(|slot| slot.consumer == *name).count() as u64,
+                idle: Duration::from_millis(now_ms.saturating_sub(*seen_ms)),
+            }
+        };
+        Ok(group.consumers.iter().map(state).collect())
+    }
+
+    pub(in crate::simulation) fn list_undelivered(
+        &self,
+        after: EntryId,
+        limit: usize,
+    ) -> Vec<Delivery> {
+        let group = self.group.as_ref();
+        let delivered = group.map_or(EntryId::MIN, |group| group.last_delivered);
+        let later = self
+            .stream
+            .range((Excluded(after.max(delivered)), Unbounded));
+        let delivery = |(&entry, content): (&EntryId, &Payload)| Delivery {
+            entry,
+            content: content.clone(),
+        };
+        later.take(limit).map(delivery).collect()
+    }
+
+    /// XADD to the quarantine, and off the stream.
+    pub(super) fn park(&mut self, caller: &ConsumerName, wanted: &Quarantine, now_ms: u64) {
+        let failures = self.failures(wanted.entry);
+        let content = self.stream.get(&wanted.entry).cloned();
+        self.remove(wanted.entry);
+        if let Some(content) = content {
+            let parked = Parked {
+                content,
+                reason: wanted.reason.clone(),
+                failures,
+                last_owner: caller.clone(),
+                at_ms: now_ms,
+            };
+            self.quarantined.insert(wanted.entry, parked);
+        }
+    }
+
+    pub(in crate::simulation) fn list_quarantined(
+        &self,
+        after: EntryId,
+        limit: usize,
+    ) -> Vec<Quarantined> {
+        let later = self.quarantined.range((Excluded(after), Unbounded));
+        let parked = |(&entry, parked): (&EntryId, &Parked)| Quarantined {
+            entry,
+            reason: parked.reason.clone(),
+            failures: parked.failures,
+            last_owner: parked.last_owner.clone(),
+            at_ms: parked.at_ms,
+            fields: fields(&parked.content),
+        };
+        later.take(limit).map(parked).collect()
+    }
+
+    pub(in crate::simulation) fn release_quarantined(
+        &mut self,
+        entries: &[EntryId],
+        now_ms: u64,
+    ) -> Vec<QuarantineRelease> {
+        let mut release = |entry: &EntryId| {
+            if let Some(parked) = self.quarantined.remove(entry) {
+                let id = self.append(parked.content, now_ms);
+                self.released.insert(*entry, id);
+            }
+            match self.released.get(entry) {
+                Some(id) => QuarantineRelease::Released(*id),
+                None => QuarantineRelease::Gone,
+            }
+        };
+        entries.iter().map(&mut release).collect()
+    }
+
+    pub(in crate::simulation) fn drop_quarantined(&mut self, entries: &[EntryId]) -> Vec<bool> {
+        let mut drop = |entry: &EntryId| self.quarantined.remove(entry).is_some();
+        entries.iter().map(&mut drop).collect()
+    }
+}
+
+/// As they are on the wire. Of what cannot be read only the reason is known,
+/// which cannot be read as a payload either.
+fn fields(content: &Payload) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let payload = match content {
+        Ok(announcement) => announcement.encode(),
+        Err(reason) => reason.to_string(),
+    };
+    vec![(PAYLOAD_FIELD.into(), payload.into_bytes())]
+}

@@ -1,0 +1,203 @@
+//! Real clients with handlers on the model, under faults: good handlers keep all
+//! promises, and what is wrong with bad ones is found.
+//!
+//! A failing seed replays with `SEEDS=<seed> cargo test -p streamlease-testkit --test fleet`.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamlease_core::{Client, Completion, Event, Lease, LockScheme};
+use streamlease_testkit::simulation::fleet::{Outcome, Process, Trial};
+use streamlease_testkit::simulation::{LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS};
+
+/// Calls `handle` for each lease, in a task of its own.
+async fn serve<F: Future<Output = ()> + Send + 'static>(
+    process: Process,
+    handle: impl Fn(Process, Arc<Lease>) -> F,
+) {
+    let client: Client = process.client().build().expect("a valid client");
+    let mut events = client.start().await.expect("it never gives up");
+    let stopping = process.clone();
+    process.spawn(async move {
+        stopping.asked_to_stop().await;
+        client.done().await.expect("it was started");
+    });
+    while let Some(event) = events.next().await {
+        if let Event::StreamAdded(lease) = event {
+            let lease = Arc::new(lease);
+            process.ledger().take_up(&lease);
+            process.spawn(handle(process.clone(), lease));
+        }
+    }
+}
+
+/// Writes a few times with the token, and stops when it is refused.
+async fn good(process: Process, lease: Arc<Lease>) {
+    for _ in 0..1 + process.random(5) {
+        process
+            .sleep(Duration::from_millis(process.random(400)))
+            .await;
+        if !process.ledger().write(&lease) {
+            return;
+        }
+    }
+    if process.random(6) == 0 {
+        let _ = lease.hand_back().await;
+    } else if process.ledger().finish(&lease)
+        && let Ok(Completion::Completed) = lease.complete().await
+    {
+        process.ledger().completed(&lease);
+    }
+}
+
+/// Its store takes everything, so it looks before each write whether it is the owner.
+async fn looks_first(process: Process, lease: Arc<Lease>) {
+    for _ in 0..4 {
+        process.sleep(Duration::from_millis(300)).await;
+        if !lease.is_valid() {
+            return;
+        }
+        process.ledger().write_unguarded(&lease);
+    }
+    if process.ledger().finish(&lease) {
+        let _ = lease.complete().await;
+    }
+}
+
+/// Goes on writing whether or not the lease is still its own.
+async fn never_looks(process: Process, lease: Arc<Lease>) {
+    for _ in 0..4 {
+        process.sleep(Duration::from_millis(300)).await;
+        process.ledger().write_unguarded(&lease);
+    }
+    if process.ledger().finish(&lease) {
+        let _ = lease.complete().await;
+    }
+}
+
+/// Takes the stream off the LBS and does its work then, in case it gets to it.
+async fn completes_first(process: Process, lease: Arc<Lease>) {
+    if let Ok(Completion::Completed) = lease.complete().await {
+        process.sleep(Duration::from_millis(300)).await;
+        let _ = process.ledger().finish(&lease);
+    }
+}
+
+/// Drops its lease on the floor, for ever.
+async fn forgets(process: Process, lease: Arc<Lease>) {
+    process.sleep(Duration::from_millis(300)).await;
+    if lease.stream().as_str() == "s7" {
+        std::future::pending::<()>().await;
+    }
+    if process.ledger().finish(&lease) {
+        let _ = lease.complete().await;
+    }
+}
+
+fn run<F: Future<Output = ()> + Send + 'static>(
+    seed: u64,
+    handle: impl Fn(Process, Arc<Lease>) -> F + Copy + Send + Sync + 'static,
+) -> Outcome {
+    Trial::of(seed).run(move |process| serve(process, handle))
+}
+
+/// What the first of a few seeds that finds anything finds.
+fn found<F: Future<Output = ()> + Send + 'static>(
+    handle: impl Fn(Process, Arc<Lease>) -> F + Copy + Send + Sync + 'static,
+) -> Vec<String> {
+    let mut runs = (1..=40).map(|seed| run(seed, handle).violations);
+    runs.find(|violations| !violations.is_empty())
+        .expect("a deliberate bug is found within 40 seeds")
+}
+
+/// `SEEDS=7` or `SEEDS=1..200`; by default the first `n`.
+fn seeds(n: u64) -> RangeInclusive<u64> {
+    let number = |text: &str| text.parse().expect("a number in SEEDS");
+    match std::env::var("SEEDS") {
+        Ok(text) => {
+            let (from, to) = text.split_once("..").unwrap_or((&text, &text));
+            number(from)..=number(to)
+        }
+        Err(_) => 1..=n,
+    }
+}
+
+fn assert_all(violations: &[String], what: &str) {
+    let others: Vec<_> = violations.iter().filter(|v| !v.starts_with(what)).collect();
+    assert!(others.is_empty(), "{others:#?}");
+}
+
+#[test]
+fn good_handlers_keep_all_promises_in_a_fixed_set_of_seeds() {
+    for seed in seeds(60) {
+        let outcome = run(seed, good);
+        outcome.assert_holds();
+        let faults: u64 = outcome.faults.values().sum();
+        assert!(faults >= LEAST_FAULTS as u64, "{outcome:?}");
+        assert!(outcome.processes >= LEAST_CLIENTS, "{outcome:?}");
+        assert!(outcome.announced as u64 >= LEAST_STREAMS, "{outcome:?}");
+    }
+}
+
+#[test]
+fn seeds_are_of_both_schemes_and_both_classes() {
+    let of = |seed| {
+        let durable = run(seed, good).lossy.is_empty();
+        (format!("{:?}", Trial::of(seed).scheme), durable)
+    };
+    let kinds: BTreeSet<_> = (1..=12).map(of).collect();
+    assert_eq!(kinds.len(), 4, "{kinds:?}");
+}
+
+#[test]
+fn a_seed_replays_to_the_letter() {
+    for seed in [3, 4] {
+        let trace = || {
+            let mut trial = Trial::of(seed);
+            trial.traced = true;
+            trial.run(|process| serve(process, good))
+        };
+        let first = trace();
+        assert!(first.trace.len() > 500, "{}", first.trace.len());
+        assert_eq!(first, trace());
+    }
+}
+
+#[test]
+fn whoever_looks_first_writes_nothing_stale_in_durable_runs() {
+    for seed in seeds(30) {
+        let outcome = run(seed, looks_first);
+        if outcome.lossy.is_empty() {
+            outcome.assert_holds();
+        }
+    }
+}
+
+#[test]
+fn a_handler_that_writes_after_its_lease_is_lost_is_found() {
+    assert_all(&found(never_looks), "a stale write");
+}
+
+#[test]
+fn a_handler_that_completes_before_its_work_is_done_is_found() {
+    assert_all(
+        &found(completes_first),
+        "completed, and its work not finished",
+    );
+}
+
+#[test]
+fn a_handler_that_never_ends_is_found() {
+    assert_all(&found(forgets), "not completed in time");
+}
+
+#[test]
+fn each_lock_scheme_can_be_chosen() {
+    for scheme in [LockScheme::PerStream, LockScheme::Session] {
+        let mut trial = Trial::of(11);
+        trial.scheme = scheme;
+        trial.run(|process| serve(process, good)).assert_holds();
+    }
+}
