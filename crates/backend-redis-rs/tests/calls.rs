@@ -294,7 +294,7 @@ fn lock_of(lease: &LeaseRef) -> LockId {
 
 #[test]
 fn no_call_of_the_transport_does_more_than_a_page() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         warm_up(&server, LockScheme::Session).await;
         let mut service = Service::start(&server, LockScheme::Session).await;
@@ -340,7 +340,7 @@ fn no_call_of_the_transport_does_more_than_a_page() {
 
 #[test]
 fn no_call_of_the_quarantine_does_more_than_a_page() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         warm_up(&server, LockScheme::Session).await;
         let mut service = Service::start(&server, LockScheme::Session).await;
@@ -379,7 +379,7 @@ fn no_call_of_the_quarantine_does_more_than_a_page() {
 
 #[test]
 fn no_call_of_per_stream_locks_does_more_than_a_page() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         warm_up(&server, LockScheme::PerStream).await;
         let mut service = Service::start(&server, LockScheme::PerStream).await;
@@ -409,7 +409,7 @@ fn no_call_of_per_stream_locks_does_more_than_a_page() {
 
 #[test]
 fn no_call_of_session_leases_does_more_than_a_page() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         warm_up(&server, LockScheme::Session).await;
         let mut service = Service::start(&server, LockScheme::Session).await;
@@ -453,7 +453,7 @@ fn no_call_of_session_leases_does_more_than_a_page() {
 
 #[test]
 fn a_dead_session_is_taken_over_a_page_a_call() {
-    on_tokio(async {
+    on_tokio(|| async {
         let server = RedisServer::start();
         warm_up(&server, LockScheme::Session).await;
         let mut service = Service::start(&server, LockScheme::Session).await;
@@ -490,7 +490,7 @@ fn a_dead_session_is_taken_over_a_page_a_call() {
 #[test]
 fn those_who_were_refused_are_forgotten_a_part_at_a_time() {
     for scheme in [LockScheme::Session, LockScheme::PerStream] {
-        on_tokio(async {
+        on_tokio(|| async {
             let server = RedisServer::start();
             let backend = backend_with(&server, "orders", scheme).await;
             let (a, b) = (session("a", 1, TTL), session("b", 1, TTL));
