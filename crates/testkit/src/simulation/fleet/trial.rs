@@ -128,6 +128,7 @@ fn strikes_real_clients(fault: &Fault) -> bool {
         fault,
         Fault::ForeignFetch { .. }
             | Fault::ForeignClaim { .. }
+            | Fault::Capacity { .. }
             | Fault::SilentHandlers { .. }
             | Fault::SlowUser { .. }
     )
