@@ -61,11 +61,13 @@
 //! use std::time::Duration;
 //! use streamlease_core::{Client, Event, Info, LockScheme, Producer};
 //! use streamlease_testkit::sim::SimRuntime;
+//! use streamlease_testkit::simulation::Network;
 //! use streamlease_testkit::simulation::fleet::SimServers;
 //!
 //! # fn main() -> streamlease_core::Result<()> {
 //! let sim = SimRuntime::new(7);
 //! let servers = SimServers::new(&sim, "orders", LockScheme::Session);
+//! servers.set_network(Network::default());
 //! sim.block_on(async {
 //!     let (process, line) = (sim.handle(), servers.line());
 //!     let client = Client::builder("orders")

@@ -11,7 +11,7 @@ use streamlease_core::{
 use super::servers::lock;
 use super::trial::stream;
 use super::{HintsAre, Ledger, Outcome, Process, SimServers, Trial};
-use crate::sim::{SimHandle, SimRuntime};
+use crate::sim::SimRuntime;
 use crate::simulation::fault::{Amid, Fault};
 use crate::simulation::network::Network;
 use crate::simulation::plan::{LEAST_FAULTS, STATED_DRIFT};
@@ -35,6 +35,11 @@ pub(super) struct Run<'a> {
     streams: Vec<StreamName>,
     announced: Arc<Mutex<Announced>>,
     faults: BTreeMap<&'static str, u64>,
+    storm_until: Timestamp,
+    bad_hints_until: Timestamp,
+    no_hints_until: Timestamp,
+    /// By the number of the process's line.
+    frozen_until: BTreeMap<usize, Timestamp>,
 }
 
 /// What producers were told.
@@ -48,11 +53,11 @@ struct Announced {
 
 enum Step {
     Start(String),
-    Thaw(SimHandle),
+    Thaw(Process),
     Announce(Announcement),
     Fault(Fault),
-    /// The network or the hints are as before.
-    Calm,
+    /// A storm may be over, or the hints be as before.
+    Weather,
 }
 
 impl<'a> Run<'a> {
@@ -75,6 +80,10 @@ impl<'a> Run<'a> {
                 .collect(),
             announced: Arc::default(),
             faults: BTreeMap::new(),
+            storm_until: sim.now(),
+            bad_hints_until: sim.now(),
+            no_hints_until: sim.now(),
+            frozen_until: BTreeMap::new(),
             servers,
         }
     }
@@ -83,7 +92,7 @@ impl<'a> Run<'a> {
         if self.trial.traced {
             self.servers.start_trace();
         }
-        self.calm();
+        self.weather();
         for nth in 0..self.trial.processes {
             self.plan(Duration::ZERO, Step::Start(format!("c{nth}")));
         }
@@ -104,7 +113,8 @@ impl<'a> Run<'a> {
             let step = next.remove();
             self.step(step);
         }
-        while self.struck() < LEAST_FAULTS.min(self.trial.faults.len()) {
+        let least = LEAST_FAULTS.min(self.trial.faults.len());
+        while self.struck() < least && !self.nodes.is_empty() {
             let node = self.sim.random(u64::MAX);
             let (same_name, after) = (true, self.trial.ttl / 4);
             self.step(Step::Fault(Fault::Crash {
@@ -140,9 +150,14 @@ impl<'a> Run<'a> {
     fn step(&mut self, step: Step) {
         match step {
             Step::Start(name) => self.start(name),
-            Step::Thaw(handle) => handle.thaw(),
+            Step::Thaw(process) => {
+                let until = self.frozen_until.get(&process.line().number);
+                if until.is_none_or(|until| *until <= self.sim.now()) {
+                    process.runtime().thaw();
+                }
+            }
             Step::Announce(announcement) => self.announce(announcement),
-            Step::Calm => self.calm(),
+            Step::Weather => self.weather(),
             Step::Fault(fault) => {
                 self.servers.note(format_args!("{fault:?}"));
                 if self.strike(fault) {
@@ -271,17 +286,13 @@ impl<'a> Run<'a> {
                 }
             }
             (Fault::Storm { length }, _) => {
-                let most_late = self.trial.network.most_late;
-                self.servers.set_network(Network::storm(most_late));
-                self.plan_from_now(length, Step::Calm);
+                self.storm_until = self.blow(self.storm_until, length);
             }
             (Fault::BadHints { length }, _) => {
-                self.servers.set_hints(HintsAre::Bad(self.trial.ttl * 2));
-                self.plan_from_now(length, Step::Calm);
+                self.bad_hints_until = self.blow(self.bad_hints_until, length);
             }
             (Fault::NoHints { length }, _) => {
-                self.servers.set_hints(HintsAre::Silent);
-                self.plan_from_now(length, Step::Calm);
+                self.no_hints_until = self.blow(self.no_hints_until, length);
             }
             (Fault::LocksRestart { lost, down }, _) => self.servers.restart_locks(lost, down),
             (Fault::LbsDown { down }, _) => self.servers.take_lbs_down(down),
@@ -314,9 +325,13 @@ impl<'a> Run<'a> {
     }
 
     fn pause(&mut self, nth: usize, length: Duration) {
-        let handle = self.nodes[nth].runtime().clone();
-        handle.freeze();
-        self.plan_from_now(length, Step::Thaw(handle));
+        let process = self.nodes[nth].clone();
+        let until = self.sim.now() + length;
+        let frozen_until = self.frozen_until.entry(process.line().number);
+        let frozen_until = frozen_until.or_insert(until);
+        *frozen_until = until.max(*frozen_until);
+        process.runtime().freeze();
+        self.plan_from_now(length, Step::Thaw(process));
     }
 
     fn suspend(&mut self, nth: usize, length: Duration) {
@@ -348,15 +363,33 @@ impl<'a> Run<'a> {
         self.faults.values().sum::<u64>() as usize
     }
 
-    fn calm(&self) {
-        self.servers.set_network(self.trial.network);
-        self.servers.set_hints(HintsAre::Fine);
+    /// Bad weather of one kind, for so long or for as long as it was to be.
+    fn blow(&mut self, until: Timestamp, length: Duration) -> Timestamp {
+        self.plan_from_now(Duration::ZERO, Step::Weather);
+        self.plan_from_now(length, Step::Weather);
+        until.max(self.sim.now() + length)
+    }
+
+    fn weather(&self) {
+        let now = self.sim.now();
+        let network = self.trial.network;
+        self.servers.set_network(match self.storm_until > now {
+            true => Network::storm(network.most_late),
+            false => network,
+        });
+        let hints = match self.no_hints_until > now {
+            true => HintsAre::Silent,
+            false if self.bad_hints_until > now => HintsAre::Bad(self.trial.ttl * 2),
+            false => HintsAre::Fine,
+        };
+        self.servers.set_hints(hints);
     }
 
     /// The faults are over, and who was to come is there.
     fn heal(&mut self) {
         self.servers.note("healed");
         self.servers.heal();
+        self.frozen_until.clear();
         for node in &self.nodes {
             node.runtime().set_clock_rate(1_000_000);
         }

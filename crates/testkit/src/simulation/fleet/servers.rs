@@ -67,6 +67,7 @@ pub(super) struct State {
 
 /// How it stands with the hints, beside what the network does to any message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum HintsAre {
     /// Each arrives once.
     #[default]
@@ -308,8 +309,7 @@ impl SimServers {
 
     /// Adds a line of one's own.
     pub fn note(&self, what: impl fmt::Display) {
-        let now = self.shared.now();
-        self.shared.state().note(now, what);
+        self.shared.note(what);
     }
 }
 
@@ -331,6 +331,11 @@ impl Shared {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    pub(super) fn note(&self, what: impl fmt::Display) {
+        let now = self.now();
+        self.state().note(now, what);
     }
 
     /// One call is executed, with the server's time and a place for its hints.

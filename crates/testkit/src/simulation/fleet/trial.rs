@@ -19,6 +19,7 @@ use crate::simulation::plan::Plan;
 /// to 5 processes, 20 to 34 data streams, 5 to 20 faults, a TTL between 300 ms
 /// and 5 s, and one of the two lock schemes.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Trial {
     /// The seed.
     pub seed: u64,
@@ -32,7 +33,7 @@ pub struct Trial {
     pub announcements: Vec<Announcement>,
     /// How bad the network is while there are faults.
     pub network: Network,
-    /// What goes wrong, and when.
+    /// What goes wrong, and when, before [`trouble`](Self::trouble) is over.
     pub faults: Vec<(Duration, Fault)>,
     /// After that long the faults stop.
     pub trouble: Duration,
@@ -48,6 +49,7 @@ pub struct Trial {
 
 /// How a trial went.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// Its seed.
     pub seed: u64,
