@@ -4,8 +4,9 @@
 //!   without waiting, and a seed replays them.
 //! - [`conformance`]: the suites that check the contracts of streamlease's
 //!   traits. Whoever implements one runs its suite.
-//! - [`simulation`]: a whole fleet on a model backend, on one seed, with every
-//!   fault there is, and a checker of the rules.
+//! - [`simulation`]: a whole fleet of bare state machines on a model backend, on
+//!   one seed, with every fault there is, and a checker of the rules.
+//! - [`simulation::fleet`]: the same for your own handlers, with real clients.
 //! - [`faults`]: wrappers that lose, hold back or delay single requests and
 //!   replies of a backend.
 //!

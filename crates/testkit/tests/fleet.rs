@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use streamlease_core::{Client, Completion, Event, Lease, LockScheme};
 use streamlease_testkit::simulation::fleet::{Outcome, Process, Trial};
-use streamlease_testkit::simulation::{LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS};
+use streamlease_testkit::simulation::{LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Mutant};
 
 /// Calls `handle` for each lease, in a task of its own.
 async fn serve<F: Future<Output = ()> + Send + 'static>(
@@ -124,6 +124,20 @@ fn seeds(n: u64) -> RangeInclusive<u64> {
     }
 }
 
+/// The same with a good handler, and a server that breaks its contract.
+fn found_with(mutant: Mutant) -> Vec<String> {
+    let trial = |seed| {
+        let mut trial = Trial::of(seed);
+        trial.mutant = Some(mutant);
+        // Each data stream is announced twice.
+        trial.announcements.extend_from_within(..);
+        trial
+    };
+    let mut runs = (1..=40).map(|seed| trial(seed).run(|process| serve(process, good)).violations);
+    runs.find(|violations| !violations.is_empty())
+        .expect("a breach is found within 40 seeds")
+}
+
 fn assert_all(violations: &[String], what: &str) {
     let others: Vec<_> = violations.iter().filter(|v| !v.starts_with(what)).collect();
     assert!(others.is_empty(), "{others:#?}");
@@ -131,7 +145,7 @@ fn assert_all(violations: &[String], what: &str) {
 
 #[test]
 fn good_handlers_keep_all_promises_in_a_fixed_set_of_seeds() {
-    for seed in seeds(60) {
+    for seed in seeds(40) {
         let outcome = run(seed, good);
         outcome.assert_holds();
         let faults: u64 = outcome.faults.values().sum();
@@ -167,7 +181,7 @@ fn a_seed_replays_to_the_letter() {
 
 #[test]
 fn whoever_looks_first_writes_nothing_stale_in_durable_runs() {
-    for seed in seeds(30) {
+    for seed in seeds(20) {
         let outcome = run(seed, looks_first);
         if outcome.lossy.is_empty() {
             outcome.assert_holds();
@@ -191,6 +205,22 @@ fn a_handler_that_completes_before_its_work_is_done_is_found() {
 #[test]
 fn a_handler_that_never_ends_is_found() {
     assert_all(&found(forgets), "not completed in time");
+}
+
+#[test]
+fn a_lock_per_entry_is_found() {
+    assert_all(&found_with(Mutant::LockPerEntry), "believed twice");
+}
+
+#[test]
+fn tokens_that_start_anew_are_found() {
+    assert_all(&found_with(Mutant::TokensRestart), "a token twice");
+}
+
+#[test]
+fn a_claim_of_what_is_gone_is_found() {
+    let violations = found_with(Mutant::ClaimsTheGone);
+    assert_all(&violations, "worked on after its completion");
 }
 
 #[test]

@@ -205,3 +205,32 @@ fn a_clock_that_jumps_ends_its_own_sleeps_only() {
         assert_eq!(sim.now(), start + 60 * SECOND);
     });
 }
+
+#[test]
+fn a_clock_that_runs_slower_comes_later_to_its_deadlines() {
+    let sim = SimRuntime::new(1);
+    let slow = sim.handle();
+    slow.set_clock_rate(500_000);
+    let (start, local) = (sim.now(), slow.now());
+    sim.block_on(slow.sleep_until(local + 10 * SECOND));
+    assert_eq!(sim.now(), start + 20 * SECOND);
+    assert_eq!(slow.now(), local + 10 * SECOND);
+    // A timer that is set already is moved with the clock.
+    let sleep = slow.sleep_until(local + 30 * SECOND);
+    sim.block_on(future::zip(sleep, async {
+        sim.sleep_until(start + 40 * SECOND).await;
+        slow.set_clock_rate(1_000_000);
+    }));
+    assert_eq!(sim.now(), start + 50 * SECOND);
+}
+
+#[test]
+fn a_clock_that_is_stopped_does_not_count_that_time() {
+    let sim = SimRuntime::new(1);
+    let stopped = sim.handle();
+    let (start, local) = (sim.now(), stopped.now());
+    stopped.stop_clock(7 * SECOND);
+    sim.block_on(stopped.sleep_until(local + SECOND));
+    assert_eq!(sim.now(), start + 8 * SECOND);
+    assert_eq!(stopped.now(), local + SECOND);
+}

@@ -3,7 +3,7 @@
 //! Many clients, a producer and a model backend in virtual time, on one seed:
 //! each request and each reply is delayed, lost and executed late on its own,
 //! and everything else that can go wrong does. After every step the checker
-//! looks whether the rules hold.
+//! looks whether the rules hold. [`fleet`] has the same for handlers of yours.
 //!
 //! ```
 //! use streamlease_testkit::simulation::{Plan, run};

@@ -19,6 +19,17 @@ pub struct Network {
     pub most_late: Duration,
 }
 
+/// A fair one: 5 of 1,000 are lost, and 10 late, by up to three seconds.
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            lost: 5,
+            late: 10,
+            most_late: Duration::from_secs(3),
+        }
+    }
+}
+
 impl Network {
     /// Nothing is lost, nothing is late.
     pub const QUIET: Self = Self {

@@ -103,7 +103,10 @@ impl Plan {
             let at = rng.between(Duration::ZERO, trouble);
             let node = rng.below(1 << 20);
             let streams = 1 + rng.below(30) as usize;
-            plan.faults.push((at, Fault::Capacity { node, streams }));
+            let fault = Fault::Capacity { node, streams };
+            if fits(&fault) {
+                plan.faults.push((at, fault));
+            }
         }
         plan
     }

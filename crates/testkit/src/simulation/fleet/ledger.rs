@@ -24,7 +24,7 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Book {
     taken_up: Vec<Weak<Lease>>,
-    tokens: BTreeMap<StreamName, FencingToken>,
+    tokens: BTreeSet<(StreamName, FencingToken)>,
     written: BTreeMap<StreamName, FencingToken>,
     finished: BTreeSet<EntryId>,
     completed: BTreeSet<EntryId>,
@@ -40,9 +40,10 @@ impl Ledger {
         }
     }
 
-    /// Work begins. If the run is durable so far ([`SimServers::lossy`]), then:
-    /// no other handler believes in this data stream, everybody before had a
-    /// lower token, and this announcement was not completed before.
+    /// Work begins; once per lease. Nobody had its token before
+    /// (unless the lock server lost writes and its clock was set back). If the run is
+    /// durable so far ([`SimServers::lossy`]), then no other handler believes in
+    /// this data stream, and this announcement was not completed before.
     pub fn take_up(&self, lease: &Arc<Lease>) {
         let durable = self.servers.lossy().is_empty();
         let book = &mut *lock(&self.book);
@@ -54,16 +55,14 @@ impl Ledger {
             if let Some(other) = believed {
                 book.violate("believed twice", lease, format_args!("also by {other:?}"));
             }
-            let before = book.tokens.get(lease.stream()).copied();
-            if let Some(before) = before.filter(|before| *before >= lease.token()) {
-                book.violate("tokens do not grow", lease, format_args!("after {before}"));
-            }
             if book.completed.contains(&lease.entry()) {
                 book.violate("worked on after its completion", lease, "");
             }
         }
-        let greatest = book.tokens.entry(lease.stream().clone()).or_default();
-        *greatest = lease.token().max(*greatest);
+        let is_new = book.tokens.insert((lease.stream().clone(), lease.token()));
+        if !is_new && !self.servers.tokens_may_come_again() {
+            book.violate("a token twice", lease, "");
+        }
         book.taken_up.push(Arc::downgrade(lease));
     }
 

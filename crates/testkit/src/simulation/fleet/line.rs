@@ -28,7 +28,7 @@ const GIVEN_UP: Duration = Duration::from_secs(5);
 /// client, or of a producer. Clones are the same line.
 #[derive(Debug, Clone)]
 pub struct Line {
-    number: usize,
+    pub(super) number: usize,
     shared: Arc<Shared>,
     pub(super) state: Arc<Mutex<LineState>>,
 }
@@ -241,7 +241,9 @@ impl Transport for Line {
                     shared.state().leave(ticket);
                     // It may have come between the two.
                     let answer = answer.or_else(|| answered.try_recv().ok());
-                    answer.unwrap_or_else(|| Ok(Fetched::default()))
+                    let fetched = answer.unwrap_or_else(|| Ok(Fetched::default()));
+                    shared.note(format_args!("line {} fetched: {fetched:?}", line.number));
+                    fetched
                 }
             };
             line.reply().await?;

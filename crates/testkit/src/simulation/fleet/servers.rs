@@ -14,12 +14,15 @@ use streamlease_core::{
 use super::line::{Line, LineState};
 use crate::clock::{Time, ns};
 use crate::sim::SimRuntime;
+use crate::simulation::model::Mutant;
 use crate::simulation::network::Network;
 use crate::simulation::plan::STATED_DRIFT;
 use crate::simulation::servers::Servers;
 
 /// Between two looks of the server at what has expired.
 const SAMPLES: Duration = Duration::from_millis(100);
+
+const LOST_WRITES: &str = "locks lost writes";
 
 /// Earlier states are kept for that long: no restart loses more.
 const KEPT: Duration = Duration::from_secs(10);
@@ -57,12 +60,14 @@ pub(super) struct State {
     shortest_ttl: Duration,
     /// When the lock server's clock went forward, and by how many milliseconds.
     leaps: Vec<(Time, u64)>,
+    set_back: bool,
     lossy: BTreeSet<&'static str>,
     trace: Option<Vec<String>>,
 }
 
 /// How it stands with the hints, beside what the network does to any message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum HintsAre {
     /// Each arrives once.
     #[default]
@@ -99,12 +104,21 @@ impl SimServers {
     /// # Panics
     /// If the service's name is not a valid one.
     pub fn new(sim: &SimRuntime, service: &str, scheme: LockScheme) -> Self {
+        Self::with_mutant(sim, service, scheme, None)
+    }
+
+    pub(super) fn with_mutant(
+        sim: &SimRuntime,
+        service: &str,
+        scheme: LockScheme,
+        mutant: Option<Mutant>,
+    ) -> Self {
         let service = match ServiceName::new(service) {
             Ok(service) => service,
             Err(error) => panic!("{error}"),
         };
         let state = State {
-            servers: Servers::new(scheme, None),
+            servers: Servers::new(scheme, mutant),
             network: Network::QUIET,
             hints: HintsAre::Fine,
             waiters: Vec::new(),
@@ -114,6 +128,7 @@ impl SimServers {
             longest_ttl: Duration::ZERO,
             shortest_ttl: Duration::MAX,
             leaps: Vec::new(),
+            set_back: false,
             lossy: BTreeSet::new(),
             trace: None,
         };
@@ -153,7 +168,7 @@ impl SimServers {
         let state = &mut *self.shared.state();
         let ttl = state.longest_ttl;
         if state.servers.restart_locks(now, lost, down, ttl) {
-            state.lossy.insert("locks lost writes");
+            state.lossy.insert(LOST_WRITES);
         }
         // Whoever listened there has to subscribe anew.
         state.subscribers.clear();
@@ -194,6 +209,7 @@ impl SimServers {
         let state = &mut *self.shared.state();
         state.servers.step_locks_clock(by_ms);
         let ttl = ns(state.longest_ttl);
+        state.set_back |= by_ms < 0;
         state.leaps.push((now, by_ms.max(0) as u64));
         state.leaps.retain(|(at, _)| at + ttl >= now);
         let leapt: u64 = state.leaps.iter().map(|(_, by)| by).sum();
@@ -268,6 +284,13 @@ impl SimServers {
         self.shared.state().lossy.clone()
     }
 
+    /// Whether tokens may come again (R5): the lock server lost writes, and its
+    /// clock was set back.
+    pub(super) fn tokens_may_come_again(&self) -> bool {
+        let state = self.shared.state();
+        state.set_back && state.lossy.contains(LOST_WRITES)
+    }
+
     /// The run is not durable, for another reason than these servers: the clock
     /// of a process was stopped, or ran at a rate off by more than 3 %.
     pub fn mark_lossy(&self, why: &'static str) {
@@ -286,8 +309,7 @@ impl SimServers {
 
     /// Adds a line of one's own.
     pub fn note(&self, what: impl fmt::Display) {
-        let now = self.shared.now();
-        self.shared.state().note(now, what);
+        self.shared.note(what);
     }
 }
 
@@ -309,6 +331,11 @@ impl Shared {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    pub(super) fn note(&self, what: impl fmt::Display) {
+        let now = self.now();
+        self.state().note(now, what);
     }
 
     /// One call is executed, with the server's time and a place for its hints.
