@@ -5,6 +5,7 @@ mod actions;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -27,6 +28,10 @@ const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest wait for an answer that no lease's life depends on, however long the TTL.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Most of what has come is handled at once: what comes without end must not keep
+/// the driver from its beats.
+const MOST_AT_ONCE: usize = 1_000;
 
 /// What handles send to the driver.
 #[derive(Debug)]
@@ -67,6 +72,42 @@ enum Arrival {
     Hint(Hint),
     /// The first subscription stands, or cannot be had for now.
     SubscriptionTried,
+}
+
+/// Says how a task ended, whatever becomes of it: executors drop a task that
+/// panics, and whoever waited for it would wait for ever.
+#[derive(Debug)]
+struct LastWord {
+    arrive: Sender<Arrival>,
+    /// `None`: the subscription.
+    about: Option<ActionId>,
+    said: bool,
+}
+
+impl LastWord {
+    fn say(mut self, result: Result<Reply>) {
+        self.send(result);
+    }
+
+    fn send(&mut self, result: Result<Reply>) {
+        self.said = true;
+        let arrival = match self.about {
+            Some(id) => Arrival::Done(id, result),
+            None => Arrival::SubscriptionTried,
+        };
+        let _ = self.arrive.try_send(arrival);
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if !self.said {
+            self.send(Err(Error::new(
+                ErrorKind::Protocol,
+                "the call ended without a result; its backend may have panicked",
+            )));
+        }
+    }
 }
 
 /// What the loop waits for.
@@ -143,10 +184,13 @@ impl Driver {
                 Wake::Timeout => self.machine.handle_timeout(self.runtime.now()),
             }
             // What else has come goes into the same pages.
-            while let Ok(arrival) = arrivals.try_recv() {
+            for arrival in iter::from_fn(|| arrivals.try_recv().ok()).take(MOST_AT_ONCE) {
                 self.take_arrival(arrival, &mut state);
             }
-            while let Ok(message) = self.messages.try_recv() {
+            for _ in 0..MOST_AT_ONCE {
+                let Ok(message) = self.messages.try_recv() else {
+                    break;
+                };
                 self.take_message(message, &mut calls);
             }
         }
@@ -268,6 +312,11 @@ impl Driver {
         let deadline = runtime.now() + limit;
         let work = execute(action, self.backend.clone(), self.consumer.clone());
         let consumer = self.consumer.clone();
+        let last_word = LastWord {
+            arrive,
+            about: Some(id),
+            said: false,
+        };
         self.runtime.spawn(Box::pin(async move {
             let work = async {
                 let overdue = async {
@@ -278,11 +327,17 @@ impl Driver {
                     ))
                 };
                 let result = future::or(work, overdue).await;
-                if let Err(error) = &result {
-                    log::debug!("{name} failed consumer={consumer}: {error:?}");
+                match &result {
+                    Err(error) if error.is_retryable() => {
+                        log::debug!("{name} failed consumer={consumer}: {error:?}");
+                    }
+                    // It may be tried for as long as its lease lasts: somebody has
+                    // to change something.
+                    Err(error) => log::warn!("{name} refused consumer={consumer}: {error:?}"),
+                    Ok(_) => {}
                 }
                 record(&*recorder, name, size, &result);
-                let _ = arrive.try_send(Arrival::Done(id, result));
+                last_word.say(result);
             };
             let stopped = async {
                 let _ = stop.recv().await;
@@ -314,7 +369,14 @@ impl Driver {
         let notifier = self.backend.notifier.clone();
         let runtime = self.runtime.clone();
         let consumer = self.consumer.clone();
+        let last_word = LastWord {
+            arrive: arrive.clone(),
+            about: None,
+            said: false,
+        };
         self.runtime.spawn(Box::pin(async move {
+            // Hints are not needed; `start` waits for the first try.
+            let _last_word = last_word;
             let listen = async {
                 let mut wait = Duration::from_millis(100);
                 loop {
