@@ -26,6 +26,9 @@ use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Run
 /// A subscription that takes longer has failed: `start` waits for the first one.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
 
+/// Until the next try after the first failure; doubling up to the same limit.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(100);
+
 /// Longest wait for an answer that no lease's life depends on, however long the TTL.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -378,7 +381,7 @@ impl Driver {
             // Hints are not needed; `start` waits for the first try.
             let _last_word = last_word;
             let listen = async {
-                let mut wait = Duration::from_millis(100);
+                let mut wait = SUBSCRIBE_AGAIN;
                 loop {
                     let overdue = async {
                         runtime.sleep_until(runtime.now() + SUBSCRIBE_LIMIT).await;
@@ -389,7 +392,7 @@ impl Driver {
                     };
                     match future::or(notifier.subscribe(), overdue).await {
                         Ok(mut subscription) => {
-                            wait = Duration::from_millis(100);
+                            let since = runtime.now();
                             let _ = arrive.try_send(Arrival::SubscriptionTried);
                             let _ = arrive.try_send(Arrival::Hint(Hint::MayHaveMissed));
                             let error = loop {
@@ -401,6 +404,11 @@ impl Driver {
                                 }
                             };
                             log::debug!("hints interrupted consumer={consumer}: {error:?}");
+                            // Each new one makes the machine look around, so those
+                            // that break at once are to come ever more rarely.
+                            if runtime.now().saturating_since(since) >= SUBSCRIBE_LIMIT {
+                                wait = SUBSCRIBE_AGAIN;
+                            }
                         }
                         Err(error) => {
                             let _ = arrive.try_send(Arrival::SubscriptionTried);
@@ -408,7 +416,7 @@ impl Driver {
                         }
                     }
                     runtime.sleep_until(runtime.now() + wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(5));
+                    wait = (wait * 2).min(SUBSCRIBE_LIMIT);
                 }
             };
             let stopped = async {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::Fleet;
 use streamlease_core::{
-    Backend, BackendProvider, BoxFuture, Lease, Notifier, Result, Runtime, ServiceName,
-    Subscription, Timestamp,
+    Backend, BackendProvider, BoxFuture, Error, ErrorKind, Hint, Lease, Notifier, Result, Runtime,
+    ServiceName, Subscription, Timestamp,
 };
 use streamlease_testkit::faults::{FaultyTransport, TransportCall};
 use streamlease_testkit::sim::SimRuntime;
@@ -72,6 +72,49 @@ fn a_completion_that_is_never_answered_is_repeated_soon_whatever_the_ttl() {
         assert!(sim.now() < begun + Duration::from_secs(15));
         drop(held);
         fleet.assert_nothing_left().await;
+    });
+}
+
+/// Every subscription breaks at once.
+#[derive(Debug, Default)]
+struct Flapping {
+    subscribed: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Notifier for Flapping {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
+        self.subscribed.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Broken))
+    }
+}
+
+#[derive(Debug)]
+struct Broken;
+
+#[async_trait]
+impl Subscription for Broken {
+    async fn next(&mut self) -> Result<Hint> {
+        Err(Error::new(ErrorKind::Unavailable, "made up"))
+    }
+}
+
+/// Each new one makes its consumer beat and list what it has.
+#[test]
+fn subscriptions_that_break_at_once_are_had_ever_more_rarely() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let mut backend = fleet.backend.backend(&fleet.service).unwrap();
+        let subscribed = Arc::new(AtomicUsize::new(0));
+        backend.notifier = Arc::new(Flapping {
+            subscribed: subscribed.clone(),
+        });
+        let builder = fleet.builder("n").backend(Given(backend));
+        let _node = fleet.start_with(builder).await;
+        fleet.sleep(Duration::from_secs(60)).await;
+        let subscribed = subscribed.load(Ordering::Relaxed);
+        assert!((10..=20).contains(&subscribed), "{subscribed} in a minute");
     });
 }
 

@@ -161,7 +161,7 @@ enum Flight {
     Refresh(Vec<(EntryId, FencingToken)>),
     Complete(Vec<(EntryId, FencingToken)>),
     HandBack(Vec<(EntryId, FencingToken)>),
-    Quarantine(Vec<(EntryId, String)>),
+    Quarantine(Vec<(EntryId, FencingToken, String)>),
     Release(Vec<LeaseRef>),
     Look,
     TakeOver {
