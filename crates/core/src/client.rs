@@ -60,7 +60,7 @@ impl Client {
     /// # Errors
     /// If the backend refuses, or cannot be reached and the retry policy gives
     /// up (by default it never does); [`Closed`](ErrorKind::Closed) if the
-    /// client was started before.
+    /// client was started or shut down before.
     pub async fn start(&self) -> Result<Events> {
         let inner = &self.inner;
         let messages = inner
@@ -71,7 +71,7 @@ impl Client {
             .ok_or_else(|| {
                 Error::new(
                     ErrorKind::Closed,
-                    "the client was started before; build another one",
+                    "the client was started or shut down before; build another one",
                 )
             })?;
         let runtime = inner.handle.runtime.clone();

@@ -5,6 +5,7 @@ mod actions;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,8 +26,15 @@ use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Run
 /// A subscription that takes longer has failed: `start` waits for the first one.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
 
+/// Until the next try after the first failure; doubling up to the same limit.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(100);
+
 /// Longest wait for an answer that no lease's life depends on, however long the TTL.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Most of what has come is handled at once: what comes without end must not keep
+/// the driver from its beats.
+const MOST_AT_ONCE: usize = 1_000;
 
 /// What handles send to the driver.
 #[derive(Debug)]
@@ -67,6 +75,42 @@ enum Arrival {
     Hint(Hint),
     /// The first subscription stands, or cannot be had for now.
     SubscriptionTried,
+}
+
+/// Says how a task ended, whatever becomes of it: executors drop a task that
+/// panics, and whoever waited for it would wait for ever.
+#[derive(Debug)]
+struct LastWord {
+    arrive: Sender<Arrival>,
+    /// `None`: the subscription.
+    about: Option<ActionId>,
+    said: bool,
+}
+
+impl LastWord {
+    fn say(mut self, result: Result<Reply>) {
+        self.send(result);
+    }
+
+    fn send(&mut self, result: Result<Reply>) {
+        self.said = true;
+        let arrival = match self.about {
+            Some(id) => Arrival::Done(id, result),
+            None => Arrival::SubscriptionTried,
+        };
+        let _ = self.arrive.try_send(arrival);
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if !self.said {
+            self.send(Err(Error::new(
+                ErrorKind::Protocol,
+                "the call ended without a result; its backend may have panicked",
+            )));
+        }
+    }
 }
 
 /// What the loop waits for.
@@ -143,10 +187,13 @@ impl Driver {
                 Wake::Timeout => self.machine.handle_timeout(self.runtime.now()),
             }
             // What else has come goes into the same pages.
-            while let Ok(arrival) = arrivals.try_recv() {
+            for arrival in iter::from_fn(|| arrivals.try_recv().ok()).take(MOST_AT_ONCE) {
                 self.take_arrival(arrival, &mut state);
             }
-            while let Ok(message) = self.messages.try_recv() {
+            for _ in 0..MOST_AT_ONCE {
+                let Ok(message) = self.messages.try_recv() else {
+                    break;
+                };
                 self.take_message(message, &mut calls);
             }
         }
@@ -268,6 +315,11 @@ impl Driver {
         let deadline = runtime.now() + limit;
         let work = execute(action, self.backend.clone(), self.consumer.clone());
         let consumer = self.consumer.clone();
+        let last_word = LastWord {
+            arrive,
+            about: Some(id),
+            said: false,
+        };
         self.runtime.spawn(Box::pin(async move {
             let work = async {
                 let overdue = async {
@@ -278,11 +330,17 @@ impl Driver {
                     ))
                 };
                 let result = future::or(work, overdue).await;
-                if let Err(error) = &result {
-                    log::debug!("{name} failed consumer={consumer}: {error:?}");
+                match &result {
+                    Err(error) if error.is_retryable() => {
+                        log::debug!("{name} failed consumer={consumer}: {error:?}");
+                    }
+                    // It may be tried for as long as its lease lasts: somebody has
+                    // to change something.
+                    Err(error) => log::warn!("{name} refused consumer={consumer}: {error:?}"),
+                    Ok(_) => {}
                 }
                 record(&*recorder, name, size, &result);
-                let _ = arrive.try_send(Arrival::Done(id, result));
+                last_word.say(result);
             };
             let stopped = async {
                 let _ = stop.recv().await;
@@ -314,9 +372,16 @@ impl Driver {
         let notifier = self.backend.notifier.clone();
         let runtime = self.runtime.clone();
         let consumer = self.consumer.clone();
+        let last_word = LastWord {
+            arrive: arrive.clone(),
+            about: None,
+            said: false,
+        };
         self.runtime.spawn(Box::pin(async move {
+            // Hints are not needed; `start` waits for the first try.
+            let _last_word = last_word;
             let listen = async {
-                let mut wait = Duration::from_millis(100);
+                let mut wait = SUBSCRIBE_AGAIN;
                 loop {
                     let overdue = async {
                         runtime.sleep_until(runtime.now() + SUBSCRIBE_LIMIT).await;
@@ -327,7 +392,7 @@ impl Driver {
                     };
                     match future::or(notifier.subscribe(), overdue).await {
                         Ok(mut subscription) => {
-                            wait = Duration::from_millis(100);
+                            let since = runtime.now();
                             let _ = arrive.try_send(Arrival::SubscriptionTried);
                             let _ = arrive.try_send(Arrival::Hint(Hint::MayHaveMissed));
                             let error = loop {
@@ -339,6 +404,11 @@ impl Driver {
                                 }
                             };
                             log::debug!("hints interrupted consumer={consumer}: {error:?}");
+                            // Each new one makes the machine look around, so those
+                            // that break at once are to come ever more rarely.
+                            if runtime.now().saturating_since(since) >= SUBSCRIBE_LIMIT {
+                                wait = SUBSCRIBE_AGAIN;
+                            }
                         }
                         Err(error) => {
                             let _ = arrive.try_send(Arrival::SubscriptionTried);
@@ -346,7 +416,7 @@ impl Driver {
                         }
                     }
                     runtime.sleep_until(runtime.now() + wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(5));
+                    wait = (wait * 2).min(SUBSCRIBE_LIMIT);
                 }
             };
             let stopped = async {

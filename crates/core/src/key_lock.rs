@@ -231,7 +231,8 @@ impl LockManager for KeyLockManager {
             .map(|(lease, _)| lease.clone());
         let lost = lost.collect();
         let sweep = match want_sweep {
-            Some(turn) => self.sweep_turn(&session.id, turn).await?,
+            // What was renewed is, whether or not the turn can be asked for.
+            Some(turn) => self.sweep_turn(&session.id, turn).await.unwrap_or(false),
             None => false,
         };
         Ok(BeatOutcome::Extended(BeatReply {
@@ -403,7 +404,7 @@ async fn each<'a, T, R>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ConsumerName;
+    use crate::{ConsumerName, Error, ErrorKind};
 
     #[test]
     fn values_survive_a_round_trip_and_foreign_ones_are_kept_as_text() {
@@ -457,6 +458,49 @@ mod tests {
         });
         let expected: Vec<usize> = (0..100).map(|item| item * 2).collect();
         assert_eq!(futures_lite::future::block_on(doubled).unwrap(), expected);
+    }
+
+    /// The turn to sweep is a courtesy to the server.
+    #[test]
+    fn a_turn_that_cannot_be_had_fails_no_beat() {
+        let service = ServiceName::new("orders").unwrap();
+        let locks = KeyLockManager::new(&service, Arc::new(NoSweeps));
+        let session = Session {
+            id: SessionId::new(ConsumerName::from_wire("a"), 7),
+            ttl: Duration::from_secs(2),
+        };
+        let lease = |name: &str, number| LeaseRef {
+            stream: StreamName::new(name).unwrap(),
+            entry: EntryId::new(1, 0),
+            token: FencingToken(number),
+        };
+        let leases = [lease("held", 1), lease("lost", 0)];
+        let beat = locks.beat(&session, &leases, Some(session.ttl));
+        let beat = futures_lite::future::block_on(beat).unwrap();
+        let BeatOutcome::Extended(reply) = beat else {
+            panic!("{beat:?}");
+        };
+        assert_eq!(reply.lost, leases[1..]);
+        assert!(!reply.sweep);
+    }
+
+    #[derive(Debug)]
+    struct NoSweeps;
+
+    #[async_trait]
+    impl KeyLock for NoSweeps {
+        async fn acquire(&self, _: &str, _: &str, _: Duration, _: u64) -> Result<KeyAcquired> {
+            Err(Error::new(ErrorKind::Denied, "made up"))
+        }
+        async fn renew(&self, _: &str, number: u64, _: Duration) -> Result<bool> {
+            Ok(number > 0)
+        }
+        async fn release(&self, _: &str, _: u64) -> Result<bool> {
+            Ok(false)
+        }
+        async fn inspect(&self, _: &str) -> Result<Option<KeyHolder>> {
+            Ok(None)
+        }
     }
 
     #[derive(Debug)]

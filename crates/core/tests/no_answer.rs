@@ -4,12 +4,15 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use common::Fleet;
 use streamlease_core::{
-    Backend, BackendProvider, Notifier, Result, Runtime, ServiceName, Subscription,
+    Backend, BackendProvider, BoxFuture, Error, ErrorKind, Hint, Lease, Notifier, Result, Runtime,
+    ServiceName, Subscription, Timestamp,
 };
 use streamlease_testkit::faults::{FaultyTransport, TransportCall};
 use streamlease_testkit::sim::SimRuntime;
@@ -70,4 +73,171 @@ fn a_completion_that_is_never_answered_is_repeated_soon_whatever_the_ttl() {
         drop(held);
         fleet.assert_nothing_left().await;
     });
+}
+
+/// Every subscription breaks at once.
+#[derive(Debug, Default)]
+struct Flapping {
+    subscribed: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Notifier for Flapping {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
+        self.subscribed.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Broken))
+    }
+}
+
+#[derive(Debug)]
+struct Broken;
+
+#[async_trait]
+impl Subscription for Broken {
+    async fn next(&mut self) -> Result<Hint> {
+        Err(Error::new(ErrorKind::Unavailable, "made up"))
+    }
+}
+
+/// Each new one makes its consumer beat and list what it has.
+#[test]
+fn subscriptions_that_break_at_once_are_had_ever_more_rarely() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let mut backend = fleet.backend.backend(&fleet.service).unwrap();
+        let subscribed = Arc::new(AtomicUsize::new(0));
+        backend.notifier = Arc::new(Flapping {
+            subscribed: subscribed.clone(),
+        });
+        let builder = fleet.builder("n").backend(Given(backend));
+        let _node = fleet.start_with(builder).await;
+        fleet.sleep(Duration::from_secs(60)).await;
+        let subscribed = subscribed.load(Ordering::Relaxed);
+        assert!((10..=20).contains(&subscribed), "{subscribed} in a minute");
+    });
+}
+
+/// As executors do with a task that panics: every few of the driver's calls end
+/// without a word.
+#[derive(Debug)]
+struct Panicky {
+    sim: SimRuntime,
+    spawned: AtomicUsize,
+    every: usize,
+}
+
+impl Runtime for Panicky {
+    fn now(&self) -> Timestamp {
+        self.sim.now()
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        self.sim.sleep_until(deadline)
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        // The first is the driver.
+        let nth = self.spawned.fetch_add(1, Ordering::Relaxed);
+        match nth % self.every == 1 {
+            true => drop(task),
+            false => self.sim.spawn(task),
+        }
+    }
+}
+
+/// A lock manager that panics once must not make its consumer deaf for good.
+#[test]
+fn a_call_that_panics_is_an_error_and_no_call_that_is_never_answered() {
+    for (every, session_leases) in [(3, true), (4, true), (5, false), (7, false)] {
+        let sim = SimRuntime::new(1);
+        let fleet = Fleet::new(sim.clone(), session_leases);
+        sim.block_on(async {
+            let panicky = Panicky {
+                sim: sim.clone(),
+                spawned: AtomicUsize::new(0),
+                every,
+            };
+            let builder = fleet.builder("n").runtime(panicky);
+            let client = builder.build().unwrap();
+            let limit = Duration::from_secs(30);
+            let mut events = within(&sim, limit, client.start()).await.unwrap();
+            for n in 0..50 {
+                fleet.submit(&[&format!("s{n}")]).await;
+                let event = within(&sim, limit, events.next()).await;
+                let Some(streamlease_core::Event::StreamAdded(lease)) = event else {
+                    panic!("{event:?}");
+                };
+                within(&sim, limit, lease.complete()).await.unwrap();
+            }
+            within(&sim, limit, client.done()).await.unwrap();
+        });
+    }
+}
+
+/// Each message that the driver handles brings another, until it does something.
+#[derive(Debug)]
+struct Flood {
+    sim: SimRuntime,
+    lease: Mutex<Option<Lease>>,
+    posts: AtomicUsize,
+}
+
+impl Runtime for Flood {
+    fn now(&self) -> Timestamp {
+        let lease = self.lease.lock().unwrap();
+        if let Some(lease) = &*lease
+            && self.posts.fetch_add(1, Ordering::Relaxed) < 1_000_000
+        {
+            lease.limit_silence(None).unwrap();
+        }
+        self.sim.now()
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        self.sim.sleep_until(deadline)
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        let over = self.lease.lock().unwrap().take();
+        drop(over);
+        self.sim.spawn(task);
+    }
+}
+
+#[test]
+fn messages_without_end_do_not_keep_the_driver_from_its_work() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let flood = Arc::new(Flood {
+            sim: sim.clone(),
+            lease: Mutex::new(None),
+            posts: AtomicUsize::new(0),
+        });
+        let client = fleet.builder("n").runtime(flood.clone()).build().unwrap();
+        let mut events = client.start().await.unwrap();
+        let mut leases = Vec::new();
+        for name in ["s", "t"] {
+            fleet.submit(&[name]).await;
+            match within(&sim, Duration::from_secs(1), events.next()).await {
+                Some(streamlease_core::Event::StreamAdded(lease)) => leases.push(lease),
+                other => panic!("{other:?}"),
+            }
+        }
+        let [one, other] = <[Lease; 2]>::try_from(leases).unwrap();
+        *flood.lease.lock().unwrap() = Some(one);
+        let completing = within(&sim, Duration::from_secs(1), other.complete());
+        completing.await.unwrap();
+        let posts = flood.posts.load(Ordering::Relaxed);
+        assert!((1..100_000).contains(&posts), "{posts} messages first");
+    });
+}
+
+async fn within<T>(sim: &SimRuntime, limit: Duration, wanted: impl Future<Output = T>) -> T {
+    let timeout = async {
+        sim.sleep_until(sim.now() + limit).await;
+        panic!("not within {limit:?}");
+    };
+    futures_lite::future::or(wanted, timeout).await
 }

@@ -334,7 +334,7 @@ impl Machine {
         }
         let flight = entries
             .iter()
-            .map(|q| (q.entry, q.reason.clone()))
+            .map(|q| (q.entry, q.token, q.reason.clone()))
             .collect();
         self.quarantining += entries.len();
         self.act(Action::Quarantine(entries), Flight::Quarantine(flight));
@@ -342,7 +342,7 @@ impl Machine {
 
     pub(super) fn quarantine_done(
         &mut self,
-        page: Vec<(EntryId, String)>,
+        page: Vec<(EntryId, FencingToken, String)>,
         result: Result<Reply>,
         current: bool,
     ) {
@@ -353,7 +353,7 @@ impl Machine {
                 if current {
                     let lane = &mut self.lanes.quarantine;
                     lane.busy = false;
-                    lane.queue.extend(page.iter().map(|(entry, _)| *entry));
+                    lane.queue.extend(page.iter().map(|(entry, ..)| *entry));
                     lane.backoff
                         .fail(self.now, self.settings.ttl, &mut self.rng);
                     self.step_failed(&result);
@@ -365,17 +365,28 @@ impl Machine {
             self.lanes.quarantine.busy = false;
             self.lanes.quarantine.backoff.succeed();
         }
-        for ((entry, reason), outcome) in page.into_iter().zip(outcomes) {
+        for ((entry, token, reason), outcome) in page.into_iter().zip(outcomes) {
             if outcome == QuarantineOutcome::Quarantined {
                 self.notify_queued(Notice::Quarantined { entry, reason });
             }
-            if current {
+            if !current {
+                continue;
+            }
+            // What was lost and taken again meanwhile goes its own way.
+            if matches!(self.lanes.parking.get(&entry), Some((of, _)) if *of == token) {
                 self.lanes.parking.remove(&entry);
-                if let Some(item) = self.items.remove(entry) {
-                    self.release_lock_of(entry, &item, false);
-                }
+            }
+            if self.is_parked(entry, token)
+                && let Some(item) = self.items.remove(entry)
+            {
+                self.release_lock_of(entry, &item, false);
             }
         }
+    }
+
+    fn is_parked(&self, entry: EntryId, token: FencingToken) -> bool {
+        let state = self.items.get(entry).map(|item| &item.state);
+        matches!(state, Some(State::Ending(holding, Ending::Quarantine)) if holding.lock.token == token)
     }
 
     /// The one end of a lease (R12): the item goes, the user hears of it, the lock is released.

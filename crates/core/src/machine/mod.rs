@@ -16,7 +16,9 @@
 //! - `lanes`: how steps are sent, a page at a time;
 //! - `session`: open, beat, believe, disown (R1, R2);
 //! - `doubt`: leases that the lock server may have lost, and its record of them;
-//! - `look`: listing what is pending: own entries, sweeps, hints (R7, R9);
+//! - `look`: what makes it look at what is pending, and at what next: hints, own
+//!   entries, the dead, everything (R7, R9); `look/steps`: how one look goes;
+//!   `look/sweep`: whose turn it is to look at everything;
 //! - `judging`: what a look shows: ours, an orphan, somebody else's (R9);
 //! - `orphans`: who is dead, who takes over (R9, R11);
 //! - `turns`: who of the survivors goes first for which entry (R11);
@@ -161,7 +163,7 @@ enum Flight {
     Refresh(Vec<(EntryId, FencingToken)>),
     Complete(Vec<(EntryId, FencingToken)>),
     HandBack(Vec<(EntryId, FencingToken)>),
-    Quarantine(Vec<(EntryId, String)>),
+    Quarantine(Vec<(EntryId, FencingToken, String)>),
     Release(Vec<LeaseRef>),
     Look,
     TakeOver {

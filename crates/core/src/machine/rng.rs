@@ -18,8 +18,8 @@ impl Rng {
 
     /// Uniform in `0..=max`.
     pub(crate) fn up_to(&mut self, max: Duration) -> Duration {
-        let nanos = u64::try_from(max.as_nanos()).unwrap_or(u64::MAX - 1);
-        Duration::from_nanos(self.next() % (nanos + 1))
+        let nanos = u64::try_from(max.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.next() % nanos.saturating_add(1))
     }
 
     /// Between half of `d` and `d`.
@@ -32,4 +32,24 @@ pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_duration_can_be_jittered() {
+        let mut rng = Rng::new(1);
+        for max in [
+            Duration::ZERO,
+            Duration::from_nanos(1),
+            Duration::from_nanos(u64::MAX - 1),
+            Duration::from_nanos(u64::MAX),
+            Duration::MAX,
+        ] {
+            assert!(rng.up_to(max) <= max);
+            assert!(rng.jittered(max) <= max);
+        }
+    }
 }

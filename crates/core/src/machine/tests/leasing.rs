@@ -615,3 +615,26 @@ fn what_waits_for_a_greater_token_is_tried_again_whatever_becomes_of_the_other_e
     rig.live(TTL + TTL / 20);
     assert_eq!(rig.acquires(), [entry(2)], "forgotten");
 }
+
+/// The lease was lost while its entry was being parked, and taken again: the late
+/// answer to the parking threw the new one away, lock and all.
+#[test]
+fn a_late_answer_to_a_parking_ends_no_later_lease() {
+    let mut rig = Rig::new(LockScheme::PerStream);
+    rig.fetched(1, "s");
+    let token = rig.acquired();
+    let outcome = ClaimOutcome::Claimed {
+        from: None,
+        failures: 5,
+    };
+    rig.answer("Claim", Reply::Claimed(vec![outcome]));
+    rig.beat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
+    rig.housekeep();
+    assert_eq!(rig.acquires(), [entry(1)]);
+    let seen = FencingToken(token.0 + 1);
+    let refused = vec![QuarantineOutcome::NotOwner { seen }];
+    rig.answer("Quarantine", Reply::Quarantined(refused));
+    rig.acquired();
+    rig.claimed();
+    assert!(rig.owns(1));
+}

@@ -1,0 +1,96 @@
+//! Sweeps: looking at everything that is pending. Whose turn it is, and how long
+//! to rest in between, so that looking stays a small part of the server's work.
+
+use std::time::Duration;
+
+use super::super::Machine;
+use crate::{EntryId, LockScheme};
+
+/// How far a sweep has come, and what it has cost.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    pub(super) after: EntryId,
+    pub(super) seen: usize,
+    pub(super) looked_up: usize,
+}
+
+impl Machine {
+    /// Whether no turn is needed: with manual claiming everybody is to hear of
+    /// every orphan, and without sessions everybody must see others' deadlines.
+    pub(super) fn sweeps_alone(&self) -> bool {
+        self.is_manual() || (!self.sitting.knows_members && self.room() > 0)
+    }
+
+    /// Automatic claiming: one sweeps for all, and only who has room.
+    pub(in super::super) fn wants_sweep(&self) -> bool {
+        !self.is_manual()
+            && self.looking.sweep.is_none()
+            && self.looking.sweep_due <= self.now
+            && self.room() > 0
+    }
+
+    /// What there was no room for is to be found soon after there is.
+    pub(super) fn pump_sweep(&mut self) {
+        if self.looking.left_behind && self.room() > 0 {
+            self.looking.left_behind = false;
+            let soon = self.looking.last_sweep + self.settings.ttl / 2;
+            self.looking.sweep_due = self.looking.sweep_due.min(soon);
+        }
+        if self.sweeps_alone() && self.looking.sweep_due <= self.now {
+            self.begin_sweep();
+        }
+    }
+
+    pub(in super::super) fn begin_sweep(&mut self) {
+        if self.looking.sweep.is_some() || self.is_draining() {
+            return;
+        }
+        self.looking.sweep_due = self.now + self.sweep_interval();
+        let looking = &mut self.looking;
+        looking.sweep = Some(Sweep {
+            after: EntryId::MIN,
+            seen: 0,
+            looked_up: 0,
+        });
+        looking.last_sweep = self.now;
+        looking.live_as_of = None;
+    }
+
+    pub(super) fn sweep_done(&mut self) {
+        if let Some(sweep) = self.looking.sweep.take() {
+            self.looking.sweep_rest = self.rest_after(sweep.seen, sweep.looked_up);
+        }
+        // Who swept lets the others have the next turn: they see what is
+        // stuck at this one, and learn whose deadlines to watch.
+        let others_first = match self.is_manual() {
+            true => Duration::ZERO,
+            false => self.settings.beat_interval(),
+        };
+        self.looking.sweep_due = self.looking.last_sweep + self.sweep_interval() + others_first;
+    }
+
+    /// Longer the more is pending, so that sweeping stays a small part of the server's work.
+    pub(in super::super) fn sweep_interval(&self) -> Duration {
+        self.settings.sweep_interval() + self.looking.sweep_rest
+    }
+
+    /// The same for one's own part, of which every member has one.
+    pub(super) fn own_interval(&self) -> Duration {
+        let members = self.sitting.members as usize;
+        let seen = self.looking.own_pending.saturating_mul(members);
+        self.settings.sweep_interval() + self.rest_after(seen, 0)
+    }
+
+    /// What keeps looking below a hundredth of the server's time: an id costs
+    /// it a third of a microsecond, an entry that is looked up and whose lock is
+    /// inspected about 15. With per-stream locks that must not go so far: only
+    /// a sweep sees consumers without a session that are new.
+    fn rest_after(&self, seen: usize, looked_up: usize) -> Duration {
+        let times = |each: u64, n: usize| Duration::from_micros(each.saturating_mul(n as u64));
+        let per_look_up = match self.scheme {
+            LockScheme::Session => 2_000,
+            LockScheme::PerStream => 200,
+        };
+        times(100, seen) + times(per_look_up, looked_up)
+    }
+}
