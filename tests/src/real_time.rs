@@ -1,14 +1,17 @@
 //! [`in_real_time`]: tests whose deadlines pass on the machine's own clock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How late a thread that sleeps may wake up on a machine that does its work. A
 /// quarter of the shortest time that a test has for something.
 const STILL: Duration = Duration::from_millis(100);
+
+/// How many tasks may want to run at a time, for each processor.
+const CROWD: f64 = 1.5;
 
 /// Between two looks at the clock.
 const STEP: Duration = Duration::from_millis(10);
@@ -20,73 +23,105 @@ const RUNS: u32 = 5;
 /// time passes.
 ///
 /// Such a test says nothing if the machine stood still for part of a TTL
-/// meanwhile: then a lease rightly ends. So one that fails is run again, from its
-/// beginning, if a thread beside it that did nothing but sleep was woken late. A
-/// failure on a machine that went on is a failure at once, and one that comes
-/// back each time is one, too. What is to hold *while* machines stand still is
-/// checked elsewhere: by the simulation, in virtual time, and by chaos.
+/// meanwhile, or had far more to do than it can: then a lease rightly ends. So
+/// one that fails is run again, from its beginning, if a thread beside it that
+/// did nothing but sleep was woken late, or if most of the time others waited for
+/// a processor. A failure on a machine that does its work is a failure at once,
+/// and one that comes back each time is one, too. What is to hold *while*
+/// machines stand still is checked elsewhere: by the simulation, in virtual time,
+/// and by chaos.
 pub fn in_real_time<T>(test: impl Fn() -> T) -> T {
-    repeated_if_late(test, Watch::start)
+    repeated_if_excused(test, || {
+        let watch = Watch::start();
+        move || watch.stop().excuse()
+    })
 }
 
-fn repeated_if_late<T>(test: impl Fn() -> T, watch: impl Fn() -> Watch) -> T {
+/// `watch` begins to watch the machine; what it returns ends that and tells what
+/// was wrong with the machine.
+fn repeated_if_excused<T, W>(test: impl Fn() -> T, watch: impl Fn() -> W) -> T
+where
+    W: FnOnce() -> Option<String>,
+{
     let mut runs = 1;
     loop {
-        let watch = watch();
+        let excuse = watch();
         let result = catch_unwind(AssertUnwindSafe(&test));
-        let late = watch.stop();
-        match result {
-            Ok(result) => return result,
-            Err(_) if late > STILL && runs < RUNS => {
+        match (result, excuse()) {
+            (Ok(result), _) => return result,
+            (Err(_), Some(excuse)) if runs < RUNS => {
                 runs += 1;
-                eprintln!("it failed while the machine stood still for {late:?}: run {runs}");
+                eprintln!("it failed while {excuse}: run {runs}");
             }
-            Err(panic) => resume_unwind(panic),
+            (Err(panic), _) => resume_unwind(panic),
         }
     }
 }
 
-/// A thread that looks how late it is woken.
+/// A thread that looks how the machine does.
 struct Watch {
-    latest: Arc<Mutex<Duration>>,
     over: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: thread::JoinHandle<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// By how much the thread was woken late at worst.
+    latest: Duration,
+    /// How many tasks wanted to run, all looks together.
+    wanted: u64,
+    looks: u32,
 }
 
 impl Watch {
     fn start() -> Self {
-        let (latest, over) = (
-            Arc::<Mutex<Duration>>::default(),
-            Arc::<AtomicBool>::default(),
-        );
+        let over = Arc::<AtomicBool>::default();
         let thread = thread::spawn({
-            let (latest, over) = (latest.clone(), over.clone());
+            let over = over.clone();
             move || {
-                while !over.load(Ordering::Relaxed) {
+                let mut seen = Seen::default();
+                loop {
                     let due = Instant::now() + STEP;
                     thread::sleep(STEP);
-                    let late = due.elapsed();
-                    let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
-                    *latest = late.max(*latest);
+                    seen.latest = seen.latest.max(due.elapsed());
+                    if let Some(wanted) = runnable() {
+                        seen.wanted += wanted;
+                        seen.looks += 1;
+                    }
+                    if over.load(Ordering::Relaxed) {
+                        return seen;
+                    }
                 }
             }
         });
-        Self {
-            latest,
-            over,
-            thread: Some(thread),
-        }
+        Self { over, thread }
     }
 
-    /// By how much it was woken late at worst.
-    fn stop(mut self) -> Duration {
+    fn stop(self) -> Seen {
         self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It has no way to panic.
-            let _ = thread.join();
-        }
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+        // It has no way to panic.
+        self.thread.join().unwrap_or_default()
     }
+}
+
+impl Seen {
+    /// What was wrong with the machine, if anything.
+    fn excuse(&self) -> Option<String> {
+        if self.latest > STILL {
+            return Some(format!("the machine stood still for {:?}", self.latest));
+        }
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let wanted = self.wanted as f64 / f64::from(self.looks.max(1));
+        (wanted > processors as f64 * CROWD)
+            .then(|| format!("{wanted:.1} tasks wanted to run on {processors} processors"))
+    }
+}
+
+/// How many tasks of the whole machine run or want to, where Linux tells.
+fn runnable() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let (runnable, _) = text.split(' ').nth(3)?.split_once('/')?;
+    runnable.parse().ok()
 }
 
 #[cfg(test)]
@@ -95,26 +130,19 @@ mod tests {
 
     use super::*;
 
-    /// A watch that says so.
-    fn late(by: Duration) -> Watch {
-        Watch {
-            latest: Arc::new(Mutex::new(by)),
-            over: Arc::default(),
-            thread: None,
-        }
-    }
-
     #[test]
-    fn a_failure_counts_unless_the_machine_stood_still() {
+    fn a_failure_counts_unless_the_machine_had_its_share() {
         let runs = AtomicU32::new(0);
         let test = || {
             let run = runs.fetch_add(1, Ordering::Relaxed) + 1;
             assert!(run >= 3, "run {run}");
             run
         };
-        assert_eq!(repeated_if_late(test, || late(STILL * 2)), 3);
+        let busy = || || Some("it was busy".to_owned());
+        assert_eq!(repeated_if_excused(test, busy), 3);
         runs.store(0, Ordering::Relaxed);
-        let result = catch_unwind(AssertUnwindSafe(|| repeated_if_late(test, || late(STILL))));
+        let idle = || repeated_if_excused(test, || || None);
+        let result = catch_unwind(AssertUnwindSafe(idle));
         assert!(result.is_err(), "a failure passed for one of the machine's");
         assert_eq!(runs.load(Ordering::Relaxed), 1);
     }
@@ -122,13 +150,25 @@ mod tests {
     #[test]
     #[should_panic(expected = "always")]
     fn what_fails_each_time_fails() {
-        repeated_if_late(|| panic!("always"), || late(STILL * 2));
+        repeated_if_excused(|| panic!("always"), || || Some("it was busy".to_owned()));
     }
 
     #[test]
-    fn a_watch_notices_that_time_has_passed() {
-        let watch = Watch::start();
-        thread::sleep(STEP * 5);
-        assert!(watch.stop() > Duration::ZERO);
+    fn standing_still_and_a_crowd_are_excuses() {
+        let seen = |latest, wanted| Seen {
+            latest,
+            wanted,
+            looks: 10,
+        };
+        assert_eq!(seen(STILL, 10).excuse(), None);
+        assert!(seen(STILL * 2, 10).excuse().is_some());
+        assert!(seen(STILL, 1_000_000).excuse().is_some());
+    }
+
+    #[test]
+    fn the_machine_is_looked_at_until_the_end() {
+        let seen = Watch::start().stop();
+        assert!(seen.latest > Duration::ZERO, "{seen:?}");
+        assert_eq!(seen.looks > 0, runnable().is_some(), "{seen:?}");
     }
 }

@@ -12,14 +12,6 @@ use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
 use support::*;
 
-/// A server that has on disk what it answered, so that a restart loses nothing.
-fn keeping_all() -> RedisServer {
-    RedisServer::builder()
-        .append_only()
-        .config("appendfsync always")
-        .start()
-}
-
 const TTL: u64 = 60_000;
 const SHORT: u64 = 300;
 const E1: EntryId = EntryId::new(1_700_000_000_000, 0);

@@ -41,9 +41,7 @@ fn parked(server: &RedisServer, n: usize) -> Vec<String> {
     };
     let ids = (0..n).map(add).collect();
     let mut worker = work(server, "s", "one", &[]);
-    for _ in 0..n {
-        worker.wait_for("quarantined", SOON);
-    }
+    worker.wait_for_count("quarantined", n, SOON);
     worker.signal(streamlease_tests::Signal::TERM);
     worker.wait_exit(SOON);
     ids
@@ -152,9 +150,7 @@ fn all_is_what_is_there_now_even_if_it_is_parked_again() {
     let released = json_lines(&quarantine(&server, "release", &["--all", "--json"]));
     assert_eq!(released.len(), 3);
     // Still malformed, they are parked under their new ids.
-    for _ in 0..3 {
-        worker.wait_for("quarantined", SOON);
-    }
+    worker.wait_for_count("quarantined", 3, SOON);
     let listed = json_lines(&quarantine(&server, "list", &["--json"]));
     let now: Vec<&Value> = listed.iter().map(|line| &line["entry"]).collect();
     let new: Vec<&Value> = released.iter().map(|line| &line["new_entry"]).collect();

@@ -51,7 +51,8 @@ fn a_day_of_virtual_time_takes_none() {
     let (start, real) = (sim.now(), std::time::Instant::now());
     sim.block_on(sim.sleep_until(start + 80_000 * SECOND));
     assert_eq!(sim.now(), start + 80_000 * SECOND, "to the nanosecond");
-    assert!(real.elapsed() < 5 * SECOND);
+    // Whatever else the machine does: 80,000 s were not waited for.
+    assert!(real.elapsed() < 1_000 * SECOND);
 }
 
 #[test]

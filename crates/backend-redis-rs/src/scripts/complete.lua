@@ -36,6 +36,7 @@ if deleted < #off then
     end
   end
 end
+-- After the deletion, not before: see quarantine.lua.
 redis.call('XACK', lbs, group, unpack(off))
 redis.call('HDEL', tokens, unpack(off))
 return replies

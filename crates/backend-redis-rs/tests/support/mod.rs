@@ -29,6 +29,14 @@ pub(crate) fn on_smol<F: Future<Output = ()>>(body: impl Fn() -> F) {
     in_real_time(|| smol::block_on(body()));
 }
 
+/// A server that has on disk what it answered, so that a restart loses nothing.
+pub(crate) fn keeping_all() -> RedisServer {
+    RedisServer::builder()
+        .append_only()
+        .config("appendfsync always")
+        .start()
+}
+
 /// Asks again until it is so, within ten seconds.
 pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
