@@ -156,13 +156,16 @@ fn good_handlers_keep_all_promises_in_a_fixed_set_of_seeds() {
 }
 
 #[test]
-fn seeds_are_of_both_schemes_and_both_classes() {
-    let of = |seed| {
-        let durable = run(seed, good).lossy.is_empty();
-        (format!("{:?}", Trial::of(seed).scheme), durable)
-    };
-    let kinds: BTreeSet<_> = (1..=12).map(of).collect();
+fn seeds_are_of_both_schemes_and_both_classes_and_have_all_sorts_of_faults() {
+    let (mut kinds, mut faults) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 1..=12 {
+        let outcome = run(seed, good);
+        let durable = outcome.lossy.is_empty();
+        kinds.insert((format!("{:?}", Trial::of(seed).scheme), durable));
+        faults.extend(outcome.faults.into_keys());
+    }
     assert_eq!(kinds.len(), 4, "{kinds:?}");
+    assert!(faults.len() >= 20, "{faults:?}");
 }
 
 #[test]
