@@ -17,18 +17,25 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
     process: Process,
     handle: impl Fn(Process, Arc<Lease>) -> F,
 ) {
-    let client: Client = process.client().build().expect("a valid client");
+    // Now and then everybody is full.
+    let capacity = |process: &Process| 1 + process.random(12) as usize;
+    let client = process.client().capacity(capacity(&process)).build();
+    let client: Client = client.expect("a valid client");
     let mut events = client.start().await.expect("it never gives up");
-    let stopping = process.clone();
+    let (stopping, ending) = (process.clone(), client.clone());
     process.spawn(async move {
         stopping.asked_to_stop().await;
-        client.done().await.expect("it was started");
+        ending.done().await.expect("it was started");
     });
     while let Some(event) = events.next().await {
         if let Event::StreamAdded(lease) = event {
             let lease = Arc::new(lease);
             process.ledger().take_up(&lease);
             process.spawn(handle(process.clone(), lease));
+        }
+        if process.random(10) == 0 {
+            let capacity = capacity(&process);
+            client.set_capacity(capacity).expect("a valid capacity");
         }
     }
 }
