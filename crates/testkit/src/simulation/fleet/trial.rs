@@ -120,7 +120,9 @@ impl Trial {
         let _told = TellsSeed(self.seed);
         let sim = SimRuntime::new(self.seed);
         let main = |process: Process| -> BoxFuture<'static, ()> { Box::pin(main(process)) };
-        sim.block_on(Run::new(self, &sim, &main).run())
+        let outcome = sim.block_on(Run::new(self, &sim, &main).run());
+        sim.end();
+        outcome
     }
 }
 
