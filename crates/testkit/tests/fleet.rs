@@ -17,18 +17,25 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
     process: Process,
     handle: impl Fn(Process, Arc<Lease>) -> F,
 ) {
-    let client: Client = process.client().build().expect("a valid client");
+    // Now and then everybody is full.
+    let capacity = |process: &Process| 1 + process.random(12) as usize;
+    let client = process.client().capacity(capacity(&process)).build();
+    let client: Client = client.expect("a valid client");
     let mut events = client.start().await.expect("it never gives up");
-    let stopping = process.clone();
+    let (stopping, ending) = (process.clone(), client.clone());
     process.spawn(async move {
         stopping.asked_to_stop().await;
-        client.done().await.expect("it was started");
+        ending.done().await.expect("it was started");
     });
     while let Some(event) = events.next().await {
         if let Event::StreamAdded(lease) = event {
             let lease = Arc::new(lease);
             process.ledger().take_up(&lease);
             process.spawn(handle(process.clone(), lease));
+        }
+        if process.random(10) == 0 {
+            let capacity = capacity(&process);
+            client.set_capacity(capacity).expect("a valid capacity");
         }
     }
 }
@@ -156,13 +163,16 @@ fn good_handlers_keep_all_promises_in_a_fixed_set_of_seeds() {
 }
 
 #[test]
-fn seeds_are_of_both_schemes_and_both_classes() {
-    let of = |seed| {
-        let durable = run(seed, good).lossy.is_empty();
-        (format!("{:?}", Trial::of(seed).scheme), durable)
-    };
-    let kinds: BTreeSet<_> = (1..=12).map(of).collect();
+fn seeds_are_of_both_schemes_and_both_classes_and_have_all_sorts_of_faults() {
+    let (mut kinds, mut faults) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 1..=12 {
+        let outcome = run(seed, good);
+        let durable = outcome.lossy.is_empty();
+        kinds.insert((format!("{:?}", Trial::of(seed).scheme), durable));
+        faults.extend(outcome.faults.into_keys());
+    }
     assert_eq!(kinds.len(), 4, "{kinds:?}");
+    assert!(faults.len() >= 20, "{faults:?}");
 }
 
 #[test]

@@ -71,6 +71,12 @@ impl SimRuntime {
         }
     }
 
+    /// Drops the tasks that are not on a node of their own. They would live as
+    /// long as the simulation, which they may hold themselves.
+    pub(crate) fn end(&self) {
+        self.shared.kill(ROOT);
+    }
+
     /// The seed this simulation runs with.
     pub fn seed(&self) -> u64 {
         self.shared.seed()

@@ -59,7 +59,7 @@ pub struct Outcome {
     pub announced: usize,
     /// Faults that struck, by kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Why the run is not durable; see [`SimServers::lossy`].
+    /// Why the run is not durable; see [`SimServers::lossy`](super::SimServers::lossy).
     pub lossy: BTreeSet<&'static str>,
     /// From the end of the faults until everything was completed.
     pub settled: Duration,
@@ -120,7 +120,9 @@ impl Trial {
         let _told = TellsSeed(self.seed);
         let sim = SimRuntime::new(self.seed);
         let main = |process: Process| -> BoxFuture<'static, ()> { Box::pin(main(process)) };
-        sim.block_on(Run::new(self, &sim, &main).run())
+        let outcome = sim.block_on(Run::new(self, &sim, &main).run());
+        sim.end();
+        outcome
     }
 }
 
