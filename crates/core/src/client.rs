@@ -108,7 +108,9 @@ impl Client {
     ///
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) while there is no session,
-    /// [`Closed`](ErrorKind::Closed) after the end.
+    /// [`Closed`](ErrorKind::Closed) after the end, or if the [`Events`] were dropped.
+    ///
+    /// Cancel-safe: once polled, the claim goes on without the caller.
     pub async fn claim(&self, orphan: &Orphan) -> Result<ClaimResult> {
         let (entry, stream, info) = (
             orphan.entry(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::control::closed;
 use super::items::{Ending, Holding, Lock, Origin, State};
 use super::lanes::still_locked;
 use super::{Action, Answer, CallId, ClaimResult, DisownReason, Flight, Machine, Notice, Reply};
@@ -378,7 +379,7 @@ impl Machine {
         if !self.may_take() {
             if let Origin::Call(call) = item.origin {
                 self.items.set_origin(entry, Origin::Orphan);
-                self.answer(call, Err(not_now()));
+                self.answer(call, Err(self.not_now()));
             }
             let ending = Ending::HandBack {
                 failed: false,
@@ -444,7 +445,7 @@ impl Machine {
             return;
         };
         if let Origin::Call(call) = item.origin {
-            self.answer(call, Err(not_now()));
+            self.answer(call, Err(self.not_now()));
         }
         self.release_lock_of(entry, &item, true);
     }
@@ -457,6 +458,23 @@ impl Machine {
         self.answer(call, Ok(Answer::Claim(result)));
     }
 
+    /// What a claim is told that cannot be followed up.
+    pub(super) fn not_now(&self) -> Error {
+        if self.is_draining() {
+            closed()
+        } else if self.deaf {
+            Error::new(
+                ErrorKind::Closed,
+                "the client's events were dropped, so it takes no more streams; build a new one",
+            )
+        } else {
+            Error::new(
+                ErrorKind::Unavailable,
+                "the client has no session at the moment; try again when it is connected",
+            )
+        }
+    }
+
     /// A user's claim of an orphan.
     pub(super) fn claim_orphan(
         &mut self,
@@ -466,7 +484,7 @@ impl Machine {
         call: CallId,
     ) {
         if !self.sitting.is_open() || !self.may_take() {
-            return self.answer(call, Err(not_now()));
+            return self.answer(call, Err(self.not_now()));
         }
         if self.items.contains(entry) {
             return self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
@@ -474,11 +492,4 @@ impl Machine {
         self.shunned.remove(&entry);
         self.admit(entry, Announcement::new(stream, info), Origin::Call(call));
     }
-}
-
-pub(super) fn not_now() -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "the client has no session at the moment; try again when it is connected",
-    )
 }

@@ -1,7 +1,7 @@
 //! What is held, and its one end: refreshed, then completed, handed back,
 //! quarantined or lost; last of all the lock is released (R4, R7, R12).
 
-use super::acquiring::not_now;
+use super::control::closed;
 use super::items::{Ending, Item, Origin, State};
 use super::lanes::{GATHER, Lanes, still_locked};
 use super::{
@@ -453,7 +453,11 @@ impl Machine {
     fn tell_lost(&mut self, entry: EntryId, item: Item, reason: DisownReason) {
         let asked_completion = matches!(item.state, State::Ending(_, Ending::Complete { .. }));
         if let Origin::Call(call) = item.origin {
-            self.answer(call, Err(not_now()));
+            let why = match reason {
+                DisownReason::ClientStopped => closed(),
+                _ => self.not_now(),
+            };
+            self.answer(call, Err(why));
         }
         self.tell_end(entry, item, End::Disowned(reason));
         for call in self.end_calls.remove(&entry).unwrap_or_default() {

@@ -179,7 +179,7 @@ impl Machine {
     }
 
     pub(super) fn look_at_own(&mut self) {
-        self.looking.own_due = self.now;
+        self.looking.own_due = self.looking.own_due.min(self.now);
     }
 
     /// Hints may have been lost: one's own part, and (by the beat) who is dead.
@@ -250,8 +250,18 @@ impl Machine {
         }
     }
 
-    /// What the dead left, then hints, then one's own, then everything.
+    /// What the dead left, then hints, then one's own, then everything. But hints
+    /// only make things faster: what has waited for a TTL goes before them.
     fn next_target(&mut self) -> Option<Target> {
+        let long_ago = self.now - self.settings.ttl;
+        if self.looking.own_due <= long_ago {
+            return self.own_target();
+        }
+        if let Some(sweep) = &self.looking.sweep
+            && sweep.looked <= long_ago
+        {
+            return self.sweep_target();
+        }
         if let Some(key) = self.next_suspect() {
             return Some(Target::Suspect {
                 key,
@@ -259,7 +269,6 @@ impl Machine {
                 unresolved: 0,
             });
         }
-        let own_interval = self.own_interval();
         let looking = &mut self.looking;
         if !looking.hinted.is_empty() {
             let rest = looking.hinted.iter().nth(LOOK_PAGE).copied();
@@ -276,12 +285,7 @@ impl Machine {
             return Some(Target::Turns(come));
         }
         if looking.own_due <= self.now {
-            // Set before the look, so that what asks for one meanwhile gets another.
-            looking.own_due = self.now + own_interval;
-            looking.own_found = None;
-            return Some(Target::Own {
-                after: EntryId::MIN,
-            });
+            return self.own_target();
         }
         if let Some(consumer) = looking.to_list.pop_first() {
             return Some(Target::Consumer {
@@ -289,8 +293,16 @@ impl Machine {
                 after: EntryId::MIN,
             });
         }
-        let after = looking.sweep.as_ref()?.after;
-        Some(Target::Sweep { after })
+        self.sweep_target()
+    }
+
+    fn own_target(&mut self) -> Option<Target> {
+        // Set before the look, so that what asks for one meanwhile gets another.
+        self.looking.own_due = self.now + self.own_interval();
+        self.looking.own_found = None;
+        Some(Target::Own {
+            after: EntryId::MIN,
+        })
     }
 
     pub(super) fn look_timeout(&self) -> Timestamp {

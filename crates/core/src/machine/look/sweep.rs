@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use super::super::Machine;
-use crate::{EntryId, LockScheme};
+use super::Target;
+use crate::{EntryId, LockScheme, Timestamp};
 
 /// How far a sweep has come, and what it has cost.
 #[derive(Debug)]
 pub(super) struct Sweep {
     pub(super) after: EntryId,
+    /// When it began or went on last.
+    pub(super) looked: Timestamp,
     pub(super) seen: usize,
     pub(super) looked_up: usize,
 }
@@ -49,11 +52,19 @@ impl Machine {
         let looking = &mut self.looking;
         looking.sweep = Some(Sweep {
             after: EntryId::MIN,
+            looked: self.now,
             seen: 0,
             looked_up: 0,
         });
         looking.last_sweep = self.now;
         looking.live_as_of = None;
+    }
+
+    /// Its next page, if there is a sweep.
+    pub(super) fn sweep_target(&mut self) -> Option<Target> {
+        let sweep = self.looking.sweep.as_mut()?;
+        sweep.looked = self.now;
+        Some(Target::Sweep { after: sweep.after })
     }
 
     pub(super) fn sweep_done(&mut self) {

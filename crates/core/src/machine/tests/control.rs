@@ -255,3 +255,18 @@ fn who_is_not_listened_to_takes_nothing_more_and_keeps_what_is_held() {
     assert!(!rig.has("Fetch") && !rig.has("Acquire"));
     assert!(rig.owns(1) && !rig.owns(3));
 }
+
+/// It said that there was no session at the moment, and to try again.
+#[test]
+fn a_claim_of_a_client_that_takes_no_more_says_so() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.input(Input::NobodyListens);
+    let deaf = rig.claim(1, "s");
+    assert_eq!(rig.refused_with(deaf), Some(ErrorKind::Closed));
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.leased(2, "t");
+    rig.shut_down();
+    let late = rig.claim(1, "s");
+    assert_eq!(rig.refused_with(late), Some(ErrorKind::Closed));
+    rig.finish();
+}

@@ -564,7 +564,7 @@ fn claims_of_users_are_answered_once_whatever_happens() {
             rig.claimed();
         }
         rig.finish();
-        assert_eq!(rig.refused_with(call), Some(ErrorKind::Unavailable));
+        assert_eq!(rig.refused_with(call), Some(ErrorKind::Closed));
     }
 }
 
@@ -572,14 +572,15 @@ fn claims_of_users_are_answered_once_whatever_happens() {
 /// under way: nobody could have ended it any more.
 #[test]
 fn a_lease_dropped_while_its_end_is_under_way_is_handed_back_if_that_is_refused() {
-    for end in ["Complete", "HandBack"] {
+    for (end, asked_first) in [("Complete", true), ("HandBack", true), ("HandBack", false)] {
         let mut rig = Rig::new(LockScheme::Session);
         let token = rig.leased(1, "s");
         let entry = entry(1);
         match end {
-            "Complete" => rig.complete(1, token),
-            _ => rig.hand_back(1, token),
-        };
+            _ if !asked_first => {}
+            "Complete" => drop(rig.complete(1, token)),
+            _ => drop(rig.hand_back(1, token)),
+        }
         rig.input(Input::Command(Command::HandBack {
             entry,
             token,
@@ -590,7 +591,11 @@ fn a_lease_dropped_while_its_end_is_under_way_is_handed_back_if_that_is_refused(
         rig.pass(TTL / 4);
         let handed_back = vec![HandBackOutcome::HandedBack];
         rig.answer("HandBack", Reply::HandedBack(handed_back));
-        assert_eq!(rig.ends(1), [End::HandedBack], "{end}");
+        assert_eq!(
+            rig.ends(1),
+            [End::HandedBack],
+            "{end}, asked: {asked_first}"
+        );
     }
 }
 

@@ -609,3 +609,35 @@ fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room()
     rig.live(TTL * 3);
     assert!(!rig.has("Bury"), "full: the others see to it");
 }
+
+/// Hints only make things faster: what is found without them must go on.
+#[test]
+fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.beat.sweep = true;
+    let (mut own, mut sweeps) = (0, 0);
+    let end = rig.now + TTL * 20;
+    let mut n = 100;
+    while rig.now < end {
+        // One more with each answer: there is always one left.
+        n += 1;
+        rig.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
+        rig.pass(MS);
+        for name in ["Beat", "Members", "List", "ListIds", "Inspect"] {
+            if !rig.has(name) {
+                continue;
+            }
+            let (id, action) = rig.take(name);
+            if let Action::ListIds { consumer, .. } = &action {
+                own += usize::from(consumer.is_some());
+                sweeps += usize::from(consumer.is_none());
+            }
+            let reply = rig.routine(&action).unwrap();
+            rig.reply(id, reply);
+        }
+    }
+    assert!(
+        own >= 4 && sweeps >= 3,
+        "{own} looks at its own, {sweeps} sweeps"
+    );
+}
