@@ -11,6 +11,7 @@ use crate::driver::{Driver, Message, Shared};
 use crate::events::{Events, Orphan};
 use crate::machine::{Answer, CallId, ClaimResult, Command, Completion, Config, Machine, closed};
 use crate::recorder::NoRecorder;
+use crate::settings::check_capacity;
 use crate::{
     Backend, BackendProvider, ClaimMode, ConsumerName, Error, ErrorKind, LockManager, Recorder,
     Result, RetryPolicy, Runtime, ServiceName, Settings, StreamName, Timestamp,
@@ -129,6 +130,23 @@ impl Client {
             Some(Err(error)) => Err(error),
             Some(Ok(_)) | None => Err(closed()),
         }
+    }
+
+    /// Sets how many streams may be held at once, as
+    /// [`ClientBuilder::capacity`] does at the start.
+    ///
+    /// A lower one takes nothing away: what is held stays, what is being locked
+    /// at this moment still comes, and nothing more is taken until fewer are
+    /// held. An entry that was fetched and finds no room goes to another consumer
+    /// after about a TTL. Fine before [`start`](Self::start), and without effect
+    /// after the end.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) if it is out of bounds (1 to 10,000,000).
+    pub fn set_capacity(&self, capacity: usize) -> Result<()> {
+        check_capacity(capacity)?;
+        self.inner.handle.post(Command::SetCapacity(capacity));
+        Ok(())
     }
 
     /// Completes the lease of a data stream by its name; see [`Lease::complete`](crate::Lease::complete).

@@ -61,10 +61,11 @@ pub trait LockManager: Debug + Send + Sync + 'static {
     async fn acquire(&self, session: &Session, requests: &[Acquire])
     -> Result<Vec<AcquireOutcome>>;
 
-    /// Extends the session and everything it holds, and answers with exceptions only.
+    /// Extends the session and these leases, and answers with exceptions only.
     ///
-    /// `leases` is everything held with [`LockScheme::PerStream`], and empty
-    /// with [`LockScheme::Session`]. With `want_sweep` it also asks for the turn
+    /// With [`LockScheme::PerStream`], `leases` is a page of what is held; what
+    /// it does not name stays as it is. With [`LockScheme::Session`] it is empty:
+    /// everything held lives as long as the session. With `want_sweep` it also asks for the turn
     /// to sweep, which one member per service and that length of time gets.
     async fn beat(
         &self,

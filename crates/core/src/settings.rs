@@ -92,9 +92,7 @@ impl Settings {
         if !ttl.contains(&self.ttl) {
             return Err(out_of_bounds("ttl", self.ttl, "200ms", "1h"));
         }
-        if !(1..=10_000_000).contains(&self.capacity) {
-            return Err(out_of_bounds("capacity", self.capacity, 1, 10_000_000));
-        }
+        check_capacity(self.capacity)?;
         if !(1..=1_000_000).contains(&self.event_queue) {
             return Err(out_of_bounds("event_queue", self.event_queue, 1, 1_000_000));
         }
@@ -153,6 +151,14 @@ impl Settings {
         };
         let rest = self.ttl / 4 * 2u32.pow(doublings.min(16));
         rest.min(Duration::from_secs(30))
+    }
+}
+
+/// The bounds of `capacity`, at the start or later.
+pub(crate) fn check_capacity(capacity: usize) -> Result<()> {
+    match (1..=10_000_000).contains(&capacity) {
+        true => Ok(()),
+        false => Err(out_of_bounds("capacity", capacity, 1, 10_000_000)),
     }
 }
 

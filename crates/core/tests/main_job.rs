@@ -261,6 +261,31 @@ fn capacity_is_never_exceeded_and_freed_capacity_is_used() {
 }
 
 #[test]
+fn a_lowered_capacity_takes_nothing_away_and_a_raised_one_is_used_at_once() {
+    everywhere(|fleet| async move {
+        let mut a = fleet.start_with(fleet.builder("a").capacity(2)).await;
+        fleet.submit(&["s1", "s2", "s3", "s4"]).await;
+        let mut held = vec![a.lease(SOON).await, a.lease(SOON).await];
+        for wrong in [0, 10_000_001] {
+            let error = a.client.set_capacity(wrong).unwrap_err().to_string();
+            assert!(error.contains("between 1 and 10000000"), "{error}");
+        }
+        a.client.set_capacity(1).unwrap();
+        held.remove(0).complete().await.unwrap();
+        assert!(a.try_event(TTL * 3).await.is_none(), "one is held already");
+        assert!(held[0].is_valid());
+        a.client.set_capacity(3).unwrap();
+        for _ in 0..2 {
+            held.push(a.lease(SOON).await);
+        }
+        for lease in held {
+            lease.complete().await.unwrap();
+        }
+        fleet.assert_nothing_left().await;
+    });
+}
+
+#[test]
 fn a_slow_receiver_loses_no_lease_and_no_event() {
     everywhere(|fleet| async move {
         let names: Vec<String> = (0..20).map(|i| format!("s{i}")).collect();

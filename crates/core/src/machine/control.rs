@@ -230,7 +230,8 @@ impl Machine {
             Command::Claim { call, .. } => self.answer(call, Err(closed())),
             Command::HandBack { call: None, .. }
             | Command::Shutdown { call: None }
-            | Command::LimitSilence { .. } => {}
+            | Command::LimitSilence { .. }
+            | Command::SetCapacity(_) => {}
         }
     }
 }

@@ -76,6 +76,8 @@ pub enum Command {
         /// The limit; `None`: none.
         limit: Option<Duration>,
     },
+    /// Hold at most so many streams from now on.
+    SetCapacity(usize),
     /// Take an orphan.
     Claim {
         /// Its entry.

@@ -376,6 +376,7 @@ impl Machine {
                 token,
                 limit,
             } => self.limit_silence(entry, token, limit),
+            Command::SetCapacity(capacity) => self.settings.capacity = capacity,
             Command::Shutdown { call } => self.shut_down(call),
         }
     }

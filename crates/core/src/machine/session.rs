@@ -14,6 +14,11 @@ use crate::{
     Session, SessionId, Timestamp,
 };
 
+/// How many leases one beat extends with per-stream locks. All at once, 100,000
+/// take a backend longer than a beat may take; and what a client sends meanwhile
+/// waits behind them.
+const BEAT_LEASES: usize = 1_024;
+
 /// This consumer's current session, and what the machine believes of it.
 #[derive(Debug)]
 pub(super) struct Sitting {
@@ -26,6 +31,7 @@ pub(super) struct Sitting {
     pub(super) belief: Arc<SessionBelief>,
     next_beat: Timestamp,
     beating: bool,
+    round: Round,
     pub(super) record: Record,
     /// Live sessions of the service, at least this one.
     pub(super) members: u32,
@@ -37,6 +43,15 @@ pub(super) struct Sitting {
     /// A time at which to look at the deadline of each lease that has one of its
     /// own. Deadlines are moved without touching this; a passed time is looked up again.
     pub(super) expiries: BTreeSet<(Timestamp, EntryId)>,
+}
+
+/// One extension of everything held: with per-stream locks as many beats as it
+/// takes, each as soon as the one before is answered.
+#[derive(Debug)]
+struct Round {
+    began: Timestamp,
+    /// What no beat of the round has named yet.
+    left: Vec<LeaseRef>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +84,10 @@ impl Sitting {
             belief: SessionBelief::new(Timestamp::MAX),
             next_beat: now,
             beating: false,
+            round: Round {
+                began: now,
+                left: Vec::new(),
+            },
             record: Record::default(),
             members: 1,
             knows_members: true,
@@ -178,10 +197,16 @@ impl Machine {
             return;
         }
         self.sitting.beating = true;
-        let leases: Arc<[LeaseRef]> = match self.scheme {
-            LockScheme::PerStream => self.items.leases().into(),
-            LockScheme::Session => Arc::new([]),
-        };
+        if self.sitting.round.left.is_empty() {
+            self.sitting.round.began = self.now;
+            if self.scheme == LockScheme::PerStream {
+                self.sitting.round.left = self.items.leases();
+            }
+        }
+        let left = &mut self.sitting.round.left;
+        let leases: Arc<[LeaseRef]> = left
+            .split_off(left.len().saturating_sub(BEAT_LEASES))
+            .into();
         let want_sweep = self.wants_sweep().then(|| self.sweep_interval());
         let quiet = self.lanes.no_lock_op_open()
             && self.orphans.adopting.is_empty()
@@ -219,19 +244,24 @@ impl Machine {
                 self.control_succeeded(Part::Locks);
                 self.compare_generation(reply.generation);
                 self.extend(sent, leases);
-                self.sitting.next_beat = sent + self.settings.beat_interval();
+                let round = &self.sitting.round;
+                self.sitting.next_beat = match round.left.is_empty() {
+                    true => round.began + self.settings.beat_interval(),
+                    false => self.now,
+                };
                 self.beat_told(reply, quiet_since);
             }
             Ok(Reply::Beaten(BeatOutcome::SessionGone)) => {
                 self.abandon_session(DisownReason::Expired);
             }
-            Ok(_) => self.beat_failed(super::control::wrong_reply("beat")),
-            Err(error) => self.beat_failed(error),
+            Ok(_) => self.beat_failed(leases, super::control::wrong_reply("beat")),
+            Err(error) => self.beat_failed(leases, error),
         }
     }
 
     /// R2: an error is not a loss. Tried again, until R1 strikes.
-    fn beat_failed(&mut self, error: crate::Error) {
+    fn beat_failed(&mut self, leases: &[LeaseRef], error: crate::Error) {
+        self.sitting.round.left.extend_from_slice(leases);
         let wait = self.rng.jittered(self.settings.ttl / 10);
         self.sitting.next_beat = self.now + wait;
         self.control_failed(Part::Locks, error);

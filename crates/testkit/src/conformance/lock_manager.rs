@@ -44,6 +44,7 @@ suite!($ lock_manager_conformance!, lock_manager: Arc<dyn LockManager>, [
     // Deadlines
     a_lease_ends_at_its_deadline,
     a_beat_extends_what_is_held,
+    a_beat_leaves_alone_what_it_does_not_name,
     a_beat_gives_the_whole_ttl_again,
     a_beat_names_what_is_lost,
     a_late_beat_revives_nothing,

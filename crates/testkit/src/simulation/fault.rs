@@ -146,6 +146,13 @@ pub enum Fault {
         /// Which.
         nth: u64,
     },
+    /// A process may hold more or fewer streams from now on.
+    Capacity {
+        /// Which.
+        node: u64,
+        /// How many.
+        streams: usize,
+    },
     /// The handlers of a process that limits their silence do nothing.
     SilentHandlers {
         /// Which.
@@ -184,6 +191,7 @@ impl Fault {
             | Self::Twin { node }
             | Self::Partition { node, .. }
             | Self::Drift { node, .. }
+            | Self::Capacity { node, .. }
             | Self::SilentHandlers { node, .. }
             | Self::SlowUser { node, .. } => Some(*node),
             _ => None,
@@ -247,6 +255,7 @@ impl Fault {
             Self::Burst { .. } => "burst",
             Self::Again { .. } => "announced again",
             Self::Revoke { .. } => "forced release",
+            Self::Capacity { .. } => "capacity change",
             Self::SilentHandlers { .. } => "silent handlers",
             Self::SlowUser { .. } => "slow user",
         }

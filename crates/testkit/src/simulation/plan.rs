@@ -70,7 +70,7 @@ impl Plan {
             })
             .collect();
         faults.sort_by_key(|(at, _)| *at);
-        Self {
+        let mut plan = Self {
             seed,
             scheme,
             ttl,
@@ -86,7 +86,15 @@ impl Plan {
             late_permille: [0, 0, 10, 40][rng.below(4) as usize],
             tight: rng.below(3) == 0,
             trouble,
+        };
+        // Drawn last, so that the rest of a seed's plan is what it was without.
+        for _ in 0..rng.below(4) {
+            let at = rng.between(Duration::ZERO, trouble);
+            let node = rng.below(1 << 20);
+            let streams = 1 + rng.below(30) as usize;
+            plan.faults.push((at, Fault::Capacity { node, streams }));
         }
+        plan
     }
 }
 

@@ -530,6 +530,18 @@ impl Rig {
         self.answer("Beat", Reply::Beaten(BeatOutcome::Extended(reply)));
     }
 
+    /// What the beat names that is sent and not answered.
+    pub(super) fn beat_leases(&self) -> Vec<LeaseRef> {
+        let leases = |action: &Action| match action {
+            Action::Beat { leases, .. } => Some(leases.to_vec()),
+            _ => None,
+        };
+        self.open
+            .iter()
+            .find_map(|(_, a)| leases(a))
+            .expect("a beat")
+    }
+
     pub(super) fn pass_to_beat(&mut self) {
         for _ in 0..1_000 {
             if self.has("Beat") {

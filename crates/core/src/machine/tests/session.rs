@@ -312,6 +312,48 @@ fn beats_go_on_when_the_queue_is_full_and_nothing_is_taken() {
     assert!(rig.has("Fetch"));
 }
 
+/// 100,000 locks are no single request; a beat that fails costs its own page only.
+#[test]
+fn beats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
+    const HELD: usize = 2_500;
+    let mut rig = Rig::with(LockScheme::PerStream, |settings| {
+        (settings.capacity, settings.event_queue) = (2 * HELD, 4 * HELD);
+    });
+    for n in 0..HELD {
+        rig.leased(n as u64 + 1, &format!("s{n}"));
+    }
+    let start = rig.now;
+    let mut extended = Vec::new();
+    let mut failed = Vec::new();
+    while extended.len() < HELD {
+        rig.pass_to_beat();
+        let page = rig.beat_leases();
+        assert!(page.len() <= 1_024, "{} in one beat", page.len());
+        if extended.len() == 1_024 && failed.is_empty() {
+            failed = page;
+            rig.fail("Beat");
+            continue;
+        }
+        if extended.len() == 1_024 {
+            assert!(page == failed, "the page that failed comes first");
+        }
+        extended.extend(page);
+        rig.beat_with(|_| {});
+    }
+    assert!(rig.now < start + TTL / 2);
+    extended.sort();
+    extended.dedup();
+    assert_eq!(extended.len(), HELD, "each is named once");
+    // The next round is due an interval after this one began, and nothing lapses.
+    assert!(!rig.has("Beat"));
+    for _ in 0..10 {
+        rig.pass_to_beat();
+        rig.beat_with(|_| {});
+    }
+    assert!(rig.now > start + TTL);
+    assert_eq!(rig.machine.held(), HELD);
+}
+
 #[test]
 fn a_reply_that_comes_twice_or_after_its_session_changes_nothing() {
     let mut rig = Rig::new(LockScheme::Session);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    AcquireOutcome, BeatOutcome, FencingToken, LockManager, LockState, OpenOutcome, ReleaseOutcome,
-    Runtime,
+    AcquireOutcome, BeatOutcome, FencingToken, LeaseRef, LockManager, LockState, OpenOutcome,
+    ReleaseOutcome, Runtime,
 };
 
 use super::super::support::{pass, stream, streams};
@@ -89,6 +89,29 @@ pub async fn a_beat_gives_the_whole_ttl_again(
             "{before:?}, after a beat {after:?}"
         );
     }
+}
+
+/// With a lock per stream, a beat extends what it names and nothing else.
+pub async fn a_beat_leaves_alone_what_it_does_not_name(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Tool::new(runtime, locks);
+    let a = t.session("a", LONG).await;
+    let held = t.hold_all(&a, &streams("s", 2)).await;
+    let remaining = async |lease: &LeaseRef| match t.state(&lease.stream).await {
+        LockState::Held(held) => held.remaining,
+        LockState::Free => panic!("nobody released it"),
+    };
+    pass(&*t.runtime, Duration::from_secs(1)).await;
+    let (named, other) = (remaining(&held[0]).await, remaining(&held[1]).await);
+    assert!(t.beats(&a, &held[..1]).await.lost.is_empty());
+    assert!(remaining(&held[0]).await > named);
+    if !t.has_sessions() {
+        assert!(remaining(&held[1]).await <= other);
+    }
+    assert!(t.beats(&a, &held).await.lost.is_empty());
+    assert!(remaining(&held[1]).await > other);
 }
 
 /// With a lock per stream, a beat says which of those it names are not held.

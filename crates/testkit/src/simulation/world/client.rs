@@ -89,7 +89,10 @@ impl World {
         let settings = self.draw_settings(slot);
         let before = self.capacities.insert(name.clone(), settings.capacity);
         if before.is_some_and(|before| before != settings.capacity) && !self.calm {
-            *self.faults.entry("capacity change").or_default() += 1;
+            *self
+                .faults
+                .entry("capacity change at a restart")
+                .or_default() += 1;
         }
         let clock = Clock {
             at: self.now,
@@ -240,6 +243,12 @@ impl World {
                 self.checker.asked_to_stop(node, local);
                 let call = Some(self.call(node));
                 self.feed(node, Some(Input::Command(Command::Shutdown { call })));
+            }
+            Event::SetCapacity(_, streams) => {
+                trace!(self, "n{node} may hold {streams}");
+                self.nodes[node].settings.capacity = streams;
+                self.checker.set_capacity(node, streams);
+                self.feed(node, Some(Input::Command(Command::SetCapacity(streams))));
             }
             event => self.user_acts(node, event),
         }

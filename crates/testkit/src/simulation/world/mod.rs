@@ -118,6 +118,7 @@ enum Event {
     Wake(usize, u64),
     Hint(usize, Hint),
     Stop(usize),
+    SetCapacity(usize, usize),
     Take(usize),
     Progress(usize, EntryId, FencingToken, Arc<Belief>),
     Work(usize, EntryId, FencingToken, StreamName),
@@ -140,6 +141,7 @@ impl Event {
             | Self::Wake(node, ..)
             | Self::Hint(node, ..)
             | Self::Stop(node)
+            | Self::SetCapacity(node, _)
             | Self::Take(node)
             | Self::Progress(node, ..)
             | Self::Work(node, ..)

@@ -117,6 +117,7 @@ impl World {
                     self.feed(node, None);
                 }
             }
+            Fault::Capacity { streams, .. } => self.push(now, Event::SetCapacity(node, streams)),
             Fault::SilentHandlers { length, .. } => {
                 self.nodes[node].silent_until = now + ns(length);
             }
