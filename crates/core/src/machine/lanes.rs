@@ -12,8 +12,13 @@ use crate::{EntryId, Fenced, FencingToken, LeaseRef, StreamName, Timestamp};
 /// it comes as one page with what they bring.
 pub(super) const GATHER: Duration = Duration::from_millis(10);
 
-/// Fewer releases than this are worth that.
-const FEW_RELEASES: usize = 32;
+/// How long at most completions wait for those whom the last page has let go. Callers
+/// that complete again at once, from a fixed number of tasks, would otherwise come in
+/// two halves: one in the page under way, one in the next.
+const GATHER_CALLERS: Duration = Duration::from_millis(1);
+
+/// Fewer callers than this are not waited for: their pages are cheap.
+const FEW_CALLERS: usize = 8;
 
 /// Waiting work per kind of step.
 #[derive(Debug, Default)]
@@ -23,6 +28,7 @@ pub(super) struct Lanes {
     /// Claims of what is held already, so that it keeps looking fresh.
     pub(super) refresh: Lane,
     pub(super) complete: Lane,
+    pub(super) gathering: Gathering,
     pub(super) hand_back: Lane,
     pub(super) quarantine: Lane,
     /// What is to be parked: with which token, and why.
@@ -41,6 +47,17 @@ pub(super) struct Lane {
     pub(super) queue: BTreeSet<EntryId>,
     pub(super) busy: bool,
     pub(super) backoff: Backoff,
+}
+
+/// Completions that are waited for, see [`GATHER_CALLERS`].
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    /// The page of completions that is under way.
+    sent: usize,
+    /// How many waited for an answer while it was, in the page or for the next.
+    callers: usize,
+    /// Meanwhile the lane is busy.
+    until: Option<Timestamp>,
 }
 
 impl Lane {
@@ -94,11 +111,36 @@ impl Lanes {
         .iter()
         .map(|lane| lane.timeout())
         .fold(release.min(quarantine), Timestamp::min)
+        .min(self.gathering.until.unwrap_or(Timestamp::MAX))
+    }
+
+    /// Holds the next page of completions back until as many are there as before, or
+    /// for a moment.
+    fn gather_completions(&mut self, now: Timestamp) {
+        let Gathering {
+            sent,
+            callers,
+            until,
+        } = &mut self.gathering;
+        if self.complete.busy && until.is_none() {
+            *callers = *sent + self.complete.queue.len();
+            return;
+        }
+        if *sent > 0 && *callers >= FEW_CALLERS {
+            // The page has been answered just now.
+            *until = Some(now + GATHER_CALLERS);
+        }
+        *sent = 0;
+        let enough = self.complete.queue.len() >= (*callers).min(PAGE);
+        if enough || until.is_some_and(|until| until <= now) {
+            *until = None;
+        }
+        self.complete.busy = until.is_some();
     }
 
     /// More releases will come of completions that are under way.
     fn gathers_releases(&self) -> bool {
-        self.complete.busy && self.releasing.len() < FEW_RELEASES
+        self.complete.busy && self.releasing.len() < PAGE
     }
 
     pub(super) fn no_lock_op_open(&self) -> bool {
@@ -135,8 +177,10 @@ impl Machine {
             let page = self.with_tokens(page);
             self.act(Action::Claim(fenced(&page)), Flight::Refresh(page));
         }
+        self.lanes.gather_completions(now);
         let page = self.lanes.complete.take(now);
         if !page.is_empty() {
+            self.lanes.gathering.sent = page.len();
             let page = self.with_tokens(page);
             self.act(Action::Complete(fenced(&page)), Flight::Complete(page));
         }
@@ -197,5 +241,88 @@ fn first_lease_of(stream: &StreamName) -> LeaseRef {
         stream: stream.clone(),
         entry: EntryId::MIN,
         token: FencingToken::NONE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Callers that complete, and again as soon as they are answered.
+    #[derive(Default)]
+    struct Callers {
+        lanes: Lanes,
+        completed: u64,
+    }
+
+    impl Callers {
+        fn complete(&mut self, count: u64) {
+            let ids = (self.completed..self.completed + count).map(|n| EntryId::new(n, 0));
+            self.lanes.complete.queue.extend(ids);
+            self.completed += count;
+        }
+
+        /// The size of the page that is sent now, if one is.
+        fn sent(&mut self, at: u64) -> usize {
+            let now = Timestamp::ZERO + Duration::from_micros(at);
+            self.lanes.gather_completions(now);
+            let page = self.lanes.complete.take(now).len();
+            if page > 0 {
+                self.lanes.gathering.sent = page;
+            }
+            page
+        }
+
+        fn answered(&mut self) {
+            self.lanes.complete.busy = false;
+        }
+    }
+
+    #[test]
+    fn callers_that_complete_again_at_once_come_in_one_page() {
+        let mut callers = Callers::default();
+        callers.complete(8);
+        assert_eq!(callers.sent(0), 8, "nobody has been answered yet");
+        callers.complete(8);
+        assert_eq!(callers.sent(10), 0, "one page at a time");
+        callers.answered();
+        assert_eq!(callers.sent(20), 0, "the first eight may come again");
+        callers.complete(7);
+        assert_eq!(callers.sent(30), 0);
+        callers.complete(1);
+        assert_eq!(callers.sent(40), 16);
+        assert_eq!(callers.sent(50), 0);
+    }
+
+    #[test]
+    fn callers_that_do_not_come_again_are_waited_for_a_moment_only() {
+        let mut callers = Callers::default();
+        callers.complete(8);
+        callers.sent(0);
+        callers.complete(8);
+        callers.sent(10);
+        callers.answered();
+        assert_eq!(callers.sent(20), 0);
+        let due = Timestamp::ZERO + Duration::from_micros(1_020);
+        assert_eq!(callers.lanes.timeout(false), due);
+        assert_eq!(callers.sent(1_020), 8);
+        callers.answered();
+        // Nobody is left; who comes later is not held up.
+        assert_eq!(callers.sent(1_030), 0);
+        assert_eq!(callers.sent(2_030), 0);
+        assert_eq!(callers.lanes.timeout(false), Timestamp::MAX);
+        callers.complete(1);
+        assert_eq!(callers.sent(9_000), 1);
+    }
+
+    #[test]
+    fn a_few_callers_are_not_waited_for() {
+        let mut callers = Callers::default();
+        callers.complete(4);
+        callers.sent(0);
+        callers.complete(3);
+        callers.sent(10);
+        callers.answered();
+        assert_eq!(callers.sent(20), 3);
     }
 }
