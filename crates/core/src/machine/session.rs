@@ -261,7 +261,8 @@ impl Machine {
 
     /// R2: an error is not a loss. Tried again, until R1 strikes.
     fn beat_failed(&mut self, leases: &[LeaseRef], error: crate::Error) {
-        self.sitting.round.left.extend_from_slice(leases);
+        // The others go first: a page that always fails must not cost them their time.
+        self.sitting.round.left.splice(0..0, leases.iter().cloned());
         let wait = self.rng.jittered(self.settings.ttl / 10);
         self.sitting.next_beat = self.now + wait;
         self.control_failed(Part::Locks, error);

@@ -329,13 +329,13 @@ fn beats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
         rig.pass_to_beat();
         let page = rig.beat_leases();
         assert!(page.len() <= 1_024, "{} in one beat", page.len());
-        if extended.len() == 1_024 && failed.is_empty() {
+        if failed.is_empty() {
             failed = page;
             rig.fail("Beat");
             continue;
         }
-        if extended.len() == 1_024 {
-            assert!(page == failed, "the page that failed comes first");
+        if extended.is_empty() {
+            assert!(!page.iter().any(|l| failed.contains(l)), "others go first");
         }
         extended.extend(page);
         rig.beat_with(|_| {});
