@@ -62,8 +62,10 @@ impl Machine {
 
     /// A share of the backlog that leaves the others theirs. An idle consumer
     /// waits for one entry only, and asks how many there are when it has come.
+    /// An eighth of what each should get: with a quarter, four who shared 1,000
+    /// were up to 36 % off, because some came round once more than others.
     fn next_page(&self) -> (usize, Duration) {
-        let share = self.fetch.backlog / (4 * u64::from(self.sitting.members));
+        let share = self.fetch.backlog / (8 * u64::from(self.sitting.members));
         if self.fetch.backlog > 0 {
             (share.clamp(1, LARGEST_PAGE) as usize, Duration::ZERO)
         } else if self.fetch.was_full > 0 {
