@@ -33,7 +33,7 @@ const STEP: Duration = Duration::from_millis(30);
 const EARLY: Duration = Duration::from_millis(10);
 
 /// Where nobody knows who lives, turns are drawn from so long a time.
-const UNKNOWN: Duration = Duration::from_millis(40);
+const UNKNOWN: Duration = Duration::from_millis(45);
 
 /// From here on all go together, so that the last does not wait for ever.
 const LAST_PLACE: u32 = 3;
