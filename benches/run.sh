@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The telling cells of every benchmark, one after the other, in about 22 minutes
+# The telling cells of every benchmark, one after the other, in about 14 minutes
 # on a machine that does nothing else. Tables (Markdown) and JSON go to the
 # directory named by the first argument, or to target/bench-tables.
 set -euo pipefail
@@ -22,15 +22,15 @@ run() {
     printf -- '--- %s: %ds\n' "$name" "$((SECONDS - started))"
 }
 
-run assign assign                                                       # 2 min
+run assign assign                                                       # 1 min
 run hold hold --only session                                            # 2 min
-run hold-per-stream hold --only per-stream                              # 2.5 min
-run hold-wire hold --only wire                                          # 2.5 min
-run failover failover --only session                                    # 2.5 min
-run failover-per-stream failover --only per-stream                      # 3 min
+run hold-per-stream hold --only per-stream                              # 2 min
+run hold-wire hold --only wire                                          # 2 min
+run failover failover --only session                                    # 1.5 min
+run failover-per-stream failover --only per-stream                      # 1 min
 run failover-wire failover --only wire --streams 1000,10000             # at most 4.5 min
-run handoff handoff --only session                                      # 2 min
-run handoff-per-stream handoff --only per-stream                        # 2 min
-run machine machine                                                     # 1 min
+run handoff handoff --only session                                      # 1 min
+run handoff-per-stream handoff --only per-stream                        # 1 min
+run machine machine                                                     # 10 s
 
 [ ${#failed[@]} -eq 0 ] || { printf 'failed: %s\n' "${failed[*]}" >&2; exit 1; }
