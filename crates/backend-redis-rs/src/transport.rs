@@ -375,6 +375,11 @@ impl Transport for RedisTransport {
         let pages = pages_without_repeats(claims, |claim| claim.entry);
         let fill = |call: &mut Call, page: &[Fenced]| {
             call.arg(&self.keys.group).arg(consumer.as_str());
+            // Consumers of the wire format own entries without a fencing record.
+            call.arg(match self.scheme {
+                LockScheme::Session => "1",
+                LockScheme::PerStream => "0",
+            });
             add_span(call, page.iter().map(|claim| claim.entry));
             add_fenced(call, page);
         };

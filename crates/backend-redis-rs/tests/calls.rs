@@ -36,6 +36,8 @@ struct Watch<'a> {
     server: &'a RedisServer,
     lines: BufReader<TcpStream>,
     rounds: usize,
+    /// The last call that was looked at.
+    last: Done,
 }
 
 /// What one script call did.
@@ -62,6 +64,7 @@ impl<'a> Watch<'a> {
             server,
             lines,
             rounds: 0,
+            last: Done::default(),
         }
     }
 
@@ -115,6 +118,7 @@ impl<'a> Watch<'a> {
         );
         assert!(words <= MOST_WORDS, "{what}: {words} words");
         assert!(given <= MOST_WORDS, "{what}: {given} words given");
+        self.last = calls.last().cloned().unwrap_or_default();
     }
 }
 
@@ -304,6 +308,12 @@ fn no_call_of_the_transport_does_more_than_a_page() {
 
         let leases = service.acquire(1).await;
         let claims = service.claim("claim", &leases).await;
+        let fresh = service.watch.last.clone();
+        assert_eq!(
+            fresh.commands,
+            ["HMGET", "XCLAIM", "HSET"],
+            "of what nobody has owned"
+        );
         // The first look of a sweep also looks for left-over records.
         transport.list_pending(&ALL, MANY).await.unwrap();
         service.watch.expect("list, tidied", MANY + PAGE, PAGE);

@@ -196,6 +196,34 @@ fn tokens_grow_whatever_is_lost_and_however_great_they_are() {
 }
 
 #[test]
+fn tokens_of_a_page_count_on_over_every_carry_and_jump_to_greater_floors() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        for scheme in [LockScheme::PerStream, LockScheme::Session] {
+            let backend = backend_with(&server, &format!("{scheme:?}"), scheme).await;
+            let a = opened(&backend, "a", TTL).await;
+            let low = 9_999_999_999_999_999_960;
+            let floor = |n: u64| match n {
+                70 => low + 1_000,
+                n => low + n % 3,
+            };
+            let requests: Vec<_> = (0..120)
+                .map(|n| acquire(&format!("s{n}"), E1, n, floor(n)))
+                .collect();
+            let outcomes = backend.locks.acquire(&a, &requests).await.unwrap();
+            let expected = |n: u64| match n {
+                0..70 => low + 1 + n,
+                n => low + 1_001 + (n - 70),
+            };
+            for (n, outcome) in (0..).zip(outcomes) {
+                let token = FencingToken(expected(n));
+                assert_eq!(outcome, AcquireOutcome::Acquired(token), "{scheme:?}, {n}");
+            }
+        }
+    });
+}
+
+#[test]
 fn tokens_of_one_page_are_all_different() {
     on_tokio(|| async {
         let server = RedisServer::start();

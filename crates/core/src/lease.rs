@@ -69,7 +69,7 @@ impl Lease {
         self.token
     }
 
-    /// Who had it before, if another consumer did.
+    /// Who owned it before, if another consumer did.
     pub fn claimed_from(&self) -> Option<&ConsumerName> {
         self.claimed_from.as_ref()
     }

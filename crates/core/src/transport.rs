@@ -263,7 +263,9 @@ pub struct Quarantine {
 pub enum ClaimOutcome {
     /// The entry is pending at the claimer.
     Claimed {
-        /// At whom it was pending just before; `None` if at nobody.
+        /// At whom it was pending just before; `None` if at nobody. Of an entry
+        /// that no owner is on record for, a backend may say the claimer: whoever
+        /// only fetched it never had it.
         from: Option<ConsumerName>,
         /// How many owners have failed on it so far.
         failures: u32,

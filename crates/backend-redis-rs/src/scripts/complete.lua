@@ -5,31 +5,32 @@ local lbs, tokens = KEYS[1], KEYS[2]
 local group = ARGV[1]
 local count = (#ARGV - 1) / 2
 local stored = redis.call('HMGET', tokens, unpack(ARGV, 2, 1 + count))
-local replies, off = {}, {}
+local replies, off, ends = {}, {}, 0
 for i = 1, count do
   local id, token = ARGV[1 + i], ARGV[1 + count + i]
   local seen = NO_TOKEN
   -- Mostly it is the very token that is on record; looking closer costs more.
-  if not starts_with(stored[i], token) then
+  if stored[i] ~= token then
     seen = parse_record(stored[i])
   end
   -- A refusal needs the entry to be there still: the record alone may be what
   -- a foreign consumer left behind when it removed the entry.
-  if token < seen and fields_of(lbs, id) then
+  if seen ~= NO_TOKEN and token < seen and fields_of(lbs, id) then
     replies[i] = {'not_owner', seen}
   else
     replies[i] = 1
-    off[#off + 1] = id
+    ends = ends + 1
+    off[ends] = id
   end
 end
-if #off == 0 then
+if ends == 0 then
   return replies
 end
 -- All at once costs half of one by one, and tells only how many were there. If
 -- some were not, those are that nobody has pending: whoever completes an entry
 -- without fencing acknowledges it too.
 local deleted = redis.call('XDEL', lbs, unpack(off))
-if deleted < #off then
+if deleted < ends then
   for i = 1, count do
     if replies[i] == 1 and (deleted == 0 or not pending_at(lbs, group, ARGV[1 + i])) then
       replies[i] = 0

@@ -1,24 +1,26 @@
 -- Shared head of the scripts that work on LBS entries.
 --
--- The fencing record of an entry is "<token>:<handed back>:<failures>", the
--- token as 20 digits. Tokens are compared as text, never as Lua numbers: those
--- are doubles and would call two tokens above 2^53 equal.
+-- The fencing record of an entry is its token as 20 digits, followed by
+-- ":<handed back>:<failures>" unless both are 0, as they mostly are: putting texts
+-- together is dear. Tokens are compared as text, never as Lua numbers: those are
+-- doubles and would call two tokens above 2^53 equal.
 local NO_TOKEN = string.rep('0', 20)
 
 local function parse_record(value)
   if value then
-    local token, handed, failures = string.match(value, '^(%d+):([01]):(%d+)$')
+    local token, handed, failures = string.match(value, '^(%d+):?([01]?):?(%d*)$')
     if token and #token == 20 then
-      return token, handed == '1', tonumber(failures)
+      return token, handed == '1', tonumber(failures) or 0
     end
   end
   return NO_TOKEN, false, 0
 end
 
 local function format_record(token, handed, failures)
-  -- Mostly there are none, and formatting is dear.
-  failures = failures == 0 and '0' or string.format('%d', failures)
-  return token .. (handed and ':1:' or ':0:') .. failures
+  if failures == 0 and not handed then
+    return token
+  end
+  return token .. (handed and ':1:' or ':0:') .. string.format('%d', failures)
 end
 
 -- The raw fields of an entry, nil if it is not on the LBS (any more).

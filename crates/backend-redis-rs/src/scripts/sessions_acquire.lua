@@ -16,6 +16,7 @@ local latest = redis.call('HGET', details, 'attempt:' .. session) or ''
 start_minting(counter_key)
 
 local replies, taken, mine, moved, was_refused = {}, {}, {}, {}, false
+local n = 0
 for i = 1, count do
   local stream, entry, attempt = ARGV[3 + i], ARGV[entries + i], ARGV[attempts + i]
   local who, token, what, which = parse_owner(values[i])
@@ -44,15 +45,16 @@ for i = 1, count do
     end
     token = mint(ARGV[floors + i])
     replies[i] = token
-    taken[#taken + 1] = stream
-    taken[#taken + 1] = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
+    taken[n + 1] = stream
+    taken[n + 2] = session .. '/' .. token .. '/' .. entry .. '/' .. attempt
     -- As text: Redis would print a number with 17 digits.
-    mine[#mine + 1] = '0'
-    mine[#mine + 1] = stream
+    mine[n + 1] = '0'
+    mine[n + 2] = stream
+    n = n + 2
   end
 end
 redis.call('HSET', details, 'attempt:' .. session, latest)
-if #taken > 0 then
+if n > 0 then
   for who, list in pairs(moved) do
     redis.call('ZREM', leases_of(who), unpack(list))
   end

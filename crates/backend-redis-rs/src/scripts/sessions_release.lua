@@ -29,7 +29,9 @@ end
 if #off > 0 then
   redis.call('HDEL', owners, unpack(off))
   redis.call('ZREM', leases_of(session), unpack(off))
-  redis.call('HDEL', marks_of(session), unpack(off))
+  if redis.call('EXISTS', marks_of(session)) == 1 then
+    redis.call('HDEL', marks_of(session), unpack(off))
+  end
 end
 if #freed > 0 then
   -- pcall: a user without rights on channels must not fail for a mere hint.

@@ -89,6 +89,16 @@ impl Tool {
         id
     }
 
+    /// Claims what nobody has owned yet; whose it was may be left out then.
+    pub(super) async fn claim_unowned(&self, consumer: &ConsumerName, entry: EntryId, token: u64) {
+        let outcome = self.claim_one(consumer, entry, token).await;
+        let is_claimed = matches!(outcome, ClaimOutcome::Claimed { failures: 0, .. });
+        assert!(
+            is_claimed,
+            "claim of an entry without an owner: {outcome:?}"
+        );
+    }
+
     pub(super) async fn claim_one(
         &self,
         consumer: &ConsumerName,
