@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
 use support::*;
 
@@ -99,6 +100,12 @@ impl<'a> Watch<'a> {
     /// Checks that so many items took as few calls as their pages are, each of
     /// them within bounds.
     fn expect(&mut self, what: &str, items: usize, page: usize) {
+        let calls = self.expect_short(what);
+        assert_eq!(calls, items.div_ceil(page).max(1), "{what}: calls");
+    }
+
+    /// Checks that each call was within bounds. Returns how many there were.
+    fn expect_short(&mut self, what: &str) -> usize {
         let calls = self.calls();
         let most = |count: fn(&Done) -> usize| calls.iter().map(count).max().unwrap_or(0);
         let commands = most(|call| call.commands.len());
@@ -109,7 +116,6 @@ impl<'a> Watch<'a> {
              ({on_streams} on streams) with {words} words",
             calls.len()
         );
-        assert_eq!(calls.len(), items.div_ceil(page).max(1), "{what}: calls");
         assert!(commands > 0, "{what}: the server has not shown what it did");
         assert!(commands <= MOST_COMMANDS, "{what}: {commands} commands");
         assert!(
@@ -119,6 +125,7 @@ impl<'a> Watch<'a> {
         assert!(words <= MOST_WORDS, "{what}: {words} words");
         assert!(given <= MOST_WORDS, "{what}: {given} words given");
         self.last = calls.last().cloned().unwrap_or_default();
+        calls.len()
     }
 }
 
@@ -525,4 +532,45 @@ fn those_who_were_refused_are_forgotten_a_part_at_a_time() {
             }
         });
     }
+}
+
+/// Consumers, not streams: not as many of them, but one call may go over all.
+#[test]
+fn no_call_over_all_sessions_is_long() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        warm_up(&server, LockScheme::Session).await;
+        let mut service = Service::start(&server, LockScheme::Session).await;
+        let locks = service.backend.locks.clone();
+        let others: Vec<_> = (1..MANY)
+            .map(|n| session(&format!("other-{n}"), 1, TTL))
+            .collect();
+        for other in &others {
+            locks.open(other).await.unwrap();
+        }
+        service.watch.calls();
+        let members = locks.members().await.unwrap();
+        assert_eq!(members.len(), MANY);
+        let calls = service.watch.expect_short("members");
+        assert!((3..=2 * MANY / LOCK_PAGE).contains(&calls), "{calls}");
+
+        // As after a restart: everybody's deadline begins anew.
+        server.run::<()>(&["HSET", "{orders-input}:server", "run", "before"]);
+        service.watch.calls();
+        let BeatOutcome::Extended(reply) = locks.beat(&service.me, &[], None).await.unwrap() else {
+            panic!("the session is gone");
+        };
+        assert_eq!(reply.members as usize, MANY);
+        service.watch.expect("beat after a restart", 1, PAGE);
+
+        for who in others.iter().chain([&service.me]) {
+            locks.close(&who.id).await.unwrap();
+        }
+        service.watch.calls();
+        let orders = ServiceName::new("orders").unwrap();
+        let provider = RedisBackend::connect(server.url()).await.unwrap();
+        let migrated = provider.migrate(&orders, LockScheme::PerStream).await;
+        migrated.unwrap();
+        service.watch.expect_short("migrate");
+    });
 }

@@ -608,29 +608,37 @@ fn after_a_restart_that_lost_everything_nobody_acquires_for_a_ttl() {
     });
 }
 
-/// A beat or a take-over of `session` as its script gets it from a client that
-/// thinks it is `behind` ms earlier.
-fn called_from_behind(server: &RedisServer, script: &str, who: &Session, behind: u64) -> String {
-    let (seconds, micros): (u64, u64) = server.run(&["TIME"]);
-    let expected = seconds * 1_000 + micros / 1_000 - behind;
-    let mut call = redis_rs::cmd("EVAL");
-    call.arg(script).arg(6);
-    for key in [
-        "sessions",
-        "owners",
-        "server",
-        "sessions:details",
-        "leases:",
-    ] {
-        call.arg(format!("{{orders-input}}:{key}"));
+/// A call as its script gets it from a client that thinks it is earlier.
+struct Behind<'a> {
+    script: &'a str,
+    /// Beyond those that every script has.
+    keys: &'a [&'a str],
+    arguments: &'a [&'a str],
+}
+
+impl Behind<'_> {
+    fn by(&self, server: &RedisServer, who: &Session, behind: u64) -> String {
+        let (seconds, micros): (u64, u64) = server.run(&["TIME"]);
+        let expected = seconds * 1_000 + micros / 1_000 - behind;
+        let shared = [
+            "sessions",
+            "owners",
+            "server",
+            "sessions:details",
+            "leases:",
+        ];
+        let mut call = redis_rs::cmd("EVAL");
+        call.arg(self.script).arg(shared.len() + self.keys.len());
+        for key in shared.iter().chain(self.keys) {
+            call.arg(format!("{{orders-input}}:{key}"));
+        }
+        call.arg(who.id.to_string())
+            .arg(u64::try_from(who.ttl.as_millis()).unwrap())
+            .arg(expected)
+            .arg(self.arguments);
+        let reply: redis_rs::Value = call.query(&mut server.connection()).unwrap();
+        format!("{reply:?}")
     }
-    call.arg("{orders-input}:sweep");
-    call.arg(who.id.to_string())
-        .arg(u64::try_from(who.ttl.as_millis()).unwrap())
-        .arg(expected)
-        .arg("0");
-    let reply: redis_rs::Value = call.query(&mut server.connection()).unwrap();
-    format!("{reply:?}")
 }
 
 #[test]
@@ -658,9 +666,14 @@ fn when_the_servers_clock_leaps_live_owners_beat_first() {
             server.run::<()>(&["HINCRBY", "{orders-input}:server", "last", "-10000"]);
             println!("{what}");
         };
+        let called = Behind {
+            script: BEAT,
+            keys: &["sweep"],
+            arguments: &["0"],
+        };
         let generation = beat(&backend, &a).await.generation;
         leap("seen by one who knows the time");
-        let reply = called_from_behind(&server, BEAT, &b, 10_000);
+        let reply = called.by(&server, &b, 10_000);
         assert!(!reply.contains("gone"), "{reply}");
         let reply = beat(&backend, &a).await;
         assert_eq!(reply.on_record, Some(1));
@@ -671,8 +684,43 @@ fn when_the_servers_clock_leaps_live_owners_beat_first() {
             "{outcome:?}"
         );
         leap("a silence, and nobody who was there before");
-        let reply = called_from_behind(&server, BEAT, &b, 0);
+        let reply = called.by(&server, &b, 0);
         assert!(reply.contains("gone"), "{reply}");
+    });
+}
+
+#[test]
+fn a_close_that_comes_late_stops_nobody() {
+    const SESSION: &str = concat!(
+        include_str!("../src/scripts/lock.lua"),
+        include_str!("../src/scripts/sessions_head.lua"),
+        include_str!("../src/scripts/sessions_session.lua")
+    );
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let (a, b) = (
+            opened(&backend, "a", TTL).await,
+            opened(&backend, "b", TTL).await,
+        );
+        // Nobody has called for a while, nor did the close come quickly.
+        server.run::<()>(&["HINCRBY", "{orders-input}:server", "last", "-5000"]);
+        let unsaid = Session {
+            ttl: Duration::ZERO,
+            ..b.clone()
+        };
+        let call = Behind {
+            script: SESSION,
+            keys: &["buried", "hints", "scheme"],
+            arguments: &["close", b.id.consumer.as_str()],
+        };
+        let reply = call.by(&server, &unsaid, 4_000);
+        assert!(reply.contains("ok"), "{reply}");
+        let outcome = try_acquire(&backend, &a, acquire("s", E1, 1, 0)).await;
+        assert!(
+            matches!(outcome, AcquireOutcome::Acquired(_)),
+            "{outcome:?}"
+        );
     });
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod per_stream;
 pub(crate) mod session;
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -64,20 +65,35 @@ pub(crate) fn other_scheme(lbs: &str, own: LockScheme, recorded: Option<&str>) -
 
 /// The live sessions; both lock managers keep them alike.
 async fn members(server: &Server, keys: &Keys) -> Result<Vec<Member>> {
-    let mut call = Call::new();
-    call.key(&keys.sessions);
-    members_of(server.run_one("listing sessions", &MEMBERS, call).await?)
+    let mut members = BTreeMap::new();
+    let mut cursor = "0".to_owned();
+    loop {
+        let mut call = Call::new();
+        call.key(&keys.sessions).arg(cursor);
+        let reply = server.run_one("listing sessions", &MEMBERS, call).await?;
+        let (next, page) = members_of(reply)?;
+        members.extend(
+            page.into_iter()
+                .map(|member| (member.session.clone(), member)),
+        );
+        if next == "0" {
+            return Ok(members.into_values().collect());
+        }
+        cursor = next;
+    }
 }
 
-pub(crate) fn members_of(reply: Value) -> Result<Vec<Member>> {
-    let members = decode::list(reply)?.into_iter().map(|row| {
+/// A part of them, and where to go on.
+pub(crate) fn members_of(reply: Value) -> Result<(String, Vec<Member>)> {
+    let [next, rows] = decode::tuple(reply)?;
+    let members = decode::list(rows)?.into_iter().map(|row| {
         let [session, remaining] = decode::tuple(row)?;
         Ok(Member {
             session: decode::session(session)?,
             remaining: decode::millis(remaining)?,
         })
     });
-    members.collect()
+    Ok((decode::text(next)?, members.collect::<Result<_>>()?))
 }
 
 fn check_floor(request: &Acquire) -> Result<()> {

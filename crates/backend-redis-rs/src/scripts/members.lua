@@ -1,7 +1,14 @@
--- The live sessions with the time they have still.  KEYS: sessions.
-local rows = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. number(now), '+inf', 'WITHSCORES')
+-- A part of the live sessions, each with the time it has still. Whoever lives while
+-- all parts are read is in one of them, perhaps in two.
+-- KEYS: sessions.  ARGV: where to go on, '0' at first.
+-- Returns where to go on, '0' if this was the last part, and the sessions.
+local page = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', 250)
+local rows = page[2]
 local replies = {}
 for i = 1, #rows, 2 do
-  replies[#replies + 1] = {rows[i], rows[i + 1] - now}
+  local left = tonumber(rows[i + 1]) - now
+  if left > 0 then
+    replies[#replies + 1] = {rows[i], left}
+  end
 end
-return replies
+return {page[1], replies}

