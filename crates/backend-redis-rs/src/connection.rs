@@ -342,6 +342,18 @@ impl Script {
     }
 }
 
+/// A script of these files in `scripts`, one behind the other: its heads, and itself.
+macro_rules! script {
+    ($($part:literal),+) => {
+        std::sync::LazyLock::new(|| {
+            $crate::connection::Script::new(concat!($(
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/", $part, ".lua"))
+            ),+))
+        })
+    };
+}
+pub(crate) use script;
+
 /// One call of a script.
 #[derive(Debug, Default)]
 pub(crate) struct Call {

@@ -9,16 +9,16 @@ use streamlease_core::{
 };
 
 use crate::RedisBackend;
-use crate::connection::{Call, Script};
+use crate::connection::{Call, Script, script};
 use crate::decode;
 use crate::error::protocol;
 use crate::keys::Keys;
-use crate::locks::{scheme_name, script};
+use crate::locks::scheme_name;
 
 /// Pending entries looked at together.
 const PAGE: usize = 250;
 
-static MIGRATE: LazyLock<Script> = script!("migrate");
+static MIGRATE: LazyLock<Script> = script!("lock", "migrate");
 
 impl RedisBackend {
     /// The locks that `service` has on record; `None` if it has no record: it has

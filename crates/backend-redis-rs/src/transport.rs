@@ -1,9 +1,12 @@
 //! [`RedisTransport`]: the LBS as a Redis stream with a consumer group.
 //!
 //! Whatever changes an entry is a script that compares its fencing record first,
-//! in pages, so that no call blocks the server for long.
+//! in pages, so that no call blocks the server for long. Here: the steps of an entry;
+//! `pending`: what is pending, and at whom.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+mod pending;
+
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +18,7 @@ use streamlease_core::{
     SubmitBatch, Transport,
 };
 
-use crate::connection::{Call, Script, Server};
+use crate::connection::{Call, Script, Server, script};
 use crate::decode::{self, GroupState};
 use crate::error::protocol;
 use crate::keys::{Keys, index_member};
@@ -24,9 +27,6 @@ use crate::pages::{PAGE, pages_without_repeats};
 
 /// Entries per fetch, for the same reason.
 const MOST_FETCHED: usize = 1000;
-/// Ids per listing of nothing but those: a third of a millisecond.
-const ID_PAGE: usize = 1000;
-const GREATEST: EntryId = EntryId::new(u64::MAX, u64::MAX);
 /// Bytes of payload per script, beyond the last entry.
 const PAGE_BYTES: usize = 1 << 20;
 /// Entries per script that moves them with their payload, into quarantine or out:
@@ -37,35 +37,17 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// How idle an entry that was handed back looks: more than any consumer that
 /// goes by idle time waits for (Go consumers: 40 s).
 const HANDED_BACK_IDLE: Duration = Duration::from_secs(3600);
-/// Fencing records looked at per sweep for whether their entry is still there.
-const TIDY_PAGE: usize = 50;
-
-macro_rules! script {
-    ($name:literal) => {
-        LazyLock::new(|| Script::new(include_str!(concat!("scripts/", $name, ".lua"))))
-    };
-    (record + $name:literal) => {
-        LazyLock::new(|| {
-            Script::new(concat!(
-                include_str!("scripts/record.lua"),
-                include_str!(concat!("scripts/", $name, ".lua"))
-            ))
-        })
-    };
-}
 
 static PREPARE: LazyLock<Script> = script!("prepare");
 static SUBMIT: LazyLock<Script> = script!("submit");
-static LIST_PENDING: LazyLock<Script> = script!(record + "list_pending");
-static CLAIM: LazyLock<Script> = script!(record + "claim");
-static COMPLETE: LazyLock<Script> = script!(record + "complete");
-static HAND_BACK: LazyLock<Script> = script!(record + "hand_back");
-static QUARANTINE: LazyLock<Script> = script!(record + "quarantine");
+static CLAIM: LazyLock<Script> = script!("record", "claim");
+static COMPLETE: LazyLock<Script> = script!("record", "complete");
+static HAND_BACK: LazyLock<Script> = script!("record", "hand_back");
+static QUARANTINE: LazyLock<Script> = script!("record", "quarantine");
 static LIST_QUARANTINED: LazyLock<Script> = script!("list_quarantined");
 static RELEASE_QUARANTINED: LazyLock<Script> = script!("release_quarantined");
 static DROP_QUARANTINED: LazyLock<Script> = script!("drop_quarantined");
 static FORGET: LazyLock<Script> = script!("forget");
-static TIDY: LazyLock<Script> = script!("tidy");
 
 /// The LBS of one service.
 #[derive(Debug)]
@@ -142,94 +124,6 @@ impl RedisTransport {
         let mut command = cmd("XINFO");
         command.arg("GROUPS").arg(&self.keys.lbs);
         command
-    }
-
-    /// Removes some records of entries that consumers which know no records removed.
-    async fn tidy(&self) -> Result<()> {
-        let cursor = || {
-            self.tidy_cursor
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        let mut call = self.call();
-        call.arg(&*cursor()).arg(TIDY_PAGE.to_string());
-        let reply = self
-            .server
-            .run_one(&self.what("tidying"), &TIDY, call)
-            .await?;
-        let next = decode::bytes(reply)?;
-        *cursor() = next;
-        Ok(())
-    }
-
-    async fn pending_page(
-        &self,
-        after: EntryId,
-        limit: usize,
-        consumer: Option<&ConsumerName>,
-    ) -> Result<PendingPage> {
-        let mut page = PendingPage {
-            entries: Vec::new(),
-            next: Some(after),
-        };
-        let mut left = limit;
-        while let Some(after) = page.next.filter(|_| left > 0) {
-            // Nothing comes after the greatest id, and Redis refuses to look there.
-            if after == GREATEST {
-                page.next = None;
-                break;
-            }
-            let mut call = self.call();
-            call.arg(&self.keys.group)
-                .arg(PAGE_BYTES.to_string())
-                .arg("page");
-            call.arg(after.to_string()).arg(left.min(PAGE).to_string());
-            if let Some(consumer) = consumer {
-                call.arg(consumer.as_str());
-            }
-            let reply = self
-                .server
-                .run_one(&self.what("listing"), &LIST_PENDING, call)
-                .await?;
-            let (mut entries, next) = decode::pending_page(reply)?;
-            // A cursor that does not move would have us ask for ever.
-            if next.is_some_and(|next| next <= after) {
-                return Err(protocol("a page of pending entries that leads back"));
-            }
-            left = left.saturating_sub(entries.len());
-            page.entries.append(&mut entries);
-            page.next = next;
-        }
-        Ok(page)
-    }
-
-    async fn pending_among(&self, ids: &[EntryId]) -> Result<PendingPage> {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        let calls: Vec<Call> = ids
-            .chunks(PAGE)
-            .map(|page| {
-                let mut call = self.call();
-                call.arg(&self.keys.group).arg(PAGE_BYTES.to_string());
-                call.arg("ids");
-                add_span(&mut call, page.iter().copied());
-                call.args(page.iter().map(ToString::to_string));
-                call
-            })
-            .collect();
-        let mut entries = Vec::new();
-        for reply in self
-            .server
-            .run(&self.what("looking up in"), &LIST_PENDING, &calls)
-            .await?
-        {
-            entries.append(&mut decode::pending_page(reply)?.0);
-        }
-        Ok(PendingPage {
-            entries,
-            next: None,
-        })
     }
 }
 
@@ -345,30 +239,7 @@ impl Transport for RedisTransport {
         if consumer.is_none() && after == EntryId::MIN {
             self.tidy().await?;
         }
-        let mut page = PendingIds {
-            entries: Vec::new(),
-            next: Some(after),
-        };
-        while let Some(after) = page.next.filter(|_| page.entries.len() < limit) {
-            page.next = None;
-            if after == GREATEST {
-                break;
-            }
-            let count = (limit - page.entries.len()).min(ID_PAGE);
-            let mut command = cmd("XPENDING");
-            command.arg(&self.keys.lbs).arg(&self.keys.group);
-            command.arg(format!("({after}")).arg("+").arg(count);
-            if let Some(consumer) = consumer {
-                command.arg(consumer.as_str());
-            }
-            let reply = self.server.command(&self.what("listing"), &command).await?;
-            let mut ids = decode::pending_ids(reply)?;
-            if ids.len() == count {
-                page.next = ids.last().copied();
-            }
-            page.entries.append(&mut ids);
-        }
-        Ok(page)
+        self.pending_ids(consumer, after, limit).await
     }
 
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {

@@ -16,25 +16,12 @@ use streamlease_core::{
     LockState, Member, OpenOutcome, ReleaseOutcome, Result,
 };
 
-use crate::connection::{Call, Script, Server};
+use crate::connection::{Call, Script, Server, script};
 use crate::decode;
 use crate::error::protocol;
 use crate::keys::Keys;
 
-/// A script behind the heads it needs; `lock.lua` is always the first.
-macro_rules! script {
-    ($($part:literal),+) => {
-        std::sync::LazyLock::new(|| {
-            $crate::connection::Script::new(concat!(
-                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/lock.lua")),
-                $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/", $part, ".lua"))),+
-            ))
-        })
-    };
-}
-pub(crate) use script;
-
-static MEMBERS: LazyLock<Script> = script!("members");
+static MEMBERS: LazyLock<Script> = script!("lock", "members");
 
 /// A scheme as it is on record.
 pub(crate) fn scheme_name(scheme: LockScheme) -> &'static str {

@@ -17,7 +17,7 @@ use streamlease_core::{
     StreamName, TakeOverOutcome,
 };
 
-use crate::connection::{Call, Script, Server};
+use crate::connection::{Call, Script, Server, script};
 use crate::decode;
 use crate::error::protocol;
 use crate::keys::{Keys, wire_lock};
@@ -25,17 +25,17 @@ use crate::pages::PAGE;
 
 use super::{
     acquired, check_floor, digits, flatten, head, members, millis, opened, released, scheme_name,
-    script, seen_around, state,
+    seen_around, state,
 };
 
 /// Leases per script: about a millisecond of the server's time each.
 const BEAT_PAGE: usize = 250;
 
-static ACQUIRE: LazyLock<Script> = script!("token", "acquire");
-static BEAT: LazyLock<Script> = script!("around", "beat");
-static RELEASE: LazyLock<Script> = script!("release");
-static INSPECT: LazyLock<Script> = script!("inspect");
-static SESSION: LazyLock<Script> = script!("session");
+static ACQUIRE: LazyLock<Script> = script!("lock", "token", "acquire");
+static BEAT: LazyLock<Script> = script!("lock", "around", "beat");
+static RELEASE: LazyLock<Script> = script!("lock", "release");
+static INSPECT: LazyLock<Script> = script!("lock", "inspect");
+static SESSION: LazyLock<Script> = script!("lock", "session");
 
 /// The locks of one service, one per data stream.
 #[derive(Debug)]

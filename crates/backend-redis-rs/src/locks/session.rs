@@ -20,7 +20,7 @@ use streamlease_core::{
     StreamName, TakeOverOutcome,
 };
 
-use crate::connection::{Call, Script, Server};
+use crate::connection::{Call, Script, Server, script};
 use crate::decode;
 use crate::error::protocol;
 use crate::keys::Keys;
@@ -28,17 +28,18 @@ use crate::pages::{PAGE, pages_without_repeats};
 
 use super::{
     acquired, check_floor, digits, flatten, head, members, millis, opened, released, scheme_name,
-    script, seen_around, state,
+    seen_around, state,
 };
 
-static ACQUIRE: LazyLock<Script> = script!("sessions_head", "token", "sessions_acquire");
-static BEAT: LazyLock<Script> = script!("sessions_head", "around", "sessions_beat");
-static RELEASE: LazyLock<Script> = script!("sessions_head", "sessions_release");
-static TAKE_OVER: LazyLock<Script> = script!("sessions_head", "token", "sessions_take_over");
-static SESSION: LazyLock<Script> = script!("sessions_head", "sessions_session");
-static INSPECT: LazyLock<Script> = script!("sessions_head", "sessions_inspect");
-static RECORDS: LazyLock<Script> = script!("sessions_head", "sessions_records");
-static REVOKE: LazyLock<Script> = script!("sessions_head", "sessions_revoke");
+static ACQUIRE: LazyLock<Script> = script!("lock", "sessions_head", "token", "sessions_acquire");
+static BEAT: LazyLock<Script> = script!("lock", "sessions_head", "around", "sessions_beat");
+static RELEASE: LazyLock<Script> = script!("lock", "sessions_head", "sessions_release");
+static TAKE_OVER: LazyLock<Script> =
+    script!("lock", "sessions_head", "token", "sessions_take_over");
+static SESSION: LazyLock<Script> = script!("lock", "sessions_head", "sessions_session");
+static INSPECT: LazyLock<Script> = script!("lock", "sessions_head", "sessions_inspect");
+static RECORDS: LazyLock<Script> = script!("lock", "sessions_head", "sessions_records");
+static REVOKE: LazyLock<Script> = script!("lock", "sessions_head", "sessions_revoke");
 
 /// The session leases of one service.
 #[derive(Debug)]
