@@ -279,12 +279,12 @@ impl Machine {
         }
         self.pump_waiting();
         self.pump_silence();
+        self.pump_unreported();
         self.pump_looks();
         self.pump_lanes();
         self.pump_fetch();
         self.pump_beat();
         self.pump_doubt();
-        self.pump_reports();
         self.pump_drain();
     }
 

@@ -82,6 +82,11 @@ impl Orphans {
         self.adopting.len() + self.expected
     }
 
+    #[cfg(test)]
+    pub(super) fn suspects(&self) -> usize {
+        self.suspects.len()
+    }
+
     /// Orphans are being taken right now.
     pub(super) fn is_serving(&self) -> bool {
         !self.adopting.is_empty() || self.suspects.values().any(|suspect| suspect.busy)
@@ -109,6 +114,15 @@ impl Machine {
             _ => Stage::List,
         };
         let now = self.now;
+        if self.is_manual()
+            && !self
+                .orphans
+                .suspects
+                .contains_key(&(consumer.clone(), session.clone()))
+        {
+            // Who lived a moment ago is not to count as alive (see `is_orphan`).
+            self.looking.live_as_of = None;
+        }
         self.orphans
             .suspects
             .entry((consumer, session))
