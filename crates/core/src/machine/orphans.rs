@@ -137,6 +137,19 @@ impl Machine {
             });
     }
 
+    /// The dead, as a beat tells of them. Who is full keeps none whom others have
+    /// buried meanwhile: every beat tells again of those who are not.
+    pub(super) fn told_dead(&mut self, dead: Vec<SessionId>) {
+        if !self.is_manual() && self.room() == 0 {
+            self.orphans.suspects.retain(|(_, session), suspect| {
+                suspect.busy || session.as_ref().is_none_or(|id| dead.contains(id))
+            });
+        }
+        for session in dead {
+            self.suspect(session.consumer.clone(), Some(session));
+        }
+    }
+
     /// The next suspect whose pending list is to be looked at. Sends what the
     /// other stages need on the way.
     pub(super) fn next_suspect(&mut self) -> Option<SuspectKey> {
