@@ -389,7 +389,7 @@ impl ClientBuilder {
         }
         let seed = match self.seed {
             Some(seed) => seed,
-            None => random()?,
+            None => random().map_err(|err| Error::config(format!("{err}; set .seed(…)")))?,
         };
         let (messages_in, messages_out) = async_channel::unbounded();
         let handle = Handle {
@@ -430,7 +430,7 @@ pub(crate) fn random() -> Result<u64> {
     getrandom::u64().map_err(|err| {
         Error::new(
             ErrorKind::Config,
-            format!("the operating system gives no random numbers ({err}); set .seed(…)"),
+            format!("the operating system gives no random numbers: {err}"),
         )
     })
 }

@@ -127,7 +127,8 @@ impl Settings {
         self.ttl / 3
     }
 
-    /// Time between sweeps over what is pending.
+    /// Least time between sweeps over what is pending. The more there is, the
+    /// longer they rest, so that sweeping stays a small part of the server's work.
     pub fn sweep_interval(&self) -> Duration {
         self.ttl * 2
     }

@@ -232,7 +232,7 @@ impl Machine {
             return self.forget(entry);
         }
         if deadline < Timestamp::MAX {
-            self.sitting.expiries.insert((deadline, entry));
+            self.expires_at(deadline, entry);
         }
         if self.scheme == LockScheme::Session {
             self.doubt_acquired(entry, token, capped);

@@ -22,6 +22,9 @@ pub(super) enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Lbs,
+    /// The LBS' group, missing whenever it has been made: only a fetch shows that
+    /// it stands.
+    Group,
     Locks,
 }
 
@@ -88,18 +91,30 @@ impl Machine {
     /// One of the calls without which nothing goes on has failed: wait, then
     /// try again, or give up as the retry policy says (R8).
     pub(super) fn control_failed(&mut self, part: Part, error: Error) {
-        if error.kind() == ErrorKind::NotPrepared {
+        let is_missing = error.kind() == ErrorKind::NotPrepared;
+        if is_missing {
             self.prepared = false;
-            return;
-        }
-        if !error.is_retryable() {
+        } else if !error.is_retryable() {
             return self.stop(Some(error));
         }
+        let part = if is_missing { Part::Group } else { part };
         let outage = self.outages[part as usize];
         if outage.is_some_and(|outage| outage.retry_at > self.now) {
             return;
         }
-        let failed = outage.map_or(0, |outage| outage.failed) + 1;
+        // A missing group is made again at once; one that is missing still counts.
+        let failed = match outage {
+            None if is_missing => {
+                let retry_at = self.now;
+                self.outages[part as usize] = Some(Outage {
+                    failed: 0,
+                    retry_at,
+                });
+                return;
+            }
+            None => 1,
+            Some(outage) => outage.failed + 1,
+        };
         let policy = self.settings.retry;
         if policy.retries.is_some_and(|retries| failed > retries) {
             return self.stop(Some(error));

@@ -108,7 +108,7 @@ impl Machine {
         self.sitting.record.doubt(lease, cap);
         let capped = self.sitting.record.capped(lease);
         if capped < Timestamp::MAX {
-            self.sitting.expiries.insert((capped, lease.entry));
+            self.expires_at(capped, lease.entry);
             self.believe_until(lease, capped);
         }
     }

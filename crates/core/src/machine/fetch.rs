@@ -92,6 +92,7 @@ impl Machine {
             }
         };
         self.control_succeeded(Part::Lbs);
+        self.control_succeeded(Part::Group);
         self.fetch.backlog = fetched.backlog;
         self.fetch.was_full = if fetched.entries.len() >= max { max } else { 0 };
         for delivery in fetched.entries {

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use super::items::Origin;
-use super::look::{MOST_RECHECKS, Target};
+use super::look::{LOOK_PAGE, MOST_RECHECKS, Target, Unsure};
 use super::{Machine, Notice};
 use crate::{Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockState, Pending};
 
 impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
-    pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Pending> {
+    pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Unsure> {
         self.floor = self.floor.max(pending.token);
         if matches!(target, Target::Entries(_)) {
             let owner = (!pending.handed_back).then_some(&pending.consumer);
@@ -60,18 +60,18 @@ impl Machine {
         } else if pending.handed_back {
             count_unresolved(target);
             // Who hands back releases right after: the hint may be faster.
-            if self.is_first_in_turn(&pending) {
-                return Some(pending);
+            if self.is_manual() || self.is_first_in_turn(&pending) {
+                return Some(Unsure { pending, expired });
             }
             self.orphan(pending, content, Origin::HandedBack);
-        } else if expired || (self.is_first_pass(target) && !self.is_manual()) {
-            // What is reported must be claimable, so with manual claiming even a
-            // dead consumer's locks are looked at: one that was acquired after
-            // the last beat outlives its session.
+        } else if (expired || self.is_first_pass(target)) && !self.is_manual() {
+            // What is reported must be claimable, so with manual claiming the lock is
+            // looked at whatever is known: somebody may have it already, and one of
+            // a dead consumer that was acquired after the last beat outlives its session.
             count_unresolved(target);
             self.orphan(pending, content, Origin::Orphan);
         } else {
-            return Some(pending);
+            return Some(Unsure { pending, expired });
         }
         None
     }
@@ -107,7 +107,8 @@ impl Machine {
     }
 
     /// R9: is it an orphan?
-    pub(super) fn judge(&mut self, target: &mut Target, pending: Pending, state: LockState) {
+    pub(super) fn judge(&mut self, target: &mut Target, unsure: Unsure, state: LockState) {
+        let Unsure { pending, expired } = unsure;
         let Ok(content) = pending.content.clone() else {
             return;
         };
@@ -123,7 +124,8 @@ impl Machine {
                 return self.orphan(pending, content, Origin::HandedBack);
             }
             LockState::Free => {
-                if self.is_orphan(target, pending.entry, &pending.consumer, pending.idle) {
+                let (entry, consumer) = (pending.entry, &pending.consumer);
+                if expired || self.is_orphan(target, entry, consumer, pending.idle) {
                     count_unresolved(target);
                     self.orphan(pending, content, Origin::Orphan);
                 }
@@ -155,7 +157,10 @@ impl Machine {
             self.looking.watched.remove(consumer);
             self.suspect(consumer.clone(), None);
         }
-        if was_watched || matches!(target, Target::Suspect { .. }) {
+        // One that lives may have that name now, and what it has just fetched is
+        // not to be reported. To go for it does no harm.
+        let is_dead = !self.is_manual() || !self.looking.live.contains_key(consumer);
+        if was_watched || (is_dead && matches!(target, Target::Suspect { .. })) {
             return true;
         }
         let (age, needed) = match self.looking.live.contains_key(consumer) {
@@ -256,23 +261,34 @@ impl Machine {
             return;
         }
         let last = self.looking.reported_at.get(&entry);
-        if last.is_none_or(|at| self.now.saturating_since(*at) >= self.settings.ttl) {
-            self.looking.reports.insert(entry, (content, owner));
+        if last.is_some_and(|at| self.now.saturating_since(*at) < self.settings.ttl) {
+            return;
         }
+        if self.event_places() == 0 {
+            self.looking.unreported.insert(entry);
+            return;
+        }
+        self.looking.unreported.remove(&entry);
+        self.looking.reported_at.insert(entry, self.now);
+        self.notify_queued(Notice::Expired {
+            entry,
+            stream: content.stream,
+            info: content.info,
+            owner: Some(owner),
+        });
     }
 
-    pub(super) fn pump_reports(&mut self) {
-        while !self.looking.reports.is_empty() && self.event_places() > 0 {
-            let Some((entry, (content, owner))) = self.looking.reports.pop_first() else {
+    /// There is room for reports: what waited for it is looked at again.
+    pub(super) fn pump_unreported(&mut self) {
+        if self.looking.unreported.is_empty() {
+            return;
+        }
+        for _ in 0..self.event_places().min(LOOK_PAGE) {
+            let Some(entry) = self.looking.unreported.pop_first() else {
                 break;
             };
-            self.looking.reported_at.insert(entry, self.now);
-            self.notify_queued(Notice::Expired {
-                entry,
-                stream: content.stream,
-                info: content.info,
-                owner: Some(owner),
-            });
+            self.remember_expired(entry);
+            self.look_at(vec![entry]);
         }
     }
 

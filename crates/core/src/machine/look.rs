@@ -16,15 +16,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use self::steps::Look;
+pub(super) use self::steps::Unsure;
 use self::sweep::Sweep;
 use super::items::{Origin, State};
 use super::orphans::SuspectKey;
 use super::turns::Turns;
 use super::{Backoff, Machine};
-use crate::{Announcement, ConsumerName, EntryId, FencingToken, LockScheme, Timestamp};
+use crate::{ConsumerName, EntryId, FencingToken, LockScheme, Timestamp};
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
-const LOOK_PAGE: usize = 250;
+pub(super) const LOOK_PAGE: usize = 250;
 
 /// Most entries remembered for a second look; the sweep finds the rest.
 pub(super) const MOST_RECHECKS: usize = 10_000;
@@ -56,7 +57,7 @@ pub(super) struct Looking {
 
     /// Consumers with a live session (with a hash of each name), and when that was asked.
     pub(super) live: BTreeMap<ConsumerName, u64>,
-    live_as_of: Option<Timestamp>,
+    pub(super) live_as_of: Option<Timestamp>,
     /// Entries at live consumers that nobody has locked, since when (R9).
     pub(super) unlocked_since: BTreeMap<EntryId, Timestamp>,
     rechecks: BTreeSet<(Timestamp, EntryId)>,
@@ -75,8 +76,9 @@ pub(super) struct Looking {
     /// Entries that others are to take first.
     pub(super) turns: Turns,
 
-    /// Manual claiming: orphans to report as the event queue has room.
-    pub(super) reports: BTreeMap<EntryId, (Announcement, ConsumerName)>,
+    /// Manual claiming: orphans that the event queue had no room for. Looked at
+    /// again when it has: somebody may own them by then.
+    pub(super) unreported: BTreeSet<EntryId>,
     pub(super) reported_at: BTreeMap<EntryId, Timestamp>,
 }
 
@@ -127,7 +129,7 @@ impl Looking {
             to_list: BTreeSet::new(),
             resting: BTreeMap::new(),
             turns: Turns::default(),
-            reports: BTreeMap::new(),
+            unreported: BTreeSet::new(),
             reported_at: BTreeMap::new(),
         }
     }

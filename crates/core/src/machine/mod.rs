@@ -98,7 +98,7 @@ pub struct Machine {
 
     phase: Phase,
     /// By [`control::Part`].
-    outages: [Option<Outage>; 2],
+    outages: [Option<Outage>; 3],
     prepared: bool,
     started: bool,
     shutdown_calls: Vec<CallId>,
@@ -191,7 +191,7 @@ impl Machine {
             flights: BTreeMap::new(),
             last_action: 0,
             phase: Phase::Running,
-            outages: [None; 2],
+            outages: [None; 3],
             prepared: false,
             started: false,
             shutdown_calls: Vec::new(),
@@ -279,12 +279,12 @@ impl Machine {
         }
         self.pump_waiting();
         self.pump_silence();
+        self.pump_unreported();
         self.pump_looks();
         self.pump_lanes();
         self.pump_fetch();
         self.pump_beat();
         self.pump_doubt();
-        self.pump_reports();
         self.pump_drain();
     }
 

@@ -82,6 +82,11 @@ impl Orphans {
         self.adopting.len() + self.expected
     }
 
+    #[cfg(test)]
+    pub(super) fn suspects(&self) -> usize {
+        self.suspects.len()
+    }
+
     /// Orphans are being taken right now.
     pub(super) fn is_serving(&self) -> bool {
         !self.adopting.is_empty() || self.suspects.values().any(|suspect| suspect.busy)
@@ -109,6 +114,15 @@ impl Machine {
             _ => Stage::List,
         };
         let now = self.now;
+        if self.is_manual()
+            && !self
+                .orphans
+                .suspects
+                .contains_key(&(consumer.clone(), session.clone()))
+        {
+            // Who lived a moment ago is not to count as alive (see `is_orphan`).
+            self.looking.live_as_of = None;
+        }
         self.orphans
             .suspects
             .entry((consumer, session))
@@ -121,6 +135,19 @@ impl Machine {
                 share: None,
                 waited: false,
             });
+    }
+
+    /// The dead, as a beat tells of them. Who is full keeps none whom others have
+    /// buried meanwhile: every beat tells again of those who are not.
+    pub(super) fn told_dead(&mut self, dead: Vec<SessionId>) {
+        if !self.is_manual() && self.room() == 0 {
+            self.orphans.suspects.retain(|(_, session), suspect| {
+                suspect.busy || session.as_ref().is_none_or(|id| dead.contains(id))
+            });
+        }
+        for session in dead {
+            self.suspect(session.consumer.clone(), Some(session));
+        }
     }
 
     /// The next suspect whose pending list is to be looked at. Sends what the

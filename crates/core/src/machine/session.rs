@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::control::Part;
 use super::doubt::Record;
-use super::items::State;
-use super::{Action, Config, DisownReason, Flight, Machine, Reply, Rng};
+use super::items::{Item, State};
+use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
 use crate::belief::SessionBelief;
 use crate::{
     BeatOutcome, BeatReply, ConsumerName, EntryId, LeaseRef, LockScheme, OpenOutcome, Result,
@@ -42,7 +42,7 @@ pub(super) struct Sitting {
     pub(super) ops: u64,
     /// A time at which to look at the deadline of each lease that has one of its
     /// own. Deadlines are moved without touching this; a passed time is looked up again.
-    pub(super) expiries: BTreeSet<(Timestamp, EntryId)>,
+    expiries: BTreeSet<(Timestamp, EntryId)>,
 }
 
 /// One extension of everything held: with per-stream locks as many beats as it
@@ -99,12 +99,32 @@ impl Sitting {
     pub(super) fn is_open(&self) -> bool {
         self.status == Status::Open
     }
+
+    #[cfg(test)]
+    pub(super) fn expiries(&self) -> usize {
+        self.expiries.len()
+    }
 }
 
 impl Machine {
     /// Until when something that was extended by a call sent at `sent` is believed.
     pub(super) fn believed_until(&self, sent: Timestamp) -> Timestamp {
         sent + (self.settings.ttl - self.settings.margin())
+    }
+
+    /// A lease has a deadline of its own, at which to look whether it has run out.
+    pub(super) fn expires_at(&mut self, deadline: Timestamp, entry: EntryId) {
+        let expiries = &mut self.sitting.expiries;
+        expiries.insert((deadline, entry));
+        // Those of leases that have ended stay, until they are many.
+        if expiries.len() > 2 * (self.items.locked() + PAGE) {
+            let items = &self.items;
+            let mut seen = BTreeSet::new();
+            expiries.retain(|(_, entry)| {
+                let is_locked = |item: &Item| item.state.lock().is_some();
+                items.get(*entry).is_some_and(is_locked) && seen.insert(*entry)
+            });
+        }
     }
 
     /// R1: has the belief in the session run out? With per-stream locks: in all
@@ -305,9 +325,7 @@ impl Machine {
         for lease in reply.revoked {
             self.give_up_revoked(lease);
         }
-        for dead in reply.dead {
-            self.suspect(dead.consumer.clone(), Some(dead));
-        }
+        self.told_dead(reply.dead);
         if let Some(deadline) = reply.next_deadline {
             let at = self.now + deadline.max(Duration::from_millis(1)) + self.deadline_jitter();
             self.beat_by(at);

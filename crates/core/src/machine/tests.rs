@@ -2,6 +2,7 @@
 
 mod control;
 mod leasing;
+mod manual;
 mod orphans;
 mod rig;
 mod session;

@@ -30,10 +30,18 @@ enum Step {
         next: Option<EntryId>,
     },
     Inspect {
-        page: Vec<Pending>,
+        page: Vec<Unsure>,
         next: Option<EntryId>,
     },
     InspectTurns(Vec<LockId>),
+}
+
+/// What is pending, and judged by its lock.
+#[derive(Debug)]
+pub(in super::super) struct Unsure {
+    pub(in super::super) pending: Pending,
+    /// Its lock was reported or seen to expire before.
+    pub(in super::super) expired: bool,
 }
 
 impl Looking {
@@ -88,11 +96,11 @@ impl Machine {
                 limit: LOOK_PAGE,
             },
             Step::Inspect { page, .. } => {
-                let lock = |p: &Pending| {
-                    let stream = p.content.as_ref().ok()?.stream.clone();
+                let lock = |Unsure { pending, .. }: &Unsure| {
+                    let stream = pending.content.as_ref().ok()?.stream.clone();
                     Some(LockId {
                         stream,
-                        entry: p.entry,
+                        entry: pending.entry,
                     })
                 };
                 Action::Inspect(page.iter().filter_map(lock).collect())
@@ -160,8 +168,8 @@ impl Machine {
                 if states.len() == page.len() =>
             {
                 let mut target = look.target;
-                for (pending, state) in page.into_iter().zip(states) {
-                    self.judge(&mut target, pending, state);
+                for (unsure, state) in page.into_iter().zip(states) {
+                    self.judge(&mut target, unsure, state);
                 }
                 self.page_done(target, next);
             }
@@ -248,9 +256,7 @@ impl Machine {
         }
         let mut unsure = Vec::new();
         for pending in page.entries {
-            if let Some(pending) = self.sort(&mut target, pending) {
-                unsure.push(pending);
-            }
+            unsure.extend(self.sort(&mut target, pending));
         }
         if unsure.is_empty() {
             return self.page_done(target, page.next);

@@ -270,3 +270,26 @@ fn a_claim_of_a_client_that_takes_no_more_says_so() {
     assert_eq!(rig.refused_with(late), Some(ErrorKind::Closed));
     rig.finish();
 }
+
+/// A group that is missing however often it is made, in an LBS that is not what it
+/// should be, was made every 10 ms for ever, whatever the policy said.
+#[test]
+fn a_group_that_is_missing_whenever_it_was_made_counts_as_a_failure() {
+    for retries in [Some(0), Some(3), None] {
+        let mut rig = Rig::with(LockScheme::Session, |s| s.retry = policy(retries));
+        let mut fetches = 0;
+        rig.pass_with(TTL * 60, |rig| {
+            rig.housekeep();
+            while rig.has("Fetch") {
+                fetches += 1;
+                rig.fail_with("Fetch", Error::new(ErrorKind::NotPrepared, "NOGROUP"));
+                rig.housekeep();
+            }
+        });
+        match retries {
+            // The first is made again for nothing.
+            Some(retries) => assert!(gave_up(&rig) && fetches == retries + 2, "{fetches}"),
+            None => assert!(!rig.stopped && fetches < 20, "{fetches} in two minutes"),
+        }
+    }
+}

@@ -641,3 +641,33 @@ fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
         "{own} looks at its own, {sweeps} sweeps"
     );
 }
+
+/// A full consumer kept everybody whose death it had heard of, until it had room:
+/// four calls for each that others had buried long ago.
+#[test]
+fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 1);
+    let token = rig.leased(1, "s");
+    for n in 0..100 {
+        let name = format!("dead-{n}");
+        rig.beat_with(|reply| reply.dead = dead(&["stays", &name]));
+    }
+    assert_eq!(rig.machine.orphans.suspects(), 2, "as of the last beat");
+    rig.beat.dead = dead(&["stays"]);
+    rig.pass_to_beat();
+    rig.answer_routine("Beat");
+    assert_eq!(rig.machine.orphans.suspects(), 1);
+    rig.housekeep();
+    rig.complete(1, token);
+    let done = vec![crate::CompleteOutcome::Completed];
+    rig.answer("Complete", Reply::Completed(done));
+    let Action::TakeOver { dead, .. } = &rig.take("TakeOver").1 else {
+        unreachable!()
+    };
+    assert_eq!(
+        *dead,
+        session_of("stays"),
+        "freed capacity serves it at once"
+    );
+    assert!(!rig.has("TakeOver"));
+}

@@ -559,3 +559,28 @@ fn a_completion_that_waits_is_not_sent_for_the_next_lease_of_the_entry() {
     rig.live(TTL);
     assert!(!rig.has("Complete"), "nobody asked for it");
 }
+
+/// With a TTL of an hour, each lease of the last hour was remembered, ended or not.
+#[test]
+fn leases_that_have_ended_leave_no_deadlines_behind() {
+    let mut rig = Rig::with(LockScheme::PerStream, |settings| {
+        settings.ttl = Duration::from_secs(3600);
+    });
+    rig.leased(1, "kept");
+    rig.input(Input::EventsTaken(1));
+    for n in 2..=5_000 {
+        let token = rig.leased(n, &format!("s{n}"));
+        rig.complete(n, token);
+        let done = vec![crate::CompleteOutcome::Completed];
+        rig.answer("Complete", Reply::Completed(done));
+        rig.pending.remove(&entry(n));
+        rig.input(Input::EventsTaken(1));
+        rig.housekeep();
+    }
+    let remembered = rig.machine.sitting.expiries();
+    assert!(remembered < 500, "{remembered} deadlines of one lease");
+    // The one that is held still runs out in time.
+    rig.pass(Duration::from_secs(3600));
+    assert!(!believed(&rig, 1));
+    assert_eq!(rig.ends(1), [EXPIRED]);
+}
