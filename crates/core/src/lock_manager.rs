@@ -227,7 +227,8 @@ pub struct BeatReply {
     pub lost: Vec<LeaseRef>,
     /// Leases that are marked to be given up; to be released even if unknown.
     pub revoked: Vec<LeaseRef>,
-    /// Other sessions whose deadline has passed and that are not buried, oldest first.
+    /// Other sessions whose deadline has passed and that are not buried, oldest
+    /// first; if they are many, the first few are enough. Every beat tells again.
     pub dead: Vec<SessionId>,
     /// When the next deadline of another session that is not yet dead will be.
     pub next_deadline: Option<Duration>,

@@ -228,7 +228,7 @@ impl Machine {
                 self.remember_expired(entry);
             }
         } else if self.is_manual() {
-            self.report(entry, content, pending.consumer);
+            self.report(pending, content);
         } else if self.room() == 0 {
             self.leave_behind(entry, origin);
         } else if self.is_my_turn(&pending, &content, origin) {
@@ -252,7 +252,8 @@ impl Machine {
         }
     }
 
-    fn report(&mut self, entry: EntryId, content: Announcement, owner: ConsumerName) {
+    fn report(&mut self, pending: Pending, content: Announcement) {
+        let (entry, token) = (pending.entry, pending.token);
         if self
             .shunned
             .get(&entry)
@@ -260,21 +261,27 @@ impl Machine {
         {
             return;
         }
-        let last = self.looking.reported_at.get(&entry);
-        if last.is_some_and(|at| self.now.saturating_since(*at) < self.settings.ttl) {
+        // Once per TTL, unless it has had another owner since.
+        let last = self.looking.reported.get(&entry);
+        if last.is_some_and(|(of, at)| {
+            *of == token && self.now.saturating_since(*at) < self.settings.ttl
+        }) {
             return;
         }
         if self.event_places() == 0 {
-            self.looking.unreported.insert(entry);
+            // A sweep finds what there are too many of.
+            if self.looking.unreported.len() < MOST_RECHECKS {
+                self.looking.unreported.insert(entry);
+            }
             return;
         }
         self.looking.unreported.remove(&entry);
-        self.looking.reported_at.insert(entry, self.now);
+        self.looking.reported.insert(entry, (token, self.now));
         self.notify_queued(Notice::Expired {
             entry,
             stream: content.stream,
             info: content.info,
-            owner: Some(owner),
+            owner: Some(pending.consumer),
         });
     }
 

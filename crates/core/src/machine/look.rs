@@ -79,7 +79,8 @@ pub(super) struct Looking {
     /// Manual claiming: orphans that the event queue had no room for. Looked at
     /// again when it has: somebody may own them by then.
     pub(super) unreported: BTreeSet<EntryId>,
-    pub(super) reported_at: BTreeMap<EntryId, Timestamp>,
+    /// When each was reported last, and its last owner's token then.
+    pub(super) reported: BTreeMap<EntryId, (FencingToken, Timestamp)>,
 }
 
 #[derive(Debug, Clone)]
@@ -130,7 +131,7 @@ impl Looking {
             resting: BTreeMap::new(),
             turns: Turns::default(),
             unreported: BTreeSet::new(),
-            reported_at: BTreeMap::new(),
+            reported: BTreeMap::new(),
         }
     }
 
@@ -215,7 +216,7 @@ impl Machine {
             |entry: &EntryId, seen: &Timestamp| *seen >= before || rechecks.contains_key(entry);
         looking.expired.retain(|entry, seen| is_kept(entry, seen));
         looking.unlocked_since.retain(|_, since| *since >= before);
-        looking.reported_at.retain(|_, at| *at >= before);
+        looking.reported.retain(|_, (_, at)| *at >= before);
         looking.resting.retain(|_, until| *until >= before);
         looking.turns.forget_old(before);
         self.shunned.retain(|_, until| *until > self.now);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL, entry, held_by, pending_at, session_of, stream};
 use crate::machine::{Input, Notice};
-use crate::{ClaimMode, EntryId, Hint, LockScheme, Member, Pending};
+use crate::{ClaimMode, EntryId, FencingToken, Hint, LockScheme, Member, Pending};
 
 fn manual(scheme: LockScheme, event_queue: usize) -> Rig {
     Rig::with(scheme, |settings| {
@@ -122,4 +122,36 @@ fn what_one_that_restarted_under_a_dead_ones_name_has_just_fetched_is_not_report
         rig.live(TTL * 3);
         assert!(reported(&rig).contains(&entry(1)), "{scheme:?}");
     }
+}
+
+/// Who claimed it gave it up at once: that is another end than the one reported before.
+#[test]
+fn what_is_handed_back_again_is_reported_again_at_once() {
+    let mut rig = manual(LockScheme::Session, 100);
+    for token in [0, 5, 6] {
+        rig.put_pending(Pending {
+            handed_back: true,
+            token: FencingToken(token),
+            ..pending_at("b", 1, "s")
+        });
+        hint_handed_back(&mut rig, &[1]);
+    }
+    assert_eq!(reported(&rig).len(), 3);
+    hint_handed_back(&mut rig, &[1]);
+    assert_eq!(reported(&rig).len(), 3, "nothing has happened since");
+}
+
+#[test]
+fn orphans_without_number_are_not_remembered_while_nobody_takes_events() {
+    let mut rig = manual(LockScheme::Session, 1);
+    for first in (1..=12_000).step_by(250) {
+        let entries: Vec<u64> = (first..first + 250).collect();
+        for &n in &entries {
+            handed_back(&mut rig, n, &format!("s{n}"));
+        }
+        hint_handed_back(&mut rig, &entries);
+        rig.pending.clear();
+    }
+    let waiting = rig.machine.looking.unreported.len();
+    assert!((5_000..=10_000).contains(&waiting), "{waiting}");
 }
