@@ -219,15 +219,22 @@ impl Handle {
         self.send(Message::Command(command, None));
     }
 
-    /// `None` if the client has ended.
+    /// `None` if the client has ended before.
     pub(crate) async fn call(
         &self,
         command: impl FnOnce(CallId) -> Command,
     ) -> Option<Result<Answer>> {
         let call = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = async_channel::bounded(1);
-        self.send(Message::Command(command(call), Some((call, answer))));
-        answered.recv().await.ok()
+        let message = Message::Command(command(call), Some((call, answer)));
+        self.messages.try_send(message).ok()?;
+        // The driver answers every call. Unless its executor drops it.
+        Some(answered.recv().await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::LeaseEnded,
+                "the client's task was dropped, by a panic or by its executor; whether the call was executed is unknown",
+            ))
+        }))
     }
 
     pub(crate) async fn complete(

@@ -29,7 +29,7 @@ const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
 /// Until the next try after the first failure; doubling up to the same limit.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(100);
 
-/// Longest wait for an answer that no lease's life depends on, however long the TTL.
+/// Longest wait for an answer, however long the TTL.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Most of what has come is handled at once: what comes without end must not keep
@@ -359,7 +359,9 @@ impl Driver {
     /// An answer that does not come counts as an error in time for a retry before R1 strikes.
     fn time_limit(&self, action: &Action) -> Duration {
         match action {
-            Action::Beat { .. } | Action::Open(_) => (self.ttl / 4).max(Duration::from_millis(50)),
+            Action::Beat { .. } | Action::Open(_) => {
+                (self.ttl / 4).clamp(Duration::from_millis(50), LONGEST_WAIT)
+            }
             Action::Fetch { wait, .. } => {
                 *wait + self.ttl.clamp(Duration::from_secs(2), LONGEST_WAIT)
             }
@@ -519,6 +521,14 @@ impl Driver {
         self.recorder.leases_held(self.machine.held());
         // Nobody listens: a lease in the event hands itself back as it is dropped.
         let _ = self.events.try_send(event);
+    }
+}
+
+impl Drop for Driver {
+    /// When it has run to its end nothing is held. But executors drop a task that
+    /// panics, and all tasks in the end; then nobody extends the leases any more.
+    fn drop(&mut self) {
+        self.machine.end_beliefs();
     }
 }
 

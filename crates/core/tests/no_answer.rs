@@ -14,7 +14,7 @@ use streamlease_core::{
     Backend, BackendProvider, BoxFuture, Error, ErrorKind, Hint, Lease, Notifier, Result, Runtime,
     ServiceName, Subscription, Timestamp,
 };
-use streamlease_testkit::faults::{FaultyTransport, TransportCall};
+use streamlease_testkit::faults::{FaultyLocks, FaultyTransport, LockCall, TransportCall};
 use streamlease_testkit::sim::SimRuntime;
 
 #[derive(Debug)]
@@ -73,6 +73,100 @@ fn a_completion_that_is_never_answered_is_repeated_soon_whatever_the_ttl() {
         drop(held);
         fleet.assert_nothing_left().await;
     });
+}
+
+#[test]
+fn a_client_starts_soon_whatever_the_ttl_if_opening_its_session_is_not_answered() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let mut backend = fleet.backend.backend(&fleet.service).unwrap();
+        let (locks, faults) = FaultyLocks::new(backend.locks);
+        backend.locks = locks;
+        let held = faults.hold(LockCall::Open);
+        let ttl = Duration::from_secs(3600);
+        let builder = fleet.builder("n").ttl(ttl).backend(Given(backend));
+        within(&sim, Duration::from_secs(15), fleet.start_with(builder)).await;
+        drop(held);
+    });
+}
+
+/// Drops the driver when told to, as executors do with a task that panics.
+#[derive(Debug)]
+struct Dropping {
+    sim: SimRuntime,
+    spawned: AtomicUsize,
+    now: async_channel::Receiver<()>,
+}
+
+impl Runtime for Dropping {
+    fn now(&self) -> Timestamp {
+        self.sim.now()
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        self.sim.sleep_until(deadline)
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        // The first is the driver.
+        if self.spawned.fetch_add(1, Ordering::Relaxed) > 0 {
+            return self.sim.spawn(task);
+        }
+        let now = self.now.clone();
+        let dropped = async move {
+            let _ = now.recv().await;
+        };
+        self.sim
+            .spawn(Box::pin(futures_lite::future::or(dropped, task)));
+    }
+}
+
+/// Nobody extends its leases any more, and nobody would have said so.
+#[test]
+fn a_driver_that_its_executor_drops_takes_its_leases_and_calls_with_it() {
+    for session_leases in [true, false] {
+        let sim = SimRuntime::new(1);
+        let fleet = Fleet::new(sim.clone(), session_leases);
+        sim.block_on(async {
+            let mut backend = fleet.backend.backend(&fleet.service).unwrap();
+            let (transport, faults) = FaultyTransport::new(backend.transport);
+            backend.transport = transport;
+            let (kill, now) = async_channel::bounded(1);
+            let dropping = Dropping {
+                sim: sim.clone(),
+                spawned: AtomicUsize::new(0),
+                now,
+            };
+            let builder = fleet.builder("n").runtime(dropping).backend(Given(backend));
+            let client = builder.build().unwrap();
+            let mut events = client.start().await.unwrap();
+            let mut leases = Vec::new();
+            for name in ["s", "t"] {
+                fleet.submit(&[name]).await;
+                let event = within(&sim, Duration::from_secs(1), events.next()).await;
+                let Some(streamlease_core::Event::StreamAdded(lease)) = event else {
+                    panic!("{event:?}");
+                };
+                leases.push(lease);
+            }
+            let [one, other] = <[Lease; 2]>::try_from(leases).unwrap();
+            let _held = faults.hold(TransportCall::Complete);
+            let killing = async {
+                fleet.sleep(Duration::from_millis(100)).await;
+                kill.send(()).await.unwrap();
+            };
+            let completing = within(&sim, Duration::from_secs(1), one.complete());
+            let (completed, ()) = futures_lite::future::zip(completing, killing).await;
+            // It may have been executed.
+            let unknown = completed.map_err(|error| error.kind());
+            assert_eq!(unknown.unwrap_err(), ErrorKind::LeaseEnded);
+            assert!(!other.is_valid());
+            within(&sim, Duration::from_secs(1), other.lost()).await;
+            assert!(other.complete().await.is_ok(), "nothing was done");
+            assert!(events.next().await.is_none());
+        });
+    }
 }
 
 /// Every subscription breaks at once.

@@ -450,6 +450,15 @@ impl Machine {
         self.no_room.clear();
     }
 
+    /// Nobody runs this machine any more: its leases are over.
+    pub(crate) fn end_beliefs(&self) {
+        for (_, item) in self.items.iter() {
+            if let Some(belief) = item.state.belief() {
+                belief.end();
+            }
+        }
+    }
+
     fn tell_lost(&mut self, entry: EntryId, item: Item, reason: DisownReason) {
         let asked_completion = matches!(item.state, State::Ending(_, Ending::Complete { .. }));
         if let Origin::Call(call) = item.origin {

@@ -19,6 +19,9 @@ use crate::{
 /// waits behind them.
 const BEAT_LEASES: usize = 1_024;
 
+/// Between a failed beat and the next: beats also tell who has died.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
 /// This consumer's current session, and what the machine believes of it.
 #[derive(Debug)]
 pub(super) struct Sitting {
@@ -283,7 +286,8 @@ impl Machine {
     fn beat_failed(&mut self, leases: &[LeaseRef], error: crate::Error) {
         // The others go first: a page that always fails must not cost them their time.
         self.sitting.round.left.splice(0..0, leases.iter().cloned());
-        let wait = self.rng.jittered(self.settings.ttl / 10);
+        let wait = (self.settings.ttl / 10).min(LONGEST_WAIT);
+        let wait = self.rng.jittered(wait);
         self.sitting.next_beat = self.now + wait;
         self.control_failed(Part::Locks, error);
     }

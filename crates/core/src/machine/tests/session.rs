@@ -584,3 +584,15 @@ fn leases_that_have_ended_leave_no_deadlines_behind() {
     assert!(!believed(&rig, 1));
     assert_eq!(rig.ends(1), [EXPIRED]);
 }
+
+/// A beat also tells who has died: that is not to wait for a tenth of an hour.
+#[test]
+fn a_failed_beat_is_repeated_soon_whatever_the_ttl() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| {
+        settings.ttl = Duration::from_secs(3600);
+    });
+    rig.pass_to_beat();
+    rig.fail("Beat");
+    rig.pass(Duration::from_secs(15));
+    assert!(rig.has("Beat"));
+}
