@@ -127,6 +127,12 @@ fn an_orphan_that_found_no_room_at_its_turn_was_left_to_the_sweep() {
     holds(7_582);
 }
 
+/// The checker took the repeat of an acquire for a new token: see ARCHITECTURE.md.
+#[test]
+fn a_late_request_repeats_the_token_that_a_restarted_lock_server_gave_it() {
+    holds(34_978);
+}
+
 #[test]
 fn a_clock_that_stops_is_found() {
     assert!(breaks(Mutant::ClockStops, "R1"));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use streamlease_core::machine::{Action, Reply};
 use streamlease_core::{
-    AcquireOutcome, ClaimOutcome, CompleteOutcome, EntryId, FencingToken, HandBackOutcome,
-    QuarantineOutcome, StreamName, TakeOverOutcome,
+    Acquire, AcquireOutcome, ClaimOutcome, CompleteOutcome, EntryId, FencingToken, HandBackOutcome,
+    QuarantineOutcome, SessionId, StreamName, TakeOverOutcome,
 };
 
 use super::Checker;
@@ -32,6 +32,8 @@ pub(super) struct Entries {
     /// Greatest token claimed with, and by whom, per entry.
     claims: BTreeMap<EntryId, (FencingToken, usize)>,
     minted: BTreeMap<StreamName, FencingToken>,
+    /// What each acquire was answered with, for its repeats.
+    answered: BTreeMap<(SessionId, u64, StreamName), FencingToken>,
     /// Data streams of which an entry is in quarantine.
     parked: BTreeSet<StreamName>,
 }
@@ -73,11 +75,13 @@ impl Checker {
     ) {
         self.now = now;
         match (action, reply) {
-            (Action::Acquire(_, requests), Reply::Acquired(outcomes)) => {
+            (Action::Acquire(session, requests), Reply::Acquired(outcomes)) => {
                 for (request, outcome) in requests.iter().zip(outcomes) {
                     self.taking.acquires +=
                         u64::from(self.taking.streams.contains(&request.stream));
-                    if let AcquireOutcome::Acquired(token) = outcome {
+                    if let AcquireOutcome::Acquired(token) = outcome
+                        && !self.repeats_what_is_forgotten(&session.id, request, *token)
+                    {
                         self.minted(node, request.entry, &request.stream, *token);
                     }
                 }
@@ -149,6 +153,20 @@ impl Checker {
     /// who asks next may not have seen the last token (seed 13839).
     pub(super) fn may_mint_again(&self) -> bool {
         self.lossy.contains("locks lost writes") && self.set_back
+    }
+
+    /// Not promised: the lock server has forgotten that it gave the stream to others
+    /// since, and answers the same acquire as before with the same token (seed 34978).
+    /// Nothing is minted then, and R4 refuses it.
+    fn repeats_what_is_forgotten(
+        &mut self,
+        session: &SessionId,
+        request: &Acquire,
+        token: FencingToken,
+    ) -> bool {
+        let acquire = (session.clone(), request.attempt, request.stream.clone());
+        let before = self.entries.answered.insert(acquire, token);
+        before == Some(token) && self.lossy.contains("locks lost writes")
     }
 
     /// R5: only growing tokens come from the lock server.
