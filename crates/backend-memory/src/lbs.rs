@@ -285,6 +285,15 @@ impl Lbs {
         ClaimOutcome::Claimed { from, failures }
     }
 
+    pub(crate) fn clear_failures(&mut self, owner: Fenced) {
+        if let Ok(fence) = self.admit(owner)
+            && fence.token == owner.token
+            && !fence.handed_back
+        {
+            fence.failures = 0;
+        }
+    }
+
     pub(crate) fn complete(&mut self, entry: Fenced) -> CompleteOutcome {
         match self.admit(entry).map(|_| ()) {
             Ok(()) => {

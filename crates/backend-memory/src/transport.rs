@@ -96,6 +96,15 @@ impl Transport for MemoryTransport {
             .step(|state, now| state.lbs.claim(consumer, claims, now))
     }
 
+    async fn clear_failures(&self, entries: &[Fenced]) -> Result<()> {
+        self.service.step(|state, _| {
+            for entry in entries {
+                state.lbs.clear_failures(*entry);
+            }
+        });
+        Ok(())
+    }
+
     async fn complete(
         &self,
         _consumer: &ConsumerName,

@@ -41,6 +41,7 @@ const HANDED_BACK_IDLE: Duration = Duration::from_secs(3600);
 static PREPARE: LazyLock<Script> = script!("prepare");
 static SUBMIT: LazyLock<Script> = script!("submit");
 static CLAIM: LazyLock<Script> = script!("record", "claim");
+static CLEAR_FAILURES: LazyLock<Script> = script!("record", "clear_failures");
 static COMPLETE: LazyLock<Script> = script!("record", "complete");
 static HAND_BACK: LazyLock<Script> = script!("record", "hand_back");
 static QUARANTINE: LazyLock<Script> = script!("record", "quarantine");
@@ -256,6 +257,20 @@ impl Transport for RedisTransport {
         };
         let read = |reply| claimed(consumer, reply);
         self.paged("claiming from", &CLAIM, pages, fill, read).await
+    }
+
+    async fn clear_failures(&self, entries: &[Fenced]) -> Result<()> {
+        let calls: Vec<Call> = pages_without_repeats(entries, |owner| owner.entry)
+            .into_iter()
+            .map(|page| {
+                let mut call = self.call();
+                add_fenced(&mut call, page);
+                call
+            })
+            .collect();
+        let what = self.what("clearing failures on");
+        self.server.run(&what, &CLEAR_FAILURES, &calls).await?;
+        Ok(())
     }
 
     async fn complete(

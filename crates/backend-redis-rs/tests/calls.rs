@@ -275,6 +275,7 @@ async fn warm_up(server: &RedisServer, scheme: LockScheme) {
     locks.members().await.unwrap();
     let fenced = [fenced(entry, 1)];
     transport.claim(&claimer, &fenced).await.unwrap();
+    transport.clear_failures(&fenced).await.unwrap();
     transport.list_pending(&ALL, 1).await.unwrap();
     let back = HandBack {
         entry,
@@ -342,6 +343,8 @@ fn no_call_of_the_transport_does_more_than_a_page() {
 
         let leases = service.acquire(2).await;
         let claims = service.claim("claim of what failed", &leases).await;
+        transport.clear_failures(&claims).await.unwrap();
+        service.watch.expect("clear failures", MANY, PAGE);
         let outcomes = transport.complete(&claimer, &claims).await.unwrap();
         assert_eq!(outcomes, vec![CompleteOutcome::Completed; MANY]);
         service.watch.expect("complete", MANY, PAGE);

@@ -352,12 +352,21 @@ impl ClientBuilder {
     ///
     /// An owner fails by [`Lease::fail`](crate::Lease::fail), by being silent for
     /// longer than `max_silence`, or by ending without handing back: a crash, a
-    /// kill, a lease that ran out. The count belongs to the entry and never goes
-    /// down while it is on the LBS, however long its owners held it in between.
-    /// For streams that live for months, and so see crashes that are not their
-    /// fault, set more, or `None`.
+    /// kill, a lease that ran out. The count belongs to the entry, and starts anew
+    /// once an owner has held it for
+    /// [`forget_failures_after`](Self::forget_failures_after).
     pub fn quarantine_after(mut self, failures: Option<u32>) -> Self {
         self.settings.quarantine_after = failures;
+        self
+    }
+
+    /// How long an owner must hold an entry for the failures of those before it to be
+    /// forgotten. 1 s to 30 days, default 10 min.
+    ///
+    /// Streams that live for months see crashes that are not their fault. An entry
+    /// whose owners fail later than this after they took it is never parked.
+    pub fn forget_failures_after(mut self, held: Duration) -> Self {
+        self.settings.forget_failures_after = held;
         self
     }
 

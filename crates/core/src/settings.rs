@@ -66,6 +66,9 @@ pub struct Settings {
     /// Owners that may fail on an entry before it is quarantined; `None`: any
     /// number. Default 5. Between them it rests, see [`rest`](Self::rest).
     pub quarantine_after: Option<u32>,
+    /// How long an owner must hold an entry for the failures of those before it to be
+    /// forgotten. 1 s to 30 days, default 10 min, as in Kubernetes' restart backoff.
+    pub forget_failures_after: Duration,
     /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
     /// before its stream is handed back; `None` (default): for ever. 10 ms to 24 h.
     pub max_silence: Option<Duration>,
@@ -80,6 +83,7 @@ impl Default for Settings {
             event_queue: 1_024,
             retry: RetryPolicy::UNLIMITED,
             quarantine_after: Some(5),
+            forget_failures_after: Duration::from_secs(600),
             max_silence: None,
         }
     }
@@ -108,6 +112,16 @@ impl Settings {
                 "retry.max is {:?}; it must be at least retry.first, {:?}",
                 self.retry.max, self.retry.first
             )));
+        }
+        let forget = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+        if !forget.contains(&self.forget_failures_after) {
+            let after = self.forget_failures_after;
+            return Err(out_of_bounds(
+                "forget_failures_after",
+                after,
+                "1s",
+                "30 days",
+            ));
         }
         if self.quarantine_after == Some(0) {
             return Err(Error::config(
@@ -241,6 +255,13 @@ mod tests {
                     ..Default::default()
                 },
                 "quarantine_after is 0",
+            ),
+            (
+                Settings {
+                    forget_failures_after: Duration::from_millis(999),
+                    ..Default::default()
+                },
+                "forget_failures_after is 999ms",
             ),
             (
                 Settings {

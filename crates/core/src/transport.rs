@@ -85,6 +85,10 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// back: its owner crashed.
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>>;
 
+    /// Forgets the failures of entries: an owner has held them for long. What has
+    /// another token than this by now, was handed back or is gone is left alone.
+    async fn clear_failures(&self, entries: &[Fenced]) -> Result<()>;
+
     /// Removes finished entries for good.
     async fn complete(
         &self,

@@ -203,6 +203,33 @@ fn after_the_fifth_failure_the_entry_is_parked_with_count_and_last_owner() {
     });
 }
 
+/// A stream that lives for months sees crashes that are not its fault.
+#[test]
+fn crashes_that_are_long_past_do_not_count() {
+    everywhere(|fleet| async move {
+        let start = async |n: u32| {
+            let builder = fleet.builder(&format!("a{n}"));
+            fleet.start_with(builder.quarantine_after(Some(3))).await
+        };
+        let mut a = start(0).await;
+        fleet.submit(&["s"]).await;
+        let mut lease = a.lease(SOON).await;
+        for n in 1..10 {
+            // The second crash of two comes soon after the first.
+            if n % 2 == 1 {
+                fleet.sleep(Duration::from_secs(601)).await;
+                assert!(lease.is_valid());
+            }
+            a.process.kill();
+            a = start(n).await;
+            lease = a.lease(LONG).await;
+        }
+        lease.complete().await.unwrap();
+        fleet.assert_nothing_left().await;
+        assert!(parked(&fleet).await.is_empty());
+    });
+}
+
 #[test]
 fn without_a_limit_nothing_is_parked_however_often_it_fails() {
     everywhere(|fleet| async move {

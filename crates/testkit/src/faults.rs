@@ -243,6 +243,7 @@ pub enum TransportCall {
     ListPending,
     ListPendingIds,
     Claim,
+    ClearFailures,
     Complete,
     HandBack,
     Quarantine,
@@ -338,6 +339,15 @@ impl Transport for FaultyTransport {
             TransportCall::Claim,
             [consumer = consumer.clone(), claims = claims.to_vec()],
             claim(&consumer, &claims)
+        )
+    }
+
+    async fn clear_failures(&self, entries: &[Fenced]) -> Result<()> {
+        call!(
+            self,
+            TransportCall::ClearFailures,
+            [entries = entries.to_vec()],
+            clear_failures(&entries)
         )
     }
 

@@ -213,6 +213,7 @@ pass_on! {
     fn list_pending(scope: &Scope, limit: usize) -> PendingPage;
     fn list_pending_ids(consumer: Option<&ConsumerName>, after: EntryId, limit: usize) -> PendingIds;
     fn claim(consumer: &ConsumerName, claims: &[Fenced]) -> Vec<ClaimOutcome>;
+    fn clear_failures(entries: &[Fenced]) -> ();
     fn complete(consumer: &ConsumerName, entries: &[Fenced]) -> Vec<CompleteOutcome>;
     fn hand_back(consumer: &ConsumerName, entries: &[HandBack]) -> Vec<HandBackOutcome>;
     fn quarantine(consumer: &ConsumerName, entries: &[Quarantine]) -> Vec<QuarantineOutcome>;

@@ -43,6 +43,10 @@ pub(super) fn execute(
                     .await?,
             ),
             Action::Claim(claims) => Reply::Claimed(transport.claim(&consumer, &claims).await?),
+            Action::ClearFailures(page) => {
+                transport.clear_failures(&page).await?;
+                Reply::FailuresCleared
+            }
             Action::Complete(page) => Reply::Completed(transport.complete(&consumer, &page).await?),
             Action::HandBack(page) => {
                 Reply::HandedBack(transport.hand_back(&consumer, &page).await?)
@@ -91,6 +95,7 @@ pub(super) fn name_of(action: &Action) -> &'static str {
         Action::List { .. } => "list_pending",
         Action::ListIds { .. } => "list_pending_ids",
         Action::Claim(_) => "claim",
+        Action::ClearFailures(_) => "clear_failures",
         Action::Complete(_) => "complete",
         Action::HandBack(_) => "hand_back",
         Action::Quarantine(_) => "quarantine",

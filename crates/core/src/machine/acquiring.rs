@@ -407,6 +407,7 @@ impl Machine {
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
         self.listen(entry);
+        self.forgive_later(entry, lock.token, failures);
         self.notify_queued(Notice::Added {
             entry,
             stream,

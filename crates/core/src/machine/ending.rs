@@ -2,6 +2,7 @@
 //! quarantined or lost; last of all the lock is released (R4, R7, R12).
 
 use super::control::closed;
+use super::forgiving::Forgiving;
 use super::items::{Ending, Item, Origin, State};
 use super::lanes::{GATHER, Lanes, still_locked};
 use super::{
@@ -448,6 +449,7 @@ impl Machine {
         self.wakes.clear();
         self.silences.clear();
         self.no_room.clear();
+        self.forgiving = Forgiving::default();
     }
 
     /// Nobody runs this machine any more: its leases are over.

@@ -23,6 +23,7 @@
 //! - `orphans`: who is dead, who takes over (R9, R11);
 //! - `turns`: who of the survivors goes first for which entry (R11);
 //! - `silence`: handlers that make no progress;
+//! - `forgiving`: failures of earlier owners that are over;
 //! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
@@ -33,6 +34,7 @@ mod control;
 mod doubt;
 mod ending;
 mod fetch;
+mod forgiving;
 mod io;
 mod items;
 mod judging;
@@ -57,10 +59,12 @@ pub use io::{
 
 pub use crate::belief::Belief;
 use crate::{
-    ClaimMode, ConsumerName, EntryId, FencingToken, Hint, LeaseRef, LockScheme, Settings, Timestamp,
+    ClaimMode, ConsumerName, EntryId, Fenced, FencingToken, Hint, LeaseRef, LockScheme, Settings,
+    Timestamp,
 };
 pub(crate) use control::closed;
 use control::{Outage, Phase};
+use forgiving::Forgiving;
 use items::Items;
 use lanes::Lanes;
 use look::Looking;
@@ -130,6 +134,7 @@ pub struct Machine {
     wakes: BTreeSet<(Timestamp, EntryId)>,
     /// Items that wait for nothing but room.
     no_room: BTreeSet<EntryId>,
+    forgiving: Forgiving,
 }
 
 /// An action whose reply is awaited.
@@ -161,6 +166,7 @@ enum Flight {
     Acquire(Vec<(EntryId, u64)>),
     Claim(Vec<(EntryId, FencingToken)>),
     Refresh(Vec<(EntryId, FencingToken)>),
+    ClearFailures(Vec<Fenced>),
     Complete(Vec<(EntryId, FencingToken)>),
     HandBack(Vec<(EntryId, FencingToken)>),
     Quarantine(Vec<(EntryId, FencingToken, String)>),
@@ -211,6 +217,7 @@ impl Machine {
             silences: BTreeSet::new(),
             wakes: BTreeSet::new(),
             no_room: BTreeSet::new(),
+            forgiving: Forgiving::default(),
             settings: config.settings,
         };
         machine.pump();
@@ -279,6 +286,7 @@ impl Machine {
         }
         self.pump_waiting();
         self.pump_silence();
+        self.pump_forgiving();
         self.pump_unreported();
         self.pump_looks();
         self.pump_lanes();
@@ -319,6 +327,7 @@ impl Machine {
             Flight::Acquire(page) => self.acquire_done(sent, capped, &page, result),
             Flight::Claim(page) => self.claim_done(&page, result),
             Flight::Refresh(page) => self.refresh_done(&page, result),
+            Flight::ClearFailures(page) => self.clear_failures_done(page, result),
             Flight::Complete(page) => self.complete_done(&page, result),
             Flight::HandBack(page) => self.hand_back_done(&page, result),
             Flight::Release(page) => self.release_done(&page, result),
@@ -458,6 +467,7 @@ impl Machine {
                 .min(self.lanes.timeout(self.parking_places() > 0))
                 .min(self.look_timeout())
                 .min(self.fetch_timeout())
+                .min(self.forgiving.timeout())
                 .min(self.silences.first().map_or(Timestamp::MAX, |(at, _)| *at))
                 .min(self.wakes.first().map_or(Timestamp::MAX, |(at, _)| *at));
         }

@@ -1,6 +1,7 @@
 //! The machine against made-up replies: each test is one interleaving.
 
 mod control;
+mod forgiving;
 mod leasing;
 mod manual;
 mod orphans;

@@ -4,6 +4,7 @@
 //! used: nothing announced, no group.
 
 mod delivery;
+mod failures;
 mod fencing;
 mod listing;
 mod quarantine;
@@ -16,6 +17,7 @@ use streamlease_core::Transport;
 use super::suite;
 
 pub use delivery::*;
+pub use failures::*;
 pub use fencing::*;
 pub use listing::*;
 pub use quarantine::*;
@@ -67,11 +69,14 @@ suite!($ transport_conformance!, transport: Arc<dyn Transport>, [
     a_token_above_the_remembered_one_fits,
     no_token_fits_only_entries_that_were_never_claimed,
     an_owner_completes_an_entry_that_is_pending_at_nobody,
+    results_are_positional,
+    large_batches_are_answered_whole,
+    // Failures
     a_crash_counts_a_failure_once,
     a_hand_back_counts_a_failure_only_if_it_says_so,
     a_failed_hand_back_starts_the_idle_time_anew,
-    results_are_positional,
-    large_batches_are_answered_whole,
+    an_owner_clears_the_failures_before_it,
+    only_the_owner_clears_failures,
     // Quarantine
     quarantine_keeps_the_payload_and_the_reason,
     quarantine_can_be_repeated,

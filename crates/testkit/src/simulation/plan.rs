@@ -39,6 +39,9 @@ pub struct Plan {
     pub(super) late_permille: u64,
     /// After the faults there is room for one stream more than there are.
     pub(super) tight: bool,
+    /// Failures are forgotten within the run. Not drawn, so that the other seeds stay
+    /// what they were.
+    pub(super) forgets: bool,
     pub(super) trouble: Duration,
 }
 
@@ -96,6 +99,7 @@ impl Plan {
             lost_permille: [0, 0, 5, 30][rng.below(4) as usize],
             late_permille: [0, 0, 10, 40][rng.below(4) as usize],
             tight: rng.below(3) == 0,
+            forgets: seed.is_multiple_of(5),
             trouble,
         };
         // Drawn last, so that the rest of a seed's plan is what it was without.

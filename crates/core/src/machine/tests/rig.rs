@@ -452,9 +452,14 @@ impl Rig {
     }
 
     pub(super) fn claimed(&mut self) {
+        self.claimed_after(0);
+    }
+
+    /// Owners have failed so often on what is claimed.
+    pub(super) fn claimed_after(&mut self, failures: u32) {
         let outcome = ClaimOutcome::Claimed {
             from: Some(consumer("a")),
-            failures: 0,
+            failures,
         };
         self.answer("Claim", Reply::Claimed(vec![outcome]));
     }

@@ -9,7 +9,7 @@ use streamlease_core::{
 };
 
 use super::super::support::{PATIENCE, consumer, pass, within};
-use super::tool::{Tool, fenced, ids, listed};
+use super::tool::{Tool, claimed, fenced, ids, listed, stale};
 
 /// A claim with a greater token than any before is granted and remembered.
 pub async fn a_claim_remembers_its_token(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
@@ -423,71 +423,6 @@ pub async fn an_owner_completes_an_entry_that_is_pending_at_nobody(
     t.assert_gone(entries[1]).await;
 }
 
-/// An owner that is replaced without having handed back has crashed, once.
-pub async fn a_crash_counts_a_failure_once(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Tool::new(runtime, transport).await;
-    let entry = t.owned(&t.a, 5).await;
-    assert_eq!(t.claim_one(&t.b, entry, 6).await, claimed(&t.a, 1));
-    assert_eq!(
-        t.claim_one(&t.b, entry, 6).await,
-        claimed(&t.b, 1),
-        "a repeat counts nothing"
-    );
-    assert_eq!(t.claim_one(&t.a, entry, 5).await, stale(6));
-    assert_eq!(t.claim_one(&t.a, entry, 7).await, claimed(&t.b, 2));
-    assert_eq!(t.pending(entry).await.expect("pending").failures, 2);
-    // Also if it comes back to a consumer of the same name.
-    assert_eq!(t.claim_one(&t.a, entry, 8).await, claimed(&t.a, 3));
-}
-
-/// Giving up in good order is no failure, unless the owner says that it is one.
-pub async fn a_hand_back_counts_a_failure_only_if_it_says_so(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Tool::new(runtime, transport).await;
-    let entry = t.owned(&t.a, 5).await;
-    t.hand_back_one(&t.a, entry, 5, false).await;
-    assert_eq!(t.pending(entry).await.expect("pending").failures, 0);
-    assert_eq!(t.claim_one(&t.b, entry, 6).await, claimed(&t.a, 0));
-    t.hand_back_one(&t.b, entry, 6, true).await;
-    assert_eq!(t.pending(entry).await.expect("pending").failures, 1);
-    assert_eq!(
-        t.claim_one(&t.a, entry, 7).await,
-        claimed(&t.b, 1),
-        "not for the claim as well"
-    );
-    let seen = FencingToken(7);
-    let late = t.hand_back_one(&t.b, entry, 6, true).await;
-    assert_eq!(late, HandBackOutcome::NotOwner { seen });
-    assert_eq!(t.pending(entry).await.expect("pending").failures, 1);
-}
-
-/// For how long it has rested since, everybody can see; a repeat starts nothing anew.
-pub async fn a_failed_hand_back_starts_the_idle_time_anew(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Tool::new(runtime, transport).await;
-    let entry = t.owned(&t.a, 5).await;
-    let idle = async || t.pending(entry).await.expect("pending").idle;
-    pass(&*t.runtime, Duration::from_millis(300)).await;
-    let before = idle().await;
-    t.hand_back_one(&t.a, entry, 5, true).await;
-    let after = idle().await;
-    assert!(after < before, "idle {after:?} after it, {before:?} before");
-    pass(&*t.runtime, Duration::from_millis(300)).await;
-    t.hand_back_one(&t.a, entry, 5, true).await;
-    let rested = idle().await;
-    assert!(
-        rested >= Duration::from_millis(290) && rested < Duration::from_secs(60),
-        "idle {rested:?}, 300 ms after it"
-    );
-}
-
 /// One result per argument, in their order, whatever became of the others.
 pub async fn results_are_positional(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
     let t = Tool::new(runtime, transport).await;
@@ -614,19 +549,6 @@ pub async fn large_batches_are_answered_whole(
     let outcomes = t.complete(&t.b, &done).await.expect("complete");
     assert_eq!(outcomes, vec![CompleteOutcome::Completed; N]);
     assert!(t.list_all(None, 500).await.is_empty());
-}
-
-fn claimed(from: &ConsumerName, failures: u32) -> ClaimOutcome {
-    ClaimOutcome::Claimed {
-        from: Some(from.clone()),
-        failures,
-    }
-}
-
-fn stale(seen: u64) -> ClaimOutcome {
-    ClaimOutcome::Stale {
-        seen: FencingToken(seen),
-    }
 }
 
 /// Everything about a pending entry that only a call that takes effect changes.

@@ -305,3 +305,16 @@ pub(super) fn one<T>(results: Vec<T>) -> T {
     assert_eq!(results.len(), 1, "one result for one argument");
     results.into_iter().next().expect("there is one")
 }
+
+pub(super) fn claimed(from: &ConsumerName, failures: u32) -> ClaimOutcome {
+    ClaimOutcome::Claimed {
+        from: Some(from.clone()),
+        failures,
+    }
+}
+
+pub(super) fn stale(seen: u64) -> ClaimOutcome {
+    ClaimOutcome::Stale {
+        seen: FencingToken(seen),
+    }
+}

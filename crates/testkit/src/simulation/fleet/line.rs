@@ -282,6 +282,15 @@ impl Transport for Line {
         .await
     }
 
+    async fn clear_failures(&self, entries: &[Fenced]) -> Result<()> {
+        let entries = entries.to_vec();
+        self.lbs("clear_failures", move |state, _, _| {
+            state.servers.lbs.clear_failures(&entries);
+            Ok(())
+        })
+        .await
+    }
+
     async fn complete(
         &self,
         _consumer: &ConsumerName,

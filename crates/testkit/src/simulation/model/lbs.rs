@@ -337,6 +337,17 @@ impl Lbs {
         ClaimOutcome::Claimed { from, failures }
     }
 
+    pub(in super::super) fn clear_failures(&mut self, owners: &[Fenced]) {
+        for owner in owners {
+            if let Some(fence) = self.fences.get_mut(&owner.entry)
+                && fence.token == owner.token
+                && !fence.handed_back
+            {
+                fence.failures = 0;
+            }
+        }
+    }
+
     pub(in super::super) fn complete(&mut self, entries: &[Fenced]) -> Vec<CompleteOutcome> {
         let complete = |fenced: &Fenced| match self.admit(*fenced) {
             Verdict::Gone => CompleteOutcome::Gone,

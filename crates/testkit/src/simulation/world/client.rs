@@ -171,6 +171,9 @@ impl World {
             ..RetryPolicy::UNLIMITED
         };
         settings.quarantine_after = [None, Some(2), Some(5), Some(5)][self.rng.below(4) as usize];
+        if self.plan.forgets {
+            settings.forget_failures_after = ttl * (1 + slot as u32 % 3);
+        }
         if self.rng.below(3) == 0 {
             settings.max_silence = Some(self.rng.between(ttl / 4, ttl * 2));
         }

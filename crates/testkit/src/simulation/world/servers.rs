@@ -101,6 +101,10 @@ impl World {
                 limit,
             } => Reply::ListedIds(lbs.list_ids(consumer.as_ref(), *after, *limit)?),
             Action::Claim(claims) => Reply::Claimed(lbs.claim(me, claims, lbs_now)?),
+            Action::ClearFailures(entries) => {
+                lbs.clear_failures(entries);
+                Reply::FailuresCleared
+            }
             Action::Complete(entries) => Reply::Completed(lbs.complete(entries)),
             Action::HandBack(entries) => {
                 Reply::HandedBack(lbs.hand_back(me, entries, lbs_now, hints))
