@@ -18,7 +18,8 @@ use crate::client::WeakHandle;
 use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
 use crate::lease::Lease;
 use crate::machine::{
-    Action, ActionId, Answer, CallId, Command, End, Input, Machine, Notice, Output, Reply,
+    Action, ActionId, Answer, CallId, Command, DisownReason, End, Input, Machine, Notice, Output,
+    Reply,
 };
 use crate::recorder::EndKind;
 use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp};
@@ -437,6 +438,14 @@ impl Driver {
                 state.fetching = true;
                 return;
             }
+            Notice::Unreachable { part, error } => {
+                log::warn!("{part} cannot be reached, trying again consumer={consumer}: {error:?}");
+                return;
+            }
+            Notice::Reached { part, after } => {
+                log::info!("{part} can be reached again after {after:?} consumer={consumer}");
+                return;
+            }
             Notice::OwnListed { entries } => {
                 self.recorder.startup_recovery(entries);
                 return;
@@ -475,7 +484,15 @@ impl Driver {
                 end,
                 held,
             } => {
-                log::info!(
+                let level = match end {
+                    // Against the user's will.
+                    End::Disowned(reason) if reason != DisownReason::ClientStopped => {
+                        log::Level::Warn
+                    }
+                    _ => log::Level::Info,
+                };
+                log::log!(
+                    level,
                     "ended stream={stream} consumer={consumer} token={token} entry={entry} end={end:?}"
                 );
                 let (kind, event) = match end {

@@ -17,7 +17,9 @@ use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Times
 /// whatever you write to: a store that refuses lower tokens than it has seen is
 /// safe even from an owner that was frozen in the middle of a write.
 ///
-/// Dropping a lease hands the stream back.
+/// Dropping a lease hands the stream back, which is no failure: a handler that returns
+/// early, with `?` for example, is tried again and again. Call [`fail`](Self::fail)
+/// where it cannot do its work. A lease that is dropped by a panic counts as failed.
 pub struct Lease {
     entry: EntryId,
     stream: StreamName,
@@ -180,10 +182,13 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if !self.belief.is_over() {
             let (entry, token) = (self.entry, self.token);
+            // A handler that panics has failed. (Whoever panics with leases that nobody
+            // has taken out of the events yet has not failed on those.)
+            let taken_up = self.belief.last_progress().is_some();
             self.handle.post(Command::HandBack {
                 entry,
                 token,
-                failed: false,
+                failed: taken_up && std::thread::panicking(),
                 call: None,
             });
         }

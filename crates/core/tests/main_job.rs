@@ -360,3 +360,25 @@ fn an_entry_whose_owners_keep_failing_is_quarantined() {
         fleet.assert_nothing_left().await;
     });
 }
+
+/// The fetch that was under way brought streams to somebody who could give them to nobody.
+#[test]
+fn who_takes_no_more_events_takes_no_more_streams() {
+    everywhere(|fleet| async move {
+        let mut a = fleet.start("a").await;
+        fleet.submit(&["s0"]).await;
+        let held = a.lease(SOON).await;
+        let mut b = fleet.start("b").await;
+        drop(a.events);
+        // What is on its way at that very moment may still arrive here.
+        fleet.sleep(Duration::from_millis(10)).await;
+        for name in ["s1", "s2", "s3"] {
+            fleet.submit(&[name]).await;
+            b.lease(SOON).await.complete().await.unwrap();
+        }
+        fleet.sleep(TTL * 2).await;
+        assert!(held.is_valid());
+        held.complete().await.unwrap();
+        fleet.assert_nothing_left().await;
+    });
+}

@@ -301,3 +301,51 @@ fn what_is_handed_back_others_have_at_once_and_it_is_no_failure() {
         assert!(parked(&fleet).await.is_empty());
     });
 }
+
+/// The commonest bug of a handler was no failure, and went round for ever.
+#[test]
+fn a_handler_that_panics_has_failed() {
+    everywhere(|fleet| async move {
+        let mut a = fleet
+            .start_with(fleet.builder("a").quarantine_after(Some(2)))
+            .await;
+        fleet.submit(&["s"]).await;
+        for _ in 0..2 {
+            let lease = a.lease(LONG).await;
+            let handler = std::panic::AssertUnwindSafe(move || {
+                let _lease = lease;
+                panic!("as handlers do");
+            });
+            std::panic::catch_unwind(handler).unwrap_err();
+        }
+        let event = a.event(LONG).await;
+        assert!(matches!(event, Event::Quarantined(_)), "{event:?}");
+        assert_eq!(parked(&fleet).await[0].failures, 2);
+    });
+}
+
+/// Nobody has worked on what still waits in the queue.
+#[test]
+fn a_panic_fails_no_stream_that_nobody_has_taken_up() {
+    everywhere(|fleet| async move {
+        let a = fleet.start("a").await;
+        fleet.submit(&["s1", "s2"]).await;
+        fleet.sleep(SOON).await;
+        let panicking = std::panic::AssertUnwindSafe(move || {
+            let _node = a;
+            std::panic::resume_unwind(Box::new("the main loop"));
+        });
+        std::panic::catch_unwind(panicking).unwrap_err();
+        let mut c = fleet.start("c").await;
+        for _ in 0..2 {
+            std::mem::forget(c.lease(LONG).await);
+        }
+        let backend = fleet.backend.backend(&fleet.service).unwrap();
+        let all = Scope::All {
+            after: EntryId::MIN,
+        };
+        let page = backend.transport.list_pending(&all, 9).await.unwrap();
+        let failures: Vec<_> = page.entries.iter().map(|entry| entry.failures).collect();
+        assert_eq!(failures, [0, 0]);
+    });
+}

@@ -1,5 +1,8 @@
 //! Preparing the LBS, outages, giving up, shutting down (R7, R8).
 
+use std::fmt;
+use std::time::Duration;
+
 use super::items::{Item, State};
 use super::session::Status;
 use super::{Action, Answer, CallId, DisownReason, Flight, Input, Machine, Notice, Output, Reply};
@@ -20,12 +23,24 @@ pub(super) enum Phase {
 /// What the LBS and the locks live on may be two systems: that one answers
 /// says nothing about the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub enum Part {
+    /// The LBS itself.
     Lbs,
     /// The LBS' group, missing whenever it has been made: only a fetch shows that
     /// it stands.
     Group,
+    /// The lock manager.
     Locks,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lbs => "the LBS",
+            Self::Group => "the consumer group",
+            Self::Locks => "the locks",
+        })
+    }
 }
 
 /// A part of the backend cannot be used at the moment.
@@ -35,7 +50,13 @@ pub(super) struct Outage {
     failed: u32,
     /// When the next attempt is due; what fails before does not count again.
     retry_at: Timestamp,
+    since: Timestamp,
+    /// When the user was told last.
+    told: Option<Timestamp>,
 }
+
+/// Between two notices of an outage that goes on.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 impl Machine {
     pub(super) fn is_draining(&self) -> bool {
@@ -85,7 +106,12 @@ impl Machine {
     }
 
     pub(super) fn control_succeeded(&mut self, part: Part) {
-        self.outages[part as usize] = None;
+        if let Some(outage) = self.outages[part as usize].take()
+            && outage.told.is_some()
+        {
+            let after = self.now.saturating_since(outage.since);
+            self.notify(Notice::Reached { part, after });
+        }
     }
 
     /// One of the calls without which nothing goes on has failed: wait, then
@@ -105,10 +131,11 @@ impl Machine {
         // A missing group is made again at once; one that is missing still counts.
         let failed = match outage {
             None if is_missing => {
-                let retry_at = self.now;
                 self.outages[part as usize] = Some(Outage {
                     failed: 0,
-                    retry_at,
+                    retry_at: self.now,
+                    since: self.now,
+                    told: None,
                 });
                 return;
             }
@@ -123,9 +150,17 @@ impl Machine {
             .first
             .saturating_mul(2u32.saturating_pow(failed - 1))
             .min(policy.max);
+        let mut told = outage.and_then(|outage| outage.told);
+        // One failure is no outage yet.
+        if failed > 1 && told.is_none_or(|told| told + TELL_AGAIN <= self.now) {
+            told = Some(self.now);
+            self.notify(Notice::Unreachable { part, error });
+        }
         self.outages[part as usize] = Some(Outage {
             failed,
             retry_at: self.now + self.rng.jittered(wait),
+            since: outage.map_or(self.now, |outage| outage.since),
+            told,
         });
     }
 
@@ -157,7 +192,7 @@ impl Machine {
         }
     }
 
-    fn cancel_fetch(&mut self) {
+    pub(super) fn cancel_fetch(&mut self) {
         let fetch = self
             .flights
             .iter()

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::control::Part;
 use crate::belief::Belief;
 use crate::{
     Acquire, AcquireOutcome, BeatOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId,
@@ -249,6 +250,21 @@ pub enum Notice {
         entry: EntryId,
         /// Why.
         reason: String,
+    },
+    /// A part of the backend has failed several times in a row, and is tried again.
+    /// Told once, and every half a minute that it lasts.
+    Unreachable {
+        /// Which.
+        part: Part,
+        /// How it failed last.
+        error: Error,
+    },
+    /// It answers again.
+    Reached {
+        /// Which.
+        part: Part,
+        /// How long after the first failure.
+        after: Duration,
     },
     /// The last one. `error` says why, unless it was asked for.
     Terminated {

@@ -62,6 +62,7 @@ use crate::{
     ClaimMode, ConsumerName, EntryId, Fenced, FencingToken, Hint, LeaseRef, LockScheme, Settings,
     Timestamp,
 };
+pub use control::Part;
 pub(crate) use control::closed;
 use control::{Outage, Phase};
 use forgiving::Forgiving;
@@ -236,7 +237,11 @@ impl Machine {
             Input::Hint(hint) => self.hint(hint),
             Input::Command(command) => self.command(command),
             Input::EventsTaken(n) => self.undelivered = self.undelivered.saturating_sub(n),
-            Input::NobodyListens => self.deaf = true,
+            Input::NobodyListens => {
+                self.deaf = true;
+                // It would bring what only others can take.
+                self.cancel_fetch();
+            }
         }
         self.pump();
     }

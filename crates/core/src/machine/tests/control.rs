@@ -293,3 +293,32 @@ fn a_group_that_is_missing_whenever_it_was_made_counts_as_a_failure() {
         }
     }
 }
+
+/// Operators see neither a single failure nor each of the hundreds that follow.
+#[test]
+fn an_outage_is_told_once_and_each_half_minute_and_so_is_its_end() {
+    let mut rig = Rig::cold(LockScheme::Session, |_| {});
+    let told = |rig: &Rig| {
+        let unreachable = |notice: &&Notice| matches!(notice, Notice::Unreachable { .. });
+        rig.notices.iter().filter(unreachable).count()
+    };
+    let failing = |rig: &mut Rig| {
+        while rig.has("Prepare") {
+            rig.fail("Prepare");
+        }
+    };
+    failing(&mut rig);
+    assert_eq!(told(&rig), 0, "it may be nothing");
+    rig.pass_with(Duration::from_secs(20), failing);
+    assert_eq!(told(&rig), 1);
+    rig.pass_with(Duration::from_secs(180), failing);
+    assert!((4..=7).contains(&told(&rig)), "{}", told(&rig));
+    let before = told(&rig);
+    rig.pass_with(Duration::from_secs(60), Rig::housekeep);
+    let reached = rig.notices.iter().find_map(|notice| match notice {
+        Notice::Reached { after, .. } => Some(*after),
+        _ => None,
+    });
+    assert!(reached.is_some_and(|after| after >= Duration::from_secs(200)));
+    assert_eq!(told(&rig), before);
+}
