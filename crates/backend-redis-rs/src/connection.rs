@@ -414,11 +414,13 @@ fn prepare_tls() {
 
 /// `url` for messages: the password, and parameters that might hold one, left out.
 fn without_password(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
     let (scheme, rest) = url
         .split_once("://")
         .map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let (rest, parameters) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
     let shown = match rest.rsplit_once('@') {
+        // Perhaps a password that should have been escaped: where it ends nobody can say.
+        _ if parameters.contains('@') => "***".to_owned(),
         Some((credentials, host)) => {
             let user = credentials.split(':').next().unwrap_or_default();
             format!("{user}:***@{host}")
@@ -447,6 +449,9 @@ mod tests {
                 "unix:///run/redis.sock",
             ),
             ("me:secret@h", "me:***@h"),
+            ("redis://:sec#ret@h:1", "redis://***"),
+            ("redis://me:sec@re?t@h:1/2", "redis://***"),
+            ("unix:///run/redis.sock?pass=sec@ret", "unix://***"),
         ] {
             assert_eq!(without_password(url), shown);
         }

@@ -37,7 +37,10 @@
 //! is for one TTL: live owners beat first, and until then nothing new is
 //! acquired or taken over. Restarts are told by the server's run id, steps of the
 //! clock by consumers that knew the time before; a server that lost everything
-//! by consumers that knew it before.
+//! by consumers that knew it before. If the first to call afterwards cannot know
+//! (it has just started, or the step is less than half its TTL, and others have
+//! shorter ones), it goes unnoticed: the leases of those who live run out at once,
+//! and until they hear of it, at most for a TTL, tokens alone keep them out.
 //!
 //! # Keys
 //! The LBS, and with per-stream locks their keys too, are on the wire as the Go
@@ -81,7 +84,7 @@
 //!
 //! # Rights
 //! An ACL user needs `EVAL`, `EVALSHA`, `PING`, `SELECT`, `SUBSCRIBE`,
-//! `PSUBSCRIBE`, `PUBLISH`, `SET`, `GET`, `MGET`, `DEL`, `EXISTS`, `PTTL`, `PEXPIRE`, `TIME`,
+//! `PSUBSCRIBE`, `PUBLISH`, `SET`, `GET`, `MGET`, `DEL`, `UNLINK`, `EXISTS`, `PTTL`, `PEXPIRE`, `TIME`,
 //! `INFO` (session leases only; without it restarts go unnoticed),
 //! the stream commands and those on hashes, lists and sorted sets, on the keys above.
 //! `CONFIG`, and the channels, are made use of where they are granted: without

@@ -243,7 +243,10 @@ fn fenced_by(leases: &[LeaseRef]) -> Vec<Fenced> {
 
 /// Teaches a server our scripts: one that is not known takes a call more.
 async fn warm_up(server: &RedisServer, scheme: LockScheme) {
-    let backend = backend_with(server, "warm-up", scheme).await;
+    every_call(&backend_with(server, "warm-up", scheme).await).await;
+}
+
+async fn every_call(backend: &Backend) {
     let me = session("warmer", 1, TTL);
     let (locks, transport) = (&backend.locks, &backend.transport);
     let claimer = me.id.consumer.clone();
@@ -575,5 +578,43 @@ fn no_call_over_all_sessions_is_long() {
         let migrated = provider.migrate(&orders, LockScheme::PerStream).await;
         migrated.unwrap();
         service.watch.expect_short("migrate");
+    });
+}
+
+/// As the crate's documentation lists them: burying the dead and migrating failed half way.
+#[test]
+fn the_documented_rights_are_enough() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let rights = "-@all +eval +evalsha +ping +select +subscribe +psubscribe +publish +set \
+                      +get +mget +del +unlink +exists +pttl +pexpire +time +info +@stream \
+                      +@hash +@list +@sortedset";
+        let mut user = vec!["ACL", "SETUSER", "worker", "on", ">pw", "~*", "&*"];
+        user.extend(rights.split_whitespace());
+        server.run::<()>(&user);
+        let url = format!("redis://worker:pw@127.0.0.1:{}/0", server.port());
+        let provider = RedisBackend::connect(url).await.unwrap();
+        for scheme in [LockScheme::Session, LockScheme::PerStream] {
+            let provider = provider.clone().with_lock_scheme(scheme);
+            let service = ServiceName::new(format!("{scheme:?}")).unwrap();
+            let backend = provider.backend(&service).unwrap();
+            every_call(&backend).await;
+
+            let dead = session("dead", 2, 200);
+            backend.locks.open(&dead).await.unwrap();
+            let request = acquire("t", EntryId::new(1, 0), 1, 0);
+            backend.locks.acquire(&dead, &[request]).await.unwrap();
+            backend.locks.revoke(&[stream("t")]).await.unwrap();
+            backend.locks.close(&dead.id).await.unwrap();
+            let heir = session("heir", 3, TTL);
+            backend.locks.open(&heir).await.unwrap();
+            let taken = backend.locks.take_over(&heir, &dead.id, 9).await;
+            assert!(!matches!(taken.unwrap(), TakeOverOutcome::Alive { .. }));
+            assert!(backend.locks.bury(&dead.id).await.unwrap());
+            backend.locks.close(&heir.id).await.unwrap();
+            for to in [LockScheme::PerStream, LockScheme::Session] {
+                provider.migrate(&service, to).await.unwrap();
+            }
+        }
     });
 }

@@ -739,6 +739,28 @@ fn without_the_right_to_ask_for_the_run_id_all_but_that_works() {
     });
 }
 
+/// They slipped into a fleet of Go consumers, whose locks they do not see.
+#[test]
+fn without_the_right_to_look_at_groups_a_wire_fleet_is_refused_all_the_same() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        server.run::<()>(&[
+            "XGROUP",
+            "CREATE",
+            "orders-input",
+            "orders-group",
+            "0",
+            "MKSTREAM",
+        ]);
+        server.run::<()>(&[
+            "ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all", "-xinfo",
+        ]);
+        let backend = sessions(&server).await;
+        let refused = backend.transport.prepare().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Incompatible, "{refused}");
+    });
+}
+
 #[test]
 fn the_setting_decides_and_session_leases_are_the_default() {
     on_both(|| async {
