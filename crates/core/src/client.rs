@@ -162,6 +162,10 @@ impl Client {
 
     /// Hands everything back, so that others continue at once, and ends the client.
     ///
+    /// Handlers are not waited for: their leases are [`lost`](crate::Lease::lost). To let
+    /// them put something down first, drop the [`Events`](crate::Events), so that nothing
+    /// new comes, have each hand its lease back, and call this when they have ended.
+    ///
     /// Takes at most one TTL, whether or not the backend can be reached. The
     /// last event is `Terminated`. Fine to call again.
     pub async fn done(&self) -> Result<()> {
@@ -300,7 +304,9 @@ impl ClientBuilder {
     }
 
     /// Locks of another system than the backend's own. All consumers of a
-    /// service must use the same.
+    /// service must use the same, which **is not checked**: one that goes by other
+    /// locks takes streams from healthy owners, whom only fencing stops. Stop all
+    /// consumers of a service to bring locks of your own into it.
     pub fn locks(mut self, locks: Arc<dyn LockManager>) -> Self {
         self.locks = Some(locks);
         self
