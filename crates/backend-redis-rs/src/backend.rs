@@ -22,11 +22,28 @@ pub struct RedisBackend {
 }
 
 impl RedisBackend {
-    /// Connects to the server at `url`, for example `redis://user:password@host:6379/0`,
+    /// The server at `url`, for example `redis://user:password@host:6379/0`,
     /// `rediss://…` with one of the TLS features, or `unix:///path/to/socket`.
+    ///
+    /// Reads the URL and does no I/O: the first call connects, and so does the
+    /// first call after a connection broke. A server that is not up yet is so
+    /// waited for by whoever uses this, as its retry policy says.
     ///
     /// The URL's database is used for everything. Go consumers of a shared
     /// fleet look at database 0 only.
+    ///
+    /// # Errors
+    /// [`Config`](streamlease_core::ErrorKind::Config): the URL is not usable.
+    /// The message names it without its password.
+    pub fn new(url: impl AsRef<str>) -> Result<Self> {
+        Ok(Self {
+            server: Arc::new(Server::new(url.as_ref())?),
+            scheme: LockScheme::Session,
+        })
+    }
+
+    /// Like [`new`](Self::new), and connects at once: an eager check that fails
+    /// if the server is not up, or still loading. It does not wait for it.
     ///
     /// # Errors
     /// [`Config`](streamlease_core::ErrorKind::Config): the URL is not usable.
@@ -35,21 +52,16 @@ impl RedisBackend {
     /// [`Denied`](streamlease_core::ErrorKind::Denied): wrong user or password.
     /// The message names the URL without its password.
     ///
-    /// Once connected, a connection that breaks is made anew by the next call.
-    ///
     /// # Panics
     /// With the feature `tokio` alone, outside of a tokio runtime (or inside one
     /// without its I/O and time drivers): tokio itself does.
     pub async fn connect(url: impl AsRef<str>) -> Result<Self> {
-        let server = Server::new(url.as_ref())?;
-        server.ping().await?;
-        Ok(Self {
-            server: Arc::new(server),
-            scheme: LockScheme::Session,
-        })
+        let backend = Self::new(url)?;
+        backend.server.ping().await?;
+        Ok(backend)
     }
 
-    /// The same server with these locks. [`connect`](Self::connect) gives
+    /// The same server with these locks. Without this they are
     /// [`LockScheme::Session`]; fleets with Go consumers need
     /// [`LockScheme::PerStream`].
     ///

@@ -107,6 +107,7 @@ impl Server {
     /// Reads `url`. No I/O.
     pub(crate) fn new(url: &str) -> Result<Self> {
         let endpoint = without_password(url);
+        refuse_tls_without_its_feature(url, &endpoint)?;
         let bad = |err: RedisError| {
             Error::with_source(
                 ErrorKind::Config,
@@ -402,6 +403,19 @@ impl Call {
     }
 }
 
+/// The client crate's own words for it name no feature of ours.
+fn refuse_tls_without_its_feature(url: &str, endpoint: &str) -> Result<()> {
+    let built_in = cfg!(any(feature = "tls-rustls", feature = "tls-native-tls"));
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    if built_in || !matches!(scheme, "rediss" | "valkeys") {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "redis URL {endpoint:?} asks for TLS, which this build leaves out; enable the feature \
+         `tls-rustls` or `tls-native-tls`"
+    )))
+}
+
 /// rustls panics at the first connection if the process has no crypto provider
 /// of its choice: then ours is installed. A choice the application made stays.
 fn prepare_tls() {
@@ -454,6 +468,17 @@ mod tests {
             ("unix:///run/redis.sock?pass=sec@ret", "unix://***"),
         ] {
             assert_eq!(without_password(url), shown);
+        }
+    }
+
+    #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+    #[test]
+    fn a_url_with_tls_is_refused_by_naming_the_feature_that_is_off() {
+        for url in ["rediss://:secret@h:1", "valkeys://h"] {
+            let err = Server::new(url).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Config);
+            assert!(err.to_string().contains("`tls-rustls`"), "{err}");
+            assert!(!err.to_string().contains("secret"), "{err}");
         }
     }
 

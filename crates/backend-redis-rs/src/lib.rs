@@ -1,8 +1,10 @@
 //! Transport, lock manager and notifier of **streamlease** on one Redis or
 //! Valkey server (7.0 or later), with the `redis` crate.
 //!
-//! [`RedisBackend::connect`] is all there is to it; hand the result to
-//! `Client::builder(…).backend(…)` or `Producer::builder(…).backend(…)`.
+//! [`RedisBackend::new`] (no I/O; the first call connects) or
+//! [`RedisBackend::connect`] (an error if the server is not up) is all there is to
+//! it; hand the result to `Client::builder(…).backend(…)` or
+//! `Producer::builder(…).backend(…)`.
 //!
 //! # Features
 //! | feature | what it does |

@@ -14,7 +14,15 @@ impl RedisBackend {
     ///
     /// # Errors
     /// Always [`Config`](streamlease_core::ErrorKind::Config).
-    pub async fn connect(_url: impl AsRef<str>) -> Result<Self> {
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self> {
+        Self::new(url)
+    }
+
+    /// Fails: enable the feature `tokio` or `smol`.
+    ///
+    /// # Errors
+    /// Always [`Config`](streamlease_core::ErrorKind::Config).
+    pub fn new(_url: impl AsRef<str>) -> Result<Self> {
         Err(Error::config(
             "streamlease-backend-redis-rs was built without a runtime; enable its feature \
              `tokio`, or `smol` (which async-std uses too)",

@@ -75,6 +75,30 @@ fn connecting_fails_with_the_kind_of_what_is_wrong_and_without_the_password() {
 }
 
 #[test]
+fn a_backend_is_built_without_its_server_and_connects_once_that_is_up() {
+    on_both(|| async {
+        let mut server = RedisServer::start();
+        server.kill();
+        let provider = RedisBackend::new(server.url()).unwrap();
+        let backend = provider
+            .backend(&ServiceName::new("orders").unwrap())
+            .unwrap();
+        for _ in 0..2 {
+            let err = soon(backend.transport.prepare()).await.unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
+        }
+        let err = soon(RedisBackend::connect(server.url())).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unavailable, "connect is eager");
+        server.start_again();
+        backend.transport.prepare().await.unwrap();
+    });
+    // Not even a runtime is needed to build one, but a URL is looked at.
+    RedisBackend::new("redis://127.0.0.1:1/0").unwrap();
+    let err = RedisBackend::new("nonsense").unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Config);
+}
+
+#[test]
 fn a_server_that_never_answers_is_unavailable_in_bounded_time() {
     on_both(|| async {
         // Accepts (the kernel does), and says nothing.
