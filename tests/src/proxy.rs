@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Forwards connections to one address, and delays, holds or cuts them as told.
 ///
@@ -20,13 +20,17 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Network {
-    upstream: SocketAddr,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Where new connections lead.
+    upstream: SocketAddr,
+    /// How long a new connection takes before anything gets through.
+    connect_delay: Duration,
+    link: Link,
     hold_requests: bool,
     /// Hold requests from the next on that has this.
     hold_from: Option<Vec<u8>>,
@@ -37,6 +41,15 @@ struct State {
     accepted: u64,
     cut: u64,
     closed: bool,
+}
+
+/// What all connections share: until when the bytes under way occupy it.
+#[derive(Debug, Default)]
+struct Link {
+    /// Bytes per second in each direction; `None` is no limit.
+    rate: Option<u32>,
+    requests_until: Option<Instant>,
+    replies_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -65,9 +78,22 @@ impl Proxy {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding a free port on 127.0.0.1");
         let addr = listener.local_addr().expect("the address just bound");
-        let network = Arc::new(Network {
+        let state = State {
             upstream,
-            state: Mutex::default(),
+            connect_delay: Duration::ZERO,
+            link: Link::default(),
+            hold_requests: false,
+            hold_from: None,
+            hold_replies: false,
+            latency: Duration::ZERO,
+            cuts: Vec::new(),
+            connections: BTreeMap::new(),
+            accepted: 0,
+            cut: 0,
+            closed: false,
+        };
+        let network = Arc::new(Network {
+            state: Mutex::new(state),
             changed: Condvar::new(),
         });
         let accepting = network.clone();
@@ -88,6 +114,27 @@ impl Proxy {
     /// Delays every chunk in both directions by this; zero to stop that.
     pub fn set_latency(&self, latency: Duration) {
         self.network.lock().latency = latency;
+    }
+
+    /// Leads new connections to another server, as a name does after a failover.
+    /// Those that are open stay with the one they have.
+    pub fn set_target(&self, upstream: SocketAddr) {
+        self.network.lock().upstream = upstream;
+    }
+
+    /// A new connection takes this long (a far region, TLS, a slow name server)
+    /// before anything gets through; zero to stop that. An open one is as fast as ever.
+    pub fn set_connect_delay(&self, delay: Duration) {
+        self.network.lock().connect_delay = delay;
+    }
+
+    /// All connections together carry no more than so many bytes per second in
+    /// each direction; `None` to stop that.
+    pub fn set_rate(&self, bytes_per_second: Option<u32>) {
+        self.network.lock().link = Link {
+            rate: bytes_per_second,
+            ..Link::default()
+        };
     }
 
     /// Nothing gets through in either direction, and new connections hang,
@@ -203,11 +250,18 @@ impl Network {
 
     /// Carries one connection until its client's side ends.
     fn carry(self: &Arc<Self>, id: u64, client: TcpStream) -> io::Result<()> {
+        let (delay, upstream) = {
+            let state = self.lock();
+            (state.connect_delay, state.upstream)
+        };
+        if !delay.is_zero() {
+            thread::sleep(delay);
+        }
         // A SYN does not get through a partition either.
         if !self.pass(id, Direction::Requests) {
             return Ok(());
         }
-        let server = TcpStream::connect_timeout(&self.upstream, Duration::from_secs(5))?;
+        let server = TcpStream::connect_timeout(&upstream, Duration::from_secs(5))?;
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;
         }
@@ -246,6 +300,7 @@ impl Network {
             if direction == Direction::Requests {
                 self.begin_hold(&chunk[..n]);
             }
+            self.occupy(direction, n);
             if !self.pass(id, direction) {
                 return Ok(());
             }
@@ -270,6 +325,22 @@ impl Network {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits until the link has carried so many bytes.
+    fn occupy(&self, direction: Direction, bytes: usize) {
+        let until = {
+            let link = &mut self.lock().link;
+            let Some(rate) = link.rate else { return };
+            let until = match direction {
+                Direction::Requests => &mut link.requests_until,
+                Direction::Replies => &mut link.replies_until,
+            };
+            let time = Duration::from_secs_f64(bytes as f64 / f64::from(rate));
+            let begins = until.map_or_else(Instant::now, |until| until.max(Instant::now()));
+            *until.insert(begins + time)
+        };
+        thread::sleep(until.saturating_duration_since(Instant::now()));
     }
 
     /// Waits out latency and partitions; `false` if the connection has ended meanwhile.
@@ -469,6 +540,62 @@ mod tests {
         proxy.cut_all();
         assert!(incr(&mut connection).is_err());
         assert_eq!(count(&server), 1);
+    }
+
+    #[test]
+    fn new_connections_lead_to_another_server_and_open_ones_stay() {
+        let (old, new) = (RedisServer::start(), RedisServer::start());
+        let proxy = Proxy::start(old.addr());
+        let mut kept = connect(&proxy);
+        proxy.set_target(new.addr());
+        incr(&mut connect(&proxy)).unwrap();
+        assert_eq!(incr(&mut kept).unwrap(), 1);
+        assert_eq!((count(&old), count(&new)), (1, 1));
+    }
+
+    #[test]
+    fn a_connection_takes_long_to_make_and_is_as_fast_as_ever_then() {
+        const DELAY: Duration = Duration::from_millis(200);
+        let server = RedisServer::start();
+        let proxy = Proxy::start(server.addr());
+        let mut open = connect(&proxy);
+        proxy.set_connect_delay(DELAY);
+        let asked = Instant::now();
+        incr(&mut connect(&proxy)).unwrap();
+        assert!(asked.elapsed() >= DELAY, "{:?}", asked.elapsed());
+        // A hundred with that delay in each would take 20 s.
+        let asked = Instant::now();
+        for _ in 0..100 {
+            incr(&mut open).unwrap();
+        }
+        assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+        proxy.set_connect_delay(Duration::ZERO);
+        incr(&mut connect(&proxy)).unwrap();
+    }
+
+    #[test]
+    fn all_connections_together_carry_no_more_than_the_rate() {
+        let server = RedisServer::start();
+        let proxy = Proxy::start(server.addr());
+        let mut connections = [connect(&proxy), connect(&proxy)];
+        let value = "x".repeat(100_000);
+        proxy.set_rate(Some(1_000_000));
+        let asked = Instant::now();
+        thread::scope(|scope| {
+            for connection in &mut connections {
+                scope.spawn(|| redis::cmd("SET").arg("k").arg(&value).exec(connection));
+            }
+        });
+        let took = asked.elapsed();
+        assert!(took >= Duration::from_millis(200), "{took:?}");
+        let asked = Instant::now();
+        let got: String = redis::cmd("GET")
+            .arg("k")
+            .query(&mut connections[0])
+            .unwrap();
+        let took = asked.elapsed();
+        assert_eq!(got, value);
+        assert!(took >= Duration::from_millis(100), "{took:?}");
     }
 
     #[test]
