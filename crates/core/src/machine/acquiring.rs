@@ -19,6 +19,7 @@ const HAND_BACK_TRIES: u32 = 6;
 impl Machine {
     /// An entry that this consumer should work on, unless it is known already.
     pub(super) fn admit(&mut self, entry: EntryId, content: Announcement, origin: Origin) {
+        self.id_is_of(entry, Some(&content.stream));
         if self.items.contains(entry) {
             return;
         }

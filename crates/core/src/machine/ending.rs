@@ -422,9 +422,9 @@ impl Machine {
         self.look_at_own();
     }
 
-    /// One lease's belief ran out while others' did not: its lock may stand
-    /// still, and is freed.
-    pub(super) fn lapse(&mut self, entry: EntryId) {
+    /// One lease is over while others are not, although its lock may stand still: that
+    /// is freed.
+    pub(super) fn lapse(&mut self, entry: EntryId, reason: DisownReason) {
         if let Some(item) = self.items.get(entry)
             && let Some(lock) = item.state.lock()
         {
@@ -436,7 +436,7 @@ impl Machine {
             };
             self.release(lease, true);
         }
-        self.lose(entry, DisownReason::Expired);
+        self.lose(entry, reason);
     }
 
     /// R1, a lost session, or the end of the client: everything is over at once.

@@ -98,11 +98,14 @@ impl Machine {
         for delivery in fetched.entries {
             match delivery.content {
                 Ok(content) => self.admit(delivery.entry, content, Origin::Mine),
-                Err(reason) => self.park(
-                    delivery.entry,
-                    crate::FencingToken::NONE,
-                    reason.to_string(),
-                ),
+                Err(reason) => {
+                    self.id_is_of(delivery.entry, None);
+                    self.park(
+                        delivery.entry,
+                        crate::FencingToken::NONE,
+                        reason.to_string(),
+                    );
+                }
             }
         }
     }

@@ -17,13 +17,15 @@ impl Machine {
             self.watch_another(pending.entry, owner);
         }
         let expired = self.looking.expired.remove(&pending.entry).is_some();
-        let adopted = self.orphans.adopting.remove(&pending.entry);
+        let stream = pending.content.as_ref().ok().map(|content| &content.stream);
+        self.id_is_of(pending.entry, stream);
+        let mut adopted = self.orphans.adopting.remove(&pending.entry);
+        if let Some(other) = adopted.take_if(|lease| Some(&lease.stream) != stream) {
+            self.give_back(other);
+        }
         let content = match &pending.content {
             Ok(content) => content.clone(),
             Err(reason) => {
-                if let Some(lease) = adopted {
-                    self.release(lease, false);
-                }
                 let waiting = &self.lanes.quarantine.queue;
                 if self.parking_places() > waiting.len() {
                     self.park(pending.entry, pending.token, reason.to_string());

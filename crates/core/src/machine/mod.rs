@@ -23,6 +23,7 @@
 //! - `orphans`: who is dead, who takes over (R9, R11);
 //! - `turns`: who of the survivors goes first for which entry (R11);
 //! - `silence`: handlers that make no progress;
+//! - `ids`: entry ids that a restored LBS gave to other announcements;
 //! - `forgiving`: failures of earlier owners that are over;
 //! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
@@ -35,6 +36,7 @@ mod doubt;
 mod ending;
 mod fetch;
 mod forgiving;
+mod ids;
 mod io;
 mod items;
 mod judging;

@@ -278,9 +278,8 @@ impl Machine {
                     if manual {
                         self.give_back(lease);
                     } else {
-                        self.look_at(vec![lease.entry]);
                         self.sitting.record.doubt(&lease, capped);
-                        self.orphans.adopting.insert(lease.entry, lease);
+                        self.adopt_when_read(lease);
                     }
                 }
             }

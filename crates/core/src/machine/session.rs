@@ -161,7 +161,7 @@ impl Machine {
         // The others have been extended since, or found on record: an acquire that
         // was long under way, or a doubt, costs only its own lease (R2).
         for entry in lapsed {
-            self.lapse(entry);
+            self.lapse(entry, DisownReason::Expired);
         }
         false
     }

@@ -2,6 +2,7 @@
 
 mod control;
 mod forgiving;
+mod ids;
 mod leasing;
 mod manual;
 mod orphans;
