@@ -64,6 +64,8 @@ struct Connection {
     server: Option<TcpStream>,
     /// After how many more bytes of reply it is cut.
     cut_after: Option<usize>,
+    /// Carries nothing any more, and nobody is told.
+    silenced: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +137,15 @@ impl Proxy {
             rate: bytes_per_second,
             ..Link::default()
         };
+    }
+
+    /// The connections that are open now carry nothing any more, and nobody is
+    /// told: the peer has vanished from them. New ones work.
+    pub fn silence_open(&self) {
+        let mut state = self.network.lock();
+        for connection in state.connections.values_mut() {
+            connection.silenced = true;
+        }
     }
 
     /// Nothing gets through in either direction, and new connections hang,
@@ -237,6 +248,7 @@ impl Network {
                 client: handle,
                 server: None,
                 cut_after: None,
+                silenced: false,
             };
             state.connections.insert(id, connection);
             let network = self.clone();
@@ -357,7 +369,8 @@ impl Network {
                     Direction::Requests => state.hold_requests,
                     Direction::Replies => state.hold_replies,
                 };
-                held && state.connections.contains_key(&id)
+                let connection = state.connections.get(&id);
+                connection.is_some_and(|connection| held || connection.silenced)
             })
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         state.connections.contains_key(&id)
@@ -607,5 +620,18 @@ mod tests {
         assert!(incr(&mut connection).is_err());
         server.start_again();
         assert_eq!(incr(&mut connect(&proxy)).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_was_open_goes_silent_and_what_is_new_does_not() {
+        let server = RedisServer::start();
+        let proxy = Proxy::start(server.addr());
+        let mut open = connect(&proxy);
+        open.set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        proxy.silence_open();
+        assert!(incr(&mut open).is_err());
+        let answer = incr(&mut connect(&proxy));
+        assert_eq!(answer.unwrap(), 1, "the silent one's is held");
     }
 }
