@@ -41,17 +41,80 @@ pub(crate) fn protocol(what: &str) -> Error {
     )
 }
 
+/// Whether a server says with an error that it is not the one to talk to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum WrongServer {
+    /// It is not ready, which passes; if it does not, its name may lead to another
+    /// one by now.
+    IfItLasts,
+    /// Another one has its part.
+    Certainly,
+}
+
+/// `None`: it is the right one, whatever it refuses.
+pub(crate) fn wrong_server(code: &str, detail: &str) -> Option<WrongServer> {
+    match meant(code, detail) {
+        "READONLY" | "MASTERDOWN" | "MOVED" | "CLUSTERDOWN" => Some(WrongServer::Certainly),
+        "UNBLOCKED" if is_role_change(detail) => Some(WrongServer::Certainly),
+        "ERR" if is_foreign_slot(detail) => Some(WrongServer::Certainly),
+        // NOAUTH: a connection that had logged in; a proxy may have changed what is behind it.
+        "LOADING" | "NOREPLICAS" | "ASK" | "TRYAGAIN" | "NOAUTH" => Some(WrongServer::IfItLasts),
+        _ => None,
+    }
+}
+
 fn kind_of(code: &str, detail: &str) -> ErrorKind {
-    match code {
+    match meant(code, detail) {
         "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => ErrorKind::Denied,
+        // The server that ends a blocked read so is a replica now.
+        "UNBLOCKED" if is_role_change(detail) => ErrorKind::Unavailable,
         // UNBLOCKED: the stream was deleted under a blocked read.
         "NOGROUP" | "UNBLOCKED" => ErrorKind::NotPrepared,
-        "WRONGTYPE" | "MOVED" | "ASK" | "CROSSSLOT" => ErrorKind::Incompatible,
+        "WRONGTYPE" | "CROSSSLOT" => ErrorKind::Incompatible,
         "LOADING" | "READONLY" | "OOM" | "MISCONF" | "BUSY" | "NOREPLICAS" | "MASTERDOWN"
-        | "CLUSTERDOWN" | "TRYAGAIN" | "UNKILLABLE" | "NOSCRIPT" => ErrorKind::Unavailable,
+        | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "UNKILLABLE" | "NOSCRIPT" => {
+            ErrorKind::Unavailable
+        }
         "ERR" => kind_of_text(detail),
         _ => ErrorKind::Protocol,
     }
+}
+
+/// The code that counts: servers, and what stands in front of them, hand on the error
+/// of a command within a script as a text, "ERR … -READONLY You can't write …".
+fn meant<'a>(code: &'a str, detail: &'a str) -> &'a str {
+    const PASSED_ON: [&str; 10] = [
+        "READONLY",
+        "MASTERDOWN",
+        "MOVED",
+        "ASK",
+        "CLUSTERDOWN",
+        "LOADING",
+        "NOREPLICAS",
+        "OOM",
+        "NOPERM",
+        "MISCONF",
+    ];
+    if code != "ERR" {
+        return code;
+    }
+    let words = detail.split_whitespace();
+    words
+        .map(|word| word.trim_start_matches('-'))
+        .find(|word| PASSED_ON.contains(word))
+        .unwrap_or(code)
+}
+
+fn is_role_change(detail: &str) -> bool {
+    detail
+        .to_ascii_lowercase()
+        .contains("instance state changed")
+}
+
+fn is_foreign_slot(detail: &str) -> bool {
+    detail
+        .to_ascii_lowercase()
+        .contains("access a non local key")
 }
 
 /// Replies of the general code, which only their text tells apart.
@@ -59,14 +122,20 @@ fn kind_of_text(detail: &str) -> ErrorKind {
     let detail = detail.to_ascii_lowercase();
     if detail.contains("no such key") || detail.contains("requires the key to exist") {
         ErrorKind::NotPrepared
-    } else if detail.contains("user executing the script can't") {
-        // From within a script Redis 7.0 has no code of its own for it.
+    } else if detail.contains("user executing the script can't")
+        || detail.contains("acl failure in script")
+    {
+        // From within a script no server has a code of its own for it: Redis 7, and
+        // Redis 8 and Valkey 8.
         ErrorKind::Denied
-    } else if detail.contains("max number of clients") {
+    } else if detail.contains("max number of clients") || is_foreign_slot(&detail) {
         ErrorKind::Unavailable
     } else if detail.contains("unknown command") || detail.contains("unknown subcommand") {
         ErrorKind::Incompatible
-    } else if detail.contains("db index is out of range") || detail.contains("invalid db index") {
+    } else if detail.contains("db index is out of range")
+        || detail.contains("invalid db index")
+        || detail.contains("select is not allowed in cluster mode")
+    {
         ErrorKind::Config
     } else {
         ErrorKind::Protocol
@@ -103,10 +172,91 @@ mod tests {
             ),
             ("ERR", "DB index is out of range", ErrorKind::Config),
             ("ERR", "something else", ErrorKind::Protocol),
+            ("MOVED", "3300 127.0.0.1:7700", ErrorKind::Unavailable),
+            ("ASK", "3300 127.0.0.1:7700", ErrorKind::Unavailable),
+            (
+                "ERR",
+                "Attempted to access a non local key in a cluster node script: x",
+                ErrorKind::Unavailable,
+            ),
+            (
+                "UNBLOCKED",
+                "force unblock from blocking operation, instance state changed (master -> replica?)",
+                ErrorKind::Unavailable,
+            ),
+            (
+                "UNBLOCKED",
+                "the stream key no longer exists",
+                ErrorKind::NotPrepared,
+            ),
+            (
+                "ERR",
+                "ACL failure in script: User u has no permissions to run the 'x' command",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
+                "The user executing the script can't run this command or subcommand",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1): @user_script:3: -READONLY You can't write \
+                 against a read only replica.",
+                ErrorKind::Unavailable,
+            ),
             ("WHATEVER", "", ErrorKind::Protocol),
         ] {
             let err = redis_rs::make_extension_error(code.into(), Some(detail.into()));
             assert_eq!(from_redis("x", err).kind(), kind, "{code} {detail}");
+        }
+    }
+
+    #[test]
+    fn what_only_a_wrong_server_says_is_told_from_what_any_may_refuse() {
+        use WrongServer::*;
+        for (code, detail, verdict) in [
+            (
+                "READONLY",
+                "You can't write against a read only replica.",
+                Some(Certainly),
+            ),
+            (
+                "ERR",
+                "Error running script: -READONLY You can't write",
+                Some(Certainly),
+            ),
+            ("MASTERDOWN", "Link with MASTER is down", Some(Certainly)),
+            ("MOVED", "1 127.0.0.1:1", Some(Certainly)),
+            ("CLUSTERDOWN", "Hash slot not served", Some(Certainly)),
+            (
+                "ERR",
+                "Script attempted to access a non local key in a cluster node",
+                Some(Certainly),
+            ),
+            (
+                "UNBLOCKED",
+                "force unblock from blocking operation, instance state changed (master -> replica?)",
+                Some(Certainly),
+            ),
+            ("UNBLOCKED", "the stream key no longer exists", None),
+            (
+                "LOADING",
+                "Redis is loading the dataset in memory",
+                Some(IfItLasts),
+            ),
+            (
+                "NOREPLICAS",
+                "Not enough good replicas to write.",
+                Some(IfItLasts),
+            ),
+            ("NOAUTH", "Authentication required.", Some(IfItLasts)),
+            ("OOM", "command not allowed", None),
+            ("NOPERM", "", None),
+            ("NOGROUP", "", None),
+            ("ERR", "unknown command", None),
+        ] {
+            assert_eq!(wrong_server(code, detail), verdict, "{code} {detail}");
         }
     }
 

@@ -81,8 +81,19 @@
 //! any other value is a foreign holder's name.
 //!
 //! # Connections
-//! One for commands, one per blocking fetch (kept for the next one) and one per
-//! subscription. Each is made anew when it breaks; answers are waited for 2 s.
+//! One for commands, one per blocking fetch (kept for the next one, for half a
+//! minute) and one per subscription.
+//!
+//! Connecting, from the look-up of the name to the credentials, may take 8 s, goes on
+//! when those who wait for it lose patience, and fails for all of them at once.
+//! Answers are waited for 2 s; a connection that is silent while somebody gives
+//! up on it is replaced earlier, and when the new one is answered, blocked reads and
+//! subscriptions of the same time are given up too. An answer that says that the
+//! server is not the one to talk to (`READONLY`, `MASTERDOWN`, `MOVED`,
+//! `CLUSTERDOWN`, a read that a change of role ended; `LOADING`, `NOREPLICAS`,
+//! `ASK`, `TRYAGAIN`, `NOAUTH` when they last for 2 s) makes all connections be given
+//! up, and the name be looked up anew: a name that leads to the primary is enough to
+//! follow it.
 //!
 //! # Rights
 //! An ACL user needs `EVAL`, `EVALSHA`, `PING`, `SELECT`, `SUBSCRIBE`,

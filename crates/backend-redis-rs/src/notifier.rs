@@ -15,7 +15,7 @@ use streamlease_core::{
     ConsumerName, Error, ErrorKind, Hint, LockScheme, Notifier, Result, StreamName, Subscription,
 };
 
-use crate::connection::Server;
+use crate::connection::{Lifetime, Server};
 use crate::decode;
 use crate::keys::{Keys, keyspace_channel, parse_wire_lock, wire_lock_pattern};
 use crate::timer;
@@ -121,7 +121,7 @@ impl Notifier for RedisNotifier {
             self.have_expiries_told().await?;
         }
         let db = self.server.db();
-        let (mut sink, stream) = self.server.pubsub().await?;
+        let (lifetime, mut sink, stream) = self.server.pubsub().await?;
         let probe_channel = keyspace_channel(db, &self.keys.probe);
         self.accept(&self.keys.hints, sink.subscribe(&*self.keys.hints))
             .await?;
@@ -136,6 +136,7 @@ impl Notifier for RedisNotifier {
         }
         Ok(Box::new(RedisSubscription {
             server: self.server.clone(),
+            lifetime,
             sink,
             stream,
             hints_channel: self.keys.hints.clone(),
@@ -169,6 +170,9 @@ impl RedisNotifier {
 /// A subscription on a connection of its own.
 struct RedisSubscription {
     server: Arc<Server>,
+    /// A demoted server keeps subscriptions open, and tells nothing any more: others
+    /// notice first.
+    lifetime: Lifetime,
     sink: PubSubSink,
     stream: PubSubStream,
     hints_channel: String,
@@ -198,11 +202,16 @@ impl Subscription for RedisSubscription {
                 .map_or(self.ping_at, |until| until.min(self.ping_at));
             let pause = wake_at.saturating_duration_since(Instant::now());
             let stream = &mut self.stream;
+            let lifetime = &self.lifetime;
             let heard = future::or(async { Some(stream.next().await) }, async {
                 timer::sleep(pause).await;
                 None
             });
-            match heard.await {
+            let ended = async {
+                lifetime.ended().await;
+                Some(None)
+            };
+            match future::or(heard, ended).await {
                 Some(Some(message)) => {
                     if let Some(hint) = self.read(&message) {
                         return Ok(hint);
@@ -212,7 +221,7 @@ impl Subscription for RedisSubscription {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
                         format!(
-                            "the connection for notifications broke ({})",
+                            "the connection for notifications broke, or was given up ({})",
                             self.server.endpoint()
                         ),
                     ));
@@ -236,6 +245,7 @@ impl RedisSubscription {
                 Some(Ok(_)) => self.ping_at = Instant::now() + PING_EVERY,
                 // Refused is an answer too.
                 Some(Err(err)) if err.code().is_some() => {
+                    self.server.heed_error(&self.lifetime, &err);
                     self.ping_at = Instant::now() + PING_EVERY
                 }
                 Some(Err(err)) => return Err(self.server.failed("listening", err)),

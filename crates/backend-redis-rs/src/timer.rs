@@ -1,7 +1,7 @@
-//! Sleeping and time-outs of our own, under whichever executor polls them.
+//! Sleeping, time-outs and tasks of our own, under whichever executor polls them.
 //!
 //! The choice is the one that the redis crate makes for its connections: inside
-//! a tokio runtime tokio's timer, elsewhere async-io's, which has a thread of
+//! a tokio runtime tokio's timer and tasks, elsewhere smol's, which has threads of
 //! its own and so works under smol, async-std and anything else. Users of tokio
 //! alone link and start no second timer.
 
@@ -16,12 +16,12 @@ pub(crate) async fn sleep(time: Duration) {
     if tokio::runtime::Handle::try_current().is_ok() {
         tokio::time::sleep(time).await;
     } else {
-        async_io::Timer::after(time).await;
+        smol::Timer::after(time).await;
     }
     #[cfg(not(feature = "smol"))]
     tokio::time::sleep(time).await;
     #[cfg(not(feature = "tokio"))]
-    async_io::Timer::after(time).await;
+    smol::Timer::after(time).await;
 }
 
 /// `task`'s result, or `None` if it takes longer than `limit`; it is dropped then.
@@ -31,4 +31,18 @@ pub(crate) async fn within<T>(limit: Duration, task: impl Future<Output = T>) ->
         None
     })
     .await
+}
+
+/// Runs `task` whether or not anybody waits for it.
+pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    #[cfg(all(feature = "tokio", feature = "smol"))]
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(task);
+    } else {
+        smol::spawn(task).detach();
+    }
+    #[cfg(not(feature = "smol"))]
+    tokio::spawn(task);
+    #[cfg(not(feature = "tokio"))]
+    smol::spawn(task).detach();
 }

@@ -202,7 +202,7 @@ impl Transport for RedisTransport {
         let what = self.what("reading");
         let mut replies = self
             .server
-            .blocking(&what, &pipeline, request.wait)
+            .alone(&what, &pipeline, request.wait)
             .await?
             .into_iter();
         let entries = replies.next().ok_or_else(|| protocol("no reply"))?;

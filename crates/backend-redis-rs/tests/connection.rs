@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
+use streamlease_tests::Proxy;
 use support::*;
 
 async fn refused(url: String) -> Error {
@@ -335,5 +336,229 @@ fn a_full_server_is_waited_out() {
                 .len(),
             1
         );
+    });
+}
+
+/// A call whose caller waits no longer than this.
+async fn impatient<T>(
+    patience_ms: u64,
+    call: impl Future<Output = Result<T>>,
+) -> Option<Result<T>> {
+    let leave = async {
+        pause(Duration::from_millis(patience_ms)).await;
+        None
+    };
+    futures_lite::future::or(async { Some(call.await) }, leave).await
+}
+
+fn orders_at(url: &str) -> Backend {
+    let provider = RedisBackend::new(url).unwrap();
+    let service = ServiceName::new("orders").unwrap();
+    provider.backend(&service).unwrap()
+}
+
+#[test]
+fn a_demoted_server_behind_a_name_is_left_by_every_connection() {
+    on_both(|| async {
+        let old = RedisServer::builder()
+            .config("repl-diskless-sync-delay 0")
+            .start();
+        let new = RedisServer::start();
+        let (old_port, new_port) = (old.port().to_string(), new.port().to_string());
+        let name = Proxy::start(old.addr());
+        let backend = orders_at(&name.url());
+        backend.transport.prepare().await.unwrap();
+        new.run::<()>(&["REPLICAOF", "127.0.0.1", &old_port]);
+        eventually("the replica", || {
+            let info: String = new.run(&["INFO", "replication"]);
+            info.contains("master_link_status:up")
+        })
+        .await;
+        let mut subscription = backend.notifier.subscribe().await.unwrap();
+        let blocked = fetch("a", 1, 9000);
+        let fail_over = async {
+            eventually("a blocked reader", || {
+                let clients: String = old.run(&["CLIENT", "LIST"]);
+                clients.contains("flags=b")
+            })
+            .await;
+            new.run::<()>(&["REPLICAOF", "NO", "ONE"]);
+            name.set_target(new.addr());
+            old.run::<()>(&["REPLICAOF", "127.0.0.1", &new_port]);
+        };
+        let fetched = soon(futures_lite::future::zip(
+            backend.transport.fetch(&blocked),
+            fail_over,
+        ));
+        let err = fetched.await.0.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
+        let ids = backend.transport.submit(&batch(1, &["s"])).await.unwrap();
+        let ended = soon(subscription.next()).await.unwrap_err();
+        assert_eq!(
+            ended.kind(),
+            ErrorKind::Unavailable,
+            "it would be silent for ever"
+        );
+        let fetched = backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
+        assert_eq!(fetched.entries[0].entry, ids[0], "the new one's group");
+        assert!(backend.notifier.subscribe().await.is_ok());
+    });
+}
+
+#[test]
+fn a_refusal_of_a_replica_is_enough_to_look_the_name_up_anew() {
+    on_both(|| async {
+        let (old, new) = (RedisServer::start(), RedisServer::start());
+        let name = Proxy::start(old.addr());
+        let backend = orders_at(&name.url());
+        backend.transport.prepare().await.unwrap();
+        let mut subscription = backend.notifier.subscribe().await.unwrap();
+        // What it says comes from within a script; nothing blocks, nothing is closed.
+        pause(Duration::from_millis(60)).await;
+        name.set_target(new.addr());
+        old.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+        let err = backend.transport.prepare().await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
+        backend.transport.prepare().await.unwrap();
+        assert!(soon(subscription.next()).await.is_err());
+        assert_eq!(new.run::<usize>(&["EXISTS", "orders-input"]), 1);
+    });
+}
+
+#[test]
+fn a_connect_that_takes_longer_than_any_caller_waits_serves_the_next_one() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let far = Proxy::start(server.addr());
+        far.set_connect_delay(Duration::from_millis(400));
+        let backend = orders_at(&far.url());
+        let mut tries = 0;
+        while impatient(100, backend.transport.prepare()).await.is_none() {
+            tries += 1;
+            assert!(tries < 20, "cancelled and begun again, for ever");
+        }
+        assert_eq!(far.accepted(), 1, "one connect for all who wait");
+        let request = fetch("a", 1, 0);
+        tries = 0;
+        while impatient(100, backend.transport.fetch(&request))
+            .await
+            .is_none()
+        {
+            tries += 1;
+            assert!(tries < 20, "fetches");
+        }
+        assert_eq!(far.accepted(), 2);
+        tries = 0;
+        while impatient(100, backend.notifier.subscribe()).await.is_none() {
+            tries += 1;
+            assert!(tries < 20, "subscriptions");
+        }
+
+        assert_eq!(far.accepted(), 3);
+    });
+}
+
+#[test]
+fn a_vanished_peer_is_doubted_however_short_its_callers_wait() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let path = Proxy::start(server.addr());
+        let backend = orders_at(&path.url());
+        backend.transport.prepare().await.unwrap();
+        path.silence_open();
+        // With a TTL of 200 ms a beat waits for 50 ms.
+        let mut answers = 0;
+        for _ in 0..10 {
+            let answer = impatient(50, backend.transport.prepare()).await;
+            answers += u32::from(answer.is_some_and(|answer| answer.is_ok()));
+        }
+        assert!(answers >= 5, "{answers} of 10 calls were answered");
+    });
+}
+
+#[test]
+fn who_waits_on_a_vanished_peer_is_told_when_a_new_connection_answers() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let path = Proxy::start(server.addr());
+        let backend = orders_at(&path.url());
+        backend.transport.prepare().await.unwrap();
+        let mut subscription = backend.notifier.subscribe().await.unwrap();
+        let request = fetch("a", 1, 60_000);
+        let vanish = async {
+            eventually("a blocked reader", || {
+                let clients: String = server.run(&["CLIENT", "LIST"]);
+                clients.contains("flags=b")
+            })
+            .await;
+            path.silence_open();
+            assert!(impatient(150, backend.transport.prepare()).await.is_none());
+            backend.transport.prepare().await.unwrap();
+        };
+        let fetched = soon(futures_lite::future::zip(
+            backend.transport.fetch(&request),
+            vanish,
+        ));
+        assert_eq!(fetched.await.0.unwrap_err().kind(), ErrorKind::Unavailable);
+        let silent = soon(subscription.next()).await;
+        assert_eq!(silent.unwrap_err().kind(), ErrorKind::Unavailable);
+    });
+}
+
+#[test]
+fn calls_that_wait_for_the_same_connect_fail_together() {
+    on_tokio(|| async {
+        // Accepts (the kernel does), and says nothing.
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://127.0.0.1:{}/0", mute.local_addr().unwrap().port());
+        let backend = orders_at(&url);
+        let began = Instant::now();
+        let calls: Vec<_> = (0..32)
+            .map(|_| {
+                let transport = backend.transport.clone();
+                tokio::spawn(async move { transport.prepare().await })
+            })
+            .collect();
+        for call in calls {
+            assert_eq!(
+                call.await.unwrap().unwrap_err().kind(),
+                ErrorKind::Unavailable
+            );
+        }
+        let took = began.elapsed();
+        assert!(
+            took < Duration::from_secs(10),
+            "the last one after {took:?}"
+        );
+    });
+}
+
+#[test]
+fn any_number_of_clients_fetches_without_connecting_each_time() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let path = Proxy::start(server.addr());
+        let backend = orders_at(&path.url());
+        backend.transport.prepare().await.unwrap();
+        for _ in 0..5 {
+            let fetches = (0..12).map(|n| {
+                let transport = backend.transport.clone();
+                async move {
+                    // All at once: each waits for the same time.
+                    let request = fetch(&format!("c{n}"), 1, 100);
+                    transport.fetch(&request).await.unwrap();
+                }
+            });
+            let all = fetches.fold(
+                Box::pin(async {}) as std::pin::Pin<Box<dyn Future<Output = ()>>>,
+                |rest, one| {
+                    Box::pin(async {
+                        futures_lite::future::zip(rest, one).await;
+                    })
+                },
+            );
+            soon(all).await;
+        }
+        assert_eq!(path.accepted(), 13, "twelve readers and the commands'");
     });
 }
