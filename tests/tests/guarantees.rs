@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where each mark of the page points to, and how what is there is run.
-const MARKS: [(&str, &str, Run); 7] = [
+const MARKS: [(&str, &str, Run); 8] = [
     ("M", "crates/core/src/machine/tests", Run::Attribute),
     ("F", "crates/core/tests", Run::Attribute),
     ("B", "crates/backend-redis-rs/tests", Run::Attribute),
     ("C", "crates/testkit/src/conformance", Run::List),
     ("S", "tests/tests/scenarios", Run::List),
     ("P", "crates/cli/tests/chaos", Run::Words),
+    ("E", "crates/cli/tests", Run::Attribute),
     ("I", SIMULATION, Run::Words),
 ];
 

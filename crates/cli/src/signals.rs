@@ -1,14 +1,14 @@
-//! SIGTERM and Ctrl-C: the first asks to stop, the second stops.
+//! SIGTERM, Ctrl-C and a terminal that goes away: the first asks to stop, the second stops.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::Failure;
-use crate::exec::Programs;
+use crate::exec::Children;
 
 /// The same signal so soon after the first is the same wish once more.
 const SAME_WISH: Duration = Duration::from_millis(100);
@@ -18,24 +18,45 @@ const SAME_WISH: Duration = Duration::from_millis(100);
 ///
 /// A thread of its own waits for them, so that it works on every runtime, and
 /// the second one even where everything else is stuck.
-pub(crate) fn stop_on_signals(programs: Programs) -> Result<Receiver<()>, Failure> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])
+pub(crate) fn stop_on_signals(children: Children) -> Result<Receiver<()>, Failure> {
+    let mut wanted = vec![SIGTERM, SIGINT];
+    // `nohup` is for those who want to go on.
+    if !is_ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let mut signals = Signals::new(wanted)
         .map_err(|err| Failure::other(format!("cannot listen to signals: {err}")))?;
     let (stop, stopped) = async_channel::bounded(1);
     thread::spawn(move || {
         let mut received = signals.forever();
-        let first = received.next();
-        let at = Instant::now();
-        log::info!("told to stop: handing everything back");
+        let mut first = received.next();
+        let mut at = Instant::now();
         stop.close();
+        log::info!("told to stop: handing everything back");
         // `timeout` and some supervisors signal the process and its group, which
-        // is one wish that arrives twice.
+        // is one wish that arrives twice. SIGHUP only goes with others: a terminal and
+        // its shell both send it, and session managers send it beside SIGTERM.
         for signal in received {
-            if Some(signal) != first || at.elapsed() >= SAME_WISH {
-                programs.kill_all();
-                std::process::exit(1);
+            if signal == SIGHUP || (Some(signal) == first && at.elapsed() < SAME_WISH) {
+                continue;
             }
+            if first == Some(SIGHUP) {
+                (first, at) = (Some(signal), Instant::now());
+                continue;
+            }
+            children.kill_all();
+            std::process::exit(1);
         }
     });
     Ok(stopped)
+}
+
+/// Whether this process was started with that signal ignored. Only Linux tells
+/// without `unsafe`.
+fn is_ignored(signal: i32) -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        ignored.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+    })
 }

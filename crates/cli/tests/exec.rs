@@ -4,40 +4,9 @@
 
 mod common;
 
-use common::{SOON, inspect, run, submit, unfinished, work};
+use common::{SOON, inspect, pid_said, run, runs, said, shell, submit, unfinished, work};
 use serde_json::{Value, json};
-use streamlease_tests::{JsonProcess, RedisServer, Signal, eventually_blocking};
-
-/// A worker that runs a shell script per stream.
-fn shell(server: &RedisServer, consumer: &str, more: &[&str], script: &str) -> JsonProcess {
-    let mut args = more.to_vec();
-    args.extend(["--exec", "sh", "-c", script]);
-    work(server, "s", consumer, &args)
-}
-
-/// Waits until a program has printed this (its output is on standard error).
-fn said(worker: &JsonProcess, text: &str) {
-    eventually_blocking(text, SOON, || worker.stderr().contains(text));
-}
-
-fn runs(pid: &str) -> bool {
-    // Killed and not yet reaped counts as ended.
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or("")
-            .trim_start()
-            .starts_with('Z')
-    })
-}
-
-fn pid_said(worker: &JsonProcess) -> String {
-    said(worker, "pid=");
-    let stderr = worker.stderr();
-    let after = stderr.split("pid=").nth(1).unwrap();
-    after.chars().take_while(char::is_ascii_digit).collect()
-}
+use streamlease_tests::{RedisServer, Signal, eventually_blocking};
 
 #[test]
 fn a_program_learns_all_about_its_stream_and_exit_0_completes_it() {
@@ -127,11 +96,19 @@ fn being_told_to_stop_ends_the_programs_first_and_then_hands_back() {
 }
 
 #[test]
-fn a_program_that_finishes_when_told_to_stop_completes_its_stream() {
+fn once_told_to_stop_an_exit_code_means_nothing_unless_it_is_asked_for() {
     let server = RedisServer::start();
     submit(&server, "s", &["call"]);
     let script = "trap 'exit 0' TERM; echo pid=$$; while :; do sleep 0.02; done";
     let mut worker = shell(&server, "one", &[], script);
+    pid_said(&worker);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+    assert_eq!(worker.events_of("stream_done").len(), 0);
+    assert_eq!(worker.events_of("stream_handed_back").len(), 1);
+    assert_eq!(inspect(&server, "s")[0]["failures"], 0);
+
+    let mut worker = shell(&server, "two", &["--on-stop", "by-exit-code"], script);
     pid_said(&worker);
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait_exit(SOON).code(), Some(0));

@@ -4,11 +4,12 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use streamlease_tests::{JsonProcess, RedisServer};
+use streamlease_tests::{JsonProcess, RedisServer, eventually_blocking};
 
 /// Long enough for a loaded machine; nothing waits for it to pass.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
@@ -111,4 +112,69 @@ pub(crate) fn lines(output: &Output) -> Vec<String> {
 
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A worker that runs a shell script per stream.
+pub(crate) fn shell(
+    server: &RedisServer,
+    consumer: &str,
+    more: &[&str],
+    script: &str,
+) -> JsonProcess {
+    let mut args = more.to_vec();
+    args.extend(["--exec", "sh", "-c", script]);
+    work(server, "s", consumer, &args)
+}
+
+/// Waits until a program has printed this (its output is on standard error).
+pub(crate) fn said(worker: &JsonProcess, text: &str) {
+    eventually_blocking(text, SOON, || worker.stderr().contains(text));
+}
+
+pub(crate) fn runs(pid: &str) -> bool {
+    // Killed and not yet reaped counts as ended.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or("")
+            .trim_start()
+            .starts_with('Z')
+    })
+}
+
+/// The number that a program printed as `pid=<number>`.
+pub(crate) fn pid_said(worker: &JsonProcess) -> String {
+    number_said(worker, "pid=")
+}
+
+/// The number that a program printed behind these words.
+pub(crate) fn number_said(worker: &JsonProcess, words: &str) -> String {
+    said(worker, words);
+    let stderr = worker.stderr();
+    let after = stderr.split(words).nth(1).unwrap();
+    after.chars().take_while(char::is_ascii_digit).collect()
+}
+
+/// A directory of its own, removed when the test ends.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(server: &RedisServer) -> Self {
+        let name = format!("streamlease-test-{}-{}", std::process::id(), server.port());
+        let dir = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self, file: &str) -> String {
+        self.0.join(file).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

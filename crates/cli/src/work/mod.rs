@@ -1,37 +1,39 @@
 //! `streamlease work`: leases streams, works on each, completes it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod hold;
+mod ledger;
+
+use std::sync::Arc;
 
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use streamlease::{
-    ClaimResult, Client, Completion, Error, Event as ClientEvent, Events as ClientEvents, Handover,
-    Lease, Orphan, Termination,
+    ClaimResult, Client, Event as ClientEvent, Events as ClientEvents, Orphan, Termination,
 };
 
-use crate::args::{Claim, Hold, WorkArgs};
-use crate::exec::{Exec, Outcome, Programs};
-use crate::output::{Event, Events, HeldStream, Writer};
+use self::ledger::Ledger;
+use crate::args::{Claim, Hold, OnStop, WorkArgs};
+use crate::exec::{Children, Exec};
+use crate::output::{Event, Events, Writer};
 use crate::runtime::{self, AnyRuntime};
 use crate::{Failure, signals};
 
 pub(crate) fn run(args: WorkArgs) -> Result<(), Failure> {
-    let identity = args.check()?;
-    let programs = Programs::default();
+    let checked = args.check()?;
+    let children = Children::adopt()?;
     let job = match &args.exec {
         Some(command) => Job::Run(Exec::new(
             command.clone(),
-            args.grace,
+            checked.graces,
             args.json,
-            programs.clone(),
+            children.clone(),
         )?),
         None => Job::Hold(args.hold),
     };
-    let stop = signals::stop_on_signals(programs)?;
+    let stop = signals::stop_on_signals(children)?;
     let (output, writer) = Events::start(args.json);
     let result = runtime::block_on(args.runtime, |runtime| {
-        work(args, identity, job, runtime, stop, output, &writer)
+        work(args, checked.identity, job, runtime, stop, output, &writer)
     });
     writer.finish();
     result
@@ -81,6 +83,7 @@ async fn work(
         client: client.clone(),
         claim: args.claim,
         job,
+        on_stop: args.on_stop,
         runtime,
         output: output.clone(),
         ledger: Ledger::default(),
@@ -141,6 +144,7 @@ struct Worker {
     client: Client,
     claim: Claim,
     job: Job,
+    on_stop: OnStop,
     runtime: AnyRuntime,
     output: Events,
     ledger: Ledger,
@@ -236,193 +240,5 @@ impl Worker {
             // It is reported again at the next sweep.
             Err(err) => log::warn!("claiming failed: {err}: stream={stream} consumer={consumer}"),
         }
-    }
-
-    /// One stream, from its lease to its end.
-    async fn hold(&self, lease: Lease) {
-        let held = HeldStream::from(&lease);
-        let end = match &self.job {
-            Job::Hold(hold) => self.pass_time(*hold, &lease).await,
-            Job::Run(exec) => self.run_program(exec, &lease).await,
-        };
-        match end {
-            Finish::Lost => self.disowned(held).await,
-            // It was lost before its work ended, and that has been told.
-            _ if !self.ledger.begin_end(&held) => {}
-            Finish::Complete => match lease.complete().await {
-                Ok(completion) => {
-                    self.ledger.end(&held);
-                    self.output
-                        .print(Event::done(&held, outcome(completion)))
-                        .await;
-                }
-                Err(err) => self.not_completed(&lease, held, &err).await,
-            },
-            Finish::HandBack { failed } => self.hand_back(&lease, held, failed).await,
-        }
-    }
-
-    async fn pass_time(&self, hold: Hold, lease: &Lease) -> Finish {
-        let work = async {
-            match hold {
-                Hold::For(time) => self.runtime.sleep(time).await,
-                Hold::Forever => future::pending().await,
-            }
-            Finish::Complete
-        };
-        let lost = async {
-            lease.lost().await;
-            Finish::Lost
-        };
-        let stopped = async {
-            let _ = self.stop.recv().await;
-            Finish::HandBack { failed: false }
-        };
-        future::or(lost, future::or(stopped, work)).await
-    }
-
-    async fn run_program(&self, exec: &Exec, lease: &Lease) -> Finish {
-        let (stream, consumer, token) = (lease.stream(), self.client.id(), lease.token());
-        let labels = format!("stream={stream} consumer={consumer} token={token}");
-        match exec.run(lease, &self.stop, &self.runtime).await {
-            Outcome::Exited(status) | Outcome::Stopped(status) if status.success() => {
-                Finish::Complete
-            }
-            Outcome::Exited(status) => {
-                log::warn!("the program failed ({status}): {labels}");
-                Finish::HandBack { failed: true }
-            }
-            Outcome::Stopped(_) => Finish::HandBack { failed: false },
-            Outcome::Lost => Finish::Lost,
-            Outcome::BadStream(err) => {
-                log::warn!("the program cannot be run for this stream: {err}: {labels}");
-                Finish::HandBack { failed: true }
-            }
-            Outcome::CannotStart(err) => {
-                log::error!("the program cannot be run: {err}: {labels}");
-                Finish::HandBack { failed: false }
-            }
-        }
-    }
-
-    async fn not_completed(&self, lease: &Lease, held: HeldStream, err: &Error) {
-        log::warn!(
-            "not completed: {err}: stream={} token={}",
-            lease.stream(),
-            lease.token()
-        );
-        if lease.is_valid() {
-            self.hand_back(lease, held, false).await;
-        } else {
-            self.ledger.end(&held);
-            self.output.print(Event::disowned(&held)).await;
-        }
-    }
-
-    async fn hand_back(&self, lease: &Lease, held: HeldStream, failed: bool) {
-        let result = if failed {
-            lease.fail().await
-        } else {
-            lease.hand_back().await
-        };
-        let disowned = self.ledger.end(&held);
-        if let Err(err) = &result {
-            // Dropped, it is tried again for as long as the client lives.
-            log::warn!(
-                "not handed back: {err}: stream={} token={}",
-                lease.stream(),
-                lease.token()
-            );
-        }
-        match result {
-            Ok(Handover::HandedBack) if !disowned => {
-                self.output.print(Event::handed_back(&held)).await;
-            }
-            _ => self.output.print(Event::disowned(&held)).await,
-        }
-    }
-
-    /// Tells that a stream was lost, unless its end has been told, or will be.
-    async fn disowned(&self, held: HeldStream) {
-        if self.ledger.lose(&held) {
-            self.output.print(Event::disowned(&held)).await;
-        }
-    }
-}
-
-/// How the work on a stream ended.
-enum Finish {
-    Complete,
-    HandBack { failed: bool },
-    Lost,
-}
-
-fn outcome(completion: Completion) -> &'static str {
-    match completion {
-        Completion::Completed => "completed",
-        Completion::NotOwner => "not_owner",
-        Completion::Gone => "gone",
-        _ => "unknown",
-    }
-}
-
-/// What is held, so that each stream's end is told exactly once, whoever
-/// hears of it first: its task, or the reader of events.
-#[derive(Debug, Default)]
-struct Ledger {
-    held: Mutex<BTreeMap<HeldStream, Phase>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Held,
-    /// Its task is completing it or handing it back, and will tell.
-    Ending {
-        disowned: bool,
-    },
-}
-
-impl Ledger {
-    fn add(&self, held: HeldStream) {
-        self.lock().insert(held, Phase::Held);
-    }
-
-    /// Its task is about to end it; `false` if its end has been told already.
-    fn begin_end(&self, held: &HeldStream) -> bool {
-        match self.lock().get_mut(held) {
-            Some(phase) => {
-                *phase = Phase::Ending { disowned: false };
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// The end is about to be told; whether it was reported lost meanwhile.
-    fn end(&self, held: &HeldStream) -> bool {
-        matches!(
-            self.lock().remove(held),
-            None | Some(Phase::Ending { disowned: true })
-        )
-    }
-
-    /// Whether the caller is to tell.
-    fn lose(&self, held: &HeldStream) -> bool {
-        let mut all = self.lock();
-        match all.get_mut(held) {
-            Some(Phase::Held) => {
-                all.remove(held);
-                true
-            }
-            Some(Phase::Ending { disowned }) => {
-                *disowned = true;
-                false
-            }
-            None => false,
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<HeldStream, Phase>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

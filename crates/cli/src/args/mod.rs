@@ -1,0 +1,131 @@
+//! The arguments, checked before anything starts.
+
+mod values;
+mod work;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use streamlease::{EntryId, Info, LockScheme, ServiceName, StreamName};
+
+use self::values::{entry, info, service, stream};
+pub(crate) use self::work::{Claim, Hold, OnStop, WorkArgs};
+
+/// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
+#[derive(Debug, Parser)]
+#[command(name = "streamlease", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Announce data streams; prints their entry ids, one a line
+    Submit(SubmitArgs),
+    /// Lease data streams, work on each, complete it
+    #[command(after_help = work::HELP)]
+    Work(WorkArgs),
+    /// Show what is pending and at whom, the consumers and the quarantine
+    Inspect(InspectArgs),
+    /// Give an idle service the other kind of locks
+    #[command(after_help = MIGRATE_HELP)]
+    Migrate(MigrateArgs),
+    /// List what is quarantined, announce it again, or throw it away
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuarantineCommand {
+    /// Show each entry with its reason, failures and last owner, lowest id first
+    List(InspectArgs),
+    /// Announce entries again, as they were; each gets a new id, and its failures count from 0
+    Release(ChooseArgs),
+    /// Remove entries for good
+    Drop(ChooseArgs),
+}
+
+const MIGRATE_HELP: &str = "\
+Stop all consumers of the service first: with live ones it is refused. A consumer of the Go \
+library shows only by the streams it holds. Producers may go on. Nothing is lost: what is \
+pending is taken up by the consumers that start afterwards.";
+
+/// Which service, and where.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// Redis server, like redis://user:password@host:6379/0
+    #[arg(long, value_name = "URL")]
+    pub(crate) redis: String,
+    /// Name of the service; its load balancer stream is this with `-input` behind
+    #[arg(long, value_name = "S", value_parser = service)]
+    pub(crate) service: ServiceName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// What to tell about each stream, a JSON object
+    #[arg(long, value_name = "JSON", value_parser = info)]
+    pub(crate) info: Option<Info>,
+    /// Data streams; without any, names are read from standard input, one a line
+    #[arg(value_name = "NAME", value_parser = stream)]
+    pub(crate) names: Vec<StreamName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["entries", "all"]))]
+pub(crate) struct ChooseArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Everything that is in quarantine now
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Ids of entries, as `list` shows them
+    #[arg(value_name = "ID", value_parser = entry)]
+    pub(crate) entries: Vec<EntryId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The locks it is to have
+    #[arg(long, value_enum)]
+    pub(crate) to: Locks,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Locks {
+    /// Each stream has a lock of its own; the fleet may have Go consumers
+    PerStream,
+    /// A consumer has one deadline for all its streams, so that it may hold very many
+    Session,
+}
+
+impl Locks {
+    pub(crate) fn scheme(self) -> LockScheme {
+        match self {
+            Self::PerStream => LockScheme::PerStream,
+            Self::Session => LockScheme::Session,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuntimeKind {
+    Tokio,
+    AsyncStd,
+    Smol,
+}

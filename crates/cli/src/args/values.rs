@@ -1,0 +1,94 @@
+//! How values of arguments are read.
+
+use std::time::Duration;
+
+use streamlease::{EntryId, Error, Info, ServiceName, StreamName};
+
+use super::Hold;
+
+pub(super) fn service(text: &str) -> Result<ServiceName, String> {
+    ServiceName::new(text).map_err(|err| err.to_string())
+}
+
+pub(super) fn stream(text: &str) -> Result<StreamName, String> {
+    StreamName::new(text).map_err(|err| err.to_string())
+}
+
+pub(super) fn entry(text: &str) -> Result<EntryId, String> {
+    text.parse().map_err(|err: Error| err.to_string())
+}
+
+pub(super) fn info(text: &str) -> Result<Info, String> {
+    Info::from_json(text).map_err(|err| err.to_string())
+}
+
+pub(super) fn hold(text: &str) -> Result<Hold, String> {
+    match text {
+        "forever" => Ok(Hold::Forever),
+        _ => duration(text)
+            .map(Hold::For)
+            .map_err(|err| err + ", or forever"),
+    }
+}
+
+/// A number with a unit: `500ms`, `2s`, `1.5m`, `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let parse = || {
+        let unit_at = text.find(|c: char| c.is_ascii_alphabetic())?;
+        let (number, unit) = text.split_at(unit_at);
+        let unit = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        let digits_only = number.chars().all(|c| c.is_ascii_digit() || c == '.');
+        let number: f64 = number.parse().ok().filter(|_| digits_only)?;
+        // Whole milliseconds: what is smaller means nothing to any setting.
+        let ms = (number * unit * 1000.0).round();
+        Duration::try_from_secs_f64(ms / 1000.0)
+            .ok()
+            .filter(|d| d.as_secs() <= MAX_SECS)
+    };
+    parse().ok_or_else(|| "give a number and a unit, like 500ms, 2s, 5m or 1h".to_owned())
+}
+
+/// A hundred years; more than that overflows clocks.
+const MAX_SECS: u64 = 100 * 365 * 24 * 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_number_and_a_unit() {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("2s", 2_000),
+            ("1.5m", 90_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in [
+            "",
+            "2",
+            "s",
+            "-1s",
+            "+1s",
+            "2 s",
+            "2d",
+            "1e3s",
+            "nans",
+            "infs",
+            "2sec",
+            "99999999h",
+            "1.2.3s",
+        ] {
+            assert!(duration(bad).is_err(), "{bad:?} parsed");
+        }
+        assert_eq!(hold("forever"), Ok(Hold::Forever));
+        assert!(hold("never").unwrap_err().contains("forever"));
+    }
+}

@@ -1,0 +1,228 @@
+//! Watching a program: it ends before its lease does.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use async_channel::Receiver;
+use futures_lite::future;
+use rustix::process::Signal;
+use streamlease::{Lease, Runtime, Timestamp};
+
+use super::children::Program;
+use super::{Graces, Outcome};
+use crate::runtime::AnyRuntime;
+
+/// Between two looks whether a process group is empty, growing up to the other.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
+const LOOK_LAST: Duration = Duration::from_millis(100);
+
+/// What SIGKILL does not end for so long waits for a device, or has died and lacks a
+/// parent that waits for it.
+const KILLED_LONG_AGO: Duration = Duration::from_secs(5);
+
+/// Who signals a whole unit reaches the program and this process at about the same
+/// time. So the end of a program is not judged before we had heard of it, too: a
+/// success only briefly, as those who are quick would be slowed down.
+const SUCCESS_SETTLES: Duration = Duration::from_millis(50);
+const FAILURE_SETTLES: Duration = Duration::from_millis(500);
+
+/// Why the program was sent SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// This command was told to stop.
+    Stopped,
+    /// The lease was not extended for long.
+    Expiring,
+    /// It has ended, but what it had started had not.
+    LeftOver,
+}
+
+/// One program, its lease, and what has been done to end it.
+pub(super) struct Watch<'a> {
+    pub(super) program: Program,
+    pub(super) lease: &'a Lease,
+    /// Closed when the command stops.
+    pub(super) stop: &'a Receiver<()>,
+    pub(super) runtime: &'a AnyRuntime,
+    pub(super) graces: Graces,
+    /// For logs.
+    pub(super) labels: &'a str,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// The program itself has ended, so, then.
+    exited: Option<(ExitStatus, Timestamp)>,
+    told: Option<(Why, Timestamp)>,
+    killed: Option<Timestamp>,
+    lost: bool,
+    said_that_it_stays: bool,
+}
+
+impl Watch<'_> {
+    /// Until nobody of the program's group is left; ends them when it is time.
+    pub(super) async fn run(mut self) -> Outcome {
+        let mut progress = Progress::default();
+        let mut look = LOOK_FIRST;
+        loop {
+            let due = self.act(&mut progress);
+            if self.is_over(&mut progress) {
+                return self.outcome(&progress).await;
+            }
+            let wake_at = if progress.exited.is_some() {
+                let next = self.runtime.now() + look;
+                look = (look * 2).min(LOOK_LAST);
+                due.map_or(next, |due| due.min(next))
+            } else {
+                // A beat may have moved it meanwhile.
+                due.unwrap_or_else(|| self.runtime.now() + LOOK_LAST)
+            };
+            self.wait(&mut progress, wake_at).await;
+        }
+    }
+
+    /// Sends the signals that are due; when the next may be, if nothing happens before.
+    fn act(&self, progress: &mut Progress) -> Option<Timestamp> {
+        let now = self.runtime.now();
+        let believed = self.lease.valid_until();
+        if now >= believed && !progress.lost {
+            progress.lost = true;
+            // Whoever has it next may begin a margin from now, or has begun.
+            self.kill(progress, now, "its lease is lost");
+        }
+        if progress.killed.is_some() {
+            return None;
+        }
+        let Some((_, at)) = progress.told else {
+            let warned = believed - self.graces.lost;
+            if now >= warned {
+                log::warn!(
+                    "ending a program early, for its lease is not extended: {}",
+                    self.labels
+                );
+                self.tell(progress, Why::Expiring, now);
+                return Some(believed);
+            }
+            let linger = progress.exited.map(|(_, at)| at + self.graces.stop);
+            if linger.is_some_and(|linger| now >= linger) {
+                log::warn!(
+                    "the program has ended, but not what it started: {}",
+                    self.labels
+                );
+                self.tell(progress, Why::LeftOver, now);
+                return Some(believed);
+            }
+            return Some(linger.map_or(warned, |linger| linger.min(warned)));
+        };
+        let grace_ends = at + self.graces.stop;
+        if now >= grace_ends {
+            self.kill(progress, now, "it did not end within its grace");
+            return None;
+        }
+        Some(grace_ends.min(believed))
+    }
+
+    fn tell(&self, progress: &mut Progress, why: Why, now: Timestamp) {
+        progress.told = Some((why, now));
+        self.program.signal(Signal::TERM);
+    }
+
+    fn kill(&self, progress: &mut Progress, now: Timestamp, why: &str) {
+        if progress.killed.is_none() {
+            log::warn!("killing a program: {why}: {}", self.labels);
+            progress.killed = Some(now);
+            self.program.signal(Signal::KILL);
+        }
+    }
+
+    async fn wait(&self, progress: &mut Progress, wake_at: Timestamp) {
+        enum Wake {
+            Exited(ExitStatus),
+            Stop,
+            Look,
+        }
+        let exited = async {
+            match progress.exited {
+                None => Wake::Exited(self.program.exit().await),
+                Some(_) => future::pending().await,
+            }
+        };
+        let stopped = async {
+            if progress.told.is_some() {
+                future::pending::<()>().await;
+            }
+            // It is never sent to, only closed.
+            let _ = self.stop.recv().await;
+            Wake::Stop
+        };
+        let lost = async {
+            if progress.lost {
+                future::pending::<()>().await;
+            }
+            self.lease.lost().await;
+            Wake::Look
+        };
+        let look = async {
+            self.runtime.sleep_until(wake_at).await;
+            Wake::Look
+        };
+        match future::or(future::or(exited, stopped), future::or(lost, look)).await {
+            Wake::Exited(status) => progress.exited = Some((status, self.runtime.now())),
+            Wake::Stop => self.tell(progress, Why::Stopped, self.runtime.now()),
+            Wake::Look => {}
+        }
+    }
+
+    /// Whether nobody writes any more who could be kept from it.
+    fn is_over(&mut self, progress: &mut Progress) -> bool {
+        if progress.exited.is_some() && self.program.is_gone() {
+            return true;
+        }
+        let long_ago = progress
+            .killed
+            .is_some_and(|at| self.runtime.now() >= at + KILLED_LONG_AGO);
+        if !long_ago {
+            return false;
+        }
+        if self.program.only_zombies_are_left() {
+            return true;
+        }
+        if !progress.said_that_it_stays {
+            progress.said_that_it_stays = true;
+            log::error!(
+                "process group {} lives on after SIGKILL: {}",
+                self.program.id(),
+                self.labels
+            );
+        }
+        // The stream is kept from others, for as long as this command may.
+        progress.lost || self.stop.is_closed()
+    }
+
+    async fn outcome(&self, progress: &Progress) -> Outcome {
+        match (progress.exited, progress.told) {
+            _ if progress.lost => Outcome::Lost,
+            (Some((status, _)), Some((Why::Stopped, _))) => Outcome::Stopped(status),
+            (Some((status, _)), Some((Why::LeftOver, _)) | None) => self.settled(status).await,
+            (_, Some((Why::Expiring, _))) | (None, _) => Outcome::Interrupted,
+        }
+    }
+
+    /// It ended by itself, unless somebody ends us as well.
+    async fn settled(&self, status: ExitStatus) -> Outcome {
+        let stopped = async {
+            let _ = self.stop.recv().await;
+            Outcome::Stopped(status)
+        };
+        let by_itself = async {
+            let settles = if status.success() {
+                SUCCESS_SETTLES
+            } else {
+                FAILURE_SETTLES
+            };
+            self.runtime.sleep(settles).await;
+            Outcome::Ended(status)
+        };
+        future::or(stopped, by_itself).await
+    }
+}

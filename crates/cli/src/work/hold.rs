@@ -1,0 +1,139 @@
+//! One stream, from its lease to its end.
+
+use futures_lite::future;
+use streamlease::{Completion, Error, Handover, Lease};
+
+use super::{Job, Worker};
+use crate::args::{Hold, OnStop};
+use crate::exec::{Exec, Outcome};
+use crate::output::{Event, HeldStream};
+
+impl Worker {
+    /// One stream, from its lease to its end.
+    pub(super) async fn hold(&self, lease: Lease) {
+        let held = HeldStream::from(&lease);
+        let end = match &self.job {
+            Job::Hold(hold) => self.pass_time(*hold, &lease).await,
+            Job::Run(exec) => self.run_program(exec, &lease).await,
+        };
+        match end {
+            Finish::Lost => self.disowned(held).await,
+            // It was lost before its work ended, and that has been told.
+            _ if !self.ledger.begin_end(&held) => {}
+            Finish::Complete => match lease.complete().await {
+                Ok(completion) => {
+                    self.ledger.end(&held);
+                    self.output
+                        .print(Event::done(&held, outcome(completion)))
+                        .await;
+                }
+                Err(err) => self.not_completed(&lease, held, &err).await,
+            },
+            Finish::HandBack { failed } => self.hand_back(&lease, held, failed).await,
+        }
+    }
+
+    async fn pass_time(&self, hold: Hold, lease: &Lease) -> Finish {
+        let work = async {
+            match hold {
+                Hold::For(time) => self.runtime.sleep(time).await,
+                Hold::Forever => future::pending().await,
+            }
+            Finish::Complete
+        };
+        let lost = async {
+            lease.lost().await;
+            Finish::Lost
+        };
+        let stopped = async {
+            let _ = self.stop.recv().await;
+            Finish::HandBack { failed: false }
+        };
+        future::or(lost, future::or(stopped, work)).await
+    }
+
+    async fn run_program(&self, exec: &Exec, lease: &Lease) -> Finish {
+        let (stream, consumer, token) = (lease.stream(), self.client.id(), lease.token());
+        let labels = format!("stream={stream} consumer={consumer} token={token}");
+        match exec.run(lease, &self.stop, &self.runtime, &labels).await {
+            Outcome::Ended(status) if status.success() => Finish::Complete,
+            Outcome::Ended(status) => {
+                log::warn!("the program failed ({status}): {labels}");
+                Finish::HandBack { failed: true }
+            }
+            Outcome::Stopped(status) if self.on_stop == OnStop::ByExitCode && status.success() => {
+                Finish::Complete
+            }
+            Outcome::Stopped(_) | Outcome::Interrupted => Finish::HandBack { failed: false },
+            Outcome::Lost => Finish::Lost,
+            Outcome::BadStream(err) => {
+                log::warn!("the program cannot be run for this stream: {err}: {labels}");
+                Finish::HandBack { failed: true }
+            }
+            Outcome::CannotStart(err) => {
+                log::error!("the program cannot be run: {err}: {labels}");
+                Finish::HandBack { failed: false }
+            }
+        }
+    }
+
+    async fn not_completed(&self, lease: &Lease, held: HeldStream, err: &Error) {
+        log::warn!(
+            "not completed: {err}: stream={} token={}",
+            lease.stream(),
+            lease.token()
+        );
+        if lease.is_valid() {
+            self.hand_back(lease, held, false).await;
+        } else {
+            self.ledger.end(&held);
+            self.output.print(Event::disowned(&held)).await;
+        }
+    }
+
+    async fn hand_back(&self, lease: &Lease, held: HeldStream, failed: bool) {
+        let result = if failed {
+            lease.fail().await
+        } else {
+            lease.hand_back().await
+        };
+        let disowned = self.ledger.end(&held);
+        if let Err(err) = &result {
+            // Dropped, it is tried again for as long as the client lives.
+            log::warn!(
+                "not handed back: {err}: stream={} token={}",
+                lease.stream(),
+                lease.token()
+            );
+        }
+        match result {
+            Ok(Handover::HandedBack) if !disowned => {
+                self.output.print(Event::handed_back(&held)).await;
+            }
+            _ => self.output.print(Event::disowned(&held)).await,
+        }
+    }
+
+    /// Tells that a stream was lost, unless its end has been told, or will be.
+    pub(super) async fn disowned(&self, held: HeldStream) {
+        if self.ledger.lose(&held) {
+            self.output.print(Event::disowned(&held)).await;
+        }
+    }
+}
+
+/// How the work on a stream ended.
+enum Finish {
+    Complete,
+    HandBack { failed: bool },
+    Lost,
+}
+
+fn outcome(completion: Completion) -> &'static str {
+    match completion {
+        Completion::Completed => "completed",
+        Completion::NotOwner => "not_owner",
+        Completion::Gone => "gone",
+        _ => "unknown",
+    }
+}
