@@ -37,7 +37,7 @@
 //! After a restart of the server, which may have lost the last second of writes,
 //! and after a forward step of its clock, session leases leave everything as it
 //! is for one TTL: live owners beat first, and until then nothing new is
-//! acquired or taken over. Restarts are told by the server's run id, steps of the
+//! acquired or taken over (ten seconds, if a TTL is longer). Restarts are told by the server's run id, steps of the
 //! clock by consumers that knew the time before; a server that lost everything
 //! by consumers that knew it before. If the first to call afterwards cannot know
 //! (it has just started, or the step is less than half its TTL, and others have

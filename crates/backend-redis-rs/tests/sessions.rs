@@ -10,108 +10,8 @@ use std::time::Duration;
 
 use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
+use support::leases::*;
 use support::*;
-
-const TTL: u64 = 60_000;
-const SHORT: u64 = 300;
-const E1: EntryId = EntryId::new(1_700_000_000_000, 0);
-
-async fn sessions(server: &RedisServer) -> Backend {
-    backend_with(server, "orders", LockScheme::Session).await
-}
-
-async fn opened(backend: &Backend, identity: &str, ttl_ms: u64) -> Session {
-    let session = session(identity, 1, ttl_ms);
-    let outcome = backend.locks.open(&session).await.unwrap();
-    assert_eq!(outcome, OpenOutcome::Opened);
-    session
-}
-
-async fn try_acquire(backend: &Backend, session: &Session, request: Acquire) -> AcquireOutcome {
-    let outcomes = backend.locks.acquire(session, &[request]).await.unwrap();
-    outcomes.into_iter().next().unwrap()
-}
-
-async fn acquired(backend: &Backend, session: &Session, name: &str) -> LeaseRef {
-    match try_acquire(backend, session, acquire(name, E1, 1, 0)).await {
-        AcquireOutcome::Acquired(token) => LeaseRef {
-            stream: stream(name),
-            entry: E1,
-            token,
-        },
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn all_acquired(backend: &Backend, session: &Session, count: usize) -> Vec<LeaseRef> {
-    let mut leases = Vec::new();
-    let requests: Vec<Acquire> = (0..count)
-        .map(|n| acquire(&format!("call-{n:06}"), E1, 1, 0))
-        .collect();
-    for page in requests.chunks(120) {
-        let outcomes = backend.locks.acquire(session, page).await.unwrap();
-        for (request, outcome) in page.iter().zip(outcomes) {
-            let AcquireOutcome::Acquired(token) = outcome else {
-                panic!("{outcome:?}")
-            };
-            leases.push(LeaseRef {
-                stream: request.stream.clone(),
-                entry: E1,
-                token,
-            });
-        }
-    }
-    leases
-}
-
-async fn beat(backend: &Backend, session: &Session) -> BeatReply {
-    match backend.locks.beat(session, &[], None).await.unwrap() {
-        BeatOutcome::Extended(reply) => reply,
-        BeatOutcome::SessionGone => panic!("the session is gone"),
-    }
-}
-
-async fn is_gone(backend: &Backend, session: &Session) -> bool {
-    let outcome = backend.locks.beat(session, &[], None).await.unwrap();
-    outcome == BeatOutcome::SessionGone
-}
-
-async fn release_all(backend: &Backend, session: &Session, leases: &[LeaseRef]) -> usize {
-    let releases: Vec<Release> = leases
-        .iter()
-        .map(|lease| Release {
-            lease: lease.clone(),
-            announce: false,
-        })
-        .collect();
-    let mut released = 0;
-    for page in releases.chunks(120) {
-        let outcomes = backend.locks.release(&session.id, page).await.unwrap();
-        released += outcomes
-            .iter()
-            .filter(|outcome| **outcome == ReleaseOutcome::Released)
-            .count();
-    }
-    released
-}
-
-async fn took(backend: &Backend, session: &Session, dead: &Session) -> (Vec<LeaseRef>, u64) {
-    match backend.locks.take_over(session, &dead.id, 120).await {
-        Ok(TakeOverOutcome::Taken { leases, left }) => (leases, left),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Waits until the session's deadline has passed on the server.
-async fn outlived(backend: &Backend, session: &Session) {
-    loop {
-        let members = backend.locks.members().await.unwrap();
-        if !members.iter().any(|member| member.session == session.id) {
-            return;
-        }
-        pause(Duration::from_millis(5)).await;
-    }
-}
 
 /// Script calls since the statistics were reset, and how many µs of the server's
 /// time they took: the median, which does not tell of the moments in which others
@@ -686,6 +586,22 @@ fn when_the_servers_clock_leaps_live_owners_beat_first() {
         leap("a silence, and nobody who was there before");
         let reply = called.by(&server, &b, 0);
         assert!(reply.contains("gone"), "{reply}");
+    });
+}
+
+#[test]
+fn forty_who_die_at_once_are_all_told_of_by_one_beat() {
+    on_both(|| async {
+        for scheme in [LockScheme::Session, LockScheme::PerStream] {
+            let server = RedisServer::start();
+            let backend = backend_with(&server, "orders", scheme).await;
+            let a = opened(&backend, "a", TTL).await;
+            for n in 0..40 {
+                let dead = opened(&backend, &format!("dead{n}"), TTL).await;
+                backend.locks.close(&dead.id).await.unwrap();
+            }
+            assert_eq!(beat(&backend, &a).await.dead.len(), 40, "{scheme:?}");
+        }
     });
 }
 

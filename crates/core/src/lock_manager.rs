@@ -22,7 +22,8 @@
 //! - **Lost writes.** With [`LockScheme::Session`] beats name no leases, so each
 //!   reply carries a [`generation`](BeatReply::generation) that tells when the
 //!   record may have lost any; from then on `acquire` and `take_over` answer
-//!   `NotYet` for a TTL, so that live owners beat and read their records first.
+//!   `NotYet` for a TTL (the longest of those who lived, at most [`LONGEST_CALM`]),
+//!   so that live owners beat and read their records first.
 //! - **Release names its token** and frees only that.
 //! - **Batches are pages.** Results are positional; each item is atomic for
 //!   itself. An implementation splits a large batch as its server likes it.
@@ -44,6 +45,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{EntryId, FencingToken, Result, SessionId, StreamName};
+
+/// How long a lock server that was restarted lets live owners beat first, at most.
+/// What it may have lost by the restart, its owner believes in for no longer: the
+/// leases that were acquired last. What is on record waits for its session's deadline.
+pub const LONGEST_CALM: Duration = Duration::from_secs(10);
 
 /// The locks of one service. See the [module docs](self) for the contract.
 #[async_trait]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use redis_rs::Value;
 use streamlease_core::{
     Acquire, AcquireOutcome, BeatReply, Error, ErrorKind, FencingToken, LeaseRef, LockScheme,
-    LockState, Member, OpenOutcome, ReleaseOutcome, Result,
+    LockState, Member, OpenOutcome, ReleaseOutcome, Result, SessionId,
 };
 
 use crate::connection::{Call, Script, Server, script};
@@ -73,14 +73,26 @@ async fn members(server: &Server, keys: &Keys) -> Result<Vec<Member>> {
 /// A part of them, and where to go on.
 pub(crate) fn members_of(reply: Value) -> Result<(String, Vec<Member>)> {
     let [next, rows] = decode::tuple(reply)?;
-    let members = decode::list(rows)?.into_iter().map(|row| {
+    let mut members = Vec::new();
+    for row in decode::list(rows)? {
         let [session, remaining] = decode::tuple(row)?;
-        Ok(Member {
-            session: decode::session(session)?,
-            remaining: decode::millis(remaining)?,
-        })
-    });
-    Ok((decode::text(next)?, members.collect::<Result<_>>()?))
+        if let Some(session) = known_session(session) {
+            let remaining = decode::millis(remaining)?;
+            members.push(Member { session, remaining });
+        }
+    }
+    Ok((decode::text(next)?, members))
+}
+
+/// What is no session was not written by us. It must not fail our calls, and the
+/// scripts remove it, so that this warns once.
+fn known_session(member: Value) -> Option<SessionId> {
+    let shown = format!("{member:?}");
+    let session = decode::session(member).ok();
+    if session.is_none() {
+        log::warn!("a member of the service's sessions is no session and is ignored: {shown}");
+    }
+    session
 }
 
 fn check_floor(request: &Acquire) -> Result<()> {
@@ -193,12 +205,8 @@ fn seen_around(
     rest: &mut std::vec::IntoIter<Value>,
     summary: &mut BeatReply,
 ) -> Result<()> {
-    for session in decode::list(dead)? {
-        // What is no session was not written by us; it must not fail our beats.
-        if let Ok(session) = decode::session(session) {
-            summary.dead.push(session);
-        }
-    }
+    let dead = decode::list(dead)?.into_iter();
+    summary.dead.extend(dead.filter_map(known_session));
     summary.next_deadline = u64::try_from(decode::number(decode::next(rest)?)?)
         .ok()
         .map(Duration::from_millis);

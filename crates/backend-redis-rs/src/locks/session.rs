@@ -343,3 +343,15 @@ pub(crate) fn leases(value: Value) -> Result<Vec<LeaseRef>> {
         .map(decode::lease)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use streamlease_core::LONGEST_CALM;
+
+    #[test]
+    fn a_restart_is_calm_for_as_long_as_the_contract_says() {
+        let script = include_str!("../scripts/sessions_head.lua");
+        let calm = format!("LONGEST_CALM = {}\n", LONGEST_CALM.as_millis());
+        assert!(script.contains(&calm));
+    }
+}

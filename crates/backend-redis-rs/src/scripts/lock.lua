@@ -29,6 +29,11 @@ local function starts_with(text, head)
   return text and string.find(text, head, 1, true) == 1
 end
 
+-- Whether a member of the sessions is one: "<consumer>/<16 hex digits>".
+local function is_session(name)
+  return #name > 17 and string.match(string.sub(name, -17), '^/%x+$')
+end
+
 -- Milliseconds a key has still; -1 if for ever.
 local function remaining(key)
   return redis.call('PTTL', key)

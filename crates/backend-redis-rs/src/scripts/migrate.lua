@@ -2,7 +2,10 @@
 -- KEYS: sessions, lock scheme, owners, details, the beginning of the keys with the
 -- data streams of one session.  ARGV: the new scheme.
 local sessions, owners, details = KEYS[1], KEYS[3], KEYS[4]
-local living = redis.call('ZCOUNT', sessions, '(' .. number(now), '+inf')
+local living = 0
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', sessions, '(' .. number(now), '+inf')) do
+  living = living + (is_session(member) and 1 or 0)
+end
 if living > 0 then
   return {'busy', living}
 end

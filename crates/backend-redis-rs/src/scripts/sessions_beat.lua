@@ -1,6 +1,6 @@
 -- Extends a session, and with it everything it holds; answers with exceptions only.
 -- KEYS: …, sweep turn.  ARGV: …, turn length (ms, 0: none wanted).
-settle()
+local _, generation = settle()
 if deadline_of(session) <= now then
   return {'gone'}
 end
@@ -28,10 +28,4 @@ if redis.call('EXISTS', marks) == 1 then
 end
 local on_record = redis.call('ZCARD', leases_of(session))
 local dead, next_deadline, members, turn = look_around(sessions, KEYS[6], session, ARGV[4])
-
--- Another after each restart and each leap of the clock, see settle(). Not a
--- number that grows: that could be lost, too, and come again.
-local known = redis.call('HMGET', server, 'run', 'calm')
-local run = tonumber(string.sub(known[1], 1, 12), 16) or 0
-local generation = run + tonumber(known[2])
 return {'ok', now, on_record, marked, generation, dead, next_deadline, members, turn}

@@ -83,27 +83,64 @@ local function begin_anew(last, ttl)
   return longest
 end
 
+-- How long a restart holds back what nobody has on record, at most: whoever has
+-- acquired something believes no longer in it than that before a later beat has
+-- shown that it was not lost (see `doubt.rs`). So of a session with a longer TTL
+-- only what is on record for it waits for it.
+local LONGEST_CALM = 10000
+
+-- Restarts may follow each other; but a run id that comes back is no restart's.
+-- It is one of several processes that answer INFO, and says nothing until that
+-- has been over for a minute. Returns whether the server was restarted.
+local SEVERAL_FOR = 60000
+local function is_another(run, known, several, calm)
+  if not run or run == known then
+    return false
+  end
+  if several > now then
+    redis.call('HSET', server, 'several', number(now + SEVERAL_FOR))
+    return false
+  end
+  local earlier = calm > now and redis.call('HGET', server, 'earlier') or ''
+  if string.find(earlier, run, 1, true) then
+    -- It counts once more: it may be the former server's, which is back.
+    redis.call('HSET', server, 'several', number(now + SEVERAL_FOR))
+    redis.log(redis.LOG_WARNING, 'streamlease: INFO is answered by several processes, so restarts go unnoticed: ' .. server)
+  end
+  redis.call('HSET', server, 'earlier', string.sub(earlier, -400) .. ' ' .. (known or '') .. ' ' .. run)
+  return known and true
+end
+
 -- After a restart (which may have lost the last second of writes) or a step of
 -- the clock, deadlines say nothing about who is alive. Whoever lived when we last
 -- looked gets a whole TTL to beat, and nobody else acquires or takes over until
--- then. Returns for how long that is still (ms), 0 in the usual case.
+-- then, or for the longest calm. Returns for how long that is still (ms), 0 in the
+-- usual case, and the number of the record's generation: another after each restart
+-- and each leap of the clock. It is no number that grows: that could be lost, too,
+-- and come again.
 local function settle()
   local info = redis.pcall('INFO', 'server')
-  -- Without the right to ask, restarts go unnoticed.
-  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or 'unknown'
-  local known = redis.call('HMGET', server, 'run', 'last', 'calm')
+  -- Without the right to ask, restarts go unnoticed; those who may ask see them.
+  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+  local known = redis.call('HMGET', server, 'run', 'last', 'calm', 'several')
   local last, calm = tonumber(known[2] or now), tonumber(known[3] or 0)
   -- Who closes or buries a session says no TTL: its own is meant.
   local ttl = ttl > 0 and ttl or tonumber(redis.call('HGET', details, 'ttl:' .. session) or 0)
+  local several = tonumber(known[4] or 0)
   -- Nothing known of a server that the caller knows: it has lost everything.
-  local restarted = known[1] ~= run and (known[1] or expected > 0)
+  local restarted = is_another(run, known[1], several, calm) or (not known[2] and expected > 0)
   -- A long silence alone may be a night without consumers, and a late request
   -- alone a slow network. Live sessions have two thirds of a TTL left.
   local far = math.max(ttl / 2, 500)
   local jumped = expected > 0 and now - expected > far and now - last > far
   if restarted or jumped or last - now > far then
-    calm = now + begin_anew(last, ttl)
+    calm = now + math.min(begin_anew(last, ttl), LONGEST_CALM)
   end
-  redis.call('HSET', server, 'run', run, 'last', number(now), 'calm', number(calm))
-  return math.max(calm - now, 0)
+  redis.call('HSET', server, 'last', number(now), 'calm', number(calm))
+  if run and run ~= known[1] and several <= now then
+    redis.call('HSET', server, 'run', run)
+  else
+    run = known[1] or ''
+  end
+  return math.max(calm - now, 0), (tonumber(string.sub(run, 1, 12), 16) or 0) + calm
 end

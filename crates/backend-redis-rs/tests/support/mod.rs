@@ -1,6 +1,8 @@
 //! Shorthands for what the tests share: both runtimes, a backend, the traits' arguments.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod leases;
+
 use std::time::{Duration, Instant};
 
 use streamlease_backend_redis_rs::RedisBackend;

@@ -223,9 +223,17 @@ impl Machine {
         capped: Timestamp,
     ) {
         self.floor = self.floor.max(token);
+        let Some(stream) = self.items.get(entry).map(|item| item.stream.clone()) else {
+            return;
+        };
+        let lease = LeaseRef {
+            stream,
+            entry,
+            token,
+        };
         let deadline = match self.scheme {
             LockScheme::PerStream => self.believed_until(sent),
-            LockScheme::Session => capped,
+            LockScheme::Session => capped.min(self.fresh_until(&lease, sent)),
         };
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
@@ -236,7 +244,7 @@ impl Machine {
             self.expires_at(deadline, entry);
         }
         if self.scheme == LockScheme::Session {
-            self.doubt_acquired(entry, token, capped);
+            self.sitting.record.doubt(&lease, capped);
         } else {
             // If the answer was slow, the lock cannot wait for the next beat.
             self.beat_by(sent + self.settings.beat_interval());

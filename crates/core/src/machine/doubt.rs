@@ -13,8 +13,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fresh::Fresh;
 use super::{Action, Backoff, DisownReason, Flight, Machine, PAGE, Reply};
-use crate::{EntryId, FencingToken, LeaseRef, LockScheme, Result, StreamName, Timestamp};
+use crate::{LeaseRef, LockScheme, Result, StreamName, Timestamp};
 
 /// What is known of the record.
 #[derive(Debug, Default)]
@@ -25,6 +26,7 @@ pub(super) struct Record {
     changes: u64,
     /// Leases in doubt, and until when they are believed.
     doubted: BTreeMap<LeaseRef, Timestamp>,
+    pub(super) fresh: Fresh,
     reading: bool,
     /// When reading it last began.
     last_read: Timestamp,
@@ -42,9 +44,13 @@ pub(super) struct Reading {
 }
 
 impl Record {
-    /// Until when the lease is believed as long as the record does not show it.
+    /// Until when the lease is believed as long as the record does not show it, or
+    /// it is fresh.
     pub(super) fn capped(&self, lease: &LeaseRef) -> Timestamp {
-        self.doubted.get(lease).copied().unwrap_or(Timestamp::MAX)
+        let fresh = self.fresh.get(lease).map(|(_, until)| until);
+        let doubted = self.doubted.get(lease);
+        let capped = fresh.into_iter().chain(doubted).min();
+        capped.copied().unwrap_or(Timestamp::MAX)
     }
 
     pub(super) fn doubt(&mut self, lease: &LeaseRef, capped: Timestamp) {
@@ -57,12 +63,12 @@ impl Record {
 
 impl Machine {
     /// A beat brought the number of the record's generation. To be called before
-    /// anything is extended by that beat.
-    pub(super) fn compare_generation(&mut self, generation: u64) {
+    /// anything is extended by that beat. Whether it is the same as before.
+    pub(super) fn compare_generation(&mut self, generation: u64) -> bool {
         let record = &mut self.sitting.record;
         let unchanged = record.generation == Some(generation);
         if self.scheme != LockScheme::Session || unchanged {
-            return;
+            return unchanged;
         }
         // The first number of a session may be a second one: what came between
         // its opening and its first beat is in doubt as well.
@@ -82,26 +88,7 @@ impl Machine {
         for lease in self.orphans.adopting.values() {
             self.sitting.record.doubt(lease, cap);
         }
-    }
-
-    /// The answer to an acquire that may be older than the last change.
-    pub(super) fn doubt_acquired(
-        &mut self,
-        entry: EntryId,
-        token: FencingToken,
-        capped: Timestamp,
-    ) {
-        if capped < Timestamp::MAX
-            && let Some(item) = self.items.get(entry)
-        {
-            let stream = item.stream.clone();
-            let lease = LeaseRef {
-                stream,
-                entry,
-                token,
-            };
-            self.sitting.record.doubt(&lease, capped);
-        }
+        false
     }
 
     fn doubt_held(&mut self, lease: &LeaseRef, cap: Timestamp) {
@@ -113,7 +100,7 @@ impl Machine {
         }
     }
 
-    fn believe_until(&mut self, lease: &LeaseRef, until: Timestamp) {
+    pub(super) fn believe_until(&mut self, lease: &LeaseRef, until: Timestamp) {
         let Some(item) = self.items.get(lease.entry) else {
             return;
         };
@@ -207,7 +194,8 @@ impl Machine {
         }
         for lease in &page {
             if self.sitting.record.doubted.remove(lease).is_some() {
-                self.believe_until(lease, Timestamp::MAX);
+                let until = self.sitting.record.capped(lease);
+                self.believe_until(lease, until);
             }
         }
         let last = page.last().map(|lease| lease.stream.clone());

@@ -16,6 +16,7 @@
 //! - `lanes`: how steps are sent, a page at a time;
 //! - `session`: open, beat, believe, disown (R1, R2);
 //! - `doubt`: leases that the lock server may have lost, and its record of them;
+//!   `fresh`: those that it may still lose;
 //! - `look`: what makes it look at what is pending, and at what next: hints, own
 //!   entries, the dead, everything (R7, R9); `look/steps`: how one look goes;
 //!   `look/sweep`: whose turn it is to look at everything;
@@ -36,6 +37,7 @@ mod doubt;
 mod ending;
 mod fetch;
 mod forgiving;
+mod fresh;
 mod ids;
 mod io;
 mod items;
@@ -339,7 +341,7 @@ impl Machine {
             Flight::HandBack(page) => self.hand_back_done(&page, result),
             Flight::Release(page) => self.release_done(&page, result),
             Flight::TakeOver { suspect, places } => {
-                self.take_over_done(&suspect, places, capped, result);
+                self.take_over_done(&suspect, places, (sent, capped), result);
             }
             Flight::Bury(suspect) => self.bury_done(&suspect, result),
         }

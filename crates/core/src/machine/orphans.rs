@@ -237,7 +237,7 @@ impl Machine {
         &mut self,
         key: &SuspectKey,
         places: usize,
-        capped: Timestamp,
+        (sent, capped): (Timestamp, Timestamp),
         result: Result<Reply>,
     ) {
         self.sitting.ops += 1;
@@ -279,6 +279,7 @@ impl Machine {
                         self.give_back(lease);
                     } else {
                         self.sitting.record.doubt(&lease, capped);
+                        self.fresh_until(&lease, sent);
                         self.adopt_when_read(lease);
                     }
                 }

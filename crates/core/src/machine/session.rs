@@ -265,13 +265,14 @@ impl Machine {
         match result {
             Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
                 self.control_succeeded(Part::Locks);
-                self.compare_generation(reply.generation);
+                let unchanged = self.compare_generation(reply.generation);
                 self.extend(sent, leases);
                 let round = &self.sitting.round;
                 self.sitting.next_beat = match round.left.is_empty() {
                     true => round.began + self.settings.beat_interval(),
                     false => self.now,
                 };
+                self.lasting(sent, unchanged);
                 self.beat_told(reply, quiet_since);
             }
             Ok(Reply::Beaten(BeatOutcome::SessionGone)) => {
@@ -286,7 +287,11 @@ impl Machine {
     fn beat_failed(&mut self, leases: &[LeaseRef], error: crate::Error) {
         // The others go first: a page that always fails must not cost them their time.
         self.sitting.round.left.splice(0..0, leases.iter().cloned());
-        let wait = (self.settings.ttl / 10).min(LONGEST_WAIT);
+        let longest = match self.sitting.record.fresh.is_empty() {
+            true => LONGEST_WAIT,
+            false => LONGEST_WAIT / 10,
+        };
+        let wait = (self.settings.ttl / 10).min(longest);
         let wait = self.rng.jittered(wait);
         self.sitting.next_beat = self.now + wait;
         self.control_failed(Part::Locks, error);

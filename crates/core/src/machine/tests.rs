@@ -2,6 +2,7 @@
 
 mod control;
 mod forgiving;
+mod fresh;
 mod ids;
 mod leasing;
 mod manual;

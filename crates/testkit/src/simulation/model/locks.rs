@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use streamlease_core::{
     Acquire, AcquireOutcome, BeatOutcome, BeatReply, EntryId, FencingToken, Held, Hint, Holder,
-    LeaseRef, LockId, LockScheme, LockState, Member, OpenOutcome, Release, ReleaseOutcome, Session,
-    SessionId, StreamName, TakeOverOutcome,
+    LONGEST_CALM, LeaseRef, LockId, LockScheme, LockState, Member, OpenOutcome, Release,
+    ReleaseOutcome, Session, SessionId, StreamName, TakeOverOutcome,
 };
 
 use super::Mutant;
@@ -91,7 +91,7 @@ impl Locks {
     /// The server was restarted (with a state from then): live owners beat first.
     pub(in super::super) fn restarted(&mut self, now: u64, ttl: Duration) {
         if self.scheme == LockScheme::Session {
-            self.quiet_until = now + ms(ttl);
+            self.quiet_until = now + ms(ttl.min(LONGEST_CALM));
             self.started_at = now.max(self.started_at + 1);
         }
     }

@@ -1,0 +1,126 @@
+//! How a restart of the server is told from what only looks like one.
+
+// clippy allows it in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use streamlease_backend_redis_rs::RedisBackend;
+use streamlease_core::*;
+use support::leases::*;
+use support::*;
+
+const SERVER: &str = "{orders-input}:server";
+
+/// The same service by a user who may not ask INFO.
+async fn without_info(server: &RedisServer) -> Backend {
+    let url = server.url().replace("redis://", "redis://blind:p@");
+    server.run::<()>(&[
+        "ACL", "SETUSER", "blind", "on", ">p", "~*", "&*", "+@all", "-info",
+    ]);
+    let provider = RedisBackend::connect(url).await.unwrap();
+    provider
+        .backend(&ServiceName::new("orders").unwrap())
+        .unwrap()
+}
+
+#[test]
+fn who_may_not_ask_for_the_run_id_changes_nothing_for_those_who_may() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let (seeing, blind) = (sessions(&server).await, without_info(&server).await);
+        // Whoever comes first.
+        let b = opened(&blind, "b", TTL).await;
+        acquired(&blind, &b, "first").await;
+        let a = opened(&seeing, "a", TTL).await;
+        acquired(&seeing, &a, "s").await;
+        let generation = beat(&seeing, &a).await.generation;
+        for n in 0..3 {
+            acquired(&blind, &b, &format!("b{n}")).await;
+            assert_eq!(beat(&blind, &b).await.generation, generation);
+            acquired(&seeing, &a, &format!("a{n}")).await;
+            assert_eq!(beat(&seeing, &a).await.generation, generation);
+        }
+        let calm: String = server.run(&["HGET", SERVER, "calm"]);
+        assert_eq!(calm, "0");
+        // A restart is seen all the same, and holds both back.
+        server.run::<()>(&["HSET", SERVER, "run", "0123456789abcdef"]);
+        assert_ne!(beat(&seeing, &a).await.generation, generation);
+        for (backend, session) in [(&blind, &b), (&seeing, &a)] {
+            let outcome = try_acquire(backend, session, acquire("new", E1, 1, 0)).await;
+            assert!(
+                matches!(outcome, AcquireOutcome::NotYet { .. }),
+                "{outcome:?}"
+            );
+        }
+    });
+}
+
+/// INFO answered by one of several processes, as some proxies do it.
+#[test]
+fn a_run_id_that_keeps_coming_back_is_no_restart() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", SHORT).await;
+        let keep = async || {
+            let outcome = try_acquire(&backend, &a, acquire("s", E1, 1, 0)).await;
+            beat(&backend, &a).await;
+            outcome
+        };
+        // To the script each call looks as if another process answered.
+        let flip = || server.run::<()>(&["HSET", SERVER, "run", "0123456789abcdef"]);
+        let held_back = async || {
+            flip();
+            matches!(keep().await, AcquireOutcome::NotYet { .. })
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while held_back().await {
+            assert!(Instant::now() < deadline, "held back for ever");
+            pause(Duration::from_millis(10)).await;
+        }
+        for _ in 0..20 {
+            assert!(!held_back().await, "held back once more");
+        }
+        // The dead are dead, too.
+        let dead = opened(&backend, "dead", SHORT).await;
+        loop {
+            flip();
+            if beat(&backend, &a).await.dead.contains(&dead.id) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the dead one lives");
+            pause(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+/// Only what is on record for the one with the long TTL waits for it.
+#[test]
+fn a_restart_does_not_hold_everybody_back_for_the_longest_ttl() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", TTL).await;
+        let long = opened(&backend, "long", 600_000).await;
+        acquired(&backend, &long, "kept").await;
+        server.run::<()>(&["HSET", SERVER, "run", "0123456789abcdef"]);
+        let outcome = try_acquire(&backend, &a, acquire("new", E1, 1, 0)).await;
+        let AcquireOutcome::NotYet { retry_in } = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(retry_in <= LONGEST_CALM, "{retry_in:?}");
+        // As if so much time had passed.
+        let (seconds, micros): (u64, u64) = server.run(&["TIME"]);
+        let passed = (seconds * 1_000 + micros / 1_000).to_string();
+        server.run::<()>(&["HSET", SERVER, "calm", &passed]);
+        acquired(&backend, &a, "new").await;
+        let outcome = try_acquire(&backend, &a, acquire("kept", E1, 2, 0)).await;
+        let AcquireOutcome::Held(held) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(held.remaining > Duration::from_secs(590), "{held:?}");
+    });
+}

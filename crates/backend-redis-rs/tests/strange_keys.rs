@@ -1,0 +1,96 @@
+//! What others put into the service's keys.
+
+// clippy allows it in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use streamlease_core::*;
+use support::leases::*;
+use support::*;
+
+const SESSIONS: &str = "{orders-input}:sessions";
+const SWEEP: &str = "{orders-input}:sweep";
+const SCHEMES: [LockScheme; 2] = [LockScheme::Session, LockScheme::PerStream];
+
+#[test]
+fn a_member_of_the_sessions_that_is_none_fails_nobody_and_is_removed() {
+    on_both(|| async {
+        for scheme in SCHEMES {
+            let server = RedisServer::start();
+            let backend = backend_with(&server, "orders", scheme).await;
+            let a = opened(&backend, "a", TTL).await;
+            let b = opened(&backend, "b", TTL).await;
+            let add = |score: &str, name: &[u8]| {
+                let mut command = redis_rs::cmd("ZADD");
+                command.arg(SESSIONS).arg(score).arg(name);
+                command.exec(&mut server.connection()).unwrap();
+            };
+            let odd: [&[u8]; 4] = [b"oops", b"", b"x/0123456789abcdeg", b"\xff/0123"];
+            for name in odd {
+                add("9999999999999", name);
+            }
+            assert_eq!(backend.locks.members().await.unwrap().len(), 2);
+            assert_eq!(server.run::<u64>(&["ZCARD", SESSIONS]), 2);
+            // The same of those whose time is over, or is next to be over.
+            for n in 0..200 {
+                add("1", format!("oops{n}").as_bytes());
+            }
+            add(&(now(&server) + 1_000).to_string(), b"soon");
+            backend.locks.close(&b.id).await.unwrap();
+            for _ in 0..2 {
+                beat(&backend, &a).await;
+            }
+            let told = beat(&backend, &a).await;
+            assert_eq!(told.dead, vec![b.id.clone()], "{scheme:?}");
+            assert_eq!(told.members, 1, "{scheme:?}");
+            assert_eq!(server.run::<u64>(&["ZCARD", SESSIONS]), 2);
+        }
+    });
+}
+
+fn now(server: &RedisServer) -> u64 {
+    let (seconds, micros): (u64, u64) = server.run(&["TIME"]);
+    seconds * 1_000 + micros / 1_000
+}
+
+#[test]
+fn a_turn_to_sweep_lasts_no_longer_than_it_was_wanted_for() {
+    on_both(|| async {
+        for scheme in SCHEMES {
+            let server = RedisServer::start();
+            let backend = backend_with(&server, "orders", scheme).await;
+            let a = opened(&backend, "a", TTL).await;
+            let b = opened(&backend, "b", TTL).await;
+            let gets = async |who: &Session, turn: u64| {
+                let turn = Duration::from_millis(turn);
+                match backend.locks.beat(who, &[], Some(turn)).await.unwrap() {
+                    BeatOutcome::Extended(reply) => reply.sweep,
+                    BeatOutcome::SessionGone => panic!("gone"),
+                }
+            };
+            assert!(gets(&a, 60_000).await);
+            assert!(
+                !gets(&b, 1_000).await,
+                "it is a's, for as long as a wants it"
+            );
+            let spoil: [&[&str]; 4] = [
+                // The server's clock was set back by an hour.
+                &["PEXPIRE", SWEEP, "3660000"],
+                &["SET", SWEEP, "x", "PX", "3600000"],
+                &["SET", SWEEP, "x"],
+                &["PERSIST", SWEEP],
+            ];
+            for spoil in spoil {
+                server.run::<()>(spoil);
+                assert!(gets(&b, 2_000).await, "{scheme:?} {spoil:?}");
+                assert!(!gets(&a, 2_000).await, "{scheme:?} {spoil:?}");
+            }
+            server.run::<()>(&["DEL", SWEEP]);
+            server.run::<()>(&["RPUSH", SWEEP, "of another type"]);
+            assert!(gets(&b, 2_000).await, "{scheme:?}");
+        }
+    });
+}
