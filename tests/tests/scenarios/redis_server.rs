@@ -16,6 +16,7 @@ use crate::support::{
 };
 
 on_redis!(
+    an_idle_consumer_of_a_trimmed_lbs_waits_for_what_comes,
     a_server_that_restarts_with_its_data_has_its_leases_still,
     a_server_that_restarts_with_its_data_after_a_ttl_loses_no_stream,
     an_owner_whose_server_is_frozen_is_disowned_on_time,
@@ -35,6 +36,7 @@ on_redis!(
 // What is about expiring keys is about per-stream locks. After a restart session
 // leases assign nothing new for a TTL; the backend's own tests wait for that.
 on_redis_with_session_leases!(
+    an_idle_consumer_of_a_trimmed_lbs_waits_for_what_comes,
     a_server_that_restarts_with_its_data_after_a_ttl_loses_no_stream,
     an_owner_whose_server_is_frozen_is_disowned_on_time,
     requests_that_a_partition_delays_until_after_the_next_owner_change_nothing,
@@ -53,6 +55,42 @@ const QUICK: RetryPolicy = RetryPolicy {
     first: Duration::from_millis(20),
     max: Duration::from_millis(200),
 };
+
+/// The group's `lag` never comes down again once entries were removed that nobody had
+/// had; consumers read without blocking then, 30,000 times a second.
+async fn an_idle_consumer_of_a_trimmed_lbs_waits_for_what_comes(world: World) {
+    let mut a = world.start_with("a", |b| b.capacity(1)).await;
+    let names: Vec<String> = (0..30).map(|n| format!("s{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.submit(&names).await;
+    let lease = a.lease().await;
+    let _: u64 = world.redis().run(&["XTRIM", "orders-input", "MAXLEN", "0"]);
+    // Its own entry went with the others.
+    assert_eq!(lease.complete().await.unwrap(), Completion::Gone);
+    assert!(matches!(a.event().await, Event::StreamDisowned(_)));
+    let lag = || {
+        let groups: redis::Value = world.redis().run(&["XINFO", "GROUPS", "orders-input"]);
+        format!("{groups:?}")
+    };
+    let before = fetches(&world);
+    let window = Duration::from_secs(3);
+    a.hears_nothing_for(window).await;
+    let made = fetches(&world) - before;
+    assert!(made <= 30, "{made} fetches in {window:?}: {}", lag());
+    world.submit(&["new"]).await;
+    let new = a.lease().await;
+    assert_eq!(new.complete().await.unwrap(), Completion::Completed);
+}
+
+/// How often the server was asked for fresh entries so far.
+fn fetches(world: &World) -> u64 {
+    let stats: String = world.redis().run(&["INFO", "commandstats"]);
+    let calls = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_xreadgroup:calls="));
+    let calls = calls.and_then(|rest| rest.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
 
 async fn a_server_that_restarts_with_its_data_has_its_leases_still(world: World) {
     let mut world = world

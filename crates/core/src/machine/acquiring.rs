@@ -16,6 +16,9 @@ use crate::{
 /// until it counts as somebody else's.
 const HAND_BACK_TRIES: u32 = 6;
 
+/// Until the next try at the soonest, whatever the lock server says.
+pub(super) const SOONEST: Duration = Duration::from_millis(10);
+
 impl Machine {
     /// An entry that this consumer should work on, unless it is known already.
     pub(super) fn admit(&mut self, entry: EntryId, content: Announcement, origin: Origin) {
@@ -208,7 +211,7 @@ impl Machine {
     /// The lock server makes everybody wait; fetching too, so that nobody hoards
     /// entries meanwhile.
     fn put_off(&mut self, entry: EntryId, retry_in: Duration) {
-        let at = self.now + retry_in;
+        let at = self.now + retry_in.max(SOONEST);
         self.items.set(entry, State::Waiting { refused: 0 });
         self.wake_at(at, entry);
         self.fetch.not_before = self.fetch.not_before.max(at);

@@ -1,4 +1,9 @@
 //! Fresh entries: when to fetch, how many, how long to wait.
+//!
+//! What the server says about its backlog is a hint, for the size of a page. Whether
+//! to block goes by what the last fetch brought: after one that was not full, the next
+//! one waits. Redis' `lag` stays too high for ever once entries were trimmed or deleted
+//! before their delivery.
 
 use std::time::Duration;
 
@@ -11,14 +16,20 @@ use crate::{Result, Timestamp};
 /// Longest wait of one fetch. Only a bound: an entry ends the wait at once.
 const WAIT: Duration = Duration::from_secs(5);
 
+/// Before the next fetch if one that was to wait came back empty at once, from a
+/// server, or a proxy before it, that does not block.
+const UNBLOCKED: Duration = Duration::from_millis(100);
+
 /// The most one fetch takes, so that a burst is shared by all who have room.
 const LARGEST_PAGE: u64 = 500;
 
 #[derive(Debug, Default)]
 pub(super) struct Fetching {
     busy: bool,
-    /// Entries that nobody has had, as of the last fetch.
+    /// Entries that nobody has had, as the server estimated with the last fetch.
     backlog: u64,
+    /// How many too many that is: what it said when there was nothing left.
+    surplus: u64,
     /// The last fetch was full: more may be waiting, whatever the backlog says.
     was_full: usize,
     pub(super) not_before: Timestamp,
@@ -57,7 +68,7 @@ impl Machine {
         self.fetch.held_until = None;
         let max = page.min(room);
         self.fetch.busy = true;
-        self.act(Action::Fetch { max, wait }, Flight::Fetch { max });
+        self.act(Action::Fetch { max, wait }, Flight::Fetch { max, wait });
     }
 
     /// A share of the backlog that leaves the others theirs. An idle consumer
@@ -65,23 +76,29 @@ impl Machine {
     /// An eighth of what each should get: with a quarter, four who shared 1,000
     /// were up to 36 % off, because some came round once more than others.
     fn next_page(&self) -> (usize, Duration) {
-        let share = self.fetch.backlog / (8 * u64::from(self.sitting.members));
-        if self.fetch.backlog > 0 {
-            (share.clamp(1, LARGEST_PAGE) as usize, Duration::ZERO)
-        } else if self.fetch.was_full > 0 {
-            ((self.fetch.was_full * 2).min(32), Duration::ZERO)
-        } else {
+        let fetch = &self.fetch;
+        let backlog = fetch.backlog.saturating_sub(fetch.surplus);
+        let share = backlog / (8 * u64::from(self.sitting.members));
+        if fetch.was_full == 0 {
             (1, WAIT)
+        } else if backlog > 0 {
+            (share.clamp(1, LARGEST_PAGE) as usize, Duration::ZERO)
+        } else {
+            ((fetch.was_full * 2).min(32), Duration::ZERO)
         }
     }
 
-    pub(super) fn fetch_done(&mut self, max: usize, result: Result<Reply>) {
+    pub(super) fn fetch_done(
+        &mut self,
+        sent: Timestamp,
+        (max, wait): (usize, Duration),
+        result: Result<Reply>,
+    ) {
         self.fetch.busy = false;
         let fetched = match result {
             Ok(Reply::Fetched(fetched)) => fetched,
             result => {
                 // It may have delivered entries, or still will: look at what is pending here.
-                self.fetch.backlog = 0;
                 self.fetch.was_full = 0;
                 self.fetch.not_before = self.now + self.rng.jittered(Duration::from_millis(10));
                 self.look_at_own();
@@ -93,8 +110,17 @@ impl Machine {
         };
         self.control_succeeded(Part::Lbs);
         self.control_succeeded(Part::Group);
+        let is_full = fetched.entries.len() >= max;
+        self.fetch.was_full = if is_full { max } else { 0 };
         self.fetch.backlog = fetched.backlog;
-        self.fetch.was_full = if fetched.entries.len() >= max { max } else { 0 };
+        self.fetch.surplus = match is_full {
+            true => self.fetch.surplus.min(fetched.backlog),
+            false => fetched.backlog,
+        };
+        let came_early = self.now.saturating_since(sent) < wait.min(UNBLOCKED);
+        if fetched.entries.is_empty() && came_early {
+            self.fetch.not_before = self.fetch.not_before.max(self.now + UNBLOCKED);
+        }
         for delivery in fetched.entries {
             match delivery.content {
                 Ok(content) => self.admit(delivery.entry, content, Origin::Mine),

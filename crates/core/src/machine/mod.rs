@@ -167,6 +167,7 @@ enum Flight {
     Records(doubt::Reading),
     Fetch {
         max: usize,
+        wait: Duration,
     },
     Acquire(Vec<(EntryId, u64)>),
     Claim(Vec<(EntryId, FencingToken)>),
@@ -319,7 +320,7 @@ impl Machine {
         let current = sitting == self.sitting.number;
         match flight {
             Flight::Prepare => self.prepare_done(result),
-            Flight::Fetch { max } => self.fetch_done(max, result),
+            Flight::Fetch { max, wait } => self.fetch_done(sent, (max, wait), result),
             Flight::Look => self.look_done(result),
             Flight::Quarantine(page) => self.quarantine_done(page, result, current),
             Flight::Forget { own } => self.forget_done(own),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::acquiring::SOONEST;
 use super::{Action, DisownReason, Flight, Machine, PAGE, Reply};
 use crate::{
     ConsumerName, EntryId, LeaseRef, LockScheme, Result, SessionId, TakeOverOutcome, Timestamp,
@@ -291,7 +292,7 @@ impl Machine {
                 self.abandon_session(DisownReason::Expired);
             }
             Ok(Reply::TakenOver(TakeOverOutcome::NotYet { retry_in })) => {
-                suspect.not_before = self.now + retry_in;
+                suspect.not_before = self.now + retry_in.max(SOONEST);
                 self.lock_server_restarted();
             }
             // Unknown: what was taken is found by its record (see `reconcile`).

@@ -1,6 +1,7 @@
 //! The machine against made-up replies: each test is one interleaving.
 
 mod control;
+mod fetching;
 mod forgiving;
 mod fresh;
 mod ids;
