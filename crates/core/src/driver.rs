@@ -331,14 +331,8 @@ impl Driver {
                     ))
                 };
                 let result = future::or(work, overdue).await;
-                match &result {
-                    Err(error) if error.is_retryable() => {
-                        log::debug!("{name} failed consumer={consumer}: {error:?}");
-                    }
-                    // It may be tried for as long as its lease lasts: somebody has
-                    // to change something.
-                    Err(error) => log::warn!("{name} refused consumer={consumer}: {error:?}"),
-                    Ok(_) => {}
+                if let Err(error) = &result {
+                    log::debug!("{name} failed consumer={consumer}: {error:?}");
                 }
                 record(&*recorder, name, size, &result);
                 last_word.say(result);
@@ -440,6 +434,10 @@ impl Driver {
             }
             Notice::Unreachable { part, error } => {
                 log::warn!("{part} cannot be reached, trying again consumer={consumer}: {error:?}");
+                return;
+            }
+            Notice::Refused { call, error } => {
+                log::warn!("{call} is refused, trying again consumer={consumer}: {error:?}");
                 return;
             }
             Notice::Reached { part, after } => {

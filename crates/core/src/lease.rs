@@ -127,8 +127,8 @@ impl Lease {
     /// # Errors
     /// [`LeaseEnded`](crate::ErrorKind::LeaseEnded) if the lease ran out while
     /// the call was under way: it may have happened. Another kind if the
-    /// backend refuses: the lease is still yours then. While the backend cannot
-    /// be reached the call waits.
+    /// backend has refused for a TTL (missing rights, say): the lease is still yours
+    /// then. While the backend cannot be reached the call waits.
     ///
     /// Cancel-safe: once polled, the completion goes on without the caller.
     pub async fn complete(&self) -> Result<Completion> {
@@ -144,7 +144,7 @@ impl Lease {
     /// reached the call waits, at the longest until the lease has run out.
     ///
     /// # Errors
-    /// If the backend refuses for good (missing rights, say): the lease is still
+    /// If the backend has refused for a TTL (missing rights, say): the lease is still
     /// yours then.
     ///
     /// Cancel-safe: once polled, it goes on without the caller.

@@ -16,13 +16,21 @@ pub enum ClaimMode {
 }
 
 /// When to give up after failed attempts to reach the backend.
+///
+/// A client waits no longer than about its TTL between attempts, so that it is back
+/// soon after the server is. Attempts that come sooner than the waits given here do not
+/// count as retries.
+///
+/// A call that the server refuses (missing rights, a wrong type of key) before it has
+/// ever worked is the end whatever the policy: something has to be set right. One that
+/// has worked is retried like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// How many attempts in a row may fail after the first; `None`: any number.
     pub retries: Option<u32>,
     /// Wait before the first retry.
     pub first: Duration,
-    /// Waits double up to this.
+    /// Waits double up to this (a client's up to its TTL, if that is shorter).
     pub max: Duration,
 }
 

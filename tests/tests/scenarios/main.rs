@@ -13,3 +13,4 @@ mod mixed_fleet;
 mod outages;
 mod poison;
 mod redis_server;
+mod refusals;

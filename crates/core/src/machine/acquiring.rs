@@ -180,11 +180,11 @@ impl Machine {
             Ok(Reply::Acquired(outcomes)) if outcomes.len() == page.len() => outcomes,
             // Unknown. The same attempt is repeated until it is answered: only
             // so can the lock, if it was acquired, be found and kept.
-            _ => {
+            result => {
                 lane.queue.extend(page.iter().map(|(entry, _)| *entry));
                 lane.backoff
                     .fail(self.now, self.settings.ttl, &mut self.rng);
-                return;
+                return self.step_failed("acquire", &result);
             }
         };
         lane.backoff.succeed();
@@ -353,7 +353,7 @@ impl Machine {
                 lane.queue.extend(still_locked(items, page));
                 lane.backoff
                     .fail(self.now, self.settings.ttl, &mut self.rng);
-                return self.step_failed(&result);
+                return self.step_failed("claim", &result);
             }
         };
         lane.backoff.succeed();

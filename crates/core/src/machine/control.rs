@@ -43,12 +43,41 @@ impl fmt::Display for Part {
     }
 }
 
+/// The calls without which nothing goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vital {
+    Prepare,
+    Fetch,
+    Open,
+    Beat,
+}
+
+impl Vital {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Fetch => "fetch",
+            Self::Open => "open",
+            Self::Beat => "beat",
+        }
+    }
+
+    fn part(self) -> Part {
+        match self {
+            Self::Prepare | Self::Fetch => Part::Lbs,
+            Self::Open | Self::Beat => Part::Locks,
+        }
+    }
+}
+
 /// A part of the backend cannot be used at the moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outage {
-    /// Attempts that have failed in a row.
+    /// Attempts that have failed in a row, as the retry policy counts them.
     failed: u32,
-    /// When the next attempt is due; what fails before does not count again.
+    /// When the policy's next attempt is due; what fails before does not count.
+    counts_at: Timestamp,
+    /// When the next attempt is due.
     retry_at: Timestamp,
     since: Timestamp,
     /// When the user was told last.
@@ -98,41 +127,84 @@ impl Machine {
         match result {
             Ok(Reply::Prepared) => {
                 self.prepared = true;
-                self.control_succeeded(Part::Lbs);
+                self.control_succeeded(Vital::Prepare);
             }
-            Ok(_) => self.control_failed(Part::Lbs, wrong_reply("prepare")),
-            Err(error) => self.control_failed(Part::Lbs, error),
+            Ok(_) => self.control_failed(Vital::Prepare, wrong_reply("prepare")),
+            Err(error) => self.control_failed(Vital::Prepare, error),
         }
     }
 
-    pub(super) fn control_succeeded(&mut self, part: Part) {
-        if let Some(outage) = self.outages[part as usize].take()
-            && outage.told.is_some()
-        {
+    pub(super) fn control_succeeded(&mut self, call: Vital) {
+        self.answered[call as usize] = true;
+        let mut was_out = self.reached(call.part());
+        if call == Vital::Fetch {
+            was_out |= self.reached(Part::Group);
+        }
+        if was_out {
+            self.retry_soon();
+        }
+    }
+
+    /// Something can be reached again: what else was out may be, too.
+    pub(super) fn retry_soon(&mut self) {
+        let soon = self.now + self.deadline_jitter();
+        for outage in self.outages.iter_mut().flatten() {
+            outage.retry_at = outage.retry_at.min(soon);
+        }
+    }
+
+    pub(super) fn has_answered(&self, call: Vital) -> bool {
+        self.answered[call as usize]
+    }
+
+    /// Whether it was out before.
+    fn reached(&mut self, part: Part) -> bool {
+        let Some(outage) = self.outages[part as usize].take() else {
+            return false;
+        };
+        if outage.told.is_some() {
             let after = self.now.saturating_since(outage.since);
             self.notify(Notice::Reached { part, after });
         }
+        true
     }
 
     /// One of the calls without which nothing goes on has failed: wait, then
     /// try again, or give up as the retry policy says (R8).
-    pub(super) fn control_failed(&mut self, part: Part, error: Error) {
+    ///
+    /// A call that is refused before it has ever worked is a mistake in the setup, and
+    /// the end. One that has worked will again: rights come back, a server is replaced.
+    pub(super) fn control_failed(&mut self, call: Vital, error: Error) {
         let is_missing = error.kind() == ErrorKind::NotPrepared;
         if is_missing {
             self.prepared = false;
-        } else if !error.is_retryable() {
+        } else if !error.is_retryable() && !self.has_answered(call) {
             return self.stop(Some(error));
         }
-        let part = if is_missing { Part::Group } else { part };
+        let refusal_told = self.tell_refusal(call.name(), &error);
+        let part = if is_missing { Part::Group } else { call.part() };
         let outage = self.outages[part as usize];
-        if outage.is_some_and(|outage| outage.retry_at > self.now) {
-            return;
+        // However long the policy waits, after about a TTL it is tried again: a client
+        // that could not reach its server for long is to be back soon.
+        let soon = self.now + self.rng.jittered(self.settings.ttl);
+        if let Some(outage) = &mut self.outages[part as usize] {
+            if refusal_told {
+                outage.told = Some(self.now);
+            }
+            if outage.retry_at > self.now {
+                return;
+            }
+            if outage.counts_at > self.now {
+                outage.retry_at = outage.counts_at.min(soon);
+                return;
+            }
         }
         // A missing group is made again at once; one that is missing still counts.
         let failed = match outage {
             None if is_missing => {
                 self.outages[part as usize] = Some(Outage {
                     failed: 0,
+                    counts_at: self.now,
                     retry_at: self.now,
                     since: self.now,
                     told: None,
@@ -151,27 +223,48 @@ impl Machine {
             .saturating_mul(2u32.saturating_pow(failed - 1))
             .min(policy.max);
         let mut told = outage.and_then(|outage| outage.told);
+        if refusal_told {
+            told = Some(self.now);
+        }
         // One failure is no outage yet.
-        if failed > 1 && told.is_none_or(|told| told + TELL_AGAIN <= self.now) {
+        if failed > 1
+            && error.is_retryable()
+            && told.is_none_or(|told| told + TELL_AGAIN <= self.now)
+        {
             told = Some(self.now);
             self.notify(Notice::Unreachable { part, error });
         }
+        let counts_at = self.now + self.rng.jittered(wait);
         self.outages[part as usize] = Some(Outage {
             failed,
-            retry_at: self.now + self.rng.jittered(wait),
+            counts_at,
+            retry_at: counts_at.min(soon),
             since: outage.map_or(self.now, |outage| outage.since),
             told,
         });
     }
 
-    /// A lane's page failed; all that matters beyond its own retry is a lost group.
-    pub(super) fn step_failed(&mut self, result: &Result<Reply>) {
-        if result
-            .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::NotPrepared)
-        {
+    /// A step of `name` failed; all that matters beyond its own retry is a lost group,
+    /// and that somebody hears of a refusal.
+    pub(super) fn step_failed(&mut self, name: &'static str, result: &Result<Reply>) {
+        let Err(error) = result else { return };
+        if error.kind() == ErrorKind::NotPrepared {
             self.prepared = false;
         }
+        self.tell_refusal(name, error);
+    }
+
+    /// One warning names a refusal, not one for each try of each step; another while it
+    /// goes on. Whether it was told now.
+    fn tell_refusal(&mut self, call: &'static str, error: &Error) -> bool {
+        let again = |told: Timestamp| told + TELL_AGAIN <= self.now;
+        if error.is_retryable() || !self.refusal_told.is_none_or(again) {
+            return false;
+        }
+        self.refusal_told = Some(self.now);
+        let error = Error::new(error.kind(), error.to_string());
+        self.notify(Notice::Refused { call, error });
+        true
     }
 
     pub(super) fn shut_down(&mut self, call: Option<CallId>) {

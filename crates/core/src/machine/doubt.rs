@@ -182,9 +182,10 @@ impl Machine {
         let page = match result {
             Ok(Reply::Records(page)) => page,
             // Read again while anything is in doubt, else when a beat says so.
-            _ => {
+            result => {
                 let backoff = &mut self.sitting.record.backoff;
-                return backoff.fail(self.now, self.settings.ttl, &mut self.rng);
+                backoff.fail(self.now, self.settings.ttl, &mut self.rng);
+                return self.step_failed("records", &result);
             }
         };
         self.sitting.record.backoff.succeed();

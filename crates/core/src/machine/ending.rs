@@ -4,7 +4,7 @@
 use super::control::closed;
 use super::forgiving::Forgiving;
 use super::items::{Ending, Item, Origin, State};
-use super::lanes::{GATHER, Lanes, still_locked};
+use super::lanes::{GATHER, Lane, Lanes, still_locked};
 use super::{
     Action, Answer, CallId, Completion, DisownReason, End, Flight, Handover, Machine, Notice, Reply,
 };
@@ -32,7 +32,7 @@ impl Machine {
                 lane.queue.extend(still_locked(&self.items, page));
                 lane.backoff
                     .fail(self.now, self.settings.ttl, &mut self.rng);
-                return self.step_failed(&result);
+                return self.step_failed("claim", &result);
             }
         };
         lane.backoff.succeed();
@@ -88,11 +88,11 @@ impl Machine {
         self.lanes.complete.busy = false;
         let outcomes = match result {
             Ok(Reply::Completed(outcomes)) if outcomes.len() == page.len() => outcomes,
-            Err(error) if !error.is_retryable() => {
+            Err(error) if self.is_final(&error, |lanes| &mut lanes.complete) => {
                 for &(entry, token) in page {
                     self.completion_refused(entry, token, &error);
                 }
-                return;
+                return self.step_failed("complete", &Err(error));
             }
             result => {
                 for entry in still_locked(&self.items, page).collect::<Vec<_>>() {
@@ -103,10 +103,10 @@ impl Machine {
                     .complete
                     .backoff
                     .fail(self.now, self.settings.ttl, &mut self.rng);
-                return self.step_failed(&result);
+                return self.step_failed("complete", &result);
             }
         };
-        self.lanes.complete.backoff.succeed();
+        self.lanes.complete.succeed();
         // What waits already is not held up by more, unless it is being sent.
         let release_by = match self.lanes.releasing.is_empty() || self.lanes.release.busy {
             true => self.now + GATHER,
@@ -135,6 +135,18 @@ impl Machine {
             self.end(entry, end, completion);
         }
         self.lanes.release_by = release_by;
+    }
+
+    /// Whether users are to hear that what they asked for is refused: after a TTL of
+    /// nothing else. Rights that are gone for a moment, or a server that is being
+    /// replaced, are waited for like any outage. Whoever ends waits for nothing.
+    fn is_final(&mut self, error: &Error, lane: impl Fn(&mut Lanes) -> &mut Lane) -> bool {
+        if error.is_retryable() {
+            return false;
+        }
+        let ttl = self.settings.ttl;
+        let refused = lane(&mut self.lanes).refused_for(self.now, ttl);
+        refused >= ttl || self.is_draining()
     }
 
     /// The server will not have it: the user keeps the lease, and hears why.
@@ -259,14 +271,14 @@ impl Machine {
                 lane.backoff
                     .fail(self.now, self.settings.ttl, &mut self.rng);
                 if let Err(error) = &result
-                    && !error.is_retryable()
+                    && self.is_final(error, |lanes| &mut lanes.hand_back)
                 {
                     self.hand_backs_refused(page, error);
                 }
-                return self.step_failed(&result);
+                return self.step_failed("hand_back", &result);
             }
         };
-        lane.backoff.succeed();
+        lane.succeed();
         for (&(entry, token), outcome) in page.iter().zip(outcomes) {
             let Some(item) = self.items.get(entry) else {
                 continue;
@@ -357,7 +369,7 @@ impl Machine {
                     lane.queue.extend(page.iter().map(|(entry, ..)| *entry));
                     lane.backoff
                         .fail(self.now, self.settings.ttl, &mut self.rng);
-                    self.step_failed(&result);
+                    self.step_failed("quarantine", &result);
                 }
                 return;
             }
@@ -561,11 +573,11 @@ impl Machine {
                     self.wake_stream(&lease.stream);
                 }
             }
-            _ => self
-                .lanes
-                .release
-                .backoff
-                .fail(self.now, self.settings.ttl, &mut self.rng),
+            result => {
+                let backoff = &mut self.lanes.release.backoff;
+                backoff.fail(self.now, self.settings.ttl, &mut self.rng);
+                self.step_failed("release", &result);
+            }
         }
     }
 }

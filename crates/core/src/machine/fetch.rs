@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::control::Part;
+use super::control::Vital;
 use super::items::Origin;
 use super::lanes::GATHER;
 use super::{Action, Flight, Machine, Notice, PAGE, Reply};
@@ -79,7 +79,10 @@ impl Machine {
         let fetch = &self.fetch;
         let backlog = fetch.backlog.saturating_sub(fetch.surplus);
         let share = backlog / (8 * u64::from(self.sitting.members));
-        if fetch.was_full == 0 {
+        if !self.has_answered(Vital::Fetch) {
+            // The first one shows at once whether it is allowed.
+            (1, Duration::ZERO)
+        } else if fetch.was_full == 0 {
             (1, WAIT)
         } else if backlog > 0 {
             (share.clamp(1, LARGEST_PAGE) as usize, Duration::ZERO)
@@ -105,11 +108,10 @@ impl Machine {
                 let error = result
                     .err()
                     .unwrap_or_else(|| super::control::wrong_reply("fetch"));
-                return self.control_failed(Part::Lbs, error);
+                return self.control_failed(Vital::Fetch, error);
             }
         };
-        self.control_succeeded(Part::Lbs);
-        self.control_succeeded(Part::Group);
+        self.control_succeeded(Vital::Fetch);
         let is_full = fetched.entries.len() >= max;
         self.fetch.was_full = if is_full { max } else { 0 };
         self.fetch.backlog = fetched.backlog;

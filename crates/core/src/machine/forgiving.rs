@@ -69,7 +69,7 @@ impl Machine {
         self.forgiving
             .backoff
             .fail(self.now, self.settings.ttl, &mut self.rng);
-        self.step_failed(&result);
+        self.step_failed("clear_failures", &result);
     }
 
     fn holds(&self, entry: EntryId, token: FencingToken) -> bool {

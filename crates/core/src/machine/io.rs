@@ -259,6 +259,15 @@ pub enum Notice {
         /// How it failed last.
         error: Error,
     },
+    /// The server refuses a call that it will not allow, or cannot do, for now: missing
+    /// rights, a wrong type of key. It is tried again. Told once, for whichever call
+    /// comes first, and every half a minute that there are any.
+    Refused {
+        /// The method of the trait.
+        call: &'static str,
+        /// With which words.
+        error: Error,
+    },
     /// It answers again.
     Reached {
         /// Which.

@@ -47,6 +47,8 @@ pub(super) struct Lane {
     pub(super) queue: BTreeSet<EntryId>,
     pub(super) busy: bool,
     pub(super) backoff: Backoff,
+    /// When the server began to refuse, and when it did last.
+    refused: Option<(Timestamp, Timestamp)>,
 }
 
 /// Completions that are waited for, see [`GATHER_CALLERS`].
@@ -72,6 +74,20 @@ impl Lane {
         }
         self.busy = true;
         take_page(&mut self.queue, max)
+    }
+
+    /// It was refused now; for how long it has been, with no pause of `pause`.
+    pub(super) fn refused_for(&mut self, now: Timestamp, pause: Duration) -> Duration {
+        let goes_on = |(_, last): &(Timestamp, Timestamp)| now < *last + pause;
+        let since = self.refused.filter(goes_on).map_or(now, |(since, _)| since);
+        self.refused = Some((since, now));
+        now.saturating_since(since)
+    }
+
+    /// It was answered.
+    pub(super) fn succeed(&mut self) {
+        self.backoff.succeed();
+        self.refused = None;
     }
 
     pub(super) fn timeout(&self) -> Timestamp {

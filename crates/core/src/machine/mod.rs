@@ -108,6 +108,10 @@ pub struct Machine {
     phase: Phase,
     /// By [`control::Part`].
     outages: [Option<Outage>; 3],
+    /// Which calls have ever worked, by [`control::Vital`].
+    answered: [bool; 4],
+    /// When a refusal was told last.
+    refusal_told: Option<Timestamp>,
     prepared: bool,
     started: bool,
     shutdown_calls: Vec<CallId>,
@@ -204,6 +208,8 @@ impl Machine {
             last_action: 0,
             phase: Phase::Running,
             outages: [None; 3],
+            answered: [false; 4],
+            refusal_told: None,
             prepared: false,
             started: false,
             shutdown_calls: Vec::new(),
@@ -359,7 +365,11 @@ impl Machine {
                 }
             }
             Hint::HolderGone(consumer) => self.suspect(consumer, None),
-            Hint::MayHaveMissed => self.look_after_silence(),
+            Hint::MayHaveMissed => {
+                // Hints come again: so may everything else.
+                self.retry_soon();
+                self.look_after_silence();
+            }
         }
     }
 

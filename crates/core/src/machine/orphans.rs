@@ -296,7 +296,10 @@ impl Machine {
                 self.lock_server_restarted();
             }
             // Unknown: what was taken is found by its record (see `reconcile`).
-            _ => suspect.not_before = retry_at,
+            result => {
+                suspect.not_before = retry_at;
+                self.step_failed("take_over", &result);
+            }
         }
     }
 
@@ -346,7 +349,10 @@ impl Machine {
             Ok(Reply::Buried(false)) => {
                 self.orphans.suspects.remove(key);
             }
-            _ => suspect.not_before = retry_at,
+            result => {
+                suspect.not_before = retry_at;
+                self.step_failed("bury", &result);
+            }
         }
     }
 }

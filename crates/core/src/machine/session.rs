@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::Part;
+use super::control::Vital;
 use super::doubt::Record;
 use super::items::{Item, State};
 use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
@@ -190,7 +190,7 @@ impl Machine {
     pub(super) fn open_done(&mut self, sent: Timestamp, result: Result<Reply>) {
         match result {
             Ok(Reply::Opened(OpenOutcome::Opened)) => {
-                self.control_succeeded(Part::Locks);
+                self.control_succeeded(Vital::Open);
                 let until = self.believed_until(sent);
                 if until <= self.now {
                     return self.abandon_session(DisownReason::Expired);
@@ -206,11 +206,11 @@ impl Machine {
             Ok(Reply::Opened(OpenOutcome::SessionGone)) => {
                 self.abandon_session(DisownReason::Expired);
             }
-            Ok(_) => self.control_failed(Part::Locks, super::control::wrong_reply("open")),
+            Ok(_) => self.control_failed(Vital::Open, super::control::wrong_reply("open")),
             Err(error) => {
                 // The same session is opened again: what happened of it is its own.
                 self.sitting.status = Status::Closed;
-                self.control_failed(Part::Locks, error);
+                self.control_failed(Vital::Open, error);
             }
         }
     }
@@ -264,7 +264,7 @@ impl Machine {
         self.sitting.beating = false;
         match result {
             Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
-                self.control_succeeded(Part::Locks);
+                self.control_succeeded(Vital::Beat);
                 let unchanged = self.compare_generation(reply.generation);
                 self.extend(sent, leases);
                 let round = &self.sitting.round;
@@ -294,7 +294,7 @@ impl Machine {
         let wait = (self.settings.ttl / 10).min(longest);
         let wait = self.rng.jittered(wait);
         self.sitting.next_beat = self.now + wait;
-        self.control_failed(Part::Locks, error);
+        self.control_failed(Vital::Beat, error);
     }
 
     fn extend(&mut self, sent: Timestamp, leases: &[LeaseRef]) {

@@ -8,6 +8,7 @@ mod ids;
 mod leasing;
 mod manual;
 mod orphans;
+mod refusals;
 mod rig;
 mod session;
 mod silence;

@@ -36,6 +36,17 @@ enum Step {
     InspectTurns(Vec<LockId>),
 }
 
+impl Step {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Members => "members",
+            Self::ListIds => "list_pending_ids",
+            Self::List | Self::LookUp { .. } => "list_pending",
+            Self::Inspect { .. } | Self::InspectTurns(_) => "inspect",
+        }
+    }
+}
+
 /// What is pending, and judged by its lock.
 #[derive(Debug)]
 pub(in super::super) struct Unsure {
@@ -181,11 +192,11 @@ impl Machine {
                     self.turn_come(lock.entry, state);
                 }
             }
-            (_, result) => {
+            (step, result) => {
                 self.looking
                     .backoff
                     .fail(self.now, self.settings.ttl, &mut self.rng);
-                self.step_failed(&result);
+                self.step_failed(step.name(), &result);
                 self.look_failed(look.target);
             }
         }

@@ -52,7 +52,8 @@ fn fetches_that_never_block_come_at_most_ten_times_a_second() {
             }
             rig.housekeep();
         });
-        assert!((300..=600).contains(&fetches), "{fetches} in a minute");
+        // The very first one is not to wait.
+        assert!((300..=601).contains(&fetches), "{fetches} in a minute");
     }
 }
 

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL, entry, held_by, lease, pending_at, session_of};
 use crate::machine::{Action, Answer, Completion, DisownReason, End, Input, Notice, Reply};
-use crate::{
-    BeatOutcome, Error, ErrorKind, FencingToken, Hint, LockScheme, OpenOutcome, TakeOverOutcome,
-};
+use crate::{BeatOutcome, FencingToken, Hint, LockScheme, OpenOutcome, TakeOverOutcome};
 
 const MARGIN: Duration = Duration::from_millis(200);
 const MS: Duration = Duration::from_millis(1);
@@ -384,19 +382,6 @@ fn a_held_own_stream_of_a_dead_session_is_waited_for() {
     assert!(!rig.has("Acquire"));
     rig.live(30 * MS);
     assert!(rig.has("Acquire"));
-}
-
-#[test]
-fn an_error_for_good_ends_the_client_and_one_that_may_pass_does_not() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.leased(1, "s");
-    rig.pass_to_beat();
-    rig.fail_with("Beat", Error::new(ErrorKind::Protocol, "garbled"));
-    assert!(rig.owns(1));
-    rig.pass_to_beat();
-    rig.fail_with("Beat", Error::new(ErrorKind::Denied, "no rights"));
-    assert!(rig.stopped);
-    assert_eq!(rig.ends(1), [End::Disowned(DisownReason::ClientStopped)]);
 }
 
 #[test]

@@ -1,0 +1,41 @@
+//! A server that refuses what it allowed before: that passes, like any outage.
+
+use std::time::Duration;
+
+use streamlease_core::{Completion, Event};
+use streamlease_tests::RedisServer;
+
+use crate::support::{World, on_redis, on_redis_with_session_leases};
+
+on_redis!(rights_that_are_gone_for_a_second_end_no_consumer);
+on_redis_with_session_leases!(rights_that_are_gone_for_a_second_end_no_consumer);
+
+/// A deployment of rights (`ACL LOAD`): every client ended for good.
+async fn rights_that_are_gone_for_a_second_end_no_consumer(world: World) {
+    let server = RedisServer::builder()
+        .config("user worker on >pw ~* &* +@all")
+        .start();
+    let url = server.url_with("worker", "pw", 0);
+    let world = world.with_server(server).with_url(url);
+    let mut a = world.start("a").await;
+    for rights in ["-@scripting", "-xreadgroup", "-@all"] {
+        world.submit(&["s"]).await;
+        let lease = a.lease().await;
+        let _: () = world.redis().run(&["ACL", "SETUSER", "worker", rights]);
+        match a.event_within(Duration::from_secs(1)).await {
+            None => {}
+            Some(Event::StreamDisowned(_)) => assert_ne!(rights, "-xreadgroup"),
+            Some(event) => panic!("{rights}: {event:?}"),
+        }
+        let _: () = world.redis().run(&["ACL", "SETUSER", "worker", "+@all"]);
+        if rights != "-xreadgroup" {
+            assert!(!lease.is_valid(), "{rights}");
+            let again = a.lease().await;
+            assert!(again.token() > lease.token(), "{rights}");
+            assert_eq!(again.complete().await.unwrap(), Completion::Completed);
+        } else {
+            assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
+        }
+    }
+    world.nothing_is_left().await;
+}
