@@ -4,6 +4,8 @@
 //! simulate --seeds 1..1000            many seeds, on all cores, or with --jobs N on N
 //! simulate --seed 17 --trace          one seed, with all that happens
 //! simulate --seed 17 --faults 0,4     one seed, with only these of its faults, or none
+//! simulate --seed 17 --early          one seed, and what it meant before servers refused,
+//!                                     lied and lost single keys
 //! simulate --seed 17 --quiet          one seed, and the network loses and delays nothing
 //! simulate --mutants                  every deliberate bug, and the seed that finds it
 //! ```
@@ -19,7 +21,7 @@ use streamlease_testkit::simulation::{
     Violation, minimise, run,
 };
 
-const USAGE: &str = "usage: simulate [--seeds A..B | --seed N [--faults I,J,…|none] [--quiet] [--trace]] \
+const USAGE: &str = "usage: simulate [--seeds A..B | --seed N [--early] [--faults I,J,…|none] [--quiet] [--trace]] \
     [--jobs N] [--mutant NAME | --mutants]";
 
 /// Seeds within which each mutant has to be found.
@@ -29,6 +31,7 @@ const MUTANT_SEEDS: u64 = 1_000;
 struct Args {
     seeds: Option<(u64, u64)>,
     faults: Option<Vec<usize>>,
+    early: bool,
     quiet: bool,
     trace: bool,
     jobs: Option<usize>,
@@ -86,6 +89,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
                 args.faults = Some(wanted?);
             }
             "--jobs" => args.jobs = Some(number(&value()?)?.clamp(1, 256) as usize),
+            "--early" => args.early = true,
             "--quiet" => args.quiet = true,
             "--trace" => args.trace = true,
             "--mutants" => args.mutants = true,
@@ -101,7 +105,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
 }
 
 fn run_one(seed: u64, args: &Args) -> ExitCode {
-    let mut plan = Plan::of(seed);
+    let mut plan = match args.early {
+        true => Plan::early(seed),
+        false => Plan::of(seed),
+    };
     if let Some(wanted) = &args.faults {
         let mut nth = 0;
         plan.faults.retain(|_| {

@@ -167,6 +167,141 @@ pub enum Fault {
         /// For how long.
         length: Duration,
     },
+    /// From now on the LBS is wrong about how much nobody has had yet.
+    BacklogLies(Estimate),
+    /// From now on a fetch that finds nothing comes back early, and empty.
+    FetchesComeBack {
+        /// Of its wait, so many thousandths have passed by then.
+        permille: u64,
+    },
+    /// A server refuses calls for a while.
+    Refuses {
+        /// Which of the two.
+        of: Of,
+        /// Which calls.
+        what: Refused,
+        /// For how long.
+        length: Duration,
+    },
+    /// A process is connected to a server that was demoted, and answers all with errors
+    /// until it is connected anew.
+    Demoted {
+        /// Which.
+        node: u64,
+        /// For how long.
+        length: Duration,
+    },
+    /// A process's connection is gone, and it takes long to make another.
+    SlowConnect {
+        /// Which.
+        node: u64,
+        /// How long.
+        length: Duration,
+    },
+    /// A key of the service is evicted, or deleted by somebody.
+    KeyGone {
+        /// Which.
+        key: Key,
+        /// Of those that there are several of: which.
+        nth: u64,
+    },
+}
+
+/// What a server says of how many entries nobody has had yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Estimate {
+    /// The truth.
+    #[default]
+    True,
+    /// So many more, for ever: they were removed before they were delivered.
+    TooMany(u64),
+    /// Half of them.
+    TooFew,
+    /// None, always.
+    None,
+}
+
+/// Which of the two servers; they may be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// That which has the LBS.
+    Lbs,
+    /// That which has the locks.
+    Locks,
+    /// They are one.
+    Both,
+}
+
+impl Of {
+    pub(super) fn lbs(self) -> bool {
+        self != Self::Locks
+    }
+
+    pub(super) fn locks(self) -> bool {
+        self != Self::Lbs
+    }
+}
+
+/// What a server does not do for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It takes no announcements: its memory is full, and it keeps to the contract.
+    Announcements,
+    /// It writes nothing: its disk is full, it has too few replicas, or was made one.
+    Writes,
+    /// Its answer to everything is that somebody has taken the right to it.
+    Everything,
+}
+
+/// A key of the service that can vanish alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// Who lives, and until when.
+    Sessions,
+    /// The same of one of them.
+    Session,
+    /// Whose each data stream is (session leases).
+    Owners,
+    /// What one session holds (session leases).
+    Leases,
+    /// Which leases an operator wants given up.
+    Marks,
+    /// The counter from which tokens are minted.
+    Counter,
+    /// Whose turn it is to sweep.
+    Turn,
+    /// Which sessions were removed for good.
+    Buried,
+    /// Which data streams somebody waits for.
+    Refused,
+    /// The lock of a data stream (per-stream locks).
+    StreamLock,
+    /// The same as the wire knows it (per-stream locks).
+    WireLock,
+    /// The fencing records of the LBS.
+    Tokens,
+    /// One of those.
+    Token,
+}
+
+impl Key {
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Sessions => "key gone: sessions",
+            Self::Session => "key gone: a session",
+            Self::Owners => "key gone: owners",
+            Self::Leases => "key gone: a session's leases",
+            Self::Marks => "key gone: marks",
+            Self::Counter => "key gone: counter",
+            Self::Turn => "key gone: sweep turn",
+            Self::Buried => "key gone: buried",
+            Self::Refused => "key gone: refused",
+            Self::StreamLock => "key gone: a stream's lock",
+            Self::WireLock => "key gone: a wire lock",
+            Self::Tokens => "key gone: tokens",
+            Self::Token => "key gone: a token",
+        }
+    }
 }
 
 /// What else happens to a process that is asked to stop.
@@ -192,6 +327,8 @@ impl Fault {
             | Self::Partition { node, .. }
             | Self::Drift { node, .. }
             | Self::Capacity { node, .. }
+            | Self::Demoted { node, .. }
+            | Self::SlowConnect { node, .. }
             | Self::SilentHandlers { node, .. }
             | Self::SlowUser { node, .. } => Some(*node),
             _ => None,
@@ -258,6 +395,25 @@ impl Fault {
             Self::Capacity { .. } => "capacity change",
             Self::SilentHandlers { .. } => "silent handlers",
             Self::SlowUser { .. } => "slow user",
+            Self::BacklogLies(estimate) => match estimate {
+                Estimate::True => "backlog told right",
+                Estimate::TooMany(_) => "backlog told too high",
+                Estimate::TooFew => "backlog told too low",
+                Estimate::None => "backlog told to be nothing",
+            },
+            Self::FetchesComeBack { .. } => "fetches come back early",
+            Self::Refuses { of, what, .. } => match (what, of) {
+                (Refused::Announcements, _) => "memory full",
+                (Refused::Writes, Of::Lbs) => "LBS refuses writes",
+                (Refused::Writes, Of::Locks) => "locks refuse writes",
+                (Refused::Writes, Of::Both) => "both refuse writes",
+                (Refused::Everything, Of::Lbs) => "rights to the LBS gone",
+                (Refused::Everything, Of::Locks) => "rights to the locks gone",
+                (Refused::Everything, Of::Both) => "all rights gone",
+            },
+            Self::Demoted { .. } => "demoted server",
+            Self::SlowConnect { .. } => "slow connect",
+            Self::KeyGone { key, .. } => key.kind(),
         }
     }
 }

@@ -18,12 +18,13 @@ pub mod fleet;
 mod model;
 mod network;
 mod plan;
+mod refusals;
 mod rng;
 mod servers;
 mod world;
 
 pub use checker::Violation;
-pub use fault::{Amid, Fault};
+pub use fault::{Amid, Estimate, Fault, Key, Of, Refused};
 pub use model::Mutant;
 pub use network::Network;
 pub use plan::{LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Plan};

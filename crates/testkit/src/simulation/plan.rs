@@ -1,6 +1,8 @@
 //! What a seed decides in advance: who takes part, and what goes wrong, in one
 //! list, so that a violation can be looked for with fewer of them.
 
+mod later;
+
 use std::time::Duration;
 
 use streamlease_core::LockScheme;
@@ -43,6 +45,8 @@ pub struct Plan {
     /// what they were.
     pub(super) forgets: bool,
     pub(super) trouble: Duration,
+    /// Also what may cost more than nothing is drawn.
+    harsh: bool,
 }
 
 /// Who claims by hand.
@@ -59,8 +63,20 @@ impl Plan {
         Self::with(seed, |_| true)
     }
 
+    /// The plan of a seed without what is drawn since servers refuse, lie and lose
+    /// single keys: what a seed meant that was found before.
+    pub fn early(seed: u64) -> Self {
+        Self::early_with(seed, |_| true)
+    }
+
     /// The plan of a seed, with faults that fit only.
     pub(super) fn with(seed: u64, fits: impl Fn(&Fault) -> bool) -> Self {
+        let mut plan = Self::early_with(seed, &fits);
+        plan.draw_later(fits);
+        plan
+    }
+
+    fn early_with(seed: u64, fits: impl Fn(&Fault) -> bool) -> Self {
         let mut rng = Rng::new(seed ^ 0x5eed_5eed_5eed_5eed);
         let scheme = match rng.below(2) {
             0 => LockScheme::Session,
@@ -101,6 +117,7 @@ impl Plan {
             tight: rng.below(3) == 0,
             forgets: seed.is_multiple_of(5),
             trouble,
+            harsh,
         };
         // Drawn last, so that the rest of a seed's plan is what it was without.
         for _ in 0..rng.below(4) {

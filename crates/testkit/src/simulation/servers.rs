@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use streamlease_core::LockScheme;
 
+use super::fault::Key;
 use super::model::Mutant;
 use super::model::lbs::Lbs;
 use super::model::locks::Locks;
+use super::refusals::{Needs, Refusals};
 use crate::clock::{Time, ns};
 
 /// Milliseconds since the Unix epoch at the start of a run.
@@ -19,6 +21,7 @@ pub(super) struct Servers {
     pub(super) locks: Locks,
     pub(super) lbs_down_until: Time,
     pub(super) locks_down_until: Time,
+    pub(super) refusals: Refusals,
     lbs_clock_ms: i64,
     locks_clock_ms: i64,
     /// Earlier states of both.
@@ -32,10 +35,27 @@ impl Servers {
             locks: Locks::new(scheme, mutant),
             lbs_down_until: 0,
             locks_down_until: 0,
+            refusals: Refusals::default(),
             lbs_clock_ms: EPOCH_MS,
             locks_clock_ms: EPOCH_MS,
             history: VecDeque::new(),
         }
+    }
+
+    /// From when on the LBS is there and does such calls; past if it does.
+    pub(super) fn lbs_serves_from(&self, needs: Needs) -> Time {
+        self.lbs_down_until.max(self.refusals.lbs_until(needs))
+    }
+
+    pub(super) fn locks_serve_from(&self, needs: Needs) -> Time {
+        self.locks_down_until.max(self.refusals.locks_until(needs))
+    }
+
+    /// Everything that was refused is done again, and both are there.
+    pub(super) fn heal(&mut self) {
+        self.lbs_down_until = 0;
+        self.locks_down_until = 0;
+        self.refusals = Refusals::default();
     }
 
     /// What the LBS server's clock shows, in milliseconds.
@@ -93,10 +113,30 @@ impl Servers {
         let before = self.state_before(now, lost);
         let before = before.map(|(_, _, lbs)| lbs.clone());
         let known = before.is_some();
-        if let Some(lbs) = before {
-            self.lbs = lbs;
+        if let Some(before) = before {
+            let lbs = std::mem::replace(&mut self.lbs, before);
+            self.lbs.estimate = lbs.estimate;
+            self.lbs.waits_permille = lbs.waits_permille;
         }
         known
+    }
+
+    /// A key vanishes; whether it was there.
+    pub(super) fn key_gone(
+        &mut self,
+        key: Key,
+        nth: u64,
+        now: Time,
+        longest_ttl: Duration,
+    ) -> bool {
+        match key {
+            Key::Tokens => self.lbs.lose_fences(),
+            Key::Token => self.lbs.lose_fence(nth),
+            _ => {
+                let at = self.locks_now(now);
+                self.locks.lose(key, nth, at, longest_ttl)
+            }
+        }
     }
 
     fn state_before(&self, now: Time, lost: Duration) -> Option<&(Time, Locks, Lbs)> {
@@ -107,3 +147,18 @@ impl Servers {
         self.history.iter().find(|(at, ..)| *at >= from)
     }
 }
+
+/// Why a run in which that key vanished is not durable; `None`: nothing hangs on it.
+pub(super) fn lossy_by(key: Key) -> Option<&'static str> {
+    match key {
+        Key::Turn | Key::Refused | Key::Marks | Key::Buried => None,
+        Key::Tokens | Key::Token => Some(LOST_FENCES),
+        _ => Some(LOST_WRITES),
+    }
+}
+
+/// The lock server has forgotten something that was written.
+pub(super) const LOST_WRITES: &str = "locks lost writes";
+
+/// The LBS has forgotten which tokens it has seen.
+pub(super) const LOST_FENCES: &str = "fencing records gone";

@@ -11,6 +11,7 @@ use streamlease_core::{
 
 use super::Checker;
 use crate::simulation::model::lbs::Lbs;
+use crate::simulation::servers::{LOST_FENCES, LOST_WRITES};
 
 /// What became of an entry that is off the LBS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +153,7 @@ impl Checker {
     /// Not promised: the lock server lost writes, and its clock was set back. Then
     /// who asks next may not have seen the last token (seed 13839).
     pub(super) fn may_mint_again(&self) -> bool {
-        self.lossy.contains("locks lost writes") && self.set_back
+        self.lossy.contains(LOST_WRITES) && self.set_back
     }
 
     /// Not promised: the lock server has forgotten that it gave the stream to others
@@ -166,7 +167,7 @@ impl Checker {
     ) -> bool {
         let acquire = (session.clone(), request.attempt, request.stream.clone());
         let before = self.entries.answered.insert(acquire, token);
-        before == Some(token) && self.lossy.contains("locks lost writes")
+        before == Some(token) && self.lossy.contains(LOST_WRITES)
     }
 
     /// R5: only growing tokens come from the lock server.
@@ -191,6 +192,7 @@ impl Checker {
         if let Some(&(greatest, owner)) = self.entries.claims.get(&entry)
             && token < greatest
             && !self.lossy.contains("LBS restored")
+            && !self.lossy.contains(LOST_FENCES)
         {
             let what =
                 format!("n{node} {how} {entry} with {token:?}, n{owner} claimed with {greatest:?}");

@@ -3,9 +3,10 @@
 
 mod asked;
 mod beliefs;
+mod idle;
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub(in super::super) struct Watch {
     ran_out: bool,
     /// Leases that were lost for want of a beat.
     lost: u64,
+    /// When it has fetched within the last second, since it was last brought anything.
+    fetches: VecDeque<Timestamp>,
 }
 
 impl Watch {
@@ -105,6 +108,7 @@ impl Watch {
             margin: (settings.ttl / 10).max(Duration::from_millis(50)),
             ran_out: false,
             lost: 0,
+            fetches: VecDeque::new(),
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct LineState {
     rng: Rng,
     requests_lost_until: Time,
     replies_lost_until: Time,
+    demoted_until: Time,
+    connects_until: Time,
 }
 
 impl Line {
@@ -46,6 +48,8 @@ impl Line {
             rng: Rng::new(shared.sim.random(u64::MAX)),
             requests_lost_until: 0,
             replies_lost_until: 0,
+            demoted_until: 0,
+            connects_until: 0,
         };
         Self {
             number,
@@ -62,6 +66,18 @@ impl Line {
     /// Replies and hints to it are lost for so long.
     pub fn lose_replies(&self, length: Duration) {
         lock(&self.state).replies_lost_until = self.shared.now() + ns(length);
+    }
+
+    /// Its server was demoted, and answers everything with an error until it is connected
+    /// anew, after so long.
+    pub fn demote(&self, length: Duration) {
+        lock(&self.state).demoted_until = self.shared.now() + ns(length);
+    }
+
+    /// Its connection is gone, and making another takes so long; what is asked meanwhile
+    /// waits for that.
+    pub fn connect_slowly(&self, length: Duration) {
+        lock(&self.state).connects_until = self.shared.now() + ns(length);
     }
 
     /// One request, its execution, and its reply. Once polled, all of it
@@ -112,8 +128,21 @@ impl Line {
 
     async fn request(&self) -> Result<()> {
         let now = self.shared.now();
-        let cut = lock(&self.state).requests_lost_until > now;
-        self.travel(cut).await
+        let (cut, demoted, connects) = {
+            let state = lock(&self.state);
+            let (cut, demoted) = (state.requests_lost_until > now, state.demoted_until > now);
+            (cut, demoted, state.connects_until.saturating_sub(now))
+        };
+        if connects > 0 {
+            let sim = &self.shared.sim;
+            sim.sleep_until(sim.now() + Duration::from_nanos(connects))
+                .await;
+        }
+        self.travel(cut).await?;
+        match demoted {
+            true => Err(unavailable("READONLY: it was demoted")),
+            false => Ok(()),
+        }
     }
 
     async fn reply(&self) -> Result<()> {
@@ -145,6 +174,8 @@ impl LineState {
     pub(super) fn mend(&mut self) {
         self.requests_lost_until = 0;
         self.replies_lost_until = 0;
+        self.demoted_until = 0;
+        self.connects_until = 0;
     }
 
     /// When a hint arrives here, and how often.
@@ -156,7 +187,8 @@ impl LineState {
     ) -> Vec<Duration> {
         let rng = &mut self.rng;
         let times = match hints {
-            _ if self.replies_lost_until > now => 0,
+            _ if self.replies_lost_until.max(self.demoted_until) > now => 0,
+            _ if self.connects_until > now => 0,
             HintsAre::Silent => 0,
             HintsAre::Fine => 1,
             HintsAre::Bad(_) => rng.below(3),
@@ -233,15 +265,17 @@ impl Transport for Line {
                 Ok(Ok(fetched)) => Ok(fetched),
                 Ok(Err(ticket)) => {
                     let answer = async { answered.recv().await.ok() };
+                    let waits = shared.state().servers.lbs.waits(wait);
                     let over = async {
-                        shared.sim.sleep_until(now + wait).await;
+                        shared.sim.sleep_until(now + waits).await;
                         None
                     };
                     let answer = future::or(answer, over).await;
                     shared.state().leave(ticket);
                     // It may have come between the two.
                     let answer = answer.or_else(|| answered.try_recv().ok());
-                    let fetched = answer.unwrap_or_else(|| Ok(Fetched::default()));
+                    let nothing = || Ok(shared.state().servers.lbs.nothing());
+                    let fetched = answer.unwrap_or_else(nothing);
                     shared.note(format_args!("line {} fetched: {fetched:?}", line.number));
                     fetched
                 }

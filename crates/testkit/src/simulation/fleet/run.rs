@@ -312,6 +312,16 @@ impl<'a> Run<'a> {
                     self.announce(Announcement::new(stream, Info::NONE));
                 }
             }
+            (Fault::BacklogLies(estimate), _) => self.servers.tell_backlog(estimate),
+            (Fault::FetchesComeBack { permille }, _) => {
+                self.servers.let_fetches_come_back(permille);
+            }
+            (Fault::Refuses { of, what, length }, _) => self.servers.refuse(of, what, length),
+            (Fault::Demoted { length, .. }, Some(nth)) => self.nodes[nth].line().demote(length),
+            (Fault::SlowConnect { length, .. }, Some(nth)) => {
+                self.nodes[nth].line().connect_slowly(length);
+            }
+            (Fault::KeyGone { key, nth }, _) => return self.servers.lose_key(key, nth),
             (Fault::Again { nth }, _) => {
                 let Some(nth) = nth.checked_rem(self.streams.len() as u64) else {
                     return false;

@@ -14,15 +14,15 @@ use streamlease_core::{
 use super::line::{Line, LineState};
 use crate::clock::{Time, ns};
 use crate::sim::SimRuntime;
+use crate::simulation::fault::{Estimate, Key, Of, Refused};
 use crate::simulation::model::Mutant;
 use crate::simulation::network::Network;
 use crate::simulation::plan::STATED_DRIFT;
-use crate::simulation::servers::Servers;
+use crate::simulation::refusals::Needs;
+use crate::simulation::servers::{LOST_WRITES, Servers, lossy_by};
 
 /// Between two looks of the server at what has expired.
 const SAMPLES: Duration = Duration::from_millis(100);
-
-const LOST_WRITES: &str = "locks lost writes";
 
 /// Earlier states are kept for that long: no restart loses more.
 const KEPT: Duration = Duration::from_secs(10);
@@ -254,13 +254,46 @@ impl SimServers {
         self.shared.state().servers.locks.revoke(nth).is_some()
     }
 
+    /// A server refuses calls for so long although it is there.
+    pub fn refuse(&self, of: Of, what: Refused, length: Duration) {
+        let until = self.shared.now() + ns(length);
+        let state = &mut *self.shared.state();
+        state.servers.refusals.begin(of, what, until);
+        if of.lbs() && what != Refused::Announcements {
+            state.fail_waiters(|| unavailable("UNBLOCKED: it was demoted"));
+        }
+    }
+
+    /// A key of the service is evicted, or deleted by somebody: the `nth` where there
+    /// are several; `false` if there is none.
+    pub fn lose_key(&self, key: Key, nth: u64) -> bool {
+        let now = self.shared.now();
+        let state = &mut *self.shared.state();
+        let ttl = state.longest_ttl;
+        let lost = state.servers.key_gone(key, nth, now, ttl);
+        if lost {
+            state.lossy.extend(lossy_by(key));
+        }
+        lost
+    }
+
+    /// What the LBS says from now on of how much nobody has had yet.
+    pub fn tell_backlog(&self, estimate: Estimate) {
+        self.shared.state().servers.lbs.estimate = estimate;
+    }
+
+    /// A fetch that finds nothing comes back from now on when so many thousandths of
+    /// its wait have passed.
+    pub fn let_fetches_come_back(&self, permille: u64) {
+        self.shared.state().servers.lbs.waits_permille = permille;
+    }
+
     /// Both servers are there, all lines are whole, and the network is quiet.
     pub fn heal(&self) {
         let state = &mut *self.shared.state();
         state.network = Network::QUIET;
         state.hints = HintsAre::Fine;
-        state.servers.lbs_down_until = 0;
-        state.servers.locks_down_until = 0;
+        state.servers.heal();
         for line in &state.lines {
             lock(line).mend();
         }
@@ -353,9 +386,12 @@ impl Shared {
             Server::Locks => (state.servers.locks_down_until, state.servers.locks_now(now)),
         };
         let mut hints = Vec::new();
-        let result = match down_until > now {
-            true => Err(unavailable("the server is down")),
-            false => operation(state, at, &mut hints),
+        let (refusals, at_locks) = (&state.servers.refusals, server == Server::Locks);
+        let refused = refusals.refuse(at_locks, needs(call), now);
+        let result = match (down_until > now, refused) {
+            (true, _) => Err(unavailable("the server is down")),
+            (false, Some(error)) => Err(error),
+            (false, None) => operation(state, at, &mut hints),
         };
         state.note(now, format_args!("line {from} {call}: {result:?}"));
         self.publish(state, hints);
@@ -378,6 +414,16 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+/// What a call of that name asks of its server.
+fn needs(call: &str) -> Needs {
+    match call {
+        "list_pending" | "list_pending_ids" | "consumers" | "list_undelivered"
+        | "list_quarantined" | "inspect" | "members" | "records" | "subscribe" => Needs::Read,
+        "submit" | "release_quarantined" => Needs::Announce,
+        _ => Needs::Write,
     }
 }
 

@@ -14,6 +14,7 @@ use streamlease_core::{
 };
 
 use super::Mutant;
+use crate::simulation::fault::Estimate;
 
 /// How idle an entry looks that was handed back.
 const HANDED_BACK_IDLE_MS: u64 = 3_600_000;
@@ -30,6 +31,10 @@ pub(in super::super) struct Lbs {
     /// What became of entries that were released from the quarantine.
     released: BTreeMap<EntryId, EntryId>,
     batches: BTreeMap<u128, Vec<EntryId>>,
+    /// What fetches are told of the backlog.
+    pub(in super::super) estimate: Estimate,
+    /// A fetch that finds nothing comes back when so much of its wait is over.
+    pub(in super::super) waits_permille: u64,
     mutant: Option<Mutant>,
 }
 
@@ -75,6 +80,8 @@ impl Lbs {
             quarantined: BTreeMap::new(),
             released: BTreeMap::new(),
             batches: BTreeMap::new(),
+            estimate: Estimate::True,
+            waits_permille: 1_000,
             mutant,
         }
     }
@@ -207,6 +214,43 @@ impl Lbs {
             .count())
     }
 
+    /// What the server says of that: a hint.
+    fn backlog(&self) -> u64 {
+        let truly = self.undelivered().unwrap_or(0) as u64;
+        match self.estimate {
+            Estimate::True => truly,
+            Estimate::TooMany(more) => truly + more,
+            Estimate::TooFew => truly / 2,
+            Estimate::None => 0,
+        }
+    }
+
+    /// What a fetch is answered whose wait is over.
+    pub(in super::super) fn nothing(&self) -> Fetched {
+        Fetched {
+            entries: Vec::new(),
+            backlog: self.backlog(),
+        }
+    }
+
+    /// How long a fetch really waits that is to wait so long.
+    pub(in super::super) fn waits(&self, wait: Duration) -> Duration {
+        wait * self.waits_permille as u32 / 1_000
+    }
+
+    /// The key with all fencing records is gone.
+    pub(in super::super) fn lose_fences(&mut self) -> bool {
+        let were = !self.fences.is_empty();
+        self.fences.clear();
+        were
+    }
+
+    pub(in super::super) fn lose_fence(&mut self, nth: u64) -> bool {
+        let nth = nth.checked_rem(self.fences.len() as u64);
+        let entry = nth.and_then(|nth| self.fences.keys().nth(nth as usize).copied());
+        entry.is_some_and(|entry| self.fences.remove(&entry).is_some())
+    }
+
     pub(in super::super) fn fetch(
         &mut self,
         consumer: &ConsumerName,
@@ -232,7 +276,7 @@ impl Lbs {
         if self.mutant == Some(Mutant::SwallowsPoison) {
             entries.retain(|delivery| delivery.content.is_ok());
         }
-        let backlog = self.undelivered()? as u64;
+        let backlog = self.backlog();
         Ok(Fetched { entries, backlog })
     }
 

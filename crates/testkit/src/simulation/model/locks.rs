@@ -1,6 +1,8 @@
 //! The lock server, in both schemes: keys with a time to live, or sessions with
 //! a deadline for everything they hold.
 
+mod lost;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -41,6 +43,8 @@ pub(in super::super) struct Locks {
     leases: BTreeMap<StreamName, Lease>,
     last_attempts: BTreeMap<SessionId, u64>,
     marked: BTreeSet<StreamName>,
+    /// Sessions whose leases vanished, and how often.
+    disturbed: BTreeMap<SessionId, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -85,6 +89,7 @@ impl Locks {
             leases: BTreeMap::new(),
             last_attempts: BTreeMap::new(),
             marked: BTreeSet::new(),
+            disturbed: BTreeMap::new(),
         }
     }
 
@@ -275,9 +280,12 @@ impl Locks {
             reply.sweep = true;
         }
         if self.scheme == LockScheme::Session {
-            reply.generation = self.started_at;
+            reply.generation = self.generation(id);
             let own = self.leases.iter().filter(|(_, lease)| lease.session == *id);
-            reply.on_record = Some(own.clone().count() as u64);
+            reply.on_record = match self.mutant {
+                Some(Mutant::LossIsSilent) => None,
+                _ => Some(own.clone().count() as u64),
+            };
             let marked = own.filter(|(stream, _)| self.marked.contains(*stream));
             reply.revoked = marked
                 .map(|(stream, lease)| lease_ref(stream, lease))

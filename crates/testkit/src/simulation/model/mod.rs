@@ -13,6 +13,10 @@ pub enum Mutant {
     ClockStops,
     /// Timers fire a tenth of a second late (R1).
     TimersAreLate,
+    /// A claim that is refused is reported as if it were done (R3).
+    RefusedIsDone,
+    /// Nothing tells that the record of leases has vanished (R6).
+    LossIsSilent,
     /// A beat that fails is reported as if every lease were lost (R2).
     ErrorIsLoss,
     /// A claim of an entry that is gone is reported as claimed (R3).
@@ -51,15 +55,17 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, each with the rule whose check is to find it.
-    pub const ALL: [(Self, &'static str); 19] = [
+    pub const ALL: [(Self, &'static str); 21] = [
         (Self::ClockStops, "R1"),
         (Self::TimersAreLate, "R1"),
         (Self::ErrorIsLoss, "R2"),
         (Self::ClaimsTheGone, "R3"),
+        (Self::RefusedIsDone, "R3"),
         (Self::NoFence, "R4"),
         (Self::TokensRestart, "R5"),
         (Self::LockPerEntry, "R6"),
         (Self::ForeignLocksIgnored, "R6"),
+        (Self::LossIsSilent, "R6"),
         (Self::HandBackRemoves, "R7"),
         (Self::ForgetsPending, "R7"),
         (Self::GroupAtTheEnd, "R7"),

@@ -44,6 +44,10 @@ pub(super) struct Node {
     pub(super) silent_until: Time,
     pub(super) requests_lost_until: Time,
     pub(super) replies_lost_until: Time,
+    /// Its server was demoted, and answers everything with an error.
+    pub(super) demoted_until: Time,
+    /// It has no connection yet.
+    pub(super) connects_until: Time,
     last_call: u64,
 }
 
@@ -137,6 +141,8 @@ impl World {
             silent_until: 0,
             requests_lost_until: 0,
             replies_lost_until: 0,
+            demoted_until: 0,
+            connects_until: 0,
             last_call: 0,
         });
         self.feed(slot, Some(Input::Hint(Hint::MayHaveMissed)));
@@ -188,7 +194,7 @@ impl World {
     }
 
     /// What waits at the server is removed once it notices, and if it is quick.
-    fn drop_connection(&mut self, node: usize, id: Option<ActionId>) {
+    pub(super) fn drop_connection(&mut self, node: usize, id: Option<ActionId>) {
         if self.rng.permille(700) {
             self.waiters
                 .retain(|w| w.node != node || id.is_some_and(|id| id != w.id));
@@ -219,6 +225,7 @@ impl World {
                 let result = self.bend(&sent, result);
                 if let Ok(reply) = &result {
                     self.checker.hears(node, &sent, reply);
+                    self.checker.brought(node, reply);
                 }
                 trace!(self, "n{node} hears {id:?} {result:?}");
                 self.feed(node, Some(Input::Done(id, result)));

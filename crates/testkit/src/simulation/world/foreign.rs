@@ -8,6 +8,7 @@ use streamlease_core::{ConsumerName, EntryId, StreamName};
 use super::{Event, World, trace};
 use crate::clock::{SECOND, Time, ns};
 use crate::simulation::model::locks::FOREIGN_TTL_MS;
+use crate::simulation::refusals::Needs;
 
 /// What a foreign consumer works on.
 pub(super) struct Foreigner {
@@ -20,13 +21,21 @@ pub(super) struct Foreigner {
 }
 
 impl World {
+    fn lbs_writes(&self) -> bool {
+        self.servers.lbs_serves_from(Needs::Write) <= self.now
+    }
+
+    fn locks_write(&self) -> bool {
+        self.servers.locks_serve_from(Needs::Write) <= self.now
+    }
+
     /// XCLAIM of an entry that is somebody's: whoever does that dies at once.
     pub(super) fn foreign_steal(&mut self, nth: u64) -> bool {
         let (thief, now) = (
             ConsumerName::from_wire("go-thief"),
             self.servers.lbs_now(self.now),
         );
-        self.servers.lbs_down_until <= self.now && self.servers.lbs.steal(&thief, nth, now)
+        self.lbs_writes() && self.servers.lbs.steal(&thief, nth, now)
     }
 
     /// XREADGROUP, then the lock. Losing that race it dies.
@@ -35,7 +44,7 @@ impl World {
             ConsumerName::from_wire("go-reader"),
             self.servers.lbs_now(self.now),
         );
-        if self.servers.lbs_down_until > self.now {
+        if !self.lbs_writes() {
             return false;
         }
         let Ok(fetched) = self.servers.lbs.fetch(&name, 1, now) else {
@@ -53,7 +62,7 @@ impl World {
     /// XCLAIM of an entry that has been idle for a heartbeat, after its lock
     /// expired; then the lock.
     pub(super) fn foreign_claim(&mut self, nth: u64, renews: Duration, completes: bool) -> bool {
-        if self.servers.lbs_down_until > self.now || self.servers.locks_down_until > self.now {
+        if !self.lbs_writes() || !self.locks_write() {
             return false;
         }
         let (lbs_now, locks_now) = (
@@ -97,7 +106,7 @@ impl World {
         let (now, locks_now) = (self.now, self.servers.locks_now(self.now));
         let foreigner = &self.foreigners[nth];
         let (stream, entry) = (foreigner.stream.clone(), foreigner.entry);
-        if self.servers.locks_down_until <= now {
+        if self.locks_write() {
             // The library goes by what the server says, not by a clock.
             if !self.servers.locks.foreign_lock(&stream, entry, locks_now) {
                 return trace!(self, "a foreign consumer lost {entry}");
@@ -113,7 +122,7 @@ impl World {
         let foreigner = &self.foreigners[nth];
         let ends = foreigner.until <= now || self.calm;
         if ends && foreigner.completes {
-            if self.servers.locks_down_until > now || self.servers.lbs_down_until > now {
+            if !self.lbs_writes() || !self.locks_write() {
                 return self.push(now + SECOND, Event::Foreigner(nth));
             }
             trace!(self, "a foreign consumer completes {entry}");

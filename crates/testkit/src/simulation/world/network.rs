@@ -21,6 +21,10 @@ impl World {
         let sent = n.clock.read(now);
         n.awaited.insert(id, Sent::of(sent, now, &action));
         // As the driver limits them.
+        if matches!(action, Action::Fetch { .. }) {
+            self.checker.fetches(node, sent);
+        }
+        let n = &mut self.nodes[node];
         let ttl = n.settings.ttl;
         let limit = match &action {
             Action::Beat { .. } | Action::Open(_) => (ttl / 4).max(Duration::from_millis(50)),
@@ -36,8 +40,11 @@ impl World {
         {
             return;
         }
+        let connected = now.max(self.nodes[node].connects_until);
         match self.travel(node).filter(|_| !cut) {
-            Some(delay) => self.push(now + delay, Event::Execute(node, id, action)),
+            // Who has given up by then has nothing to send any more.
+            Some(_) if connected >= give_up => {}
+            Some(delay) => self.push(connected + delay, Event::Execute(node, id, action)),
             None => {
                 self.messages.requests_lost += 1;
                 self.break_connection(node, id, give_up);
@@ -92,7 +99,8 @@ impl World {
         for hint in hints {
             for node in 0..self.nodes.len() {
                 let n = &mut self.nodes[node];
-                if !n.runs || n.replies_lost_until > self.now {
+                let deaf = n.replies_lost_until.max(n.demoted_until);
+                if !n.runs || deaf.max(n.connects_until) > self.now {
                     continue;
                 }
                 let times = if bad { n.rng.below(3) } else { 1 };

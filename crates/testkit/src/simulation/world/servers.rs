@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use streamlease_core::machine::{Action, ActionId, Reply};
-use streamlease_core::{Announcement, Error, Fetched, Hint, Info, MalformedReason, StreamName};
+use streamlease_core::{
+    Announcement, ClaimOutcome, Error, Fetched, Hint, Info, MalformedReason, StreamName,
+};
 
 use super::{Event, World, trace, unavailable};
 use crate::clock::ns;
 use crate::simulation::checker::TICK;
+use crate::simulation::model::Mutant;
+use crate::simulation::refusals::Needs;
 
 /// A blocking fetch that waits at the server.
 pub(super) struct Waiter {
@@ -43,6 +47,19 @@ impl World {
         };
         if down_until > self.now {
             return self.answer(node, id, Err(unavailable("the server is down")));
+        }
+        if self.nodes[node].demoted_until > self.now {
+            return self.answer(node, id, Err(unavailable("READONLY: it was demoted")));
+        }
+        let refusals = &self.servers.refusals;
+        if let Some(error) = refusals.refuse(at_locks, needs(&action), self.now) {
+            let claims = match &action {
+                Action::Claim(claims) if self.mutant == Some(Mutant::RefusedIsDone) => claims.len(),
+                _ => return self.answer(node, id, Err(error)),
+            };
+            let (from, failures) = (None, 0);
+            let done = vec![ClaimOutcome::Claimed { from, failures }; claims];
+            return self.answer(node, id, Ok(Reply::Claimed(done)));
         }
         if let Action::Fetch { max, wait } = action {
             return self.fetch(node, id, max, wait);
@@ -145,7 +162,8 @@ impl World {
         match self.servers.lbs.undelivered() {
             Ok(0) if !wait.is_zero() => {
                 self.waiters.push(Waiter { node, id, max });
-                self.push(self.now + ns(wait), Event::WaitOver(node, id));
+                let waits = self.servers.lbs.waits(wait);
+                self.push(self.now + ns(waits), Event::WaitOver(node, id));
             }
             Ok(_) => self.deliver(node, id, max),
             Err(error) => self.answer(node, id, Err(error)),
@@ -167,7 +185,7 @@ impl World {
         let waits = |w: &Waiter| w.node == node && w.id == id;
         if self.waiters.iter().any(waits) {
             self.waiters.retain(|w| !waits(w));
-            self.answer(node, id, Ok(Reply::Fetched(Fetched::default())));
+            self.answer(node, id, Ok(Reply::Fetched(self.servers.lbs.nothing())));
         }
     }
 
@@ -194,12 +212,13 @@ impl World {
     }
 
     pub(super) fn append(&mut self, stream: Option<StreamName>) {
-        if self.servers.lbs_down_until > self.now {
+        let from = self.servers.lbs_serves_from(Needs::Announce);
+        if from > self.now {
             // A producer that tries again until it is heard.
             if stream.is_some() {
                 self.streams.pop();
                 self.unsubmitted += 1;
-                self.push(self.servers.lbs_down_until, Event::Submit);
+                self.push(from, Event::Submit);
             }
             return;
         }
@@ -242,6 +261,17 @@ impl World {
         {
             self.checker.check_told(node, local(node));
         }
+    }
+}
+
+fn needs(action: &Action) -> Needs {
+    match action {
+        Action::List { .. }
+        | Action::ListIds { .. }
+        | Action::Inspect(_)
+        | Action::Members
+        | Action::Records { .. } => Needs::Read,
+        _ => Needs::Write,
     }
 }
 

@@ -69,8 +69,7 @@ impl World {
         }
         trace!(self, "HEALED");
         self.calm = true;
-        self.servers.locks_down_until = 0;
-        self.servers.lbs_down_until = 0;
+        self.servers.heal();
         self.storm_until = 0;
         self.bad_hints_until = 0;
         self.no_hints_until = 0;
@@ -78,6 +77,8 @@ impl World {
             let n = &mut self.nodes[node];
             n.requests_lost_until = 0;
             n.replies_lost_until = 0;
+            n.demoted_until = 0;
+            n.connects_until = 0;
             n.slow_until = 0;
             n.silent_until = 0;
             n.paused_until = n.paused_until.min(self.now);

@@ -6,9 +6,11 @@ use streamlease_core::{Error, ErrorKind, Timestamp};
 
 use super::{Event, World, trace, unavailable};
 use crate::clock::ns;
-use crate::simulation::fault::{Amid, Fault};
+use crate::simulation::fault::{Amid, Fault, Key, Refused};
 use crate::simulation::model::Mutant;
 use crate::simulation::plan::STATED_DRIFT;
+use crate::simulation::refusals::Needs;
+use crate::simulation::servers::{LOST_WRITES, lossy_by};
 
 impl World {
     pub(super) fn fault(&mut self, nth: usize) {
@@ -120,6 +122,11 @@ impl World {
                 self.nodes[node].silent_until = now + ns(length);
             }
             Fault::SlowUser { length, .. } => self.nodes[node].slow_until = now + ns(length),
+            Fault::Demoted { length, .. } => self.nodes[node].demoted_until = now + ns(length),
+            Fault::SlowConnect { length, .. } => {
+                self.nodes[node].connects_until = now + ns(length);
+                self.drop_connection(node, None);
+            }
             _ => {}
         }
     }
@@ -159,7 +166,9 @@ impl World {
                 renews,
                 completes,
             } => return self.foreign_claim(nth, renews, completes),
-            Fault::Poison | Fault::Again { .. } if self.servers.lbs_down_until > now => {
+            Fault::Poison | Fault::Again { .. }
+                if self.servers.lbs_serves_from(Needs::Announce) > now =>
+            {
                 return false;
             }
             Fault::Poison => self.append(None),
@@ -172,6 +181,15 @@ impl World {
                 self.append(Some(stream));
             }
             Fault::Revoke { nth } => return self.servers.locks.revoke(nth).is_some(),
+            Fault::BacklogLies(estimate) => self.servers.lbs.estimate = estimate,
+            Fault::FetchesComeBack { permille } => self.servers.lbs.waits_permille = permille,
+            Fault::Refuses { of, what, length } => {
+                self.servers.refusals.begin(of, what, now + ns(length));
+                if of.lbs() && what != Refused::Announcements {
+                    self.fail_waiters(|| unavailable("UNBLOCKED: it was demoted"));
+                }
+            }
+            Fault::KeyGone { key, nth } => return self.key_gone(key, nth),
             _ => {}
         }
         true
@@ -206,8 +224,18 @@ impl World {
         let longest_ttl = self.checker.longest_ttl;
         let servers = &mut self.servers;
         if servers.restart_locks(self.now, lost, down, longest_ttl) {
-            self.checker.lossy.insert("locks lost writes");
+            self.checker.lossy.insert(LOST_WRITES);
         }
+    }
+
+    /// What depends on a key that vanished is as if its server had lost writes.
+    fn key_gone(&mut self, key: Key, nth: u64) -> bool {
+        let (now, ttl) = (self.now, self.checker.longest_ttl);
+        let struck = self.servers.key_gone(key, nth, now, ttl);
+        if struck && let Some(why) = lossy_by(key) {
+            self.checker.lossy.insert(why);
+        }
+        struck
     }
 
     fn restore_lbs(&mut self, lost: Duration) -> bool {
