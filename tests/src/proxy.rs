@@ -34,6 +34,8 @@ struct State {
     hold_requests: bool,
     /// Hold requests from the next on that has this.
     hold_from: Option<Vec<u8>>,
+    /// Silence connections on which a request has this.
+    silence_from: Option<Vec<u8>>,
     hold_replies: bool,
     latency: Duration,
     cuts: Vec<Cut>,
@@ -86,6 +88,7 @@ impl Proxy {
             link: Link::default(),
             hold_requests: false,
             hold_from: None,
+            silence_from: None,
             hold_replies: false,
             latency: Duration::ZERO,
             cuts: Vec::new(),
@@ -146,6 +149,12 @@ impl Proxy {
         for connection in state.connections.values_mut() {
             connection.silenced = true;
         }
+    }
+
+    /// Each connection carries nothing any more from the next request on that
+    /// contains this. Others, and other new ones, work.
+    pub fn silence_from(&self, request_has: impl AsRef<[u8]>) {
+        self.network.lock().silence_from = Some(request_has.as_ref().to_vec());
     }
 
     /// Nothing gets through in either direction, and new connections hang,
@@ -310,7 +319,7 @@ impl Network {
                 }
             };
             if direction == Direction::Requests {
-                self.begin_hold(&chunk[..n]);
+                self.begin_hold(id, &chunk[..n]);
             }
             self.occupy(direction, n);
             if !self.pass(id, direction) {
@@ -376,12 +385,17 @@ impl Network {
         state.connections.contains_key(&id)
     }
 
-    fn begin_hold(&self, request: &[u8]) {
+    fn begin_hold(&self, id: u64, request: &[u8]) {
         let mut state = self.lock();
         let begins = |pattern: &Vec<u8>| contains(request, pattern);
         if state.hold_from.as_ref().is_some_and(begins) {
             state.hold_from = None;
             state.hold_requests = true;
+        }
+        if state.silence_from.as_ref().is_some_and(begins)
+            && let Some(connection) = state.connections.get_mut(&id)
+        {
+            connection.silenced = true;
         }
     }
 

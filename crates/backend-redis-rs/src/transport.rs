@@ -382,10 +382,15 @@ impl Transport for RedisTransport {
             .group_state()
             .await?
             .map_or(EntryId::MIN, |state| state.last_delivered);
+        let after = after.max(read_up_to);
+        // Nothing comes after the greatest id, and Redis refuses to look there.
+        if after == pending::GREATEST {
+            return Ok(Vec::new());
+        }
         let mut command = cmd("XRANGE");
         command
             .arg(&self.keys.lbs)
-            .arg(format!("({}", after.max(read_up_to)))
+            .arg(format!("({after}"))
             .arg("+");
         command.arg("COUNT").arg(limit.max(1));
         let reply = self.server.command(&self.what("listing"), &command).await?;

@@ -7,6 +7,7 @@
 mod args;
 mod exec;
 mod inspect;
+mod logging;
 mod migrate;
 mod output;
 mod quarantine;
@@ -16,7 +17,6 @@ mod submit;
 mod work;
 
 use std::fmt;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,7 +28,7 @@ use crate::args::{Cli, Command};
 fn main() -> ExitCode {
     // Ends by itself, with 2, where the arguments are wrong.
     let cli = Cli::parse();
-    start_logging();
+    let log = logging::start();
     let result = match cli.command {
         Command::Submit(args) => submit::run(args),
         Command::Work(args) => work::run(args),
@@ -36,24 +36,15 @@ fn main() -> ExitCode {
         Command::Quarantine(command) => quarantine::run(command),
         Command::Migrate(args) => migrate::run(args),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Standard error may be closed; there is nobody else to tell.
-            let _ = writeln!(std::io::stderr(), "error: {failure}");
+            log.say(&format!("error: {failure}\n"));
             ExitCode::from(failure.code)
         }
-    }
-}
-
-/// Logs go to standard error; `RUST_LOG` says how much (default: warnings).
-fn start_logging() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
-        .format(|out, record| {
-            let (ts, level) = (output::unix_ms(), record.level());
-            writeln!(out, "{ts} {level:5} {}: {}", record.target(), record.args())
-        })
-        .init();
+    };
+    log.finish();
+    code
 }
 
 /// Why the command ends with something else than 0.
@@ -106,13 +97,20 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The server that the arguments name.
+/// The server that the arguments name. It need not be up yet.
+fn backend(target: &args::Target) -> Result<RedisBackend, Failure> {
+    RedisBackend::new(&target.redis).map_err(of_redis)
+}
+
+/// The server that the arguments name, if it answers.
 async fn connect(target: &args::Target) -> Result<RedisBackend, Failure> {
-    RedisBackend::connect(&target.redis).await.map_err(|err| {
-        let failure = Failure::from(err);
-        Failure {
-            message: format!("--redis: {failure}"),
-            ..failure
-        }
-    })
+    RedisBackend::connect(&target.redis).await.map_err(of_redis)
+}
+
+fn of_redis(err: Error) -> Failure {
+    let failure = Failure::from(err);
+    Failure {
+        message: format!("--redis: {failure}"),
+        ..failure
+    }
 }

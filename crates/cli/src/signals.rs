@@ -8,17 +8,18 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::Failure;
-use crate::exec::Children;
 
 /// The same signal so soon after the first is the same wish once more.
 const SAME_WISH: Duration = Duration::from_millis(100);
 
 /// From now on the first signal closes the returned channel, and a second one
-/// kills the programs and ends the process.
+/// calls `at_once` and ends the process.
 ///
 /// A thread of its own waits for them, so that it works on every runtime, and
 /// the second one even where everything else is stuck.
-pub(crate) fn stop_on_signals(children: Children) -> Result<Receiver<()>, Failure> {
+pub(crate) fn stop_on_signals(
+    at_once: impl FnOnce() + Send + 'static,
+) -> Result<Receiver<()>, Failure> {
     let mut wanted = vec![SIGTERM, SIGINT];
     // `nohup` is for those who want to go on.
     if !is_ignored(SIGHUP) {
@@ -44,9 +45,10 @@ pub(crate) fn stop_on_signals(children: Children) -> Result<Receiver<()>, Failur
                 (first, at) = (Some(signal), Instant::now());
                 continue;
             }
-            children.kill_all();
-            std::process::exit(1);
+            break;
         }
+        at_once();
+        std::process::exit(1);
     });
     Ok(stopped)
 }

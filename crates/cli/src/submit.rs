@@ -1,31 +1,52 @@
 //! `streamlease submit`: announces data streams and prints their entry ids.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::thread;
+use std::{fmt, fs, thread};
 
 use async_channel::Receiver;
 use streamlease::{Announcement, EntryId, Error, Info, Producer, StreamName};
 
 use crate::Failure;
-use crate::args::{RuntimeKind, SubmitArgs};
+use crate::args::{InfoSource, RuntimeKind, SubmitArgs};
 use crate::runtime;
 
 /// Most announcements sent together.
 const BATCH: usize = 500;
 
 pub(crate) fn run(args: SubmitArgs) -> Result<(), Failure> {
+    let info_on_stdin = matches!(args.info, Some(InfoSource::StandardInput));
+    if args.names.is_empty() && info_on_stdin {
+        return Err(Failure::usage(
+            "with --info - standard input is the info; name the data streams as arguments",
+        ));
+    }
     if args.names.is_empty() && io::stdin().is_terminal() {
         return Err(Failure::usage(
             "no data stream is named; give NAME…, or names on standard input, one a line",
         ));
     }
-    runtime::block_on(RuntimeKind::Tokio, |_| submit(args))
+    let info = args.info.clone().map_or(Ok(Info::NONE), read_info)?;
+    runtime::block_on(RuntimeKind::Tokio, |_| submit(args, info))
 }
 
-async fn submit(args: SubmitArgs) -> Result<(), Failure> {
+/// What there is to tell about the streams, wherever it is.
+fn read_info(source: InfoSource) -> Result<Info, Failure> {
+    let (name, json) = match source {
+        InfoSource::Json(info) => return Ok(info),
+        InfoSource::File(path) => (path.display().to_string(), fs::read_to_string(path)),
+        InfoSource::StandardInput => (
+            "standard input".to_owned(),
+            io::read_to_string(io::stdin().lock()),
+        ),
+    };
+    let failed = |err: &dyn fmt::Display| Failure::usage(format!("--info: {name}: {err}"));
+    let json = json.map_err(|err| failed(&err))?;
+    Info::from_json(&json).map_err(|err| failed(&err))
+}
+
+async fn submit(args: SubmitArgs, info: Info) -> Result<(), Failure> {
     let backend = crate::connect(&args.target).await?;
     let producer = Producer::new(args.target.service.as_str(), &backend)?;
-    let info = args.info.unwrap_or_default();
     let mut progress = Progress {
         producer,
         info,

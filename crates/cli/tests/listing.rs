@@ -255,3 +255,24 @@ fn a_reader_that_stops_early_causes_no_panic() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
 }
+
+#[test]
+fn inspect_shows_an_entry_with_the_greatest_id() {
+    let server = RedisServer::start();
+    let greatest = format!("{0}-{0}", u64::MAX);
+    let payload = r#"{"DataStreamName":"last"}"#;
+    server.run::<String>(&["XADD", "s-input", &greatest, "lbs-input", payload]);
+    let undelivered = entries(&server);
+    assert_eq!(undelivered[0]["state"], "undelivered");
+    assert_eq!(undelivered[0]["entry"], greatest.as_str());
+    let worker = work(&server, "s", "one", &[]);
+    assert_eq!(
+        worker.wait_for("stream_added", SOON)["entry"],
+        greatest.as_str()
+    );
+    let pending = entries(&server);
+    assert_eq!(
+        (pending.len(), &pending[0]["state"]),
+        (1, &json!("pending"))
+    );
+}

@@ -60,6 +60,21 @@ fn invalid_arguments_exit_2_and_are_named_before_anything_starts() {
         &["capacity is 0", "between 1 and"],
     );
     fails_to_work(&["--consumer", "c", "--capacity", "-1"], &["--capacity"]);
+    fails_to_work(&["--consumer", "c", "--ttl", "-3"], &["--ttl", "500ms"]);
+    fails_to_work(&["--consumer", "c", "--ttl", "-3s"], &["--ttl", "500ms"]);
+    fails_to_work(
+        &["--consumer", "c", "--hold", "-1s"],
+        &["--hold", "forever"],
+    );
+    fails_to_work(
+        &["--consumer", "c", "--grace", "-1s"],
+        &["--grace", "500ms"],
+    );
+    fails_to_work(&["--consumer", "c", "--retries", "-1"], &["--retries"]);
+    fails_to_work(
+        &["--consumer", "c", "--lost-grace", "4s"],
+        &["--lost-grace is 4s", "at most 2.125s"],
+    );
     fails_to_work(
         &["--consumer", "c", "--claim", "maybe"],
         &["--claim", "auto, manual, off"],
@@ -94,6 +109,19 @@ fn invalid_arguments_exit_2_and_are_named_before_anything_starts() {
         "x",
     ];
     fails(&info, 2, &["--info", "not a JSON object"]);
+    let submit = [&["submit"], &NOWHERE[..]].concat();
+    for (source, named) in [("@/no/such/file", "/no/such/file"), ("-", "standard input")] {
+        fails(
+            &[&submit[..], &["--info", source, "x"]].concat(),
+            2,
+            &["--info", named],
+        );
+    }
+    fails(
+        &[&submit[..], &["--info", "-"]].concat(),
+        2,
+        &["--info -", "arguments"],
+    );
     fails(
         &["submit", "--redis", "redis://h", "--service", "s", ""],
         2,
@@ -113,10 +141,12 @@ fn a_server_that_cannot_be_reached_or_refuses_exits_1() {
     let nowhere: Vec<&str> = ["work"]
         .iter()
         .chain(&NOWHERE)
-        .chain(&["--consumer", "c"])
+        .chain(&["--consumer", "c", "--retries", "1"])
         .copied()
         .collect();
-    fails(&nowhere, 1, &["--redis", "127.0.0.1:1"]);
+    let output = run(&nowhere);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("127.0.0.1:1"), "{output:?}");
 
     let server = RedisServer::builder().config("requirepass right").start();
     let wrong = server.url_with("", "wr0ng-secret", 0);

@@ -140,13 +140,15 @@ impl Client {
     /// A lower one takes nothing away: what is held stays, what is being locked
     /// at this moment still comes, and nothing more is taken until fewer are
     /// held. An entry that was fetched and finds no room goes to another consumer
-    /// after about a TTL. Fine before [`start`](Self::start), and without effect
-    /// after the end.
+    /// after about a TTL. 0 pauses: nothing more is taken. Fine before
+    /// [`start`](Self::start), and without effect after the end.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) if it is out of bounds (1 to 10,000,000).
+    /// [`Config`](ErrorKind::Config) if it is out of bounds (0 to 10,000,000).
     pub fn set_capacity(&self, capacity: usize) -> Result<()> {
-        check_capacity(capacity)?;
+        if capacity > 0 {
+            check_capacity(capacity)?;
+        }
         self.inner.handle.post(Command::SetCapacity(capacity));
         Ok(())
     }

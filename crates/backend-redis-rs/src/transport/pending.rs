@@ -14,7 +14,7 @@ use crate::pages::PAGE;
 
 /// Ids per listing of nothing but those: a third of a millisecond.
 const ID_PAGE: usize = 1000;
-const GREATEST: EntryId = EntryId::new(u64::MAX, u64::MAX);
+pub(super) const GREATEST: EntryId = EntryId::new(u64::MAX, u64::MAX);
 /// Fencing records looked at per sweep for whether their entry is still there.
 const TIDY_PAGE: usize = 50;
 

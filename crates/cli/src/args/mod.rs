@@ -3,6 +3,8 @@
 mod values;
 mod work;
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use streamlease::{EntryId, Info, LockScheme, ServiceName, StreamName};
 
@@ -64,12 +66,21 @@ pub(crate) struct Target {
 pub(crate) struct SubmitArgs {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// What to tell about each stream, a JSON object
-    #[arg(long, value_name = "JSON", value_parser = info)]
-    pub(crate) info: Option<Info>,
+    /// What to tell about each stream, a JSON object; `@FILE`: what that file holds, `-`: what
+    /// comes on standard input
+    #[arg(long, value_name = "JSON", value_parser = info, allow_hyphen_values = true)]
+    pub(crate) info: Option<InfoSource>,
     /// Data streams; without any, names are read from standard input, one a line
     #[arg(value_name = "NAME", value_parser = stream)]
     pub(crate) names: Vec<StreamName>,
+}
+
+/// Where an info is.
+#[derive(Debug, Clone)]
+pub(crate) enum InfoSource {
+    Json(Info),
+    File(PathBuf),
+    StandardInput,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use streamlease::{EntryId, Error, Info, ServiceName, StreamName};
 
-use super::Hold;
+use super::{Hold, InfoSource};
 
 pub(super) fn service(text: &str) -> Result<ServiceName, String> {
     ServiceName::new(text).map_err(|err| err.to_string())
@@ -18,8 +18,15 @@ pub(super) fn entry(text: &str) -> Result<EntryId, String> {
     text.parse().map_err(|err: Error| err.to_string())
 }
 
-pub(super) fn info(text: &str) -> Result<Info, String> {
-    Info::from_json(text).map_err(|err| err.to_string())
+pub(super) fn info(text: &str) -> Result<InfoSource, String> {
+    match (text, text.strip_prefix('@')) {
+        ("-", _) => Ok(InfoSource::StandardInput),
+        (_, Some("")) => Err("there is no file name behind the @".to_owned()),
+        (_, Some(file)) => Ok(InfoSource::File(file.into())),
+        (json, None) => Info::from_json(json)
+            .map(InfoSource::Json)
+            .map_err(|err| err.to_string()),
+    }
 }
 
 pub(super) fn hold(text: &str) -> Result<Hold, String> {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use streamlease::{ClaimMode, ConsumerName, Error, Settings};
+use streamlease::{ClaimMode, ConsumerName, Error, RetryPolicy, Settings};
 
 use super::values::{duration, hold};
 use super::{Locks, RuntimeKind, Target};
@@ -15,7 +15,8 @@ SIGTERM, Ctrl-C or SIGHUP (unless it was ignored, as `nohup` does) hands everyth
 exits with 0; a second SIGTERM or Ctrl-C exits at once, with 1.
 
 The program of --exec has STREAMLEASE_STREAM, STREAMLEASE_ENTRY, STREAMLEASE_TOKEN and \
-STREAMLEASE_INFO (JSON, `null` without info) in its environment. Its stream is held until \
+STREAMLEASE_INFO (JSON, `null` without info; not set if it is 128 KiB or more) in its \
+environment, and STREAMLEASE_INFO_FILE names a file with the info. Its stream is held until \
 everything has ended that it started, unless that left the program's process group (setsid). \
 Once this command stops, exit codes mean nothing, but for --on-stop by-exit-code: programs that \
 were asked to stop end with any. If this process is killed with SIGKILL, the programs it runs go \
@@ -48,6 +49,10 @@ pub(crate) struct WorkArgs {
         allow_hyphen_values = true
     )]
     pub(crate) capacity: usize,
+    /// Give up when the server could not be reached and so many further tries in a row failed
+    /// [default: never]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) retries: Option<u32>,
     /// What a lease's life hangs on; all consumers of a service have the same
     #[arg(long, value_enum, default_value_t = Locks::Session)]
     pub(crate) locks: Locks,
@@ -162,6 +167,12 @@ impl WorkArgs {
             lost: self.lost_grace(&settings)?,
         };
         Ok(Checked { identity, graces })
+    }
+
+    /// When to give up on the server.
+    pub(crate) fn retry(&self) -> RetryPolicy {
+        self.retries
+            .map_or(RetryPolicy::UNLIMITED, RetryPolicy::times)
     }
 
     /// A program must be dead before its lease is anybody else's, so its grace lies

@@ -5,23 +5,34 @@
 //! a shell script has started, too. The lease ends when nobody of the group is left.
 
 mod children;
+mod info_file;
+mod starts;
 mod watch;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_channel::Receiver;
-use streamlease::Lease;
+use futures_lite::future;
+use streamlease::{Lease, Runtime};
 
 use self::children::Program;
+use self::info_file::InfoFile;
 use self::watch::Watch;
 use crate::Failure;
 use crate::runtime::AnyRuntime;
 
 pub(crate) use self::children::Children;
+pub(crate) use self::info_file::InfoFiles;
+pub(crate) use self::starts::Starts;
+
+/// Longest `name=value` in an environment, with the zero byte behind it (Linux:
+/// MAX_ARG_STRLEN).
+const LONGEST_VARIABLE: usize = 128 * 1024;
 
 /// How long a program has between SIGTERM and SIGKILL.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +52,20 @@ pub(crate) struct Exec {
     /// Standard output speaks JSON, so a program's goes to standard error.
     output_is_ours: bool,
     children: Children,
+    infos: InfoFiles,
+}
+
+/// What a program is run for, and with.
+pub(crate) struct Job<'a> {
+    pub(crate) lease: &'a Lease,
+    /// Closed when the command stops.
+    pub(crate) stop: &'a Receiver<()>,
+    pub(crate) runtime: &'a AnyRuntime,
+    pub(crate) starts: &'a Arc<Starts>,
+    /// So long it waits for its turn to be started.
+    pub(crate) patience: Duration,
+    /// For logs.
+    pub(crate) labels: &'a str,
 }
 
 /// How a program ended.
@@ -56,8 +81,9 @@ pub(crate) enum Outcome {
     Lost,
     /// It could not be started for this stream.
     BadStream(io::Error),
-    /// It could not be started for reasons not of the stream's.
-    CannotStart(io::Error),
+    /// It could not be started for reasons not of the stream's, or was not before it
+    /// was too late.
+    NotStarted,
 }
 
 impl Exec {
@@ -68,6 +94,7 @@ impl Exec {
         graces: Graces,
         json: bool,
         children: Children,
+        infos: InfoFiles,
     ) -> Result<Self, Failure> {
         let mut command = command.into_iter();
         let program = command.next().unwrap_or_default();
@@ -82,52 +109,87 @@ impl Exec {
             graces,
             output_is_ours: json,
             children,
+            infos,
         })
     }
 
-    /// Runs the program for a lease, until it has ended, the lease is lost or `stop`
-    /// closes. When this returns, nothing of it runs any more.
-    pub(crate) async fn run(
-        &self,
-        lease: &Lease,
-        stop: &Receiver<()>,
-        runtime: &AnyRuntime,
-        labels: &str,
-    ) -> Outcome {
-        let program = match self.spawn(lease) {
-            Ok(program) => program,
-            Err(err) => match err.kind() {
-                // A NUL in the name or the info, or more of it than a process may get.
-                io::ErrorKind::InvalidInput | io::ErrorKind::ArgumentListTooLong => {
+    /// Runs the program for a lease, until it has ended, the lease is lost or the
+    /// command stops. When this returns, nothing of it runs any more.
+    pub(crate) async fn run(&self, job: Job<'_>) -> Outcome {
+        let give_up_at = job.runtime.now() + job.patience;
+        loop {
+            let turn = async {
+                job.starts.turn().await;
+                None
+            };
+            let too_late = async {
+                job.runtime.sleep_until(give_up_at).await;
+                Some(Outcome::NotStarted)
+            };
+            let stopped = async {
+                let _ = job.stop.recv().await;
+                Some(Outcome::NotStarted)
+            };
+            let lost = async {
+                job.lease.lost().await;
+                Some(Outcome::Lost)
+            };
+            let waited = future::or(future::or(lost, stopped), future::or(turn, too_late));
+            if let Some(outcome) = waited.await {
+                return outcome;
+            }
+            match self.spawn(job.lease) {
+                Ok((program, info)) => {
+                    let running = job.starts.succeeded();
+                    let watch = Watch {
+                        program,
+                        lease: job.lease,
+                        stop: job.stop,
+                        runtime: job.runtime,
+                        graces: self.graces,
+                        labels: job.labels,
+                    };
+                    let outcome = watch.run().await;
+                    drop((running, info));
+                    return outcome;
+                }
+                // A NUL in the name.
+                Err(err) if err.kind() == io::ErrorKind::InvalidInput => {
                     return Outcome::BadStream(err);
                 }
-                _ => return Outcome::CannotStart(err),
-            },
-        };
-        let watch = Watch {
-            program,
-            lease,
-            stop,
-            runtime,
-            graces: self.graces,
-            labels,
-        };
-        watch.run().await
+                Err(err) => job.starts.failed(&err),
+            }
+        }
     }
 
-    fn spawn(&self, lease: &Lease) -> io::Result<Program> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(&self.args)
-            .env("STREAMLEASE_STREAM", lease.stream().as_str())
-            .env("STREAMLEASE_ENTRY", lease.entry().to_string())
-            .env("STREAMLEASE_TOKEN", lease.token().to_string())
-            .env("STREAMLEASE_INFO", lease.info().as_json().unwrap_or("null"))
-            .stdin(Stdio::null());
-        if self.output_is_ours {
-            command.stdout(io::stderr());
+    fn spawn(&self, lease: &Lease) -> io::Result<(Program, InfoFile)> {
+        let json = lease.info().as_json().unwrap_or("null");
+        let file = self.infos.write(lease, json)?;
+        let command = || {
+            let mut command = Command::new(&self.program);
+            command
+                .args(&self.args)
+                .env("STREAMLEASE_STREAM", lease.stream().as_str())
+                .env("STREAMLEASE_ENTRY", lease.entry().to_string())
+                .env("STREAMLEASE_TOKEN", lease.token().to_string())
+                .env("STREAMLEASE_INFO_FILE", file.path())
+                .env_remove("STREAMLEASE_INFO")
+                .stdin(Stdio::null());
+            if self.output_is_ours {
+                command.stdout(io::stderr());
+            }
+            command
+        };
+        if "STREAMLEASE_INFO=".len() + json.len() < LONGEST_VARIABLE {
+            let mut with_info = command();
+            with_info.env("STREAMLEASE_INFO", json);
+            match self.children.spawn(&mut with_info) {
+                // Together with everything else it is too much.
+                Err(err) if err.kind() == io::ErrorKind::ArgumentListTooLong => {}
+                result => return Ok((result?, file)),
+            }
         }
-        self.children.spawn(&mut command)
+        Ok((self.children.spawn(&mut command())?, file))
     }
 }
 

@@ -5,7 +5,7 @@ use streamlease::{Completion, Error, Handover, Lease};
 
 use super::{Job, Worker};
 use crate::args::{Hold, OnStop};
-use crate::exec::{Exec, Outcome};
+use crate::exec::{self, Exec, Outcome};
 use crate::output::{Event, HeldStream};
 
 impl Worker {
@@ -55,7 +55,15 @@ impl Worker {
     async fn run_program(&self, exec: &Exec, lease: &Lease) -> Finish {
         let (stream, consumer, token) = (lease.stream(), self.client.id(), lease.token());
         let labels = format!("stream={stream} consumer={consumer} token={token}");
-        match exec.run(lease, &self.stop, &self.runtime, &labels).await {
+        let program = exec::Job {
+            lease,
+            stop: &self.stop,
+            runtime: &self.runtime,
+            starts: &self.starts,
+            patience: self.patience,
+            labels: &labels,
+        };
+        match exec.run(program).await {
             Outcome::Ended(status) if status.success() => Finish::Complete,
             Outcome::Ended(status) => {
                 log::warn!("the program failed ({status}): {labels}");
@@ -64,15 +72,13 @@ impl Worker {
             Outcome::Stopped(status) if self.on_stop == OnStop::ByExitCode && status.success() => {
                 Finish::Complete
             }
-            Outcome::Stopped(_) | Outcome::Interrupted => Finish::HandBack { failed: false },
+            Outcome::Stopped(_) | Outcome::Interrupted | Outcome::NotStarted => {
+                Finish::HandBack { failed: false }
+            }
             Outcome::Lost => Finish::Lost,
             Outcome::BadStream(err) => {
                 log::warn!("the program cannot be run for this stream: {err}: {labels}");
                 Finish::HandBack { failed: true }
-            }
-            Outcome::CannotStart(err) => {
-                log::error!("the program cannot be run: {err}: {labels}");
-                Finish::HandBack { failed: false }
             }
         }
     }

@@ -1,19 +1,21 @@
 //! `streamlease work`: leases streams, works on each, completes it.
 
 mod hold;
+mod intake;
 mod ledger;
+mod worker;
 
 use std::sync::Arc;
 
-use async_channel::{Receiver, Sender};
+use async_channel::Receiver;
 use futures_lite::future;
-use streamlease::{
-    ClaimResult, Client, Event as ClientEvent, Events as ClientEvents, Orphan, Termination,
-};
+use streamlease::{Client, Termination};
 
+pub(crate) use self::intake::Intake;
 use self::ledger::Ledger;
-use crate::args::{Claim, Hold, OnStop, WorkArgs};
-use crate::exec::{Children, Exec};
+use self::worker::Worker;
+use crate::args::{Hold, WorkArgs};
+use crate::exec::{Children, Exec, InfoFiles, Starts};
 use crate::output::{Event, Events, Writer};
 use crate::runtime::{self, AnyRuntime};
 use crate::{Failure, signals};
@@ -21,21 +23,27 @@ use crate::{Failure, signals};
 pub(crate) fn run(args: WorkArgs) -> Result<(), Failure> {
     let checked = args.check()?;
     let children = Children::adopt()?;
+    let infos = InfoFiles::default();
     let job = match &args.exec {
         Some(command) => Job::Run(Exec::new(
             command.clone(),
             checked.graces,
             args.json,
             children.clone(),
+            infos.clone(),
         )?),
         None => Job::Hold(args.hold),
     };
-    let stop = signals::stop_on_signals(children)?;
+    let remains = infos.clone();
+    let stop = signals::stop_on_signals(move || {
+        children.kill_all();
+        remains.remove_all();
+    })?;
     let (output, writer) = Events::start(args.json);
     let result = runtime::block_on(args.runtime, |runtime| {
-        work(args, checked.identity, job, runtime, stop, output, &writer)
+        work(args, checked.identity, job, runtime, stop, output, writer)
     });
-    writer.finish();
+    infos.remove_all();
     result
 }
 
@@ -60,47 +68,51 @@ async fn work(
     runtime: AnyRuntime,
     stop: Receiver<()>,
     output: Events,
-    writer: &Writer,
+    writer: Writer,
 ) -> Result<(), Failure> {
-    let starting = async { Some(start(&args, identity, &runtime).await) };
+    let client = build(&args, identity, &runtime)?;
+    let starting = async { Some(client.start().await) };
     let told_to_stop = async {
         let _ = stop.recv().await;
         None
     };
-    // Whoever starts holds nothing yet: there is nothing to hand back.
     let Some(started) = future::or(starting, told_to_stop).await else {
+        // It may have a session and streams already.
+        let _ = client.done().await;
         let reason = "shut down before it had started".to_owned();
-        output.print(Event::Terminated { reason }).await;
+        let last = output.print(Event::Terminated { reason });
+        writer.finish(&runtime, last).await;
         return Ok(());
     };
-    let (client, mut events) = started?;
+    let mut events = started?;
     let consumer = client.id().to_string();
     output.print(Event::Started { consumer }).await;
 
     let (stop_tasks, stopped) = async_channel::bounded(1);
     let (running, all_ended) = async_channel::bounded(1);
+    let intake = Arc::new(Intake::new(client.clone(), args.capacity));
     let worker = Worker {
         client: client.clone(),
         claim: args.claim,
         job,
         on_stop: args.on_stop,
-        runtime,
+        runtime: runtime.clone(),
         output: output.clone(),
         ledger: Ledger::default(),
+        starts: Starts::new(intake.clone(), runtime.clone()),
+        intake,
+        patience: args.ttl,
         stop: stopped,
     };
     let worker = Arc::new(worker);
 
-    let end = worker.serve(&mut events, &stop, writer, &running).await;
+    let (end, mut untold) = worker.serve(&mut events, &stop, &writer, &running).await;
 
     // No further streams are taken up now, and unread ones go back by themselves.
-    worker.drain(&mut events).await;
+    untold.extend(worker.drain(&mut events));
     drop(events);
     stop_tasks.close();
     drop(running);
-    // Nothing is ever sent; it closes when the last task has ended.
-    let _ = all_ended.recv().await;
-    client.done().await?;
 
     let (reason, result) = match end {
         End::ToldToStop => ("shut down".to_owned(), Ok(())),
@@ -116,129 +128,29 @@ async fn work(
             (reason.clone(), Err(Failure::other(reason)))
         }
     };
-    output.print(Event::Terminated { reason }).await;
+    let last = async {
+        for line in untold {
+            output.print_line(&line).await;
+        }
+        // Nothing is ever sent; it closes when the last task has ended.
+        let _ = all_ended.recv().await;
+        let _ = client.done().await;
+        output.print(Event::Terminated { reason }).await;
+    };
+    writer.finish(&runtime, last).await;
     result
 }
 
-async fn start(
-    args: &WorkArgs,
-    identity: String,
-    runtime: &AnyRuntime,
-) -> Result<(Client, ClientEvents), Failure> {
-    let backend = crate::connect(&args.target).await?;
-    let backend = backend.with_lock_scheme(args.locks.scheme());
-    let client = Client::builder(args.target.service.as_str())
+/// Does no I/O.
+fn build(args: &WorkArgs, identity: String, runtime: &AnyRuntime) -> Result<Client, Failure> {
+    let backend = crate::backend(&args.target)?.with_lock_scheme(args.locks.scheme());
+    Ok(Client::builder(args.target.service.as_str())
         .consumer(identity)
         .backend(backend)
         .runtime(runtime.clone())
         .ttl(args.ttl)
         .claim_mode(args.claim.mode())
         .capacity(args.capacity)
-        .build()?;
-    let events = client.start().await?;
-    Ok((client, events))
-}
-
-#[derive(Debug)]
-struct Worker {
-    client: Client,
-    claim: Claim,
-    job: Job,
-    on_stop: OnStop,
-    runtime: AnyRuntime,
-    output: Events,
-    ledger: Ledger,
-    /// Closed when the tasks are to stop.
-    stop: Receiver<()>,
-}
-
-impl Worker {
-    /// Serves events until there is a reason to stop. Tasks hold a clone of `running`.
-    async fn serve(
-        self: &Arc<Self>,
-        events: &mut ClientEvents,
-        stop: &Receiver<()>,
-        writer: &Writer,
-        running: &Sender<()>,
-    ) -> End {
-        enum Wake {
-            Event(Option<ClientEvent>),
-            End(End),
-        }
-        loop {
-            let told_to_stop = async {
-                let _ = stop.recv().await;
-                Wake::End(End::ToldToStop)
-            };
-            let output_closed = async {
-                writer.closed().await;
-                Wake::End(End::OutputClosed)
-            };
-            let event = async { Wake::Event(events.next().await) };
-            match future::or(told_to_stop, future::or(output_closed, event)).await {
-                Wake::Event(Some(ClientEvent::Terminated(termination))) => {
-                    return End::Terminated(termination);
-                }
-                Wake::Event(Some(event)) => self.take(event, running).await,
-                // Nothing comes after `Terminated`, which ended the loop.
-                Wake::Event(None) => return End::ToldToStop,
-                Wake::End(end) => return end,
-            }
-        }
-    }
-
-    /// Takes what has come already, but begins nothing.
-    async fn drain(&self, events: &mut ClientEvents) {
-        while let Some(event) = events.try_next() {
-            // A lease that is dropped goes back; nobody has heard of it.
-            if let ClientEvent::StreamDisowned(disowned) = event {
-                self.disowned((&disowned).into()).await;
-            }
-        }
-    }
-
-    async fn take(self: &Arc<Self>, event: ClientEvent, running: &Sender<()>) {
-        match event {
-            ClientEvent::StreamAdded(lease) => {
-                self.ledger.add((&lease).into());
-                self.output.print(Event::added(&lease)).await;
-                let (worker, running) = (self.clone(), running.clone());
-                self.runtime.start(async move {
-                    worker.hold(lease).await;
-                    drop(running);
-                });
-            }
-            ClientEvent::StreamExpired(orphan) => {
-                self.output.print(Event::expired(&orphan)).await;
-                if self.claim == Claim::Manual {
-                    let (worker, running) = (self.clone(), running.clone());
-                    self.runtime.start(async move {
-                        worker.claim(orphan).await;
-                        drop(running);
-                    });
-                }
-            }
-            ClientEvent::StreamDisowned(disowned) => self.disowned((&disowned).into()).await,
-            ClientEvent::Quarantined(parked) => {
-                let (entry, reason) = (parked.entry().to_string(), parked.reason().to_owned());
-                self.output
-                    .print(Event::Quarantined { entry, reason })
-                    .await;
-            }
-            other => log::debug!("an event this command does not know: {other:?}"),
-        }
-    }
-
-    async fn claim(&self, orphan: Orphan) {
-        let (stream, consumer) = (orphan.stream(), self.client.id());
-        match self.client.claim(&orphan).await {
-            // It arrives as `StreamAdded`.
-            Ok(ClaimResult::Claimed) => {}
-            Ok(result) => {
-                log::debug!("not claimed ({result:?}): stream={stream} consumer={consumer}")
-            }
-            // It is reported again at the next sweep.
-            Err(err) => log::warn!("claiming failed: {err}: stream={stream} consumer={consumer}"),
-        }
-    }
+        .retry(args.retry())
+        .build()?)
 }

@@ -1,13 +1,14 @@
 //! Standard output: the JSON protocol, or the same as readable lines.
 
-use std::io::{self, Write};
-use std::thread;
+mod writer;
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use async_channel::{Receiver, Sender};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use streamlease::{Disowned, EntryId, FencingToken, Info, Lease, Orphan};
+
+pub(crate) use self::writer::{Events, Writer};
 
 /// What `work` reports. With `--json`: `{"ts":<unix ms>,"event":"stream_added",…}`.
 #[derive(Debug, Serialize)]
@@ -188,67 +189,6 @@ impl From<&Disowned> for HeldStream {
             entry: disowned.entry(),
             token: disowned.token(),
         }
-    }
-}
-
-/// Where events go. A thread of its own writes them, line by line, so that a
-/// reader that takes its time blocks no executor, and with it no beat.
-#[derive(Debug, Clone)]
-pub(crate) struct Events {
-    lines: Sender<String>,
-    json: bool,
-}
-
-/// The writing end of [`Events`].
-#[derive(Debug)]
-pub(crate) struct Writer {
-    thread: thread::JoinHandle<()>,
-    closed: Receiver<()>,
-}
-
-impl Events {
-    pub(crate) fn start(json: bool) -> (Self, Writer) {
-        let (lines, to_write) = async_channel::bounded::<String>(1024);
-        let (gone, closed) = async_channel::bounded::<()>(1);
-        let thread = thread::spawn(move || {
-            let mut stdout = io::stdout().lock();
-            while let Ok(line) = to_write.recv_blocking() {
-                if stdout
-                    .write_all(line.as_bytes())
-                    .and_then(|()| stdout.flush())
-                    .is_err()
-                {
-                    // Nobody reads any more; whoever prints goes on unheard.
-                    break;
-                }
-            }
-            drop(gone);
-        });
-        (Self { lines, json }, Writer { thread, closed })
-    }
-
-    /// Prints an event; waits while the reader of standard output is far behind.
-    pub(crate) async fn print(&self, event: Event) {
-        let line = if self.json {
-            json_line(&event)
-        } else {
-            event.readable() + "\n"
-        };
-        // An error means that nobody reads any more.
-        let _ = self.lines.send(line).await;
-    }
-}
-
-impl Writer {
-    /// Resolves once standard output is closed.
-    pub(crate) async fn closed(&self) {
-        let _ = self.closed.recv().await;
-    }
-
-    /// Waits until everything is written. Every [`Events`] must have been dropped.
-    pub(crate) fn finish(self) {
-        // It does not panic; and if it did, there is nothing left to do.
-        let _ = self.thread.join();
     }
 }
 
