@@ -74,6 +74,13 @@
 //! | `{orders-input}:hints` | a pub/sub channel |
 //! | `{orders-input}:probe` | expires at once, to see whether the server tells of it |
 //!
+//! The hashes of owners and of fencing records have one field with no name, a mark by
+//! which beats see that the key has vanished. Whatever key vanishes alone, no two own for
+//! longer than after any lossy fault, nothing is stuck and nobody is refused; but it costs
+//! leases, and with the LBS its announcements. So the server's `maxmemory-policy` should
+//! be `noeviction` (a start warns of others). When memory is full then, only submitting
+//! and releasing from the quarantine are refused.
+//!
 //! If the LBS key has a hash tag of its own (`a{eu}-input`), it stands in
 //! front of the others as it is, without further braces.
 //!
@@ -98,7 +105,7 @@
 //! # Rights
 //! An ACL user needs `EVAL`, `EVALSHA`, `PING`, `SELECT`, `SUBSCRIBE`,
 //! `PSUBSCRIBE`, `PUBLISH`, `SET`, `GET`, `MGET`, `DEL`, `UNLINK`, `EXISTS`, `PTTL`, `PEXPIRE`, `TIME`,
-//! `INFO` (session leases only; without it restarts go unnoticed),
+//! `INFO` (without it restarts go unnoticed by session leases, and nobody warns of evictions),
 //! the stream commands and those on hashes, lists and sorted sets, on the keys above.
 //! `CONFIG`, and the channels, are made use of where they are granted: without
 //! them failover goes by deadlines alone.
@@ -111,6 +118,8 @@ mod connection;
 mod decode;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod error;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+mod eviction;
 #[doc(hidden)]
 #[cfg(all(any(test, fuzzing), any(feature = "tokio", feature = "smol")))]
 pub mod fuzzing;

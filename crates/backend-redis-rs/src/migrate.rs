@@ -18,7 +18,7 @@ use crate::locks::scheme_name;
 /// Pending entries looked at together.
 const PAGE: usize = 250;
 
-static MIGRATE: LazyLock<Script> = script!("lock", "migrate");
+static MIGRATE: LazyLock<Script> = script!(beyond_full: "lock", "migrate");
 
 impl RedisBackend {
     /// The locks that `service` has on record; `None` if it has no record: it has
@@ -34,9 +34,19 @@ impl RedisBackend {
         get.arg(&key);
         let what = format!("reading {key}");
         match self.server.command(&what, &get).await? {
-            redis_rs::Value::Nil => Ok(None),
+            redis_rs::Value::Nil => self.scheme_by_its_keys(service).await,
             name => scheme_of(&key, &decode::text(name)?).map(Some),
         }
+    }
+
+    /// The record may have vanished; session leases show by what else they have.
+    async fn scheme_by_its_keys(&self, service: &ServiceName) -> Result<Option<LockScheme>> {
+        let keys = Keys::new(service);
+        let mut exists = cmd("EXISTS");
+        exists.arg(&[keys.owners, keys.server, keys.details]);
+        let what = format!("looking for {}", keys.scheme);
+        let found = decode::number(self.server.command(&what, &exists).await?)?;
+        Ok((found > 0).then_some(LockScheme::Session))
     }
 
     /// Gives an idle service these locks, whatever it had. Nothing that is
@@ -56,7 +66,8 @@ impl RedisBackend {
             .key(&keys.scheme)
             .key(&keys.owners)
             .key(&keys.details)
-            .key(&keys.leases);
+            .key(&keys.leases)
+            .key(&keys.server);
         call.arg(scheme_name(to));
         let what = format!("migrating {}", keys.lbs);
         let reply = self.server.run_one(&what, &MIGRATE, call).await?;

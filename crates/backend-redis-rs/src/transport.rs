@@ -6,6 +6,7 @@
 
 mod pending;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use streamlease_core::{
 use crate::connection::{Call, Script, Server, script};
 use crate::decode::{self, GroupState};
 use crate::error::protocol;
+use crate::eviction;
 use crate::keys::{Keys, index_member};
 use crate::locks::{digits, flatten, other_scheme, scheme_name};
 use crate::pages::{PAGE, pages_without_repeats};
@@ -38,14 +40,14 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// goes by idle time waits for (Go consumers: 40 s).
 const HANDED_BACK_IDLE: Duration = Duration::from_secs(3600);
 
-static PREPARE: LazyLock<Script> = script!("prepare");
+static PREPARE: LazyLock<Script> = script!(beyond_full: "prepare");
 static SUBMIT: LazyLock<Script> = script!("submit");
-static CLAIM: LazyLock<Script> = script!("record", "claim");
-static CLEAR_FAILURES: LazyLock<Script> = script!("record", "clear_failures");
+static CLAIM: LazyLock<Script> = script!(beyond_full: "record", "claim");
+static CLEAR_FAILURES: LazyLock<Script> = script!(beyond_full: "record", "clear_failures");
 static COMPLETE: LazyLock<Script> = script!("record", "complete");
-static HAND_BACK: LazyLock<Script> = script!("record", "hand_back");
-static QUARANTINE: LazyLock<Script> = script!("record", "quarantine");
-static LIST_QUARANTINED: LazyLock<Script> = script!("list_quarantined");
+static HAND_BACK: LazyLock<Script> = script!(beyond_full: "record", "hand_back");
+static QUARANTINE: LazyLock<Script> = script!(beyond_full: "record", "quarantine");
+static LIST_QUARANTINED: LazyLock<Script> = script!(beyond_full: "list_quarantined");
 static RELEASE_QUARANTINED: LazyLock<Script> = script!("release_quarantined");
 static DROP_QUARANTINED: LazyLock<Script> = script!("drop_quarantined");
 static FORGET: LazyLock<Script> = script!("forget");
@@ -59,6 +61,8 @@ pub(crate) struct RedisTransport {
     scheme: LockScheme,
     /// Where the next look for left-over fencing records goes on.
     tidy_cursor: Mutex<Vec<u8>>,
+    /// Of evictions; once is enough.
+    has_warned: AtomicBool,
 }
 
 impl RedisTransport {
@@ -68,6 +72,7 @@ impl RedisTransport {
             keys,
             scheme,
             tidy_cursor: Mutex::new(b"0".to_vec()),
+            has_warned: AtomicBool::new(false),
         }
     }
 
@@ -133,12 +138,20 @@ impl Transport for RedisTransport {
     async fn prepare(&self) -> Result<()> {
         let mut call = Call::new();
         call.key(&self.keys.lbs).key(&self.keys.scheme);
+        call.key(&self.keys.owners)
+            .key(&self.keys.server)
+            .key(&self.keys.details);
         call.arg(&self.keys.group).arg(scheme_name(self.scheme));
         let what = self.what("preparing");
         let reply = self.server.run_one(&what, &PREPARE, call).await?;
         let (word, mut rest) = decode::outcome(reply)?;
         let recorded = match &*word {
-            "ok" => return Ok(()),
+            "ok" => {
+                if !self.has_warned.swap(true, Ordering::Relaxed) {
+                    eviction::warn(&self.server).await;
+                }
+                return Ok(());
+            }
             "wire" => None,
             "other" => Some(decode::text(decode::next(&mut rest)?)?),
             _ => return Err(protocol("an unknown outcome of preparing")),

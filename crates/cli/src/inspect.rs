@@ -28,6 +28,11 @@ pub(crate) fn run(args: InspectArgs) -> std::result::Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
         let backend = crate::connect(&args.target).await?;
         let service = &args.target.service;
+        if let Ok(Some(policy)) = backend.eviction_policy().await {
+            eprintln!(
+                "the server may evict keys (maxmemory-policy {policy}); set it to noeviction"
+            );
+        }
         let recorded = backend.recorded_lock_scheme(service).await?;
         // A group without that record was made by consumers of the wire format.
         let scheme = recorded.unwrap_or(LockScheme::PerStream);

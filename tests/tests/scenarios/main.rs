@@ -9,6 +9,7 @@ mod support;
 mod assigning;
 mod failover;
 mod handles;
+mod lost_keys;
 mod mixed_fleet;
 mod outages;
 mod poison;

@@ -19,10 +19,21 @@ impl Script {
 }
 
 /// A script of these files in `scripts`, one behind the other: its heads, and itself.
+///
+/// `beyond_full` is for what must go on when the server's memory is full: owners that
+/// cannot beat or complete would lose everything, and the LBS could never be drained.
+/// Not for what appends announcements, and not for what only reads or deletes, which
+/// Redis does not refuse: a script with flags is refused as a whole wherever writes are.
 macro_rules! script {
+    (beyond_full: $($part:literal),+) => {
+        $crate::connection::script!(of "#!lua flags=allow-oom\n", $($part),+)
+    };
     ($($part:literal),+) => {
+        $crate::connection::script!(of "", $($part),+)
+    };
+    (of $head:literal, $($part:literal),+) => {
         std::sync::LazyLock::new(|| {
-            $crate::connection::Script::new(concat!($(
+            $crate::connection::Script::new(concat!($head, $(
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/", $part, ".lua"))
             ),+))
         })

@@ -31,11 +31,11 @@ use super::{
 /// Leases per script: about a millisecond of the server's time each.
 const BEAT_PAGE: usize = 250;
 
-static ACQUIRE: LazyLock<Script> = script!("lock", "token", "acquire");
-static BEAT: LazyLock<Script> = script!("lock", "around", "beat");
+static ACQUIRE: LazyLock<Script> = script!(beyond_full: "lock", "token", "acquire");
+static BEAT: LazyLock<Script> = script!(beyond_full: "lock", "around", "beat");
 static RELEASE: LazyLock<Script> = script!("lock", "release");
 static INSPECT: LazyLock<Script> = script!("lock", "inspect");
-static SESSION: LazyLock<Script> = script!("lock", "session");
+static SESSION: LazyLock<Script> = script!(beyond_full: "lock", "session");
 
 /// The locks of one service, one per data stream.
 #[derive(Debug)]

@@ -31,15 +31,18 @@ use super::{
     seen_around, state,
 };
 
-static ACQUIRE: LazyLock<Script> = script!("lock", "sessions_head", "token", "sessions_acquire");
-static BEAT: LazyLock<Script> = script!("lock", "sessions_head", "around", "sessions_beat");
+static ACQUIRE: LazyLock<Script> =
+    script!(beyond_full: "lock", "sessions_head", "token", "sessions_acquire");
+static BEAT: LazyLock<Script> =
+    script!(beyond_full: "lock", "sessions_head", "around", "sessions_beat");
 static RELEASE: LazyLock<Script> = script!("lock", "sessions_head", "sessions_release");
 static TAKE_OVER: LazyLock<Script> =
-    script!("lock", "sessions_head", "token", "sessions_take_over");
-static SESSION: LazyLock<Script> = script!("lock", "sessions_head", "sessions_session");
+    script!(beyond_full: "lock", "sessions_head", "token", "sessions_take_over");
+static SESSION: LazyLock<Script> =
+    script!(beyond_full: "lock", "sessions_head", "sessions_session");
 static INSPECT: LazyLock<Script> = script!("lock", "sessions_head", "sessions_inspect");
 static RECORDS: LazyLock<Script> = script!("lock", "sessions_head", "sessions_records");
-static REVOKE: LazyLock<Script> = script!("lock", "sessions_head", "sessions_revoke");
+static REVOKE: LazyLock<Script> = script!(beyond_full: "lock", "sessions_head", "sessions_revoke");
 
 /// The session leases of one service.
 #[derive(Debug)]
@@ -186,7 +189,9 @@ impl LockManager for SessionLocks {
         want_sweep: Option<Duration>,
     ) -> Result<BeatOutcome> {
         let mut call = self.call(&session.id.to_string(), &millis(session.ttl));
-        call.key(&self.keys.sweep);
+        call.key(&self.keys.sweep)
+            .key(&self.keys.tokens)
+            .key(&self.keys.scheme);
         call.arg(want_sweep.map_or_else(|| "0".to_owned(), millis));
         let reply = self.server.run_one("beating", &BEAT, call).await?;
         let Some((shown, summary)) = beaten(reply)? else {

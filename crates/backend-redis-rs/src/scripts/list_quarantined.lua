@@ -2,6 +2,17 @@
 -- KEYS: quarantine, its index.  ARGV: exclusive lower bound in the index, limit, most bytes.
 -- The index holds ids zero-padded, all with score 0, so that their order as
 -- text is the order of the LBS.
+-- One of the two may have vanished alone; what is in the quarantine counts.
+if redis.call('HLEN', KEYS[1]) ~= redis.call('ZCARD', KEYS[2]) then
+  redis.call('UNLINK', KEYS[2])
+  for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+    local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+    if ms and #ms <= 20 and #seq <= 20 then
+      local member = string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+      redis.call('ZADD', KEYS[2], '0', member)
+    end
+  end
+end
 local members = redis.call('ZRANGEBYLEX', KEYS[2], '(' .. ARGV[1], '+', 'LIMIT', 0, ARGV[2])
 local rows, budget = {}, tonumber(ARGV[3])
 for _, member in ipairs(members) do

@@ -1,6 +1,6 @@
 -- Puts another lock scheme on record, unless somebody lives who goes by the old one.
 -- KEYS: sessions, lock scheme, owners, details, the beginning of the keys with the
--- data streams of one session.  ARGV: the new scheme.
+-- data streams of one session, what is known of the server.  ARGV: the new scheme.
 local sessions, owners, details = KEYS[1], KEYS[3], KEYS[4]
 local living = 0
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', sessions, '(' .. number(now), '+inf')) do
@@ -20,6 +20,6 @@ for first = 1, #dead, 1000 do
   end
   redis.call('UNLINK', unpack(keys))
 end
-redis.call('UNLINK', sessions, owners, details)
+redis.call('UNLINK', sessions, owners, details, KEYS[6])
 redis.call('SET', KEYS[2], ARGV[1])
 return {'ok'}

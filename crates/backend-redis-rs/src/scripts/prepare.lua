@@ -1,9 +1,15 @@
 -- Makes the stream and its group, and puts the lock scheme on record with it.
--- KEYS: LBS, lock scheme.  ARGV: group, the caller's scheme.
+-- KEYS: LBS, lock scheme, then what session leases alone have.
+-- ARGV: group, the caller's scheme.
 --
 -- A group without a record was made by a consumer that keeps none: the wire
--- format's, whose locks are per stream.
+-- format's, whose locks are per stream. Unless the record has vanished: session
+-- leases show by what else they have, and the record is made anew.
 local known = redis.call('GET', KEYS[2])
+if not known and redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5]) > 0 then
+  known = 'session'
+  redis.call('SET', KEYS[2], known)
+end
 if known and known ~= ARGV[2] then
   return {'other', known}
 end

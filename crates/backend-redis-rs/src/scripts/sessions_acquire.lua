@@ -57,6 +57,10 @@ redis.call('HSET', details, 'attempt:' .. session, latest)
 if n > 0 then
   for who, list in pairs(moved) do
     redis.call('ZREM', leases_of(who), unpack(list))
+    if not redis.call('ZSCORE', sessions, who) then
+      -- The sessions have vanished, and nobody will bury it.
+      redis.call('HDEL', details, 'ttl:' .. who, 'attempt:' .. who)
+    end
   end
   redis.call('HSET', owners, unpack(taken))
   redis.call('ZADD', leases_of(session), unpack(mine))

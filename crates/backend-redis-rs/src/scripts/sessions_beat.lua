@@ -1,10 +1,13 @@
 -- Extends a session, and with it everything it holds; answers with exceptions only.
--- KEYS: …, sweep turn.  ARGV: …, turn length (ms, 0: none wanted).
+-- KEYS: …, sweep turn, fencing records, lock scheme.  ARGV: …, turn length (ms, 0: none wanted).
 local _, generation = settle()
 if deadline_of(session) <= now then
   return {'gone'}
 end
 redis.call('ZADD', sessions, 'XX', number(now + ttl), session)
+-- Whatever of it has vanished.
+redis.call('HSETNX', details, 'ttl:' .. session, number(ttl))
+local _, records = has_vanished(KEYS[7], redis.call('HGET', server, 'records'), 'records')
 
 -- A mark of a lease that is not held any more goes. Not all of many at once: the
 -- others come with later beats.
@@ -28,4 +31,10 @@ if redis.call('EXISTS', marks) == 1 then
 end
 local on_record = redis.call('ZCARD', leases_of(session))
 local dead, next_deadline, members, turn = look_around(sessions, KEYS[6], session, ARGV[4])
+if turn == 1 then
+  redis.call('SET', KEYS[8], 'session', 'NX')
+end
+-- Owners claim again what they hold when the generation is another one, which makes
+-- the fencing records anew.
+generation = generation + tonumber(records)
 return {'ok', now, on_record, marked, generation, dead, next_deadline, members, turn}

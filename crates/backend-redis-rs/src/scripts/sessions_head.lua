@@ -7,6 +7,11 @@
 -- ARGV of every one: session, ttl (ms), what the server's clock should show by
 -- the caller's (ms, 0: not known).
 --
+-- Among the owners, and among the fencing records, stands a mark: a field that no data
+-- stream and no entry has. Its value is also with what is known of the server. Should
+-- either key vanish alone (evicted, deleted), the mark is missing, however much of it
+-- others have put there again.
+--
 -- An owner's value is as a lock's: "<session>/<token>/<entry>/<attempt>". It is
 -- what decides; the data streams of a session are kept beside it, in one sorted
 -- set by name, to be counted, listed and taken over.
@@ -48,6 +53,23 @@ end
 -- Most names in one command: all that Lua can pass on is 8,000.
 local NAMES = 1000
 
+local MARK = ''
+
+-- Whether `key` has lost what was in it since it was last looked at, with the mark that
+-- it had then. Marks it if it has none; whoever writes to the owners looks before.
+local function has_vanished(key, known, field)
+  local mark = redis.call('HGET', key, MARK)
+  if mark and mark == known then
+    return false, mark
+  end
+  if not mark then
+    mark = number(time[1] * 1000000 + time[2])
+    redis.call('HSET', key, MARK, mark)
+  end
+  redis.call('HSET', server, field, mark)
+  return known and true, mark
+end
+
 -- A passed deadline becomes 0, and so stays passed if the clock is set back.
 local function declare_dead(who)
   redis.call('ZADD', sessions, 'XX', 0, who)
@@ -56,14 +78,19 @@ end
 
 -- Gives whoever lived at `last` a whole TTL from now; the others are dead. Returns
 -- the longest of those TTLs. In one step: a thousand consumers take 1.5 ms.
-local function begin_anew(last, ttl)
+-- `vanished`: nothing is on record of any of them.
+local function begin_anew(last, ttl, vanished)
   local all = redis.call('ZRANGE', sessions, 0, -1)
   local died = redis.call('ZCOUNT', sessions, '-inf', number(last))
   local longest, deadline_by_ttl = ttl, {}
   for first = 1, #all, NAMES do
-    local fields, scores = {}, {}
+    local fields, scores, lists = {}, {}, {}
     for i = first, math.min(first + NAMES - 1, #all) do
       fields[#fields + 1] = 'ttl:' .. all[i]
+      lists[#lists + 1] = leases_of(all[i])
+    end
+    if vanished then
+      redis.call('UNLINK', unpack(lists))
     end
     local ttls = redis.call('HMGET', details, unpack(fields))
     for i = 1, #fields do
@@ -116,13 +143,13 @@ end
 -- looked gets a whole TTL to beat, and nobody else acquires or takes over until
 -- then, or for the longest calm. Returns for how long that is still (ms), 0 in the
 -- usual case, and the number of the record's generation: another after each restart
--- and each leap of the clock. It is no number that grows: that could be lost, too,
--- and come again.
+-- and each leap of the clock, and when the owners have vanished. It is no number that
+-- grows: that could be lost, too, and come again.
 local function settle()
   local info = redis.pcall('INFO', 'server')
   -- Without the right to ask, restarts go unnoticed; those who may ask see them.
   local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
-  local known = redis.call('HMGET', server, 'run', 'last', 'calm', 'several')
+  local known = redis.call('HMGET', server, 'run', 'last', 'calm', 'several', 'owners')
   local last, calm = tonumber(known[2] or now), tonumber(known[3] or 0)
   -- Who closes or buries a session says no TTL: its own is meant.
   local ttl = ttl > 0 and ttl or tonumber(redis.call('HGET', details, 'ttl:' .. session) or 0)
@@ -133,8 +160,12 @@ local function settle()
   -- alone a slow network. Live sessions have two thirds of a TTL left.
   local far = math.max(ttl / 2, 500)
   local jumped = expected > 0 and now - expected > far and now - last > far
+  local vanished = has_vanished(owners, known[5], 'owners')
   if restarted or jumped or last - now > far then
     calm = now + math.min(begin_anew(last, ttl), LONGEST_CALM)
+  elseif vanished then
+    -- Nothing is on record of anybody, so it is not to be believed that the rest is.
+    calm = now + begin_anew(last, ttl, true)
   end
   redis.call('HSET', server, 'last', number(now), 'calm', number(calm))
   if run and run ~= known[1] and several <= now then

@@ -1,12 +1,24 @@
 -- A page of what is on record for a session, in the order of the names.
 -- KEYS: ….  ARGV: …, from where ('-', or '(' and a name), how many.
-local streams = redis.call('ZRANGEBYLEX', leases_of(session), ARGV[4], '+', 'LIMIT', 0, ARGV[5])
-local replies = {}
-if #streams > 0 then
-  local values = redis.call('HMGET', owners, unpack(streams))
+-- What the owners do not say (any more) is taken off the session's list.
+local from, most = ARGV[4], tonumber(ARGV[5])
+local replies, looks = {}, 0
+repeat
+  local streams = redis.call('ZRANGEBYLEX', leases_of(session), from, '+', 'LIMIT', 0, most - #replies)
+  local values = #streams > 0 and redis.call('HMGET', owners, unpack(streams))
+  local none = {}
   for i, stream in ipairs(streams) do
-    local _, token, entry = parse_owner(values[i])
-    replies[i] = {stream, entry, token}
+    local token, entry = parse_owned(values[i], session)
+    if token then
+      replies[#replies + 1] = {stream, entry, token}
+    else
+      none[#none + 1] = stream
+    end
+    from = '(' .. stream
   end
-end
+  if #none > 0 then
+    redis.call('ZREM', leases_of(session), unpack(none))
+  end
+  looks = looks + 1
+until #none == 0 or looks == 20
 return replies

@@ -72,7 +72,7 @@ impl Machine {
         }
         // The first number of a session may be a second one: what came between
         // its opening and its first beat is in doubt as well.
-        record.generation = Some(generation);
+        let before = record.generation.replace(generation);
         record.changes += 1;
         record.backoff = Backoff::default();
         let cap = self.sitting.deadline;
@@ -87,6 +87,10 @@ impl Machine {
         }
         for lease in self.orphans.adopting.values() {
             self.sitting.record.doubt(lease, cap);
+        }
+        // The LBS may be of the same server, and have lost what it knew of the owners.
+        if before.is_some() {
+            self.refresh_all();
         }
         false
     }

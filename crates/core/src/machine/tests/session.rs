@@ -241,6 +241,20 @@ fn a_lease_that_is_on_record_after_a_restart_goes_on() {
     assert!(!rig.has("Records"), "read once");
 }
 
+#[test]
+fn when_the_record_may_have_lost_something_owners_claim_again_what_they_hold() {
+    let mut rig = Rig::new(LockScheme::Session);
+    let token = rig.leased(1, "s");
+    rig.beat_with(|_| {});
+    assert!(!rig.has("Claim"));
+    rig.beat_with(|reply| reply.generation = 2);
+    let (_, claim) = rig.take("Claim");
+    let Action::Claim(page) = claim else {
+        panic!("{claim:?}");
+    };
+    assert_eq!(page[0].token, token);
+}
+
 /// It executed before the restart, which lost it; its answer comes after the beat.
 #[test]
 fn a_late_answer_from_before_a_restart_is_in_doubt_too() {

@@ -1,0 +1,179 @@
+//! Keys that vanish alone, and how that is noticed. Whole fleets to which it happens
+//! are in `tests/tests/scenarios/lost_keys.rs`.
+
+// clippy allows it in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use streamlease_backend_redis_rs::RedisBackend;
+use streamlease_core::*;
+use support::leases::*;
+use support::*;
+
+fn delete(server: &RedisServer, name: &str) {
+    let key = format!("{{orders-input}}:{name}");
+    assert_eq!(server.run::<u64>(&["DEL", &key]), 1, "{key} was not there");
+}
+
+#[test]
+fn owners_that_vanish_hold_acquiring_back_until_all_have_heard_of_it() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let (a, b) = (
+            opened(&backend, "a", TTL).await,
+            opened(&backend, "b", TTL / 2).await,
+        );
+        acquired(&backend, &a, "s").await;
+        let before = beat(&backend, &a).await;
+        delete(&server, "owners");
+        // Whoever would be the first to put something there again does not.
+        for _ in 0..2 {
+            let outcome = try_acquire(&backend, &b, acquire("s", E1, 1, 0)).await;
+            let AcquireOutcome::NotYet { retry_in } = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert!(retry_in.as_millis() as u64 > TTL / 2, "{retry_in:?}");
+        }
+        let after = beat(&backend, &a).await;
+        assert_ne!(after.generation, before.generation);
+        assert_eq!(after.on_record, Some(0));
+        assert!(
+            backend
+                .locks
+                .records(&a.id, None, 9)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(
+            beat(&backend, &a).await.generation,
+            after.generation,
+            "once"
+        );
+    });
+}
+
+#[test]
+fn fencing_records_that_vanish_show_in_the_generation() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        backend.transport.prepare().await.unwrap();
+        backend
+            .transport
+            .submit(&batch(1, &["s", "t"]))
+            .await
+            .unwrap();
+        let fetched = backend.transport.fetch(&fetch("a", 2, 0)).await.unwrap();
+        let a = opened(&backend, "a", TTL).await;
+        let claim = async |nth: usize| {
+            let own = [fenced(fetched.entries[nth].entry, 5)];
+            backend.transport.claim(&a.id.consumer, &own).await.unwrap();
+        };
+        claim(0).await;
+        let before = beat(&backend, &a).await.generation;
+        claim(1).await;
+        assert_eq!(beat(&backend, &a).await.generation, before);
+        delete(&server, "tokens");
+        // Somebody has put a part there again.
+        claim(1).await;
+        let after = beat(&backend, &a).await.generation;
+        assert_ne!(after, before);
+        assert_eq!(beat(&backend, &a).await.generation, after, "once");
+        // Nothing has to wait for it.
+        acquired(&backend, &a, "new").await;
+    });
+}
+
+#[test]
+fn a_service_whose_scheme_vanished_refuses_the_others_all_the_same() {
+    on_both(|| async {
+        for other_key_gone in [
+            None,
+            Some("owners"),
+            Some("server"),
+            Some("sessions:details"),
+        ] {
+            let server = RedisServer::start();
+            let provider = RedisBackend::connect(server.url()).await.unwrap();
+            let orders = ServiceName::new("orders").unwrap();
+            let (new, old) = (sessions(&server).await, backend(&server, "orders").await);
+            new.transport.prepare().await.unwrap();
+            let a = opened(&new, "a", TTL).await;
+            beat(&new, &a).await;
+            delete(&server, "scheme");
+            if let Some(name) = other_key_gone {
+                delete(&server, name);
+            }
+            let recorded = provider.recorded_lock_scheme(&orders).await.unwrap();
+            assert_eq!(recorded, Some(LockScheme::Session));
+            let refused = old.transport.prepare().await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Incompatible, "{refused}");
+            new.transport.prepare().await.unwrap();
+            delete(&server, "scheme");
+            new.transport.prepare().await.unwrap();
+            delete(&server, "scheme");
+            // Who lives restores it too, once per turn to sweep.
+            let turn = Some(a.ttl);
+            new.locks.beat(&a, &[], turn).await.unwrap();
+            let recorded: String = server.run(&["GET", "{orders-input}:scheme"]);
+            assert_eq!(recorded, "session");
+        }
+    });
+}
+
+#[test]
+fn either_half_of_the_quarantine_may_vanish() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let transport = &backend.transport;
+        transport.prepare().await.unwrap();
+        let park = async |id: u128, names: &[&str]| {
+            transport.submit(&batch(id, names)).await.unwrap();
+            let fetched = transport.fetch(&fetch("a", 9, 0)).await.unwrap();
+            for entry in fetched.entries {
+                let wanted = Quarantine {
+                    entry: entry.entry,
+                    token: FencingToken::NONE,
+                    reason: "of the test".to_owned(),
+                };
+                transport
+                    .quarantine(&consumer("a"), &[wanted])
+                    .await
+                    .unwrap();
+            }
+        };
+        let listed = async || {
+            let parked = transport.list_quarantined(EntryId::MIN, 9).await.unwrap();
+            parked.len()
+        };
+        park(1, &["a", "b"]).await;
+        delete(&server, "quarantine:index");
+        assert_eq!(listed().await, 2);
+        park(2, &["c"]).await;
+        delete(&server, "quarantine:index");
+        park(3, &["d"]).await;
+        assert_eq!(listed().await, 4);
+        delete(&server, "quarantine");
+        assert_eq!(listed().await, 0);
+        park(4, &["e"]).await;
+        assert_eq!(listed().await, 1);
+    });
+}
+
+#[test]
+fn a_policy_by_which_keys_may_vanish_is_told() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let provider = RedisBackend::connect(server.url()).await.unwrap();
+        assert_eq!(provider.eviction_policy().await.unwrap(), None);
+        server.run::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+        assert_eq!(provider.eviction_policy().await.unwrap(), None, "no limit");
+        server.run::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]);
+        let policy = provider.eviction_policy().await.unwrap();
+        assert_eq!(policy.as_deref(), Some("allkeys-lru"));
+    });
+}
