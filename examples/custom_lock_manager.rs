@@ -158,7 +158,7 @@ async fn use_it(sim: &SimRuntime) -> Result<()> {
         .runtime(sim.clone())
         .build()?;
     let mut events = client.start().await?;
-    Producer::new("orders", &backend)?
+    Producer::new("orders", &backend, sim.clone())?
         .submit("call-1", Info::NONE)
         .await?;
     while let Some(event) = events.next().await {

@@ -89,7 +89,7 @@ async fn main() -> Result<()> {
     // Every run has a service of its own, so that runs do not meet in Redis.
     let service = format!("manual-claim-{}", std::process::id());
 
-    let producer = Producer::new(&service, &*backend)?;
+    let producer = Producer::new(&service, &*backend, runtime.clone())?;
     for stream in STREAMS {
         producer.submit(stream, Info::NONE).await?;
     }

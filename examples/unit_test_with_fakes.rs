@@ -128,7 +128,7 @@ impl World {
     }
 
     async fn submit(&self, call: &str) -> Result<()> {
-        Producer::new("calls", &self.backend)?
+        Producer::new("calls", &self.backend, self.sim.clone())?
             .submit(call, Info::NONE)
             .await?;
         Ok(())

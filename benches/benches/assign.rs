@@ -273,7 +273,7 @@ async fn run(
     streams: usize,
     finish: &Finish,
 ) -> (Duration, RedisUsage) {
-    let producer = Producer::new(SERVICE, backend).unwrap();
+    let producer = Producer::new(SERVICE, backend, TokioRuntime::new()).unwrap();
     let pages = announcements(streams);
     let before = RedisUsage::of(server);
     let start = Instant::now();

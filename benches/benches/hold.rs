@@ -148,7 +148,7 @@ fn measure(cell: Cell) -> Figures {
     let server = server();
     runtime().block_on(async {
         let backend = RedisBackend::connect(server.url()).await.unwrap();
-        let producer = Producer::new(SERVICE, &backend).unwrap();
+        let producer = Producer::new(SERVICE, &backend, TokioRuntime::new()).unwrap();
         for page in announcements(cell.streams) {
             producer.submit_all(page).await.unwrap();
         }

@@ -240,7 +240,7 @@ fn measure(cell: Cell, signal: Signal) -> (Vec<Duration>, usize, [String; 2]) {
 
 async fn submit(server: &RedisServer, cell: Cell) {
     let backend = RedisBackend::connect(server.url()).await.unwrap();
-    let producer = Producer::new(SERVICE, &backend).unwrap();
+    let producer = Producer::new(SERVICE, &backend, TokioRuntime::new()).unwrap();
     for page in announcements(cell.streams) {
         producer.submit_all(page).await.unwrap();
     }

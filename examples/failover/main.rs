@@ -138,7 +138,7 @@ async fn play(args: &Args, runtime: Arc<dyn Runtime>) -> Result<bool> {
 
     drop(alive);
 
-    let producer = Producer::new(&service, &*connect(args, &memory).await?)?;
+    let producer = Producer::new(&service, &*connect(args, &memory).await?, runtime.clone())?;
     for number in 1..=CALLS {
         let call = format!("call-{number:02}");
         timeline.say("producer", format!("announces {call}"));

@@ -8,7 +8,7 @@ use streamlease::{Announcement, EntryId, Error, Info, Producer, StreamName};
 
 use crate::Failure;
 use crate::args::{InfoSource, RuntimeKind, SubmitArgs};
-use crate::runtime;
+use crate::runtime::{self, AnyRuntime};
 
 /// Most announcements sent together.
 const BATCH: usize = 500;
@@ -26,7 +26,7 @@ pub(crate) fn run(args: SubmitArgs) -> Result<(), Failure> {
         ));
     }
     let info = args.info.clone().map_or(Ok(Info::NONE), read_info)?;
-    runtime::block_on(RuntimeKind::Tokio, |_| submit(args, info))
+    runtime::block_on(RuntimeKind::Tokio, |runtime| submit(args, info, runtime))
 }
 
 /// What there is to tell about the streams, wherever it is.
@@ -44,9 +44,9 @@ fn read_info(source: InfoSource) -> Result<Info, Failure> {
     Info::from_json(&json).map_err(|err| failed(&err))
 }
 
-async fn submit(args: SubmitArgs, info: Info) -> Result<(), Failure> {
+async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(), Failure> {
     let backend = crate::connect(&args.target).await?;
-    let producer = Producer::new(args.target.service.as_str(), &backend)?;
+    let producer = Producer::new(args.target.service.as_str(), &backend, runtime)?;
     let mut progress = Progress {
         producer,
         info,

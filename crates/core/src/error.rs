@@ -74,6 +74,12 @@ impl Error {
         self.kind
     }
 
+    /// Whether a server refused what it was asked: a call that worked before will
+    /// work again when rights, keys or the server are put right.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self.kind, ErrorKind::Denied | ErrorKind::Incompatible)
+    }
+
     /// Whether the same call may succeed later without anybody changing a setting.
     pub fn is_retryable(&self) -> bool {
         matches!(

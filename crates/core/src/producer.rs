@@ -1,32 +1,61 @@
 //! [`Producer`]: announces data streams.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::client::random;
+use crate::machine::mix;
 use crate::{
-    Announcement, BackendProvider, EntryId, Error, ErrorKind, Info, Result, ServiceName,
-    StreamName, SubmitBatch, Transport,
+    Announcement, BackendProvider, EntryId, Error, ErrorKind, Info, Result, RetryPolicy, Runtime,
+    ServiceName, StreamName, SubmitBatch, Transport,
 };
 
-/// How often a batch is sent before its error is returned.
-const ATTEMPTS: usize = 3;
+/// How long a producer waits by default: about half a minute, in steps of at most 2 s.
+const HALF_A_MINUTE: RetryPolicy = RetryPolicy {
+    retries: Some(18),
+    first: Duration::from_millis(100),
+    max: Duration::from_secs(2),
+};
 
-/// Announces data streams on a service's LBS. A cheap handle.
+/// Announces data streams on a service's LBS. A cheap handle; clones are the same producer.
 #[derive(Debug, Clone)]
 pub struct Producer {
     transport: Arc<dyn Transport>,
+    runtime: Arc<dyn Runtime>,
+    retry: RetryPolicy,
+    /// It has worked once.
+    answered: Arc<AtomicBool>,
 }
 
 impl Producer {
-    /// A producer for `service` on `backend`. Does no I/O.
+    /// A producer for `service` on `backend`, which waits on `runtime`. Does no I/O.
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) if the service name is invalid.
-    pub fn new(service: impl AsRef<str>, backend: &dyn BackendProvider) -> Result<Self> {
+    pub fn new(
+        service: impl AsRef<str>,
+        backend: &dyn BackendProvider,
+        runtime: impl Runtime,
+    ) -> Result<Self> {
         let service = ServiceName::new(service)?;
         Ok(Self {
             transport: backend.backend(&service)?.transport,
+            runtime: Arc::new(runtime),
+            retry: HALF_A_MINUTE,
+            answered: Arc::default(),
         })
+    }
+
+    /// When to give up on a backend that cannot be reached. Default: after about half
+    /// a minute, tried at least every 2 s.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) if a wait is out of bounds.
+    pub fn retry(mut self, policy: RetryPolicy) -> Result<Self> {
+        policy.validate()?;
+        self.retry = policy;
+        Ok(self)
     }
 
     /// Announces one data stream; see [`submit_batch`](Self::submit_batch).
@@ -48,22 +77,53 @@ impl Producer {
 
     /// Appends a batch to the LBS and returns the entry ids in the order given.
     ///
-    /// A connection that breaks is tried again with the same batch, which
-    /// appends nothing twice.
+    /// A server that is away is waited for as the [retry policy](Self::retry) says; so
+    /// is one that refuses what this producer has done before. What of the batch was
+    /// appended already is not appended again.
     ///
     /// # Errors
-    /// Whether the batch was appended is unknown. Calling again with the *same*
-    /// batch (within five minutes) settles it; [`submit`](Self::submit) and
-    /// [`submit_all`](Self::submit_all) draw a new one each time.
+    /// Whether the batch, or a part of it, was appended is unknown. Calling again with
+    /// the *same* batch settles it, as long as the LBS remembers the batch: at least five
+    /// minutes after it was last sent (ten on Redis and in memory), later it would be
+    /// appended once more. [`submit`](Self::submit) and [`submit_all`](Self::submit_all)
+    /// draw a new batch each time; [`SubmitBatch::with_key`] makes one that another
+    /// process can repeat.
+    ///
+    /// Dropping the future means the same: it may have happened.
     pub async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
-        let mut attempt = 1;
+        let mut failed = 0;
         loop {
-            match self.transport.submit(batch).await {
-                Err(error) if error.is_retryable() && attempt < ATTEMPTS => attempt += 1,
-                result => return result,
+            let error = match self.transport.submit(batch).await {
+                Ok(entries) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(entries);
+                }
+                Err(error) => error,
+            };
+            let has_worked = self.answered.load(Ordering::Relaxed);
+            let may_pass = error.is_retryable() || (error.is_refusal() && has_worked);
+            if !may_pass {
+                return Err(error);
             }
+            failed += 1;
+            let Some(wait) = self.retry.wait_after(failed) else {
+                return Err(error);
+            };
+            log::debug!("submitting failed, trying again: {error:?}");
+            let now = self.runtime.now();
+            self.runtime
+                .sleep_until(now + jittered(wait, now.as_nanos()))
+                .await;
         }
     }
+}
+
+/// Between half of `wait` and `wait`: producers that an outage stopped together are not to
+/// come back together.
+fn jittered(wait: Duration, seed: u64) -> Duration {
+    let half = wait / 2;
+    let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
+    half + Duration::from_nanos(mix(seed) % nanos.max(1))
 }
 
 /// A batch with an id of its own, to be submitted once however often it is sent.

@@ -55,6 +55,30 @@ impl RetryPolicy {
             ..Self::UNLIMITED
         }
     }
+
+    /// How long to wait after that many failures in a row; `None`: give up.
+    pub(crate) fn wait_after(&self, failed: u32) -> Option<Duration> {
+        if self.retries.is_some_and(|retries| failed > retries) {
+            return None;
+        }
+        let doubled = 2u32.saturating_pow(failed.saturating_sub(1));
+        Some(self.first.saturating_mul(doubled).min(self.max))
+    }
+
+    /// Checks the bounds of `first` and `max`.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let first = Duration::from_millis(1)..=Duration::from_secs(3600);
+        if !first.contains(&self.first) {
+            return Err(out_of_bounds("retry.first", self.first, "1ms", "1h"));
+        }
+        if self.max < self.first {
+            return Err(Error::config(format!(
+                "retry.max is {:?}; it must be at least retry.first, {:?}",
+                self.max, self.first
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// All settings of a client. [`ClientBuilder`](crate::ClientBuilder) has a method for each.
@@ -111,16 +135,7 @@ impl Settings {
         if let Some(max_silence) = self.max_silence {
             check_silence(max_silence)?;
         }
-        let first = Duration::from_millis(1)..=Duration::from_secs(3600);
-        if !first.contains(&self.retry.first) {
-            return Err(out_of_bounds("retry.first", self.retry.first, "1ms", "1h"));
-        }
-        if self.retry.max < self.retry.first {
-            return Err(Error::config(format!(
-                "retry.max is {:?}; it must be at least retry.first, {:?}",
-                self.retry.max, self.retry.first
-            )));
-        }
+        self.retry.validate()?;
         let forget = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
         if !forget.contains(&self.forget_failures_after) {
             let after = self.forget_failures_after;

@@ -144,6 +144,33 @@ pub struct SubmitBatch {
     pub announcements: Vec<Announcement>,
 }
 
+impl SubmitBatch {
+    /// A batch whose id follows from `key`, by which another process, or the same one
+    /// after a crash, repeats it: a rerun of a job appends nothing twice.
+    ///
+    /// The key stands for the batch. Use it for the same announcements in the same order
+    /// only: at a place where the LBS remembers an entry, that entry is the answer,
+    /// whatever is announced there now. It remembers a batch for at least five minutes
+    /// after it was last sent (ten on Redis and in memory); later the same key appends it
+    /// anew. Keys count per service.
+    pub fn with_key(key: impl AsRef<[u8]>, announcements: Vec<Announcement>) -> Self {
+        Self {
+            id: fnv1a(key.as_ref()),
+            announcements,
+        }
+    }
+}
+
+/// FNV-1a of 128 bits: the same everywhere and in every version, so that a rerun after
+/// an update finds its batch.
+fn fnv1a(bytes: &[u8]) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(OFFSET, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
+    })
+}
+
 /// What to fetch.
 #[derive(Debug, Clone)]
 pub struct FetchRequest {
@@ -383,5 +410,22 @@ impl Debug for Quarantined {
             .field("at_ms", &self.at_ms)
             .field("fields", &self.fields.len())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key that gave another id in the next version would append its batch twice.
+    #[test]
+    fn a_key_gives_the_same_batch_id_in_every_version() {
+        for (key, id) in [
+            ("", 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d),
+            ("a", 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964),
+            ("foobar", 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18_u128),
+        ] {
+            assert_eq!(SubmitBatch::with_key(key, Vec::new()).id, id, "{key}");
+        }
     }
 }

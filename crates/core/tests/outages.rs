@@ -6,7 +6,10 @@ mod common;
 use std::time::Duration;
 
 use common::{Fleet, Node};
-use streamlease_core::{Backend, BackendProvider, Event, Result, Runtime, ServiceName};
+use streamlease_core::{
+    Announcement, Backend, BackendProvider, ErrorKind, Event, Info, Producer, Result, RetryPolicy,
+    Runtime, ServiceName, StreamName, SubmitBatch,
+};
 use streamlease_testkit::faults::{Faults, FaultyLocks, FaultyTransport, LockCall, TransportCall};
 use streamlease_testkit::sim::SimRuntime;
 
@@ -86,4 +89,115 @@ fn after_a_long_outage_work_goes_on_within_a_few_ttls() {
             });
         }
     }
+}
+
+fn announcements(names: &[&str]) -> Vec<Announcement> {
+    let announce = |name: &&str| Announcement::new(StreamName::new(name).unwrap(), Info::NONE);
+    names.iter().map(announce).collect()
+}
+
+#[test]
+fn a_producer_waits_an_outage_out_and_appends_nothing_twice() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let (given, way) = Way::of(&fleet);
+        let producer = Producer::new("orders", &given, sim.clone()).unwrap();
+        let began = sim.now();
+        // The first try is executed and its reply lost; the next ones find nobody.
+        way.transport.lose_reply(TransportCall::Submit);
+        let mending = async {
+            while way.transport.calls(TransportCall::Submit) == 0 {
+                fleet.sleep(Duration::from_millis(1)).await;
+            }
+            way.cut();
+            fleet.sleep(Duration::from_secs(20)).await;
+            way.mend();
+        };
+        let submitting = producer.submit_all(announcements(&["s", "t"]));
+        let (entries, ()) = futures_lite::future::zip(submitting, mending).await;
+        let entries = entries.unwrap();
+        let took = sim.now().saturating_since(began);
+        assert!(took < Duration::from_secs(23), "{took:?}");
+        let tries = way.transport.calls(TransportCall::Submit);
+        assert!((8..=30).contains(&tries), "{tries} in 20 s");
+        let _node = fleet.start("n").await;
+        assert_eq!(fleet.left().await, entries, "once each");
+    });
+}
+
+#[test]
+fn a_producer_gives_up_as_its_retry_policy_says() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let (given, way) = Way::of(&fleet);
+        way.cut();
+        let producer = Producer::new("orders", &given, sim.clone()).unwrap();
+        let began = sim.now();
+        let error = producer.submit("s", Info::NONE).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let took = sim.now().saturating_since(began);
+        let expected = Duration::from_secs(14)..Duration::from_secs(31);
+        assert!(expected.contains(&took), "{took:?}");
+
+        let none = producer.clone().retry(RetryPolicy::NONE).unwrap();
+        let began = sim.now();
+        none.submit("s", Info::NONE).await.unwrap_err();
+        assert_eq!(sim.now(), began);
+        let wrong = RetryPolicy {
+            first: Duration::ZERO,
+            ..RetryPolicy::UNLIMITED
+        };
+        let error = producer.retry(wrong).unwrap_err();
+        assert!(
+            error.to_string().starts_with("retry.first is 0ns"),
+            "{error}"
+        );
+    });
+}
+
+/// A job that is run again, by another process, with the key that it was given.
+#[test]
+fn a_batch_that_is_submitted_again_by_its_key_doubles_nothing() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let names = ["s", "t", "u"];
+        let batch = || SubmitBatch::with_key("import-2026-11-28", announcements(&names));
+        let first = fleet.producer().submit_batch(&batch()).await.unwrap();
+        let again = fleet.producer().submit_batch(&batch()).await.unwrap();
+        assert_eq!(again, first);
+        let other = SubmitBatch::with_key("import-2026-11-29", announcements(&names));
+        let other = fleet.producer().submit_batch(&other).await.unwrap();
+        assert!(other.iter().all(|entry| !first.contains(entry)));
+        let _node = fleet.start("n").await;
+        assert_eq!(fleet.left().await.len(), 6);
+    });
+}
+
+/// What it was never allowed is an error at once, what it has done before an outage.
+#[test]
+fn a_producer_waits_for_a_refusal_only_if_it_has_worked_before() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let (given, way) = Way::of(&fleet);
+        let producer = Producer::new("orders", &given, sim.clone()).unwrap();
+        way.transport.refuse_all();
+        let began = sim.now();
+        let error = producer.submit("s", Info::NONE).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert_eq!(sim.now(), began);
+        way.mend();
+        producer.submit("s", Info::NONE).await.unwrap();
+        way.transport.refuse_all();
+        let mending = async {
+            fleet.sleep(Duration::from_secs(5)).await;
+            way.mend();
+        };
+        let submitting = producer.submit("t", Info::NONE);
+        let (submitted, ()) = futures_lite::future::zip(submitting, mending).await;
+        submitted.unwrap();
+    });
 }

@@ -45,7 +45,8 @@ pub struct Faults<K> {
 
 struct Script<K> {
     next: BTreeMap<K, VecDeque<Fault>>,
-    broken: bool,
+    /// With which kind of error every call fails.
+    broken: Option<ErrorKind>,
     calls: BTreeMap<K, u64>,
 }
 
@@ -69,7 +70,7 @@ impl<K: Copy + Ord + Debug> Faults<K> {
     fn new() -> Self {
         let script = Script {
             next: BTreeMap::new(),
-            broken: false,
+            broken: None,
             calls: BTreeMap::new(),
         };
         Self {
@@ -111,12 +112,18 @@ impl<K: Copy + Ord + Debug> Faults<K> {
     /// [`repair`](Self::repair): the server is unreachable. Calls already under
     /// way go on.
     pub fn break_all(&self) {
-        self.script().broken = true;
+        self.script().broken = Some(ErrorKind::Unavailable);
     }
 
-    /// Ends [`break_all`](Self::break_all).
+    /// From now on every call is refused without anything having happened, until
+    /// [`repair`](Self::repair): the rights are gone.
+    pub fn refuse_all(&self) {
+        self.script().broken = Some(ErrorKind::Denied);
+    }
+
+    /// Ends [`break_all`](Self::break_all) and [`refuse_all`](Self::refuse_all).
     pub fn repair(&self) {
-        self.script().broken = false;
+        self.script().broken = None;
     }
 
     /// How many such calls there were, failed ones included.
@@ -141,11 +148,10 @@ impl<K: Copy + Ord + Debug> Faults<K> {
         let fault = {
             let mut script = self.script();
             *script.calls.entry(call).or_default() += 1;
-            if script.broken {
-                Some(Fault::LoseRequest)
-            } else {
-                script.next.get_mut(&call).and_then(VecDeque::pop_front)
+            if let Some(kind) = script.broken {
+                return Err(Error::new(kind, format!("{call:?}: refused by the test")));
             }
+            script.next.get_mut(&call).and_then(VecDeque::pop_front)
         };
         let lost = |what: &str| {
             Err(Error::new(

@@ -15,3 +15,4 @@ mod outages;
 mod poison;
 mod redis_server;
 mod refusals;
+mod starting;

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use streamlease_core::{Completion, Event};
+use streamlease_core::{Completion, ErrorKind, Event};
 use streamlease_tests::RedisServer;
 
 use crate::support::{World, on_redis, on_redis_with_session_leases};
 
-on_redis!(rights_that_are_gone_for_a_second_end_no_consumer);
-on_redis_with_session_leases!(rights_that_are_gone_for_a_second_end_no_consumer);
+on_redis!(
+    rights_that_are_gone_for_a_second_end_no_consumer,
+    a_consumer_that_was_never_allowed_to_read_ends_and_says_so,
+);
+on_redis_with_session_leases!(
+    rights_that_are_gone_for_a_second_end_no_consumer,
+    a_consumer_that_was_never_allowed_to_read_ends_and_says_so,
+);
 
 /// A deployment of rights (`ACL LOAD`): every client ended for good.
 async fn rights_that_are_gone_for_a_second_end_no_consumer(world: World) {
@@ -38,4 +44,29 @@ async fn rights_that_are_gone_for_a_second_end_no_consumer(world: World) {
         }
     }
     world.nothing_is_left().await;
+}
+
+/// Its setup has to be put right: that is not to be waited for.
+async fn a_consumer_that_was_never_allowed_to_read_ends_and_says_so(world: World) {
+    let server = RedisServer::builder()
+        .config("user worker on >pw ~* &* +@all -xreadgroup")
+        .start();
+    let url = server.url_with("worker", "pw", 0);
+    let world = world.with_server(server).with_url(url);
+    let process = world.process();
+    let client = world.build("a", world.provider().await, &process, |b| b);
+    let error = match world.within("an answer", client.start()).await {
+        Err(error) => error,
+        Ok(mut events) => match world.within("the end", events.next()).await {
+            Some(Event::Terminated(end)) => {
+                assert!(
+                    end.to_string().contains("XREADGROUP") || end.to_string().contains("NOPERM")
+                );
+                assert_eq!(end.error().unwrap().kind(), ErrorKind::Denied);
+                return;
+            }
+            event => panic!("{event:?}"),
+        },
+    };
+    assert_eq!(error.kind(), ErrorKind::Denied);
 }

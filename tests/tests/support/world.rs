@@ -188,7 +188,7 @@ impl World {
             .into_iter()
             .map(|(name, info)| Announcement::new(StreamName::new(name).unwrap(), info))
             .collect();
-        let producer = Producer::new("orders", &self.provider().await).unwrap();
+        let producer = Producer::new("orders", &self.provider().await, self.base.clone()).unwrap();
         producer.submit_all(announcements).await.unwrap()
     }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use streamlease::{Announcement, Info, Producer, RedisBackend, StreamName, SubmitBatch, new_batch};
+use streamlease::{
+    Announcement, Info, Producer, RedisBackend, StreamName, SubmitBatch, TokioRuntime, new_batch,
+};
 
 use crate::plan::Work;
 
@@ -121,6 +123,7 @@ async fn submit(
         None => producer.insert(Producer::new(
             service,
             &RedisBackend::connect(redis).await?,
+            TokioRuntime::new(),
         )?),
     };
     producer.submit_batch(batch).await

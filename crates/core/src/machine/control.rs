@@ -214,14 +214,9 @@ impl Machine {
             None => 1,
             Some(outage) => outage.failed + 1,
         };
-        let policy = self.settings.retry;
-        if policy.retries.is_some_and(|retries| failed > retries) {
+        let Some(wait) = self.settings.retry.wait_after(failed) else {
             return self.stop(Some(error));
-        }
-        let wait = policy
-            .first
-            .saturating_mul(2u32.saturating_pow(failed - 1))
-            .min(policy.max);
+        };
         let mut told = outage.and_then(|outage| outage.told);
         if refusal_told {
             told = Some(self.now);

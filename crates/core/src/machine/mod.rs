@@ -75,6 +75,7 @@ use lanes::Lanes;
 use look::Looking;
 use orphans::Orphans;
 use rng::Rng;
+pub(crate) use rng::mix;
 use session::Sitting;
 
 /// Streams per action: a page. A script over one takes Redis well under 2 ms.

@@ -65,7 +65,7 @@ impl Fleet {
     }
 
     pub fn producer(&self) -> Producer {
-        Producer::new("orders", &self.backend).unwrap()
+        Producer::new("orders", &self.backend, self.sim.clone()).unwrap()
     }
 
     pub async fn submit(&self, names: &[&str]) {

@@ -77,7 +77,8 @@
 //!         .seed(sim.random(u64::MAX))
 //!         .build()?;
 //!     let mut events = client.start().await?;
-//!     Producer::new("orders", &servers.line())?.submit("s", Info::NONE).await?;
+//!     let producer = Producer::new("orders", &servers.line(), process.clone())?;
+//!     producer.submit("s", Info::NONE).await?;
 //!     let Some(Event::StreamAdded(lease)) = events.next().await else { panic!() };
 //!
 //!     // Cut off for longer than its TTL, it is told so before anybody else gets the stream.

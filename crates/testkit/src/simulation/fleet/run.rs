@@ -184,7 +184,8 @@ impl<'a> Run<'a> {
         let announced = self.announced.clone();
         lock(&announced).under_way += 1;
         self.sim.spawn(Box::pin(async move {
-            let producer = Producer::new(Trial::SERVICE, &line).expect("their own service");
+            let producer =
+                Producer::new(Trial::SERVICE, &line, sim.clone()).expect("their own service");
             let mut batch = new_batch(vec![announcement.clone()]).expect("random numbers");
             loop {
                 let entries = match producer.submit_batch(&batch).await {
