@@ -136,7 +136,7 @@ impl Bench {
             Action::Claim(page) => {
                 let claimed = ClaimOutcome::Claimed {
                     from: None,
-                    failures: 0,
+                    failures: 0.into(),
                 };
                 Reply::Claimed(vec![claimed; page.len()])
             }

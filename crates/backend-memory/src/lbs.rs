@@ -6,9 +6,9 @@ use std::ops::Bound::{Excluded, Unbounded};
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
-    Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, MalformedReason, Pending, PendingIds,
-    PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope,
-    SubmitBatch, Timestamp,
+    Failures, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, KEPT_REASONS,
+    MalformedReason, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    QuarantineRelease, Quarantined, Result, Scope, SubmitBatch, Timestamp,
 };
 
 use crate::service::{REMEMBERED, not_prepared};
@@ -35,10 +35,21 @@ struct Entry {
 }
 
 /// What is remembered of an entry's owners. It outlives the group.
+#[derive(Default)]
 struct Fence {
     token: FencingToken,
     handed_back: bool,
     failures: u32,
+    /// Of the last ones, oldest first.
+    kept: VecDeque<Failure>,
+}
+
+struct Failure {
+    /// Whose.
+    token: FencingToken,
+    /// The token by which a death was counted; `None` if its owner said that it failed.
+    counted_by: Option<FencingToken>,
+    reason: String,
 }
 
 struct Group {
@@ -124,11 +135,7 @@ impl Lbs {
             EntryId::new(self.last_id.ms, self.last_id.seq + 1)
         };
         self.last_id = id;
-        let fence = Fence {
-            token: FencingToken::NONE,
-            handed_back: false,
-            failures: 0,
-        };
+        let fence = Fence::default();
         self.entries.insert(id, Entry { fields, fence });
         if let Some(group) = &mut self.group {
             group.undelivered += 1;
@@ -263,6 +270,7 @@ impl Lbs {
         claim: Fenced,
         now: Timestamp,
     ) -> ClaimOutcome {
+        let owner = self.pending_at(claim.entry);
         let fence = match self.admit(claim) {
             Ok(fence) => fence,
             Err(Refusal::Gone) => return ClaimOutcome::Gone,
@@ -272,12 +280,15 @@ impl Lbs {
             // The late copy of a claim from before the hand back.
             return ClaimOutcome::Stale { seen: fence.token };
         }
-        if claim.token > fence.token && fence.token != FencingToken::NONE && !fence.handed_back {
-            fence.failures += 1;
-        }
+        fence.count_death(claim.token, owner);
         fence.token = claim.token;
         fence.handed_back = false;
-        let failures = fence.failures;
+        let last = fence.kept.back();
+        let failures = Failures {
+            count: fence.failures,
+            counted_now: last.is_some_and(|last| last.counted_by == Some(claim.token)),
+            reasons: fence.reasons(),
+        };
         let from = self
             .group
             .as_mut()
@@ -291,6 +302,7 @@ impl Lbs {
             && !fence.handed_back
         {
             fence.failures = 0;
+            fence.kept.clear();
         }
     }
 
@@ -305,29 +317,55 @@ impl Lbs {
         }
     }
 
-    pub(crate) fn hand_back(&mut self, hand_back: &HandBack, now: Timestamp) -> HandBackOutcome {
+    /// What others may take now goes into `freed`.
+    pub(crate) fn hand_back(
+        &mut self,
+        hand_back: &HandBack,
+        freed: &mut Vec<EntryId>,
+        now: Timestamp,
+    ) -> HandBackOutcome {
         let &HandBack {
             entry,
             token,
-            failed,
+            ref failed,
+            rests,
         } = hand_back;
         match self.admit(Fenced { entry, token }) {
             Ok(fence) => {
                 let repeated = fence.handed_back && fence.token == token;
-                fence.failures += u32::from(failed && !repeated);
+                if let Some(reason) = failed.clone().filter(|_| !repeated) {
+                    fence.count(Failure {
+                        token,
+                        counted_by: None,
+                        reason,
+                    });
+                }
                 fence.token = token;
                 fence.handed_back = true;
-                if failed && !repeated {
+                if rests && !repeated {
                     let pending = self.group.as_mut().map(|group| &mut group.pending);
                     if let Some(at) = pending.and_then(|pending| pending.get_mut(&entry)) {
                         at.since = now;
                     }
                 }
+                freed.push(entry);
                 HandBackOutcome::HandedBack
             }
             Err(Refusal::Gone) => HandBackOutcome::Gone,
-            Err(Refusal::Stale(seen)) => HandBackOutcome::NotOwner { seen },
+            Err(Refusal::Stale(seen)) => {
+                if let Some(Entry { fence, .. }) = self.entries.get_mut(&entry) {
+                    let taken_back = fence.take_back(token, failed.as_deref());
+                    // It need not rest for so long any more.
+                    freed.extend((taken_back && fence.handed_back).then_some(entry));
+                }
+                HandBackOutcome::NotOwner { seen }
+            }
         }
+    }
+
+    fn pending_at(&self, entry: EntryId) -> Option<ConsumerName> {
+        let pending = &self.group.as_ref()?.pending;
+        Some(pending.get(&entry)?.consumer.clone())
     }
 
     pub(crate) fn quarantine(
@@ -348,6 +386,7 @@ impl Lbs {
                         entry,
                         reason: reason.clone(),
                         failures: fence.failures,
+                        reasons: fence.reasons(),
                         last_owner: consumer.clone(),
                         at_ms: u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX),
                         fields,
@@ -486,6 +525,53 @@ impl Group {
         let consumer = self.consumers.entry(name.clone()).or_insert_with(new);
         consumer.seen = now;
         consumer
+    }
+}
+
+impl Fence {
+    /// Whoever has a greater token finds the owner before it dead, unless it gave up.
+    fn count_death(&mut self, by: FencingToken, owner: Option<ConsumerName>) {
+        if by > self.token && self.token != FencingToken::NONE && !self.handed_back {
+            let owner = owner.map_or_else(String::new, |owner| format!(" {owner}"));
+            self.count(Failure {
+                token: self.token,
+                counted_by: Some(by),
+                reason: format!("its owner{owner} ended without handing back"),
+            });
+        }
+    }
+
+    fn count(&mut self, failure: Failure) {
+        self.failures += 1;
+        self.kept.push_back(failure);
+        if self.kept.len() > KEPT_REASONS {
+            self.kept.pop_front();
+        }
+    }
+
+    /// The owner with this token lives: what was counted as its death, if it was, is
+    /// what it says.
+    fn take_back(&mut self, token: FencingToken, failed: Option<&str>) -> bool {
+        let is_its_death = |of: &Failure| of.token == token && of.counted_by.is_some();
+        let Some(at) = self.kept.iter().position(is_its_death) else {
+            return false;
+        };
+        match (failed, self.kept.get_mut(at)) {
+            (Some(reason), Some(failure)) => {
+                failure.counted_by = None;
+                failure.reason = reason.to_owned();
+            }
+            _ => {
+                self.kept.remove(at);
+                self.failures -= 1;
+            }
+        }
+        true
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let reasons = self.kept.iter().map(|failure| failure.reason.clone());
+        reasons.collect()
     }
 }
 

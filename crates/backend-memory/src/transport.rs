@@ -124,15 +124,13 @@ impl Transport for MemoryTransport {
         entries: &[HandBack],
     ) -> Result<Vec<HandBackOutcome>> {
         Ok(self.service.step(|state, now| {
-            let outcomes: Vec<_> = entries
+            let mut freed = Vec::new();
+            let outcomes = entries
                 .iter()
-                .map(|entry| state.lbs.hand_back(entry, now))
+                .map(|entry| state.lbs.hand_back(entry, &mut freed, now))
                 .collect();
-            let free = entries.iter().zip(&outcomes);
-            let free = free.filter(|(_, outcome)| **outcome == HandBackOutcome::HandedBack);
-            let free: Vec<_> = free.map(|(hand_back, _)| hand_back.entry).collect();
-            if !free.is_empty() {
-                state.publish(Hint::HandedBack(free));
+            if !freed.is_empty() {
+                state.publish(Hint::HandedBack(freed));
             }
             outcomes
         }))

@@ -178,23 +178,18 @@ pub(crate) fn pending_ids(value: Value) -> Result<Vec<EntryId>> {
 }
 
 fn pending(value: Value) -> Result<Pending> {
-    let [
-        entry,
-        at,
-        idle,
-        deliveries,
-        seen,
-        handed_back,
-        failures,
-        fields,
-    ] = tuple(value)?;
+    let [entry, at, idle, deliveries, seen, state, failures, fields] = tuple(value)?;
+    let (entry, state) = (entry_id(entry)?, number(state)?);
+    if state == 2 {
+        crate::transport::warn_of_unreadable(entry);
+    }
     Ok(Pending {
-        entry: entry_id(entry)?,
+        entry,
         consumer: consumer(at)?,
         idle: millis(idle)?,
         deliveries: count(deliveries)?,
         token: token(seen)?,
-        handed_back: number(handed_back)? != 0,
+        handed_back: state != 0,
         failures: small(failures)?,
         content: content(fields)?,
     })
@@ -314,6 +309,7 @@ pub(crate) fn quarantined(value: Value) -> Result<Quarantined> {
             entry,
             reason: "(the quarantine's record of this entry cannot be read)".to_owned(),
             failures: 0,
+            reasons: Vec::new(),
             last_owner: ConsumerName::from_wire(""),
             at_ms: 0,
             fields: Vec::new(),
@@ -334,20 +330,37 @@ pub(crate) fn quarantine_release(value: Value) -> Result<QuarantineRelease> {
 
 fn quarantine_record(entry: EntryId, record: &[u8]) -> Option<Quarantined> {
     let mut pieces = pieces(record)?.into_iter();
-    let mut text = || Some(String::from_utf8_lossy(pieces.next()?).into_owned());
-    let (reason, failures, owner, at_ms) = (text()?, text()?, text()?, text()?);
+    let mut next = || pieces.next();
+    let text = |piece| String::from_utf8_lossy(piece).into_owned();
+    let (reason, failed, owner, at_ms) = (next()?, next()?, next()?, next()?);
+    let (failures, reasons) = failures(failed)?;
     let mut fields = Vec::new();
     while let Some(name) = pieces.next() {
         fields.push((name.to_vec(), pieces.next()?.to_vec()));
     }
     Some(Quarantined {
         entry,
-        reason,
-        failures: failures.parse().ok()?,
-        last_owner: ConsumerName::from_wire(owner),
-        at_ms: at_ms.parse().ok()?,
+        reason: text(reason),
+        failures,
+        reasons,
+        last_owner: ConsumerName::from_wire(text(owner)),
+        at_ms: text(at_ms).parse().ok()?,
         fields,
     })
+}
+
+/// How many failures, and behind a colon what `record.lua` keeps of the last ones: the
+/// reason of each stands behind a letter and two tokens.
+fn failures(text: &[u8]) -> Option<(u32, Vec<String>)> {
+    let end = text.iter().position(|byte| *byte == b':');
+    let (count, kept) = text.split_at(end.unwrap_or(text.len()));
+    let count = std::str::from_utf8(count).ok()?.parse().ok()?;
+    let kept = pieces(kept.strip_prefix(b":").unwrap_or_default()).unwrap_or_default();
+    let reason = |failure: &[u8]| {
+        let reason = failure.get(41..)?;
+        Some(String::from_utf8_lossy(reason).into_owned())
+    };
+    Some((count, kept.into_iter().filter_map(reason).collect()))
 }
 
 /// Splits `<length>:<bytes>,` pieces, as the scripts write them.

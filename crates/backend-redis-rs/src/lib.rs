@@ -61,14 +61,14 @@
 //! | `{orders-input}:leases:<session>:marks` | session leases: hash: data stream → token of a lease to be given up |
 //! | `{orders-input}:sessions:details` | session leases: hash: TTL and latest acquire of each session |
 //! | `{orders-input}:server` | session leases: hash: run id and clock of the server when last looked at, and until when it is left calm |
-//! | `{orders-input}:tokens` | hash: entry id → greatest token, whether handed back, failures |
+//! | `{orders-input}:tokens` | hash: entry id → greatest token, whether handed back, failures, their last reasons |
 //! | `{orders-input}:counter` | the last token minted |
 //! | `{orders-input}:sessions` | sorted set: session → deadline in ms of the server's clock |
 //! | `{orders-input}:sessions:buried` | sorted set: sessions that must not come back, for an hour |
 //! | `{orders-input}:refused` | sorted set: data streams that somebody was refused → until when |
 //! | `{orders-input}:sweep` | who has the turn to sweep |
 //! | `{orders-input}:batch:<id>` | list: entry ids of a submitted batch, for 10 minutes |
-//! | `{orders-input}:quarantine` | hash: entry id → reason, failures, who, when, raw fields |
+//! | `{orders-input}:quarantine` | hash: entry id → reason, failures with their last reasons, who, when, raw fields |
 //! | `{orders-input}:quarantine:index` | sorted set: the quarantine in the order of the LBS |
 //! | `{orders-input}:released:<id>` | the new id of an entry that came back from the quarantine, for 10 minutes |
 //! | `{orders-input}:hints` | a pub/sub channel |

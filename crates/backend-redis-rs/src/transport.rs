@@ -13,8 +13,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis_rs::{Pipeline, Value, cmd};
 use streamlease_core::{
-    ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
-    FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingIds,
+    ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Failures,
+    Fenced, FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingIds,
     PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope,
     SubmitBatch, Transport,
 };
@@ -320,7 +320,8 @@ impl Transport for RedisTransport {
             add_span(call, page.iter().map(|back| back.entry));
             call.args(page.iter().map(|back| back.entry.to_string()));
             call.args(page.iter().map(|back| digits(back.token)));
-            call.args(page.iter().map(|back| if back.failed { "1" } else { "0" }));
+            call.args(page.iter().map(|back| if back.rests { "1" } else { "0" }));
+            call.args(page.iter().map(reason_of));
         };
         let read = |reply| {
             Ok(match ended(reply)? {
@@ -495,27 +496,59 @@ fn add_fenced(call: &mut Call, page: &[Fenced]) {
 
 /// The reply to one item of `claim.lua`.
 pub(crate) fn claimed(claimer: &ConsumerName, reply: Value) -> Result<ClaimOutcome> {
-    if let Value::Int(_) = reply {
+    if reply == Value::Int(0) {
         return Ok(ClaimOutcome::Claimed {
             from: Some(claimer.clone()),
-            failures: decode::small(reply)?,
+            failures: Failures::default(),
         });
     }
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "claimed" => {
-            let failures = decode::small(decode::next(&mut rest)?)?;
-            let from = match rest.next() {
-                None | Some(Value::Nil) => None,
-                Some(name) => Some(decode::consumer(name)?),
+            let count = decode::small(decode::next(&mut rest)?)?;
+            let from = match decode::next(&mut rest)? {
+                Value::Nil => None,
+                name => Some(decode::consumer(name)?),
+            };
+            let counted_now = decode::number(decode::next(&mut rest)?)? != 0;
+            let failures = Failures {
+                count,
+                counted_now,
+                reasons: rest.map(decode::text).collect::<Result<_>>()?,
             };
             Ok(ClaimOutcome::Claimed { from, failures })
         }
         "gone" => Ok(ClaimOutcome::Gone),
         "stale" => Ok(ClaimOutcome::Stale {
-            seen: decode::token(decode::next(&mut rest)?)?,
+            seen: refused_by(rest)?,
         }),
         _ => Err(protocol("an unknown outcome of a claim")),
+    }
+}
+
+/// The token that a lower one was refused for.
+fn refused_by(mut rest: std::vec::IntoIter<Value>) -> Result<FencingToken> {
+    let seen = decode::token(decode::next(&mut rest)?)?;
+    if let Some(entry) = rest.next() {
+        warn_of_unreadable(decode::entry_id(entry)?);
+    }
+    Ok(seen)
+}
+
+/// The scripts have replaced the record; it is told once.
+pub(crate) fn warn_of_unreadable(entry: EntryId) {
+    log::warn!(
+        "somebody has overwritten the fencing record of {entry}: \
+         it cannot be read, and only owners that come from now on are let in"
+    );
+}
+
+/// The scripts tell a failure by its reason.
+fn reason_of(back: &HandBack) -> &str {
+    match back.failed.as_deref() {
+        None => "",
+        Some("") => "its owner gave no reason",
+        Some(reason) => reason,
     }
 }
 
@@ -532,9 +565,9 @@ pub(crate) fn ended(reply: Value) -> Result<Ended> {
         Value::Int(0) => return Ok(Ended::Gone),
         _ => {}
     }
-    let (word, mut rest) = decode::outcome(reply)?;
+    let (word, rest) = decode::outcome(reply)?;
     match &*word {
-        "not_owner" => Ok(Ended::NotOwner(decode::token(decode::next(&mut rest)?)?)),
+        "not_owner" => Ok(Ended::NotOwner(refused_by(rest)?)),
         _ => Err(protocol("an unknown outcome")),
     }
 }

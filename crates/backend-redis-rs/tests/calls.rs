@@ -283,7 +283,8 @@ async fn every_call(backend: &Backend) {
     let back = HandBack {
         entry,
         token: FencingToken(1),
-        failed: true,
+        failed: Some("it was bad".into()),
+        rests: true,
     };
     transport.hand_back(&claimer, &[back]).await.unwrap();
     let park = Quarantine {
@@ -337,7 +338,8 @@ fn no_call_of_the_transport_does_more_than_a_page() {
             .map(|(n, claim)| HandBack {
                 entry: claim.entry,
                 token: claim.token,
-                failed: n % 2 == 0,
+                failed: (n % 2 == 0).then(|| "it was bad".repeat(25)),
+                rests: n % 2 == 0,
             })
             .collect();
         transport.hand_back(&claimer, &backs).await.unwrap();

@@ -86,7 +86,8 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
             let back = HandBack {
                 entry: all[0].entry,
                 token: all[0].token,
-                failed: true,
+                failed: Some("it was bad".into()),
+                rests: true,
             };
             let back = transport.hand_back(&a.id.consumer, &[back]).await.unwrap();
             assert_eq!(back, [HandBackOutcome::HandedBack]);

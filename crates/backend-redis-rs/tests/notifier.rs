@@ -144,7 +144,8 @@ fn hand_backs_releases_and_closes_are_announced_by_those_who_do_them() {
         let back = HandBack {
             entry: ids[0],
             token: FencingToken(1),
-            failed: false,
+            failed: None,
+            rests: false,
         };
         backend
             .transport

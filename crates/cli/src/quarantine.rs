@@ -107,6 +107,8 @@ enum Line {
         malformed: Option<String>,
         reason: String,
         failures: u32,
+        /// Why the last of its owners failed, oldest first.
+        reasons: Vec<String>,
         last_owner: String,
         /// Unix time in milliseconds, by the server's clock.
         parked_at: u64,
@@ -144,6 +146,7 @@ impl Line {
             malformed,
             reason: parked.reason.clone(),
             failures: parked.failures,
+            reasons: parked.reasons.clone(),
             last_owner: parked.last_owner.to_string(),
             parked_at: parked.at_ms,
             fields: fields
@@ -180,14 +183,21 @@ impl Line {
                 stream,
                 reason,
                 failures,
+                reasons,
                 last_owner,
                 ..
-            } => format!(
-                "quarantined: entry={entry} stream={} failures={failures} last_owner={} reason={}",
-                printable(stream.as_deref().unwrap_or("-")),
-                printable(last_owner),
-                printable(reason)
-            ),
+            } => {
+                let failed = match reasons.is_empty() {
+                    true => String::new(),
+                    false => format!(" reasons={}", printable(&reasons.join("; "))),
+                };
+                format!(
+                    "quarantined: entry={entry} stream={} failures={failures} last_owner={} reason={}{failed}",
+                    printable(stream.as_deref().unwrap_or("-")),
+                    printable(last_owner),
+                    printable(reason)
+                )
+            }
             Self::Released { entry, new_entry } => {
                 format!("released: entry={entry} new_entry={new_entry}")
             }

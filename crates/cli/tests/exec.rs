@@ -63,6 +63,10 @@ fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_parked()
         .iter()
         .sum::<usize>();
     assert!(handed_back >= 4, "{handed_back}");
+    let parked = one.events_of("quarantined").into_iter();
+    let parked: Vec<_> = parked.chain(two.events_of("quarantined")).collect();
+    let reason = parked[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("the program failed ("), "{reason}");
     assert_eq!(
         one.events_of("stream_done").len() + two.events_of("stream_done").len(),
         0

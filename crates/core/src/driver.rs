@@ -516,10 +516,14 @@ impl Driver {
                 log::info!("orphaned stream={stream} consumer={consumer} entry={entry}");
                 Event::StreamExpired(Orphan::new(entry, stream, info, owner))
             }
-            Notice::Quarantined { entry, reason } => {
+            Notice::Quarantined {
+                entry,
+                reason,
+                failures,
+            } => {
                 log::warn!("quarantined consumer={consumer} entry={entry}: {reason}");
                 self.recorder.quarantined();
-                Event::Quarantined(QuarantinedEntry::new(entry, reason))
+                Event::Quarantined(QuarantinedEntry::new(entry, reason, failures))
             }
             Notice::Terminated { error } => {
                 match &error {

@@ -207,11 +207,16 @@ impl Disowned {
 pub struct QuarantinedEntry {
     entry: EntryId,
     reason: String,
+    failures: Vec<String>,
 }
 
 impl QuarantinedEntry {
-    pub(crate) fn new(entry: EntryId, reason: String) -> Self {
-        Self { entry, reason }
+    pub(crate) fn new(entry: EntryId, reason: String, failures: Vec<String>) -> Self {
+        Self {
+            entry,
+            reason,
+            failures,
+        }
     }
 
     /// The entry's id on the LBS.
@@ -222,6 +227,12 @@ impl QuarantinedEntry {
     /// Why it was parked.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Why the last of its owners failed, oldest first, at most
+    /// [`KEPT_REASONS`](crate::KEPT_REASONS); none if it could not be read.
+    pub fn failures(&self) -> &[String] {
+        &self.failures
     }
 }
 

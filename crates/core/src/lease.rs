@@ -149,16 +149,19 @@ impl Lease {
     ///
     /// Cancel-safe: once polled, it goes on without the caller.
     pub async fn hand_back(&self) -> Result<Handover> {
-        self.give_up(false).await
+        self.give_up(None).await
     }
 
-    /// Like [`hand_back`](Self::hand_back), and counts as a failure: after
-    /// `quarantine_after` of them the entry is parked.
-    pub async fn fail(&self) -> Result<Handover> {
-        self.give_up(true).await
+    /// Like [`hand_back`](Self::hand_back), and counts as a failure, for this reason:
+    /// after `quarantine_after` of them the entry is parked.
+    ///
+    /// The last reasons are kept with the entry, and shown where it is parked. Of each
+    /// the first 256 bytes are.
+    pub async fn fail(&self, reason: impl Into<String>) -> Result<Handover> {
+        self.give_up(Some(bounded(reason.into()))).await
     }
 
-    async fn give_up(&self, failed: bool) -> Result<Handover> {
+    async fn give_up(&self, failed: Option<String>) -> Result<Handover> {
         let (entry, token) = (self.entry, self.token);
         let answer = self
             .handle
@@ -178,6 +181,19 @@ impl Lease {
     }
 }
 
+/// The most bytes of a reason that are kept.
+const LONGEST_REASON: usize = 256;
+
+/// Cut at a character's end.
+fn bounded(mut reason: String) -> String {
+    let mut end = reason.len().min(LONGEST_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    reason
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.belief.is_over() {
@@ -188,7 +204,8 @@ impl Drop for Lease {
             self.handle.post(Command::HandBack {
                 entry,
                 token,
-                failed: taken_up && std::thread::panicking(),
+                failed: (taken_up && std::thread::panicking())
+                    .then(|| "its handler panicked".to_owned()),
                 call: None,
             });
         }

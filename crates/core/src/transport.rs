@@ -19,7 +19,20 @@
 //!     whichever consumer has the entry pending. `FencingToken::NONE` so fits
 //!     only entries that nobody has ever claimed.
 //!
-//!   A refused operation changes nothing.
+//!   A refused operation changes nothing, except that a hand back which comes too
+//!   late takes a failure back (see the next point).
+//! - **Failures.** Per entry that is not completed, the transport counts how often
+//!   owners failed on it, in the same atomic steps. A failure belongs to a token, and
+//!   none counts twice:
+//!   - a hand back with `failed` counts one of its own token, with that reason;
+//!   - a claim with a greater token than the remembered one counts the death of the
+//!     owner with that, if it was never handed back. The reason names the consumer
+//!     that had the entry pending, if one had;
+//!   - an owner that was alive all the same hands back late, with its lower token: its
+//!     death is taken back, or replaced by what it says it failed with.
+//!
+//!   Of the last five the reasons are kept, any text as it is, and only these can be
+//!   taken back. They survive claims and go into quarantine with the entry.
 //! - **Nothing vanishes (R7).** An entry leaves by `complete` or `quarantine`
 //!   only, and the quarantine by `release_quarantined` or `drop_quarantined`.
 //!   A new group starts at the very first entry.
@@ -82,7 +95,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// token is how an owner keeps an entry, and takes it back if it was moved.
     ///
     /// Counts a failure if the entry had a lower token that was never handed
-    /// back: its owner crashed.
+    /// back: its owner has died.
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>>;
 
     /// Forgets the failures of entries: an owner has held them for long. What has
@@ -97,8 +110,11 @@ pub trait Transport: Debug + Send + Sync + 'static {
     ) -> Result<Vec<CompleteOutcome>>;
 
     /// Gives entries up unfinished: claimable at once, by greater tokens only.
-    /// One whose work failed starts its idle time anew: consumers go by it to
-    /// let the entry rest.
+    ///
+    /// One that comes too late, after a greater token, is answered with `NotOwner`, and
+    /// takes back the failure that was counted as its owner's death, for it lives. If
+    /// the entry is handed back at that moment, this is published again: it need not
+    /// rest for so long any more.
     async fn hand_back(
         &self,
         consumer: &ConsumerName,
@@ -268,15 +284,43 @@ pub struct Fenced {
 }
 
 /// One entry to give up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandBack {
     /// The entry.
     pub entry: EntryId,
     /// The owner's token.
     pub token: FencingToken,
-    /// Whether work on it failed, which counts towards quarantine.
-    pub failed: bool,
+    /// Why work on it failed, if it did. It counts towards quarantine.
+    pub failed: Option<String>,
+    /// Whether its idle time is to start anew: consumers go by it to let the entry
+    /// rest. Otherwise it looks so idle that everybody takes it at once.
+    pub rests: bool,
 }
+
+/// How often owners have failed on an entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// How often.
+    pub count: u32,
+    /// Whether the last of them was counted by this very claim: the death of the owner
+    /// before, which may live and take it back still. A repeat of the claim says so too.
+    pub counted_now: bool,
+    /// Why the last ones failed, oldest first, at most [`KEPT_REASONS`].
+    pub reasons: Vec<String>,
+}
+
+/// So many, of which no more is known.
+impl From<u32> for Failures {
+    fn from(count: u32) -> Self {
+        Self {
+            count,
+            ..Self::default()
+        }
+    }
+}
+
+/// Of how many failures the reasons are kept.
+pub const KEPT_REASONS: usize = 5;
 
 /// One entry to park.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,7 +343,7 @@ pub enum ClaimOutcome {
         /// only fetched it never had it.
         from: Option<ConsumerName>,
         /// How many owners have failed on it so far.
-        failures: u32,
+        failures: Failures,
     },
     /// The entry is no longer on the LBS.
     Gone,
@@ -384,6 +428,8 @@ pub struct Quarantined {
     pub reason: String,
     /// How many owners had failed on it.
     pub failures: u32,
+    /// Why the last of them failed, oldest first, at most [`KEPT_REASONS`].
+    pub reasons: Vec<String>,
     /// The consumer that parked it: its last owner, or who found that it cannot be read.
     pub last_owner: ConsumerName,
     /// When, in milliseconds of the server's clock since the Unix epoch.
@@ -406,6 +452,7 @@ impl Debug for Quarantined {
             .field("entry", &self.entry)
             .field("reason", &self.reason)
             .field("failures", &self.failures)
+            .field("reasons", &self.reasons)
             .field("last_owner", &self.last_owner)
             .field("at_ms", &self.at_ms)
             .field("fields", &self.fields.len())

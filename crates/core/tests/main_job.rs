@@ -352,7 +352,7 @@ fn an_entry_whose_owners_keep_failing_is_quarantined() {
         for _ in 0..2 {
             next_lease(&mut a, &mut b, TTL * 3)
                 .await
-                .fail()
+                .fail("it was bad")
                 .await
                 .unwrap();
         }

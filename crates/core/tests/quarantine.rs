@@ -55,7 +55,7 @@ fn retries_after_failures_are_ever_further_apart() {
             // of the take, they may be on their way to it already.)
             fleet.sleep(Duration::from_millis(1)).await;
             let failed = now(&fleet);
-            lease.fail().await.unwrap();
+            lease.fail("it was bad").await.unwrap();
             lease = future::or(next_lease(&mut a, &mut b), c.lease(LONG)).await;
             let rested = now(&fleet).saturating_since(failed);
             assert!(
@@ -76,7 +76,7 @@ fn a_sole_consumer_lets_its_failing_stream_rest_too() {
         let mut lease = a.lease(SOON).await;
         for n in 1..=6 {
             let failed = now(&fleet);
-            lease.fail().await.unwrap();
+            lease.fail("it was bad").await.unwrap();
             lease = a.lease(LONG).await;
             let rested = now(&fleet).saturating_since(failed);
             // It leaves what it gave up to others for a TTL.
@@ -158,7 +158,7 @@ fn with_manual_claiming_a_failed_stream_is_reported_when_it_has_rested() {
         fleet.submit(&["s"]).await;
         for n in 1..=3 {
             let lease = a.lease(LONG).await;
-            lease.fail().await.unwrap();
+            lease.fail("it was bad").await.unwrap();
             if n < 3 {
                 continue;
             }
@@ -180,24 +180,45 @@ fn after_the_fifth_failure_the_entry_is_parked_with_count_and_last_owner() {
         let mut b = fleet.start("b").await;
         fleet.submit(&["s"]).await;
         let started = now(&fleet);
-        let mut failed_last = None;
-        for _ in 0..5 {
+        // Longer ones are cut, at a character's end; a handler that panics has failed too.
+        let long = "ü".repeat(129);
+        for reason in ["", "no such tenant", "say, 5:x", &long] {
             let lease = next_lease(&mut a, &mut b).await;
-            lease.fail().await.unwrap();
-            failed_last = Some(now(&fleet));
+            lease.fail(reason).await.unwrap();
         }
+        let lease = next_lease(&mut a, &mut b).await;
+        let panicking = std::panic::AssertUnwindSafe(|| {
+            let _lease = lease;
+            std::panic::resume_unwind(Box::new("boom"));
+        });
+        std::panic::catch_unwind(panicking).unwrap_err();
+        let failed_last = now(&fleet);
         let event = future::or(a.event(LONG), b.event(LONG)).await;
-        assert!(matches!(event, Event::Quarantined(_)), "{event:?}");
+        let Event::Quarantined(quarantined) = event else {
+            panic!("{event:?}")
+        };
+        let reasons = quarantined.failures();
+        assert!(reasons[0].is_empty() || reasons[0] == "its owner gave no reason");
+        let expected = [
+            "no such tenant",
+            "say, 5:x",
+            &long[..256],
+            "its handler panicked",
+        ];
+        assert_eq!(reasons[1..], expected);
         // What is parked next need not rest first (8 s); but both have just
         // failed, and leave it to others for a TTL.
-        let took = now(&fleet).saturating_since(failed_last.unwrap());
+        let took = now(&fleet).saturating_since(failed_last);
         assert!(took <= TTL + SOON, "parked after {took:?}");
         assert!(now(&fleet).saturating_since(started) < LONG);
         fleet.assert_nothing_left().await;
         let parked = parked(&fleet).await;
         assert_eq!(parked.len(), 1);
         assert_eq!(parked[0].failures, 5);
-        assert_eq!(parked[0].reason, "5 owners failed on it");
+        assert_eq!(parked[0].reason, quarantined.reason());
+        let last = "5 owners failed on it, the last: its handler panicked";
+        assert_eq!(parked[0].reason, last);
+        assert_eq!(parked[0].reasons, reasons);
         assert_eq!(parked[0].content().unwrap().stream.as_str(), "s");
         assert!([a.client.id(), b.client.id()].contains(&&parked[0].last_owner));
     });
@@ -236,7 +257,7 @@ fn without_a_limit_nothing_is_parked_however_often_it_fails() {
         let mut a = fleet.start_with(patient(fleet.builder("a"))).await;
         fleet.submit(&["s"]).await;
         for _ in 0..20 {
-            a.lease(LONG).await.fail().await.unwrap();
+            a.lease(LONG).await.fail("it was bad").await.unwrap();
         }
         assert!(parked(&fleet).await.is_empty());
         a.lease(LONG).await.complete().await.unwrap();
@@ -252,7 +273,7 @@ fn a_parked_stream_is_released_and_worked_on_or_dropped() {
             .await;
         fleet.submit(&["s1", "s2"]).await;
         for _ in 0..2 {
-            a.lease(SOON).await.fail().await.unwrap();
+            a.lease(SOON).await.fail("it was bad").await.unwrap();
         }
         for _ in 0..2 {
             let event = a.event(LONG).await;

@@ -125,9 +125,15 @@ impl Fixture {
 
     pub(crate) fn claim(&self, who: &str, entry: EntryId, token: u64) -> ClaimOutcome {
         let claims = [fenced(entry, token)];
-        ready(self.transport.claim(&consumer(who), &claims))
-            .unwrap()
-            .remove(0)
+        let outcome = ready(self.transport.claim(&consumer(who), &claims));
+        match outcome.unwrap().remove(0) {
+            // The conformance suite looks at the reasons.
+            ClaimOutcome::Claimed { from, failures } => ClaimOutcome::Claimed {
+                from,
+                failures: failures.count.into(),
+            },
+            refused => refused,
+        }
     }
 
     pub(crate) fn complete(&self, who: &str, entry: EntryId, token: u64) -> CompleteOutcome {
@@ -147,7 +153,8 @@ impl Fixture {
         let entries = [HandBack {
             entry,
             token: FencingToken(token),
-            failed,
+            failed: failed.then(|| "it was bad".to_owned()),
+            rests: failed,
         }];
         ready(self.transport.hand_back(&consumer(who), &entries))
             .unwrap()

@@ -4,6 +4,13 @@ use streamlease_core::*;
 
 use crate::fixture::*;
 
+fn claimed(from: &str, failures: u32) -> ClaimOutcome {
+    ClaimOutcome::Claimed {
+        from: Some(consumer(from)),
+        failures: failures.into(),
+    }
+}
+
 #[test]
 fn the_group_starts_at_the_very_first_entry() {
     let fx = Fixture::new();
@@ -124,10 +131,7 @@ fn a_claim_with_a_greater_token_takes_from_whoever_has_the_entry() {
     let fx = Fixture::new();
     let entry = fx.submit(&["a"])[0];
     fx.fetch("w1", 1);
-    let claimed = |from: &str, failures| ClaimOutcome::Claimed {
-        from: Some(consumer(from)),
-        failures,
-    };
+
     assert_eq!(
         fx.claim("w2", entry, 10),
         claimed("w1", 0),
@@ -186,13 +190,9 @@ fn a_late_claim_after_a_hand_back_changes_nothing() {
     );
     let page = ready(fx.transport.list_pending(&Scope::Entries(vec![entry]), 1)).unwrap();
     assert!(page.entries[0].handed_back);
-    let claimed = ClaimOutcome::Claimed {
-        from: Some(consumer("w1")),
-        failures: 0,
-    };
     assert_eq!(
         fx.claim("w2", entry, 11),
-        claimed,
+        claimed("w1", 0),
         "handed back in good order: no failure"
     );
 }
@@ -205,22 +205,12 @@ fn a_failed_hand_back_counts_once_however_often_it_is_repeated() {
     fx.claim("w1", entry, 10);
     fx.hand_back("w1", entry, 10, true);
     fx.hand_back("w1", entry, 10, true);
-    let claimed = ClaimOutcome::Claimed {
-        from: Some(consumer("w1")),
-        failures: 1,
-    };
-    assert_eq!(fx.claim("w2", entry, 11), claimed);
+    assert_eq!(fx.claim("w2", entry, 11), claimed("w1", 1));
     let refused = HandBackOutcome::NotOwner {
         seen: FencingToken(11),
     };
     assert_eq!(fx.hand_back("w1", entry, 10, true), refused);
-    assert_eq!(
-        fx.claim("w2", entry, 11),
-        ClaimOutcome::Claimed {
-            from: Some(consumer("w2")),
-            failures: 1
-        }
-    );
+    assert_eq!(fx.claim("w2", entry, 11), claimed("w2", 1));
 }
 
 #[test]
@@ -267,7 +257,7 @@ fn an_owner_claims_its_entry_from_nobody_once_the_group_is_new() {
         fx.claim("w1", entry, 10),
         ClaimOutcome::Claimed {
             from: None,
-            failures: 0
+            failures: 0.into()
         }
     );
     assert_eq!(fx.pending("w1"), [entry]);

@@ -2,8 +2,9 @@
 -- KEYS: LBS, fencing records.
 -- ARGV: group, claimer, '1' if all owners leave a fencing record, lowest and highest
 -- id of the page, then the ids, then a token for each.
--- Returns for each: how often its owners failed, if it was pending at the claimer
--- already; {'claimed', failures, where it was pending}; {'stale', token} or {'gone'}.
+-- Returns for each: 0 if no owner ever failed on it and it was pending at the claimer
+-- already; {'claimed', failures, where it was pending, whether this claim counted the
+-- last of them, the reasons that are kept}; {'stale', token} or {'gone'}.
 --
 -- Every command costs more than the work it does, so the page is looked up and
 -- claimed as a whole; what is decided about each entry is decided in between.
@@ -25,27 +26,33 @@ local command, claims = {'XCLAIM', lbs, group, consumer, '0'}, 0
 local replies, records = {}, {}
 for i = 1, count do
   local id, token = ids[i], ARGV[5 + count + i]
-  local seen, handed, failures = NO_TOKEN, false, 0
+  local seen, handed, failures, kept = NO_TOKEN, false, 0, ''
   if stored[i] then
-    seen, handed, failures = parse_record(stored[i])
+    seen, handed, failures, kept = parse_record(stored[i], id)
   end
-  if stored[i] and (token < seen or (token == seen and handed)) then
-    replies[i] = {'stale', seen}
+  if stored[i] and (token < seen or (token == seen and handed) or unreadable[id]) then
+    replies[i] = refusal('stale', seen, id)
   else
-    -- A lower token that was never handed back: its owner crashed on it.
+    local row = pending and pending[id]
+    -- A lower token that was never handed back: its owner died of it.
     if seen ~= NO_TOKEN and token > seen and not handed then
       failures = failures + 1
+      kept = with_failure(kept, death_of(seen, token, row and row[2]))
     end
-    local row = pending and pending[id]
-    if not pending or (row and row[2] == consumer) then
-      replies[i] = failures
+    if failures == 0 and (not pending or (row and row[2] == consumer)) then
+      replies[i] = 0
     else
-      replies[i] = {'claimed', failures, row and row[2] or false}
+      local reply = {'claimed', failures, row and row[2] or false, 0}
+      for _, failure in ipairs(failures > 0 and split_kept(kept) or {}) do
+        reply[4] = string.sub(failure, 1, 1) == 'd' and string.sub(failure, 22, 41) == token and 1 or 0
+        reply[#reply + 1] = string.sub(failure, 42)
+      end
+      replies[i] = reply
     end
     claims = claims + 1
     command[5 + claims] = id
     records[2 * claims - 1] = id
-    records[2 * claims] = format_record(token, false, failures)
+    records[2 * claims] = format_record(token, false, failures, kept)
   end
 end
 

@@ -8,7 +8,7 @@ local ids = {unpack(ARGV, 1, count)}
 local stored = redis.call('HMGET', tokens, unpack(ids))
 local records = {}
 for i = 1, count do
-  local seen, handed, failures = parse_record(stored[i])
+  local seen, handed, failures = parse_record(stored[i], ids[i])
   if stored[i] and failures > 0 and not handed and seen == ARGV[count + i] then
     records[#records + 1] = ids[i]
     records[#records + 1] = format_record(seen, false, 0)

@@ -11,12 +11,12 @@ for i = 1, count do
   local seen = NO_TOKEN
   -- Mostly it is the very token that is on record; looking closer costs more.
   if stored[i] ~= token then
-    seen = parse_record(stored[i])
+    seen = parse_record(stored[i], id)
   end
   -- A refusal needs the entry to be there still: the record alone may be what
   -- a foreign consumer left behind when it removed the entry.
-  if seen ~= NO_TOKEN and token < seen and fields_of(lbs, id) then
-    replies[i] = {'not_owner', seen}
+  if seen ~= NO_TOKEN and (token < seen or unreadable[id]) and fields_of(lbs, id) then
+    replies[i] = refusal('not_owner', seen, id)
   else
     replies[i] = 1
     ends = ends + 1

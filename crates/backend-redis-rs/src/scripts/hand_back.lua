@@ -2,47 +2,79 @@
 -- same step.
 -- KEYS: LBS, fencing records, hints channel.
 -- ARGV: group, caller, idle time to show (ms), lowest and highest id of the page,
--- then the ids, then a token for each, then '1' for each that failed and '0' for
--- the others.
+-- then the ids, then a token for each, then '1' for each that is to rest and '0' for
+-- the others, then the reason of each that failed and '' for the others.
 -- Returns for each: 1, 0 if it was gone, or {'not_owner', token}.
 local lbs, tokens, channel = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, idle = ARGV[1], ARGV[2], ARGV[3]
-local count = (#ARGV - 5) / 3
+local count = (#ARGV - 5) / 4
 local ids = {unpack(ARGV, 6, 5 + count)}
 local stored = redis.call('HMGET', tokens, unpack(ids))
 local pending = pending_rows(lbs, group, ids, ARGV[4], ARGV[5])
 
 -- It stays where it is pending, looking so idle that consumers which go by idle
--- time alone take it at once; but if it failed, idle since now, so that everybody
--- can see for how long it has rested.
+-- time alone take it at once; but if it is to rest, idle since now, so that everybody
+-- can see for how long it has.
 local moves = {}
-local function show_idle(id, failed)
+local function show_idle(id, rests)
   local whose = pending[id] and pending[id][2] or consumer
-  local shown = failed and '0' or idle
+  local shown = rests and '0' or idle
   local key = shown .. ' ' .. whose
   moves[key] = moves[key] or {shown = shown, command = {'XCLAIM', lbs, group, whose, '0'}}
   table.insert(moves[key].command, id)
 end
 
-local replies, records, there = {}, {}, {}
+local replies, records, there, back = {}, {}, {}, {}
+local function put(id, token, handed, failures, kept)
+  records[#records + 1] = id
+  records[#records + 1] = format_record(token, handed, failures, kept)
+end
+
+-- Its owner was counted as dead, and lives.
+local function take_back(id, token, reason, seen, handed, failures, kept)
+  local list = split_kept(kept)
+  local failure, at = failure_of(list, token)
+  if not failure or string.sub(failure, 1, 1) ~= 'd' then
+    return
+  end
+  if reason ~= '' then
+    list[at] = failed_of(token, reason)
+  else
+    table.remove(list, at)
+    failures = failures - 1
+  end
+  put(id, seen, handed, failures, join_kept(list))
+  if handed then
+    -- It need not rest for so long any more.
+    back[#back + 1] = id
+  end
+end
+
 for i = 1, count do
-  local id, token, failed = ids[i], ARGV[5 + count + i], ARGV[5 + 2 * count + i] == '1'
-  local seen, handed, failures = parse_record(stored[i])
+  local id, token, rests = ids[i], ARGV[5 + count + i], ARGV[5 + 2 * count + i] == '1'
+  local reason = ARGV[5 + 3 * count + i]
+  local seen, handed, failures, kept = parse_record(stored[i], id)
   replies[i] = 1
-  if token < seen then
-    replies[i] = {'not_owner', seen}
+  if token < seen or unreadable[id] then
+    replies[i] = refusal('not_owner', seen, id)
     there[id] = fields_of(lbs, id) and true
+    if failures > 0 and there[id] then
+      take_back(id, token, reason, seen, handed, failures, kept)
+    end
   elseif handed and token == seen then
     -- A repeat must not count the failure again, nor start its rest anew.
-    if failed and pending[id] then
+    if rests and pending[id] then
       there[id] = fields_of(lbs, id) and true
     else
-      show_idle(id, failed)
+      show_idle(id, rests)
     end
   else
-    records[#records + 1] = id
-    records[#records + 1] = format_record(token, true, failures + (failed and 1 or 0))
-    show_idle(id, failed)
+    if reason ~= '' then
+      failures = failures + 1
+      kept = with_failure(kept, failed_of(token, reason))
+    end
+    put(id, token, true, failures, kept)
+    show_idle(id, rests)
   end
 end
 
@@ -59,7 +91,6 @@ end
 if #records > 0 then
   redis.call('HSET', tokens, unpack(records))
 end
-local back = {}
 for i = 1, count do
   if not there[ids[i]] then
     replies[i] = 0

@@ -33,8 +33,9 @@ for i = 1, #found do
   local id, row = ids[i], found[i]
   local fields = fields_of(lbs, id)
   if fields then
-    local token, handed, failures = parse_record(stored[i])
-    rows[#rows + 1] = {id, row[2], row[3], row[4], token, handed and 1 or 0, failures, fields}
+    local token, handed, failures = parse_record(stored[i], id)
+    local state = unreadable[id] and 2 or handed and 1 or 0
+    rows[#rows + 1] = {id, row[2], row[3], row[4], token, state, failures, fields}
     for f = 1, #fields do
       budget = budget - #fields[f]
     end

@@ -10,19 +10,14 @@ local stored = redis.call('HMGET', tokens, unpack(ARGV, 3, 2 + count))
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 
--- Length-prefixed, so that any bytes survive; read by decode.rs.
-local function piece(text)
-  return #text .. ':' .. text .. ','
-end
-
 local replies, off, parked, blobs, members = {}, {}, {}, {}, {}
 for i = 1, count do
   local id, token = ARGV[2 + i], ARGV[2 + count + i]
   local reason, member = ARGV[2 + 2 * count + i], ARGV[2 + 3 * count + i]
-  local seen, _, failures = parse_record(stored[i])
+  local seen, _, failures, kept = parse_record(stored[i], id)
   local fields = fields_of(lbs, id)
-  if fields and token < seen then
-    replies[i] = {'not_owner', seen}
+  if fields and (token < seen or unreadable[id]) then
+    replies[i] = refusal('not_owner', seen, id)
   else
     replies[i] = fields and 1 or 0
     -- What is gone was perhaps parked already: the repeat of a call whose answer was
@@ -30,7 +25,9 @@ for i = 1, count do
     off[#off + 1] = id
   end
   if replies[i] == 1 then
-    local parts = {piece(reason), piece(string.format('%d', failures)), piece(consumer), piece(now)}
+    -- With the number of failures, as in the fencing record, what is kept of them.
+    local failed = string.format('%d', failures) .. (failures > 0 and ':' .. kept or '')
+    local parts = {piece(reason), piece(failed), piece(consumer), piece(now)}
     for f = 1, #fields do
       parts[#parts + 1] = piece(fields[f])
     end

@@ -2,25 +2,110 @@
 --
 -- The fencing record of an entry is its token as 20 digits, followed by
 -- ":<handed back>:<failures>" unless both are 0, as they mostly are: putting texts
--- together is dear. Tokens are compared as text, never as Lua numbers: those are
+-- together is dear. Behind that come ":" and what is kept of the last failures, if
+-- there are any. Tokens are compared as text, never as Lua numbers: those are
 -- doubles and would call two tokens above 2^53 equal.
 local NO_TOKEN = string.rep('0', 20)
+-- Nobody could come after this one.
+local LAST_TOKEN = '18446744073709551615'
+-- Of so many failures the reasons are kept.
+local KEPT = 5
 
-local function parse_record(value)
-  if value then
-    local token, handed, failures = string.match(value, '^(%d+):?([01]?):?(%d*)$')
-    if token and #token == 20 then
-      return token, handed == '1', tonumber(failures) or 0
-    end
+local function format_record(token, handed, failures, kept)
+  if failures == 0 then
+    return handed and token .. ':1:0' or token
   end
-  return NO_TOKEN, false, 0
+  return token .. (handed and ':1:' or ':0:') .. string.format('%d', failures) .. ':' .. kept
 end
 
-local function format_record(token, handed, failures)
-  if failures == 0 and not handed then
-    return token
+-- Entries whose records could not be read.
+local unreadable = {}
+
+-- Token, whether it was handed back, how many failures, and what is kept of them.
+--
+-- Somebody else has written what cannot be read, and whose the entry was is not known
+-- any more. No earlier owner may get in for that: all that has a token by now is
+-- refused, as if the entry had been handed back by a later one. Whoever acquires from
+-- now on has a greater token: the server's time in µs is what tokens are minted from,
+-- and who is told of a greater one acquires above it.
+local function parse_record(value, id)
+  if not value then
+    return NO_TOKEN, false, 0, ''
   end
-  return token .. (handed and ':1:' or ':0:') .. string.format('%d', failures)
+  if #value == 20 and value < LAST_TOKEN and not string.find(value, '%D') then
+    return value, false, 0, ''
+  end
+  local token, handed, failures, kept = string.match(value, '^(%d+):([01]):(%d+):?(.*)$')
+  if token and #token == 20 and token < LAST_TOKEN and #failures < 10 then
+    return token, handed == '1', tonumber(failures), kept
+  end
+  local time = redis.call('TIME')
+  token = string.format('%014.0f%06.0f', time[1], time[2])
+  redis.call('HSET', KEYS[2], id, format_record(token, true, 0))
+  unreadable[id] = true
+  return token, true, 0, ''
+end
+
+-- The answer to whoever has too low a token; with the entry if that is to be warned of.
+local function refusal(word, seen, id)
+  return {word, seen, unreadable[id] and id or nil}
+end
+
+-- Length-prefixed, so that any bytes survive; read by decode.rs.
+local function piece(text)
+  return #text .. ':' .. text .. ','
+end
+
+-- What is kept of failures, oldest first. Each is a letter, 'd' for a death and 'f' for
+-- what an owner said itself, the token that failed, the one by which that was counted,
+-- and the reason.
+local function split_kept(kept)
+  local list, at = {}, 1
+  while at <= #kept do
+    local length, from = string.match(kept, '^(%d+):()', at)
+    length = length and #length < 6 and tonumber(length)
+    if not length or length < 41 or string.sub(kept, from + length, from + length) ~= ',' then
+      return {}
+    end
+    list[#list + 1] = string.sub(kept, from, from + length - 1)
+    at = from + length + 1
+  end
+  return list
+end
+
+local function join_kept(list)
+  local pieces = {}
+  for i = math.max(1, #list - KEPT + 1), #list do
+    pieces[#pieces + 1] = piece(list[i])
+  end
+  return table.concat(pieces)
+end
+
+-- The owner with `token` failed, as it says.
+local function failed_of(token, reason)
+  return 'f' .. token .. token .. reason
+end
+
+-- The owner with `token` gave no sign; `by` is the token that came after it, `whose`
+-- the consumer that had the entry pending, if one had.
+local function death_of(token, by, whose)
+  local who = whose and 'its owner ' .. string.sub(whose, 1, 200) or 'its owner'
+  return 'd' .. token .. by .. who .. ' ended without handing back'
+end
+
+local function with_failure(kept, failure)
+  local list = split_kept(kept)
+  list[#list + 1] = failure
+  return join_kept(list)
+end
+
+-- The failure that is kept of `token`, and where in the list.
+local function failure_of(list, token)
+  for i = 1, #list do
+    if string.sub(list[i], 2, 21) == token then
+      return list[i], i
+    end
+  end
 end
 
 -- The raw fields of an entry, nil if it is not on the LBS (any more).

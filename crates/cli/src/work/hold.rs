@@ -47,7 +47,7 @@ impl Worker {
         };
         let stopped = async {
             let _ = self.stop.recv().await;
-            Finish::HandBack { failed: false }
+            Finish::HandBack { failed: None }
         };
         future::or(lost, future::or(stopped, work)).await
     }
@@ -67,18 +67,20 @@ impl Worker {
             Outcome::Ended(status) if status.success() => Finish::Complete,
             Outcome::Ended(status) => {
                 log::warn!("the program failed ({status}): {labels}");
-                Finish::HandBack { failed: true }
+                let failed = Some(format!("the program failed ({status})"));
+                Finish::HandBack { failed }
             }
             Outcome::Stopped(status) if self.on_stop == OnStop::ByExitCode && status.success() => {
                 Finish::Complete
             }
             Outcome::Stopped(_) | Outcome::Interrupted | Outcome::NotStarted => {
-                Finish::HandBack { failed: false }
+                Finish::HandBack { failed: None }
             }
             Outcome::Lost => Finish::Lost,
             Outcome::BadStream(err) => {
                 log::warn!("the program cannot be run for this stream: {err}: {labels}");
-                Finish::HandBack { failed: true }
+                let failed = Some(format!("the program cannot be run for it: {err}"));
+                Finish::HandBack { failed }
             }
         }
     }
@@ -90,18 +92,17 @@ impl Worker {
             lease.token()
         );
         if lease.is_valid() {
-            self.hand_back(lease, held, false).await;
+            self.hand_back(lease, held, None).await;
         } else {
             self.ledger.end(&held);
             self.output.print(Event::disowned(&held)).await;
         }
     }
 
-    async fn hand_back(&self, lease: &Lease, held: HeldStream, failed: bool) {
-        let result = if failed {
-            lease.fail().await
-        } else {
-            lease.hand_back().await
+    async fn hand_back(&self, lease: &Lease, held: HeldStream, failed: Option<String>) {
+        let result = match failed {
+            Some(reason) => lease.fail(reason).await,
+            None => lease.hand_back().await,
         };
         let disowned = self.ledger.end(&held);
         if let Err(err) = &result {
@@ -131,7 +132,7 @@ impl Worker {
 /// How the work on a stream ended.
 enum Finish {
     Complete,
-    HandBack { failed: bool },
+    HandBack { failed: Option<String> },
     Lost,
 }
 

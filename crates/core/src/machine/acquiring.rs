@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::control::closed;
 use super::items::{Ending, Holding, Lock, Origin, State};
-use super::lanes::still_locked;
+use super::lanes::{Parking, still_locked};
 use super::{Action, Answer, CallId, ClaimResult, DisownReason, Flight, Machine, Notice, Reply};
 use crate::belief::Belief;
 use crate::{
     Acquire, AcquireOutcome, Announcement, ClaimOutcome, ConsumerName, EntryId, Error, ErrorKind,
-    FencingToken, Held, Holder, Info, LeaseRef, LockScheme, Result, StreamName, Timestamp,
+    Failures, FencingToken, Held, Holder, Info, LeaseRef, LockScheme, Result, StreamName,
+    Timestamp,
 };
 
 /// How often the lock of a handed-back stream is tried, 10 ms and doubling apart,
@@ -373,7 +374,12 @@ impl Machine {
         }
     }
 
-    pub(super) fn claimed(&mut self, entry: EntryId, from: Option<ConsumerName>, failures: u32) {
+    pub(super) fn claimed(
+        &mut self,
+        entry: EntryId,
+        from: Option<ConsumerName>,
+        failures: Failures,
+    ) {
         let Some(item) = self.items.get(entry) else {
             return;
         };
@@ -387,30 +393,43 @@ impl Machine {
             is_dropped: false,
             max_silence: self.settings.max_silence,
             heard_until: None,
+            failures: failures.count,
         };
         if !self.may_take() {
             if let Origin::Call(call) = item.origin {
                 self.items.set_origin(entry, Origin::Orphan);
                 self.answer(call, Err(self.not_now()));
             }
-            let ending = Ending::HandBack {
-                failed: false,
-                because: None,
-            };
-            self.items.set(entry, State::Ending(holding, ending));
-            self.lanes.hand_back.queue.insert(entry);
-            return;
+            return self.give_away(entry, holding, Ending::hand_back(None));
         }
-        if self
-            .settings
-            .quarantine_after
-            .is_some_and(|limit| failures >= limit)
-        {
+        let limit = self.settings.quarantine_after;
+        if limit.is_some_and(|limit| failures.count >= limit) {
+            // The death that this claim counted may be none: its owner can have been cut
+            // off, and takes it back as soon as it reaches the LBS. Until then it rests.
+            if failures.counted_now
+                && limit.is_some_and(|limit| failures.count.saturating_sub(1) < limit)
+            {
+                self.answer_claim(entry, ClaimResult::HeldElsewhere);
+                let ending = Ending::HandBack {
+                    failed: None,
+                    rests: true,
+                    because: None,
+                };
+                return self.give_away(entry, holding, ending);
+            }
             self.answer_claim(entry, ClaimResult::Gone);
             self.items
                 .set(entry, State::Ending(holding, Ending::Quarantine));
-            let reason = format!("{failures} owners failed on it");
-            return self.park(entry, lock.token, reason);
+            let mut reason = format!("{} owners failed on it", failures.count);
+            if let Some(last) = failures.reasons.last() {
+                reason = format!("{reason}, the last: {last}");
+            }
+            let parking = Parking {
+                token: lock.token,
+                reason,
+                failures: failures.reasons,
+            };
+            return self.park(entry, parking);
         }
         let belief = Belief::new(lock.deadline, self.sitting.belief.clone());
         let (stream, info) = (item.stream.clone(), item.info.clone());
@@ -419,7 +438,7 @@ impl Machine {
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
         self.listen(entry);
-        self.forgive_later(entry, lock.token, failures);
+        self.forgive_later(entry, lock.token, failures.count);
         self.notify_queued(Notice::Added {
             entry,
             stream,
@@ -428,6 +447,12 @@ impl Machine {
             claimed_from: from.filter(|from| *from != self.consumer),
             belief,
         });
+    }
+
+    /// Hands an entry back that the user never heard of.
+    fn give_away(&mut self, entry: EntryId, holding: Holding, ending: Ending) {
+        self.items.set(entry, State::Ending(holding, ending));
+        self.lanes.hand_back.queue.insert(entry);
     }
 
     /// The LBS has seen a greater token than the locks have minted (they lost

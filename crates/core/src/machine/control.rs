@@ -276,7 +276,7 @@ impl Machine {
         let is_held = |item: &Item| matches!(item.state, State::Held(_));
         let held = self.items.iter().filter(|(_, item)| is_held(item));
         for entry in held.map(|(entry, _)| entry).collect::<Vec<_>>() {
-            self.begin_hand_back(entry, false, None);
+            self.begin_hand_back(entry, None, None);
         }
     }
 

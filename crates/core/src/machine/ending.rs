@@ -4,7 +4,7 @@
 use super::control::closed;
 use super::forgiving::Forgiving;
 use super::items::{Ending, Item, Origin, State};
-use super::lanes::{GATHER, Lane, Lanes, still_locked};
+use super::lanes::{GATHER, Lane, Lanes, Parking, still_locked};
 use super::{
     Action, Answer, CallId, Completion, DisownReason, End, Flight, Handover, Machine, Notice, Reply,
 };
@@ -156,7 +156,7 @@ impl Machine {
         }
         self.keep(entry, error);
         if self.is_draining() || self.is_dropped(entry) {
-            self.begin_hand_back(entry, false, None);
+            self.begin_hand_back(entry, None, None);
         }
     }
 
@@ -184,7 +184,7 @@ impl Machine {
         &mut self,
         entry: EntryId,
         token: FencingToken,
-        failed: bool,
+        failed: Option<String>,
         call: Option<CallId>,
     ) {
         if let Some(item) = self.items.get_mut(entry)
@@ -218,7 +218,7 @@ impl Machine {
     pub(super) fn revoke(&mut self, entry: EntryId) {
         match self.items.get(entry).map(|item| &item.state) {
             Some(State::Held(_)) => {
-                self.begin_hand_back(entry, false, Some(DisownReason::Revoked));
+                self.begin_hand_back(entry, None, Some(DisownReason::Revoked));
             }
             // Not told to the user yet: just give it up.
             Some(State::Claiming { .. }) => {
@@ -232,17 +232,28 @@ impl Machine {
     pub(super) fn begin_hand_back(
         &mut self,
         entry: EntryId,
-        failed: bool,
+        failed: Option<String>,
         because: Option<DisownReason>,
     ) {
-        self.set_ending(entry, Ending::HandBack { failed, because });
+        let Some(State::Held(holding)) = self.items.get(entry).map(|item| &item.state) else {
+            return;
+        };
+        // With its last failure it is to be parked, and needs no rest before that.
+        let limit = self.settings.quarantine_after;
+        let is_last = limit.is_some_and(|limit| holding.failures.saturating_add(1) >= limit);
+        let ending = Ending::HandBack {
+            rests: failed.is_some() && !is_last,
+            failed: failed.map(Into::into),
+            because,
+        };
+        self.set_ending(entry, ending);
         self.lanes.hand_back.queue.insert(entry);
     }
 
     pub(super) fn send_hand_back(&mut self, page: Vec<EntryId>) {
         let mut entries = Vec::with_capacity(page.len());
         for entry in page {
-            let Some(State::Ending(holding, Ending::HandBack { failed, .. })) =
+            let Some(State::Ending(holding, Ending::HandBack { failed, rests, .. })) =
                 self.items.get(entry).map(|item| &item.state)
             else {
                 continue;
@@ -250,7 +261,8 @@ impl Machine {
             entries.push(HandBack {
                 entry,
                 token: holding.lock.token,
-                failed: *failed,
+                failed: failed.as_deref().map(ToOwned::to_owned),
+                rests: *rests,
             });
         }
         let flight = entries.iter().map(|e| (e.entry, e.token)).collect();
@@ -329,33 +341,31 @@ impl Machine {
     }
 
     /// Into quarantine, with or without a lease on it.
-    pub(super) fn park(&mut self, entry: EntryId, token: FencingToken, reason: String) {
-        self.lanes.parking.insert(entry, (token, reason));
+    pub(super) fn park(&mut self, entry: EntryId, parking: Parking) {
+        self.lanes.parking.insert(entry, parking);
         self.lanes.quarantine.queue.insert(entry);
     }
 
     pub(super) fn send_quarantine(&mut self, page: Vec<EntryId>) {
         let mut entries = Vec::with_capacity(page.len());
+        let mut flight = Vec::with_capacity(page.len());
         for entry in page {
-            if let Some((token, reason)) = self.lanes.parking.get(&entry) {
+            if let Some(parking) = self.lanes.parking.get(&entry) {
                 entries.push(Quarantine {
                     entry,
-                    token: *token,
-                    reason: reason.clone(),
+                    token: parking.token,
+                    reason: parking.reason.clone(),
                 });
+                flight.push((entry, parking.clone()));
             }
         }
-        let flight = entries
-            .iter()
-            .map(|q| (q.entry, q.token, q.reason.clone()))
-            .collect();
         self.quarantining += entries.len();
         self.act(Action::Quarantine(entries), Flight::Quarantine(flight));
     }
 
     pub(super) fn quarantine_done(
         &mut self,
-        page: Vec<(EntryId, FencingToken, String)>,
+        page: Vec<(EntryId, Parking)>,
         result: Result<Reply>,
         current: bool,
     ) {
@@ -378,15 +388,20 @@ impl Machine {
             self.lanes.quarantine.busy = false;
             self.lanes.quarantine.backoff.succeed();
         }
-        for ((entry, token, reason), outcome) in page.into_iter().zip(outcomes) {
+        for ((entry, parking), outcome) in page.into_iter().zip(outcomes) {
+            let token = parking.token;
             if outcome == QuarantineOutcome::Quarantined {
-                self.notify_queued(Notice::Quarantined { entry, reason });
+                self.notify_queued(Notice::Quarantined {
+                    entry,
+                    reason: parking.reason,
+                    failures: parking.failures,
+                });
             }
             if !current {
                 continue;
             }
             // What was lost and taken again meanwhile goes its own way.
-            if matches!(self.lanes.parking.get(&entry), Some((of, _)) if *of == token) {
+            if matches!(self.lanes.parking.get(&entry), Some(of) if of.token == token) {
                 self.lanes.parking.remove(&entry);
             }
             if self.is_parked(entry, token)

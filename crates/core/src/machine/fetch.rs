@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::control::Vital;
 use super::items::Origin;
-use super::lanes::GATHER;
+use super::lanes::{GATHER, Parking};
 use super::{Action, Flight, Machine, Notice, PAGE, Reply};
 use crate::{Result, Timestamp};
 
@@ -128,11 +128,8 @@ impl Machine {
                 Ok(content) => self.admit(delivery.entry, content, Origin::Mine),
                 Err(reason) => {
                     self.id_is_of(delivery.entry, None);
-                    self.park(
-                        delivery.entry,
-                        crate::FencingToken::NONE,
-                        reason.to_string(),
-                    );
+                    let parking = Parking::unreadable(crate::FencingToken::NONE, &reason);
+                    self.park(delivery.entry, parking);
                 }
             }
         }

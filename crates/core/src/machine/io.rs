@@ -63,8 +63,8 @@ pub enum Command {
         entry: EntryId,
         /// The lease's token.
         token: FencingToken,
-        /// Whether work on it failed.
-        failed: bool,
+        /// Why work on it failed, if it did.
+        failed: Option<String>,
         /// Whom to answer, if anybody waits for it.
         call: Option<CallId>,
     },
@@ -250,6 +250,8 @@ pub enum Notice {
         entry: EntryId,
         /// Why.
         reason: String,
+        /// Why the last of its owners failed, oldest first.
+        failures: Vec<String>,
     },
     /// A part of the backend has failed several times in a row, and is tried again.
     /// Told once, and every half a minute that it lasts.

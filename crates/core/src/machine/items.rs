@@ -78,21 +78,36 @@ pub(crate) struct Holding {
     pub(crate) max_silence: Option<Duration>,
     /// When that is looked at next.
     pub(crate) heard_until: Option<Timestamp>,
+    /// How often owners before this one failed.
+    pub(crate) failures: u32,
 }
 
 /// What is to become of a lease.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Ending {
     /// `retried`: an earlier try may have removed the entry already.
     Complete {
         retried: bool,
     },
     HandBack {
-        failed: bool,
+        failed: Option<Arc<str>>,
+        /// The entry is to rest before anybody takes it.
+        rests: bool,
         /// Against the user's will, for this reason.
         because: Option<DisownReason>,
     },
     Quarantine,
+}
+
+impl Ending {
+    /// Given up in good order: others may take it at once.
+    pub(crate) fn hand_back(because: Option<DisownReason>) -> Self {
+        Self::HandBack {
+            failed: None,
+            rests: false,
+            because,
+        }
+    }
 }
 
 impl State {

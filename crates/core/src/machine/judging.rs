@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::items::Origin;
+use super::lanes::Parking;
 use super::look::{LOOK_PAGE, MOST_RECHECKS, Target, Unsure};
 use super::{Machine, Notice};
 use crate::{Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockState, Pending};
@@ -28,7 +29,8 @@ impl Machine {
             Err(reason) => {
                 let waiting = &self.lanes.quarantine.queue;
                 if self.parking_places() > waiting.len() {
-                    self.park(pending.entry, pending.token, reason.to_string());
+                    let parking = Parking::unreadable(pending.token, reason);
+                    self.park(pending.entry, parking);
                 } else if !waiting.contains(&pending.entry) {
                     self.looking.left_behind = true;
                 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Action, Backoff, Flight, Machine, PAGE};
-use crate::{EntryId, Fenced, FencingToken, LeaseRef, StreamName, Timestamp};
+use crate::{EntryId, Fenced, FencingToken, LeaseRef, MalformedReason, StreamName, Timestamp};
 
 /// How long at most something waits for completions that are under way, so that
 /// it comes as one page with what they bring.
@@ -31,8 +31,8 @@ pub(super) struct Lanes {
     pub(super) gathering: Gathering,
     pub(super) hand_back: Lane,
     pub(super) quarantine: Lane,
-    /// What is to be parked: with which token, and why.
-    pub(super) parking: BTreeMap<EntryId, (FencingToken, String)>,
+    /// What is to be parked.
+    pub(super) parking: BTreeMap<EntryId, Parking>,
     pub(super) release: Lane,
     /// Releases that are not answered yet, to be announced or not. Until then
     /// their data streams are not acquired again ("late release").
@@ -49,6 +49,25 @@ pub(super) struct Lane {
     pub(super) backoff: Backoff,
     /// When the server began to refuse, and when it did last.
     refused: Option<(Timestamp, Timestamp)>,
+}
+
+/// With which token an entry is to be parked, and why.
+#[derive(Debug, Clone)]
+pub(super) struct Parking {
+    pub(super) token: FencingToken,
+    pub(super) reason: String,
+    /// Why the last of its owners failed.
+    pub(super) failures: Vec<String>,
+}
+
+impl Parking {
+    pub(super) fn unreadable(token: FencingToken, reason: &MalformedReason) -> Self {
+        Self {
+            token,
+            reason: reason.to_string(),
+            failures: Vec::new(),
+        }
+    }
 }
 
 /// Completions that are waited for, see [`GATHER_CALLERS`].

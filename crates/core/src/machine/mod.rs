@@ -180,7 +180,7 @@ enum Flight {
     ClearFailures(Vec<Fenced>),
     Complete(Vec<(EntryId, FencingToken)>),
     HandBack(Vec<(EntryId, FencingToken)>),
-    Quarantine(Vec<(EntryId, FencingToken, String)>),
+    Quarantine(Vec<(EntryId, lanes::Parking)>),
     Release(Vec<LeaseRef>),
     Look,
     TakeOver {

@@ -68,7 +68,9 @@ impl Machine {
             }
             // A handler that hangs has failed: an entry that makes every one
             // hang ends in quarantine.
-            self.begin_hand_back(entry, true, Some(DisownReason::Silent));
+            let limit = holding.max_silence.unwrap_or_default();
+            let reason = format!("its handler reported no progress for {limit:?}");
+            self.begin_hand_back(entry, Some(reason), Some(DisownReason::Silent));
         }
     }
 }

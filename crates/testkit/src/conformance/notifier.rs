@@ -285,7 +285,8 @@ impl Tool {
         let back = |entry: &EntryId| HandBack {
             entry: *entry,
             token: TOKEN,
-            failed: false,
+            failed: None,
+            rests: false,
         };
         let backs: Vec<_> = entries.iter().map(back).collect();
         self.backend

@@ -148,7 +148,7 @@ fn late_claim_after_hand_back() {
     );
     let outcome = ClaimOutcome::Claimed {
         from: None,
-        failures: 0,
+        failures: 0.into(),
     };
     rig.reply(id, Reply::Claimed(vec![outcome]));
     let call = rig.hand_back(1, token);
@@ -493,7 +493,7 @@ fn an_entry_that_keeps_failing_is_parked_without_an_event_of_its_own() {
     let token = rig.acquired();
     let outcome = ClaimOutcome::Claimed {
         from: Some(consumer("b")),
-        failures: 5,
+        failures: 5.into(),
     };
     rig.answer("Claim", Reply::Claimed(vec![outcome]));
     assert_eq!(added(&rig), 0);
@@ -594,7 +594,7 @@ fn a_lease_dropped_while_its_end_is_under_way_is_handed_back_if_that_is_refused(
         rig.input(Input::Command(Command::HandBack {
             entry,
             token,
-            failed: false,
+            failed: None,
             call: None,
         }));
         match end {
@@ -645,7 +645,7 @@ fn a_late_answer_to_a_parking_ends_no_later_lease() {
     let token = rig.acquired();
     let outcome = ClaimOutcome::Claimed {
         from: None,
-        failures: 5,
+        failures: 5.into(),
     };
     rig.answer("Claim", Reply::Claimed(vec![outcome]));
     rig.beat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);

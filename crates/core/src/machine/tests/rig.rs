@@ -313,7 +313,7 @@ impl Rig {
                 Action::Claim(page) => {
                     let outcome = ClaimOutcome::Claimed {
                         from: None,
-                        failures: 0,
+                        failures: 0.into(),
                     };
                     Reply::Claimed(vec![outcome; page.len()])
                 }
@@ -442,7 +442,7 @@ impl Rig {
         self.reply(id, Reply::Acquired(outcomes));
         let outcome = ClaimOutcome::Claimed {
             from: None,
-            failures: 0,
+            failures: 0.into(),
         };
         self.answer("Claim", Reply::Claimed(vec![outcome; page.len()]));
     }
@@ -459,7 +459,7 @@ impl Rig {
     pub(super) fn claimed_after(&mut self, failures: u32) {
         let outcome = ClaimOutcome::Claimed {
             from: Some(consumer("a")),
-            failures,
+            failures: failures.into(),
         };
         self.answer("Claim", Reply::Claimed(vec![outcome]));
     }
@@ -502,7 +502,7 @@ impl Rig {
         self.call(|call| Command::HandBack {
             entry,
             token,
-            failed: false,
+            failed: None,
             call: Some(call),
         })
     }

@@ -11,7 +11,7 @@ use streamlease_core::{
 };
 
 use super::super::support::{PATIENCE, Patience, consumer, pass, stream, unique, within};
-use super::tool::{Tool, batch, fenced, ids, listed, request};
+use super::tool::{Tool, batch, claimed, fenced, ids, listed, request};
 
 /// Preparing again neither fails nor starts the group anew.
 pub async fn prepare_is_idempotent(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
@@ -432,29 +432,22 @@ pub async fn dropped_calls_can_be_repeated(
 
         let claims = [fenced(entry, 5)];
         give_up(&t, drop_after, t.claim(&t.a, &claims)).await;
-        let claimed = ClaimOutcome::Claimed {
-            from: Some(t.a.clone()),
-            failures: 0,
-        };
-        assert_eq!(t.claim_one(&t.a, entry, 5).await, claimed);
+        assert_eq!(t.claim_one(&t.a, entry, 5).await, claimed(&t.a, 0));
 
         let back = [HandBack {
             entry,
             token: FencingToken(5),
-            failed: true,
+            failed: Some("it was bad".into()),
+            rests: true,
         }];
         give_up(&t, drop_after, t.hand_back(&t.a, &back)).await;
         assert_eq!(
             t.hand_back_one(&t.a, entry, 5, true).await,
             HandBackOutcome::HandedBack
         );
-        let claimed = ClaimOutcome::Claimed {
-            from: Some(t.a.clone()),
-            failures: 1,
-        };
         assert_eq!(
             t.claim_one(&t.b, entry, 6).await,
-            claimed,
+            claimed(&t.a, 1),
             "counted twice, or not at all"
         );
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use streamlease_core::{FencingToken, HandBackOutcome, Runtime, Transport};
 
 use super::super::support::pass;
-use super::tool::{Tool, claimed, fenced, stale};
+use super::tool::{Tool, claimed, fenced, one, stale};
 
 /// An owner that is replaced without having handed back has crashed, once.
 pub async fn a_crash_counts_a_failure_once(
@@ -49,6 +49,99 @@ pub async fn a_hand_back_counts_a_failure_only_if_it_says_so(
     let late = t.hand_back_one(&t.b, entry, 6, true).await;
     assert_eq!(late, HandBackOutcome::NotOwner { seen });
     assert_eq!(t.pending(entry).await.expect("pending").failures, 1);
+}
+
+/// The last five reasons, whatever is in them, through claims and into quarantine.
+pub async fn reasons_of_failures_are_kept(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let entry = t.owned(&t.a, 5).await;
+    let said = [
+        "first",
+        "5:x,é\u{0}\n",
+        ":1:2",
+        &"x".repeat(256),
+        "last, said",
+    ];
+    for (n, reason) in (0..).zip(said) {
+        t.give_up(&t.a, entry, 5 + n, Some(reason), true).await;
+        let failures = t.failures_at_claim(&t.a, entry, 6 + n).await;
+        assert_eq!(failures.count, n as u32 + 1);
+        assert!(!failures.counted_now);
+        let so_far = &said[..=n as usize];
+        assert_eq!(failures.reasons, so_far);
+    }
+    // The owner with 10 dies; who reads that is told by which name to look for it.
+    let failures = t.failures_at_claim(&t.b, entry, 11).await;
+    assert_eq!((failures.count, failures.counted_now), (6, true));
+    assert_eq!(failures.reasons[..4], said[1..]);
+    let death = failures.reasons.last().expect("five are kept");
+    assert!(death.contains(t.a.as_str()), "no name in {death:?}");
+    assert_eq!(
+        t.failures_at_claim(&t.b, entry, 11).await,
+        failures,
+        "a repeat is told the same"
+    );
+    t.quarantine_one(&t.b, entry, 11, "six").await;
+    let parked = one(t.quarantined().await);
+    assert_eq!((parked.failures, &parked.reasons), (6, &failures.reasons));
+}
+
+/// Who was cut off, and was counted as dead, takes that back as soon as it can.
+pub async fn a_late_hand_back_takes_the_death_of_its_owner_back(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let entry = t.owned(&t.a, 5).await;
+    assert_eq!(t.claim_one(&t.b, entry, 6).await, claimed(&t.a, 1));
+    let before = t.pending(entry).await.expect("pending");
+    let seen = FencingToken(6);
+    for _ in 0..2 {
+        let late = t.give_up(&t.a, entry, 5, None, false).await;
+        assert_eq!(late, HandBackOutcome::NotOwner { seen });
+        let after = t.pending(entry).await.expect("pending");
+        assert_eq!(after.failures, 0);
+        assert_eq!(
+            (after.token, after.handed_back, &after.consumer),
+            (before.token, false, &before.consumer),
+            "it is the next owner's all the same"
+        );
+    }
+    assert!(!t.failures_at_claim(&t.b, entry, 6).await.counted_now);
+    // Also when others have come and gone since; it takes back its own one alone.
+    t.claim_one(&t.a, entry, 7).await;
+    t.give_up(&t.a, entry, 7, Some("said so"), true).await;
+    t.claim_one(&t.b, entry, 8).await;
+    assert_eq!(t.pending(entry).await.expect("pending").failures, 2);
+    t.give_up(&t.b, entry, 6, None, false).await;
+    let failures = t.failures_at_claim(&t.b, entry, 8).await;
+    assert_eq!(
+        (failures.count, failures.reasons),
+        (1, vec!["said so".into()])
+    );
+    t.give_up(&t.a, entry, 7, None, false).await;
+    t.give_up(&t.a, entry, 5, None, false).await;
+    let failures = t.failures_at_claim(&t.b, entry, 8).await;
+    assert_eq!(failures.count, 1, "what an owner said stands");
+}
+
+/// It lives, but its work had failed when it was cut off: one failure, for that reason.
+pub async fn a_late_hand_back_can_say_why_it_failed(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let entry = t.owned(&t.a, 5).await;
+    t.claim_one(&t.b, entry, 6).await;
+    for _ in 0..2 {
+        t.give_up(&t.a, entry, 5, Some("bad input"), true).await;
+        let failures = t.failures_at_claim(&t.b, entry, 6).await;
+        assert_eq!((failures.count, failures.counted_now), (1, false));
+        assert_eq!(failures.reasons, ["bad input"]);
+    }
 }
 
 /// For how long it has rested since, everybody can see; a repeat starts nothing anew.

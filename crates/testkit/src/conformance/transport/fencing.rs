@@ -9,7 +9,7 @@ use streamlease_core::{
 };
 
 use super::super::support::{PATIENCE, consumer, pass, within};
-use super::tool::{Tool, claimed, fenced, ids, listed, stale};
+use super::tool::{Tool, claimed, counted, fenced, ids, listed, stale};
 
 /// A claim with a greater token than any before is granted and remembered.
 pub async fn a_claim_remembers_its_token(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
@@ -454,7 +454,8 @@ pub async fn results_are_positional(runtime: Arc<dyn Runtime>, transport: Arc<dy
     let back = |entry, token| HandBack {
         entry,
         token: FencingToken(token),
-        failed: false,
+        failed: None,
+        rests: false,
     };
     let backs = [back(gone, 5), back(owned, 4), back(fresh, 1)];
     let outcomes = t.hand_back(&t.a, &backs).await.expect("hand_back");
@@ -536,7 +537,7 @@ pub async fn large_batches_are_answered_whole(
     assert_eq!(outcomes.len(), N);
     for (n, outcome) in outcomes.into_iter().enumerate() {
         assert_eq!(
-            outcome,
+            counted(outcome),
             if n % 3 == 0 {
                 stale(5)
             } else {

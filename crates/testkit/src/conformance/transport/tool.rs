@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Fenced,
+    Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Failures, Fenced,
     FencingToken, FetchRequest, HandBack, HandBackOutcome, Info, Pending, Quarantine,
     QuarantineOutcome, QuarantineRelease, Quarantined, Runtime, Scope, StreamName, SubmitBatch,
     Transport,
@@ -80,10 +80,10 @@ impl Tool {
     /// An entry that is pending at `consumer`, claimed with `token`.
     pub(super) async fn owned(&self, consumer: &ConsumerName, token: u64) -> EntryId {
         let id = self.fresh(consumer).await;
-        let from = Some(consumer.clone());
+        let from = consumer.clone();
         assert_eq!(
             self.claim_one(consumer, id, token).await,
-            ClaimOutcome::Claimed { from, failures: 0 },
+            claimed(&from, 0),
             "claim of a fresh entry"
         );
         id
@@ -92,23 +92,36 @@ impl Tool {
     /// Claims what nobody has owned yet; whose it was may be left out then.
     pub(super) async fn claim_unowned(&self, consumer: &ConsumerName, entry: EntryId, token: u64) {
         let outcome = self.claim_one(consumer, entry, token).await;
-        let is_claimed = matches!(outcome, ClaimOutcome::Claimed { failures: 0, .. });
+        let is_claimed =
+            matches!(&outcome, ClaimOutcome::Claimed { failures, .. } if failures.count == 0);
         assert!(
             is_claimed,
             "claim of an entry without an owner: {outcome:?}"
         );
     }
 
+    /// Of failures the outcome has the number alone; see [`Tool::failures_at_claim`].
     pub(super) async fn claim_one(
         &self,
         consumer: &ConsumerName,
         entry: EntryId,
         token: u64,
     ) -> ClaimOutcome {
-        one(self
-            .claim(consumer, &[fenced(entry, token)])
-            .await
-            .expect("claim"))
+        let outcomes = self.claim(consumer, &[fenced(entry, token)]).await;
+        counted(one(outcomes.expect("claim")))
+    }
+
+    pub(super) async fn failures_at_claim(
+        &self,
+        consumer: &ConsumerName,
+        entry: EntryId,
+        token: u64,
+    ) -> Failures {
+        let outcomes = self.claim(consumer, &[fenced(entry, token)]).await;
+        match one(outcomes.expect("claim")) {
+            ClaimOutcome::Claimed { failures, .. } => failures,
+            outcome => panic!("not claimed: {outcome:?}"),
+        }
     }
 
     pub(super) async fn complete_one(
@@ -130,18 +143,25 @@ impl Tool {
         token: u64,
         failed: bool,
     ) -> HandBackOutcome {
-        let token = FencingToken(token);
-        one(self
-            .hand_back(
-                consumer,
-                &[HandBack {
-                    entry,
-                    token,
-                    failed,
-                }],
-            )
-            .await
-            .expect("hand_back"))
+        let reason = failed.then_some("it was bad");
+        self.give_up(consumer, entry, token, reason, failed).await
+    }
+
+    pub(super) async fn give_up(
+        &self,
+        consumer: &ConsumerName,
+        entry: EntryId,
+        token: u64,
+        reason: Option<&str>,
+        rests: bool,
+    ) -> HandBackOutcome {
+        let back = HandBack {
+            entry,
+            token: FencingToken(token),
+            failed: reason.map(ToOwned::to_owned),
+            rests,
+        };
+        one(self.hand_back(consumer, &[back]).await.expect("hand_back"))
     }
 
     pub(super) async fn quarantine_one(
@@ -309,8 +329,16 @@ pub(super) fn one<T>(results: Vec<T>) -> T {
 pub(super) fn claimed(from: &ConsumerName, failures: u32) -> ClaimOutcome {
     ClaimOutcome::Claimed {
         from: Some(from.clone()),
-        failures,
+        failures: failures.into(),
     }
+}
+
+/// Of failures the number alone.
+pub(super) fn counted(mut outcome: ClaimOutcome) -> ClaimOutcome {
+    if let ClaimOutcome::Claimed { failures, .. } = &mut outcome {
+        *failures = failures.count.into();
+    }
+    outcome
 }
 
 pub(super) fn stale(seen: u64) -> ClaimOutcome {

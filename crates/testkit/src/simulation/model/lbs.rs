@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
-    Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, MalformedReason, Pending,
-    PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result, Scope, StreamName,
+    Failures, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, MalformedReason,
+    Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result, Scope, StreamName,
 };
 
 use super::Mutant;
@@ -59,15 +59,61 @@ struct Parked {
     content: Payload,
     reason: String,
     failures: u32,
+    reasons: Vec<String>,
     last_owner: ConsumerName,
     at_ms: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Fence {
     token: FencingToken,
     handed_back: bool,
     failures: u32,
+    /// Of at most five of them: whose token, by which one it was counted (a death) or
+    /// none (its owner said so), and why.
+    kept: Vec<(FencingToken, FencingToken, String)>,
+}
+
+impl Fence {
+    fn count(&mut self, token: FencingToken, by: FencingToken, reason: String) {
+        self.failures += 1;
+        self.kept.push((token, by, reason));
+        if self.kept.len() > 5 {
+            self.kept.remove(0);
+        }
+    }
+
+    /// Somebody comes with a greater token than an owner that never handed back.
+    fn find_dead(&mut self, by: FencingToken, at: Option<&ConsumerName>) {
+        if by <= self.token || self.token == FencingToken::NONE || self.handed_back {
+            return;
+        }
+        let who = at.map_or("", |at| at.as_str());
+        self.count(self.token, by, format!("{who} is dead"));
+    }
+
+    /// The owner with that token is not dead; whether it had counted as that.
+    fn revive(&mut self, token: FencingToken, failed: Option<&String>) -> bool {
+        let mut kept = self.kept.iter_mut();
+        let death = kept.find(|(of, by, _)| *of == token && *by != FencingToken::NONE);
+        let found = death.is_some();
+        match (death, failed) {
+            (Some(death), Some(reason)) => *death = (token, FencingToken::NONE, reason.clone()),
+            (Some(_), None) => {
+                self.failures -= 1;
+                self.kept.retain(|(of, ..)| *of != token);
+            }
+            (None, _) => {}
+        }
+        found
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        self.kept
+            .iter()
+            .map(|(.., reason)| reason.clone())
+            .collect()
+    }
 }
 
 impl Lbs {
@@ -309,7 +355,7 @@ impl Lbs {
                 page.next = page.entries.last().map(|last: &Pending| last.entry);
                 break;
             }
-            let fence = self.fences.get(&entry).copied().unwrap_or_default();
+            let fence = self.fences.get(&entry).cloned().unwrap_or_default();
             page.entries.push(Pending {
                 entry,
                 consumer: slot.consumer.clone(),
@@ -359,23 +405,30 @@ impl Lbs {
             return match self.mutant {
                 Some(Mutant::ClaimsTheGone) => ClaimOutcome::Claimed {
                     from: None,
-                    failures: 0,
+                    failures: Failures::default(),
                 },
                 _ => ClaimOutcome::Gone,
             };
         }
         let unfenced = self.mutant == Some(Mutant::NoFence);
+        let pending = self
+            .group
+            .as_ref()
+            .and_then(|g| g.pending.get(&claim.entry));
         let fence = self.fences.entry(claim.entry).or_default();
         let stale = claim.token < fence.token || (fence.handed_back && claim.token == fence.token);
         if stale && !unfenced {
             return ClaimOutcome::Stale { seen: fence.token };
         }
-        if claim.token > fence.token && fence.token != FencingToken::NONE && !fence.handed_back {
-            fence.failures += 1;
-        }
+        fence.find_dead(claim.token, pending.map(|slot| &slot.consumer));
         fence.token = claim.token;
         fence.handed_back = false;
-        let failures = fence.failures;
+        let last = fence.kept.last();
+        let failures = Failures {
+            count: fence.failures,
+            counted_now: last.is_some_and(|(_, by, _)| *by == claim.token),
+            reasons: fence.reasons(),
+        };
         let group = self.group.as_mut();
         let from = group.and_then(|group| group.deliver(claim.entry, consumer, now_ms));
         ClaimOutcome::Claimed { from, failures }
@@ -388,6 +441,7 @@ impl Lbs {
                 && !fence.handed_back
             {
                 fence.failures = 0;
+                fence.kept.clear();
             }
         }
     }
@@ -416,30 +470,39 @@ impl Lbs {
         for &HandBack {
             entry,
             token,
-            failed,
+            ref failed,
+            rests,
         } in entries
         {
             outcomes.push(match self.admit(Fenced { entry, token }) {
                 Verdict::Gone => HandBackOutcome::Gone,
-                Verdict::Stale(seen) => HandBackOutcome::NotOwner { seen },
+                Verdict::Stale(seen) => {
+                    let fence = self.fences.entry(entry).or_default();
+                    if fence.revive(token, failed.as_ref()) && fence.handed_back {
+                        freed.push(entry);
+                    }
+                    HandBackOutcome::NotOwner { seen }
+                }
                 Verdict::Fine => {
                     if self.mutant == Some(Mutant::HandBackRemoves) {
                         self.remove(entry);
                     }
                     let fence = self.fences.entry(entry).or_default();
                     let repeated = fence.handed_back && fence.token == token;
-                    fence.failures += u32::from(failed && !repeated);
+                    if let Some(reason) = failed.as_ref().filter(|_| !repeated) {
+                        fence.count(token, FencingToken::NONE, reason.clone());
+                    }
                     fence.token = token;
                     fence.handed_back = true;
                     // XCLAIM … FORCE, to where it is pending: so idle that all
-                    // others take it at once; or, if it failed, idle since then,
+                    // others take it at once; or, if it is to rest, idle since then,
                     // which a repeat does not start anew.
-                    let idle = if failed { 0 } else { HANDED_BACK_IDLE_MS };
+                    let idle = if rests { 0 } else { HANDED_BACK_IDLE_MS };
                     if let Some(group) = &mut self.group {
                         let slot = group.pending.get_mut(&entry);
                         let delivered_ms = now_ms.saturating_sub(idle);
                         match slot {
-                            Some(_) if repeated && failed => {}
+                            Some(_) if repeated && rests => {}
                             Some(slot) => slot.delivered_ms = delivered_ms,
                             None => {
                                 group.deliver(entry, caller, delivered_ms);

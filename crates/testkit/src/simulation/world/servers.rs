@@ -58,7 +58,13 @@ impl World {
                 _ => return self.answer(node, id, Err(error)),
             };
             let (from, failures) = (None, 0);
-            let done = vec![ClaimOutcome::Claimed { from, failures }; claims];
+            let done = vec![
+                ClaimOutcome::Claimed {
+                    from,
+                    failures: failures.into()
+                };
+                claims
+            ];
             return self.answer(node, id, Ok(Reply::Claimed(done)));
         }
         if let Action::Fetch { max, wait } = action {

@@ -148,7 +148,7 @@ impl World {
             0 | 1 if !self.calm => Command::HandBack {
                 entry,
                 token,
-                failed: draw == 0,
+                failed: (draw == 0).then(|| "drawn".to_owned()),
                 call: Some(call),
             },
             2 => {

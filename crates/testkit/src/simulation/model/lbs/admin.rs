@@ -61,14 +61,15 @@ impl Lbs {
 
     /// XADD to the quarantine, and off the stream.
     pub(super) fn park(&mut self, caller: &ConsumerName, wanted: &Quarantine, now_ms: u64) {
-        let failures = self.failures(wanted.entry);
+        let fence = self.fences.get(&wanted.entry).cloned().unwrap_or_default();
         let content = self.stream.get(&wanted.entry).cloned();
         self.remove(wanted.entry);
         if let Some(content) = content {
             let parked = Parked {
                 content,
                 reason: wanted.reason.clone(),
-                failures,
+                failures: fence.failures,
+                reasons: fence.reasons(),
                 last_owner: caller.clone(),
                 at_ms: now_ms,
             };
@@ -86,6 +87,7 @@ impl Lbs {
             entry,
             reason: parked.reason.clone(),
             failures: parked.failures,
+            reasons: parked.reasons.clone(),
             last_owner: parked.last_owner.clone(),
             at_ms: parked.at_ms,
             fields: fields(&parked.content),
