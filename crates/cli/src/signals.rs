@@ -1,10 +1,13 @@
 //! SIGTERM, Ctrl-C and a terminal that goes away: the first asks to stop, the second stops.
+//!
+//! What is not listened to and ends a process by default ends this one without its
+//! programs, as SIGKILL does.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::Failure;
@@ -22,9 +25,11 @@ pub(crate) fn stop_on_signals(
 ) -> Result<Receiver<()>, Failure> {
     let mut wanted = vec![SIGTERM, SIGINT];
     // `nohup` is for those who want to go on.
-    if !is_ignored(SIGHUP) {
-        wanted.push(SIGHUP);
-    }
+    wanted.extend(
+        [SIGHUP, SIGQUIT]
+            .iter()
+            .filter(|signal| !is_ignored(**signal)),
+    );
     let mut signals = Signals::new(wanted)
         .map_err(|err| Failure::other(format!("cannot listen to signals: {err}")))?;
     let (stop, stopped) = async_channel::bounded(1);

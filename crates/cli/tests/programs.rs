@@ -190,15 +190,17 @@ fn orphans_of_programs_are_adopted_and_reaped() {
 
 #[test]
 fn a_terminal_that_goes_away_stops_the_command_and_its_programs() {
-    let server = RedisServer::start();
-    submit(&server, "s", &["call"]);
-    let mut worker = shell(&server, "one", &[], "echo pid=$$; exec sleep 1000");
-    let pid = pid_said(&worker);
-    worker.signal(Signal::HUP);
-    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
-    assert!(!runs(&pid), "the program runs on");
-    assert_eq!(worker.events_of("stream_handed_back").len(), 1);
-    assert_eq!(inspect(&server, "s")[0]["failures"], 0);
+    for signal in [Signal::HUP, Signal::QUIT] {
+        let server = RedisServer::start();
+        submit(&server, "s", &["call"]);
+        let mut worker = shell(&server, "one", &[], "echo pid=$$; exec sleep 1000");
+        let pid = pid_said(&worker);
+        worker.signal(signal);
+        assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+        assert!(!runs(&pid), "the program runs on");
+        assert_eq!(worker.events_of("stream_handed_back").len(), 1);
+        assert_eq!(inspect(&server, "s")[0]["failures"], 0);
+    }
 }
 
 #[test]

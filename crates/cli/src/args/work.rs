@@ -11,8 +11,8 @@ use super::{Locks, RuntimeKind, Target};
 use crate::exec::Graces;
 
 pub(super) const HELP: &str = "\
-SIGTERM, Ctrl-C or SIGHUP (unless it was ignored, as `nohup` does) hands everything back and \
-exits with 0; a second SIGTERM or Ctrl-C exits at once, with 1.
+SIGTERM, Ctrl-C, SIGQUIT or SIGHUP (unless it was ignored, as `nohup` does) hands everything back \
+and exits with 0; a second one, but for SIGHUP, exits at once, with 1.
 
 The program of --exec has STREAMLEASE_STREAM, STREAMLEASE_ENTRY, STREAMLEASE_TOKEN and \
 STREAMLEASE_INFO (JSON, `null` without info; not set if it is 128 KiB or more) in its \
