@@ -1,10 +1,15 @@
 //! `streamlease submit`: announces data streams and prints their entry ids.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
 use std::{fmt, fs, thread};
 
 use async_channel::Receiver;
-use streamlease::{Announcement, EntryId, Error, Info, Producer, StreamName};
+use futures_lite::future;
+use streamlease::{
+    Announcement, EntryId, Error, ErrorKind, Info, Producer, RetryPolicy, Runtime, StreamName,
+    SubmitBatch, new_batch,
+};
 
 use crate::Failure;
 use crate::args::{InfoSource, RuntimeKind, SubmitArgs};
@@ -12,6 +17,10 @@ use crate::runtime::{self, AnyRuntime};
 
 /// Most announcements sent together.
 const BATCH: usize = 500;
+
+/// Between two tries, doubling up to the other.
+const REST_FIRST: Duration = Duration::from_millis(50);
+const REST_LAST: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: SubmitArgs) -> Result<(), Failure> {
     let info_on_stdin = matches!(args.info, Some(InfoSource::StandardInput));
@@ -45,25 +54,31 @@ fn read_info(source: InfoSource) -> Result<Info, Failure> {
 }
 
 async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(), Failure> {
-    let backend = crate::connect(&args.target).await?;
-    let producer = Producer::new(args.target.service.as_str(), &backend, runtime)?;
+    let backend = crate::backend(&args.target)?;
+    // Tried once here: how long it goes on is this command's to know.
+    let producer = Producer::new(args.target.service.as_str(), &backend, runtime.clone())?
+        .retry(RetryPolicy::NONE)?;
     let mut progress = Progress {
         producer,
+        runtime,
         info,
+        timeout: args.timeout,
+        key: args.batch_id,
+        batches: 0,
         submitted: 0,
     };
     if args.names.is_empty() {
         let lines = read_names();
         while let Ok(first) = lines.recv().await {
-            // What is there already goes together; nothing waits for more.
             let mut batch = vec![first?];
-            while let Some(Ok(next)) = (batch.len() < BATCH).then(|| lines.try_recv()) {
-                match next {
-                    Ok(name) => batch.push(name),
-                    Err(err) => {
+            while batch.len() < BATCH {
+                match progress.next_line(&lines).await {
+                    Some(Ok(name)) => batch.push(name),
+                    Some(Err(err)) => {
                         progress.submit(batch).await?;
                         return Err(err.into());
                     }
+                    None => break,
                 }
             }
             progress.submit(batch).await?;
@@ -78,31 +93,96 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
 
 struct Progress {
     producer: Producer,
+    runtime: AnyRuntime,
     info: Info,
+    timeout: Duration,
+    key: Option<String>,
+    batches: usize,
     submitted: usize,
 }
 
 impl Progress {
+    /// What goes together with what has been read already.
+    async fn next_line(
+        &self,
+        lines: &Receiver<Result<StreamName, Error>>,
+    ) -> Option<Result<StreamName, Error>> {
+        match self.key {
+            // What is there already; nothing waits for more.
+            None => lines.try_recv().ok(),
+            // A rerun must make the same batches, however fast it reads.
+            Some(_) => lines.recv().await.ok(),
+        }
+    }
+
     async fn submit(&mut self, names: Vec<StreamName>) -> Result<(), Failure> {
         let announcements = names
             .into_iter()
             .map(|name| Announcement::new(name, self.info.clone()))
             .collect();
-        match self.producer.submit_all(announcements).await {
-            Ok(entries) => {
-                self.submitted += entries.len();
-                print(&entries);
-                Ok(())
+        let batch = match &self.key {
+            Some(key) => SubmitBatch::with_key(format!("{key}/{}", self.batches), announcements),
+            None => new_batch(announcements)?,
+        };
+        let entries = self.submit_batch(&batch).await?;
+        self.batches += 1;
+        self.submitted += entries.len();
+        print(&entries);
+        Ok(())
+    }
+
+    /// The same batch again and again, which appends nothing twice, until it is
+    /// answered or time is up.
+    async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>, Failure> {
+        let give_up_at = self.runtime.now() + self.timeout;
+        let mut rest = REST_FIRST;
+        let mut last_error = None;
+        loop {
+            let overdue = async {
+                self.runtime.sleep_until(give_up_at).await;
+                None
+            };
+            let answer = async { Some(self.producer.submit_batch(batch).await) };
+            match future::or(answer, overdue).await {
+                Some(Ok(entries)) => return Ok(entries),
+                Some(Err(err)) => {
+                    // What has worked before will work again, unless it is this batch.
+                    let again = err.is_retryable()
+                        || (self.submitted > 0 && err.kind() != ErrorKind::Config);
+                    if !again {
+                        return Err(self.failed(err));
+                    }
+                    if last_error.is_none() {
+                        log::warn!("submitting failed, trying again: {err}");
+                    }
+                    last_error = Some(err);
+                }
+                None => {}
             }
-            Err(err) => {
-                let mut failure = Failure::from(err);
-                let before = self.submitted;
-                failure.message += &format!(
-                    "; {before} streams were submitted before, and of the next ones it is unknown"
-                );
-                Err(failure)
+            if self.runtime.now() + rest >= give_up_at {
+                return Err(self.failed(last_error.unwrap_or_else(|| {
+                    Error::new(
+                        ErrorKind::Unavailable,
+                        format!("no answer within {:?}", self.timeout),
+                    )
+                })));
             }
+            self.runtime.sleep(rest).await;
+            rest = (rest * 2).min(REST_LAST);
         }
+    }
+
+    fn failed(&self, err: Error) -> Failure {
+        let mut failure = crate::of_redis(err);
+        let (before, of_the_rest) = (self.submitted, "and of the next ones it is unknown");
+        failure.message += &match &self.key {
+            None => format!("; {before} streams were submitted before, {of_the_rest}"),
+            Some(key) => format!(
+                "; {before} streams were submitted before, {of_the_rest}: the same again with \
+                 --batch-id {key} within five minutes submits the rest"
+            ),
+        };
+        failure
     }
 }
 

@@ -4,11 +4,12 @@ mod values;
 mod work;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use streamlease::{EntryId, Info, LockScheme, ServiceName, StreamName};
 
-use self::values::{entry, info, service, stream};
+use self::values::{duration, entry, info, service, stream};
 pub(crate) use self::work::{Claim, Hold, OnStop, WorkArgs};
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
@@ -70,6 +71,19 @@ pub(crate) struct SubmitArgs {
     /// comes on standard input
     #[arg(long, value_name = "JSON", value_parser = info, allow_hyphen_values = true)]
     pub(crate) info: Option<InfoSource>,
+    /// How long a server that is away is waited for
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = duration,
+        allow_hyphen_values = true
+    )]
+    pub(crate) timeout: Duration,
+    /// Any text that names these streams together: the same command again with the same one,
+    /// within five minutes, submits what is missing and prints the same ids
+    #[arg(long, value_name = "KEY")]
+    pub(crate) batch_id: Option<String>,
     /// Data streams; without any, names are read from standard input, one a line
     #[arg(value_name = "NAME", value_parser = stream)]
     pub(crate) names: Vec<StreamName>,

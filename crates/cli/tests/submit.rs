@@ -1,0 +1,110 @@
+//! `submit`: a server that is away is waited for, and nothing is submitted twice.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::process::{Output, Stdio};
+
+use common::{command, lines, run, run_with_input, stderr, submit};
+use streamlease_tests::{Proxy, RedisServer, eventually_blocking};
+
+fn submitted(output: &Output) -> Vec<String> {
+    assert!(output.status.success(), "{output:?}");
+    lines(output)
+}
+
+fn on_the_lbs(server: &RedisServer) -> u64 {
+    server.run(&["XLEN", "s-input"])
+}
+
+#[test]
+fn a_server_that_is_not_up_yet_is_waited_for_and_each_id_is_printed_once() {
+    let mut server = RedisServer::start();
+    let url = server.url();
+    server.kill();
+    let waiting = command()
+        .args(["submit", "--redis", &url, "--service", "s", "a", "b"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    server.start_again();
+    let ids = submitted(&waiting.wait_with_output().unwrap());
+    assert_eq!((ids.len(), on_the_lbs(&server)), (2, 2));
+}
+
+#[test]
+fn a_batch_whose_reply_was_lost_in_a_restart_is_not_submitted_twice() {
+    let mut server = RedisServer::builder().append_only().start();
+    let proxy = Proxy::start(server.addr());
+    // What is submitted first is executed, and the reply does not come.
+    proxy.cut_reply_to("DataStreamName", 0);
+    let names: Vec<String> = (0..700).map(|n| format!("s{n}")).collect();
+    let waiting = command()
+        .args(["submit", "--redis", &proxy.url(), "--service", "s"])
+        .args(&names)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually_blocking("something to be submitted", common::SOON, || {
+        on_the_lbs(&server) > 0
+    });
+    server.kill();
+    server.start_again();
+    let ids = submitted(&waiting.wait_with_output().unwrap());
+    assert_eq!((ids.len(), on_the_lbs(&server)), (700, 700));
+    let unique: std::collections::BTreeSet<_> = ids.iter().collect();
+    assert_eq!(unique.len(), 700);
+}
+
+#[test]
+fn a_rerun_with_the_same_batch_id_submits_what_is_missing_and_doubles_nothing() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let args = [
+        "submit",
+        "--redis",
+        &url,
+        "--service",
+        "s",
+        "--batch-id",
+        "job 7",
+    ];
+    let names: Vec<String> = (0..1_200).map(|n| format!("s{n}")).collect();
+    let first = submitted(&run_with_input(
+        &args,
+        (names[..800].join("\n") + "\n").as_bytes(),
+    ));
+    let all = submitted(&run_with_input(&args, (names.join("\n") + "\n").as_bytes()));
+    assert_eq!((&all[..800], all.len()), (&first[..], 1_200));
+    assert_eq!(on_the_lbs(&server), 1_200);
+    // As arguments they are the same batches.
+    let as_arguments: Vec<&str> = args
+        .iter()
+        .copied()
+        .chain(names.iter().map(String::as_str))
+        .collect();
+    assert_eq!(submitted(&run(&as_arguments)), all);
+    assert_eq!(on_the_lbs(&server), 1_200);
+    // Another key, or none, is something else.
+    submit(&server, "s", &["s0"]);
+    let other = [&args[..5], &["--batch-id", "job 8", "s0"]].concat();
+    submitted(&run(&other));
+    assert_eq!(on_the_lbs(&server), 1_202);
+}
+
+#[test]
+fn a_server_that_stays_away_is_given_up_after_the_timeout() {
+    let nowhere = ["submit", "--redis", "redis://127.0.0.1:1", "--service", "s"];
+    let output = run(&[&nowhere[..], &["--timeout", "300ms", "a"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("127.0.0.1:1"), "{output:?}");
+    assert!(
+        stderr(&output).contains("0 streams were submitted"),
+        "{output:?}"
+    );
+    let keyed = [&nowhere[..], &["--timeout", "0s", "--batch-id", "k", "a"]].concat();
+    assert!(stderr(&run(&keyed)).contains("--batch-id k"));
+}
