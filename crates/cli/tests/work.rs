@@ -335,3 +335,40 @@ fn taken_over_with(locks: &str, others: &str) {
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(common::stderr(&refused).contains(locks), "{refused:?}");
 }
+
+#[test]
+fn work_waits_for_a_server_that_is_not_up_yet() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let worker = JsonProcess::spawn(
+        command()
+            .args(["work", "--redis", &server.url(), "--service", "s"])
+            .args(["--consumer", "one", "--json", "--hold", "0s"]),
+    );
+    // It has tried, and says so once.
+    eventually_blocking("a warning", SOON, || {
+        worker.stderr().contains("trying again")
+    });
+    server.start_again();
+    worker.wait_for("started", SOON);
+    submit(&server, "s", &["call"]);
+    worker.wait_for("stream_done", SOON);
+    // One for the LBS and one for the locks, at most; not one for each try.
+    assert!(worker.stderr().lines().count() <= 2, "{}", worker.stderr());
+}
+
+#[test]
+fn a_stop_while_it_waits_for_its_server_ends_it_at_once() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let mut worker = JsonProcess::spawn(
+        command()
+            .args(["work", "--redis", &server.url(), "--service", "s"])
+            .args(["--consumer", "one", "--json", "--ttl", "1h"]),
+    );
+    eventually_blocking("a warning", SOON, || {
+        worker.stderr().contains("trying again")
+    });
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+}
