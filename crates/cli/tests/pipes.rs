@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use common::{SOON, command, submit, unfinished, work};
+use common::{SOON, command, inspect, submit, unfinished, work};
 use streamlease_tests::{
     JsonProcess, Proxy, RedisServer, Signal, eventually_blocking, in_real_time,
 };
@@ -45,6 +45,15 @@ fn worker(server: &RedisServer, consumer: &str, ttl: &str) -> Command {
     command
 }
 
+/// How many entries somebody holds the lock of.
+fn held(server: &RedisServer) -> usize {
+    let listing = inspect(server, "s");
+    listing
+        .iter()
+        .filter(|line| line["lock_live"] == true)
+        .count()
+}
+
 /// Both ends of something like a pipe; the first takes nothing any more.
 fn full_pipe() -> (OwnedFd, UnixStream) {
     let (mut input, output) = UnixStream::pair().unwrap();
@@ -75,9 +84,7 @@ fn stdout_that_nobody_reads_holds_nothing_that_was_not_told_and_does_not_keep_fr
         "s",
         &names.iter().map(String::as_str).collect::<Vec<_>>(),
     );
-    eventually_blocking("it to be given streams", SOON, || {
-        server.run::<u64>(&["HLEN", "{s-input}:owners"]) > 0
-    });
+    eventually_blocking("it to be given streams", SOON, || held(&server) > 0);
     // All but those whose lines wait to be written.
     let other = work(
         &server,
@@ -168,12 +175,10 @@ fn sigterm_while_it_starts_hands_back_what_it_has_leased_already() {
                 .args(["work", "--redis", &proxy.url(), "--service", "s"])
                 .args(["--consumer", "one", "--json", "--ttl", "60s"]),
         );
-        eventually_blocking("streams to be leased", SOON, || {
-            server.run::<u64>(&["HLEN", "{s-input}:owners"]) == 3
-        });
+        eventually_blocking("streams to be leased", SOON, || held(&server) == 3);
         starting.signal(Signal::TERM);
         assert_eq!(starting.wait_exit(SOON).code(), Some(0));
-        assert_eq!(server.run::<u64>(&["HLEN", "{s-input}:owners"]), 0);
+        assert_eq!(held(&server), 0);
         // A session that was closed has no deadline.
         assert_eq!(
             server.run::<u64>(&["ZCOUNT", "{s-input}:sessions", "1", "+inf"]),
