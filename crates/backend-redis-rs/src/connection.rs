@@ -138,9 +138,7 @@ impl Server {
 
     /// Sends one command.
     pub(crate) async fn command(&self, what: &str, command: &Cmd) -> Result<Value> {
-        let mut pipeline = Pipeline::new();
-        pipeline.add_command(command.clone());
-        let reply = self.pipeline(what, &pipeline).await?.into_iter().next();
+        let reply = self.pipeline(what, &one(command.clone())).await?.pop();
         self.checked(what, reply.ok_or_else(|| protocol("no reply"))?)
     }
 
@@ -156,24 +154,50 @@ impl Server {
     ) -> Result<Vec<Value>> {
         let mut replies = Vec::with_capacity(calls.len());
         for calls in calls.chunks(PIPELINE) {
-            let mut pipeline = Pipeline::new();
-            for call in calls {
-                pipeline.add_command(call.by_hash(script));
-            }
-            for (call, reply) in calls.iter().zip(self.pipeline(what, &pipeline).await?) {
-                let reply = if is_unknown_script(&reply) {
-                    self.pipeline(what, &one(call.by_code(script))).await?.pop()
-                } else {
-                    Some(reply)
-                };
-                replies.push(self.checked(what, reply.ok_or_else(|| protocol("no reply"))?)?);
-            }
+            let send = async |pipeline| self.pipeline(what, &pipeline).await;
+            self.run_by(send, what, script, calls, &mut replies).await?;
         }
-        if replies.len() == calls.len() {
-            Ok(replies)
-        } else {
-            Err(protocol("replies are missing"))
+        Ok(replies)
+    }
+
+    /// The same in one go, on a connection of its own: the calls or the replies are large.
+    pub(crate) async fn run_large(
+        &self,
+        what: &str,
+        script: &Script,
+        calls: &[Call],
+    ) -> Result<Vec<Value>> {
+        let mut replies = Vec::with_capacity(calls.len());
+        let send = async |pipeline| self.alone(what, &pipeline, Duration::ZERO).await;
+        self.run_by(send, what, script, calls, &mut replies).await?;
+        Ok(replies)
+    }
+
+    async fn run_by<F: Future<Output = Result<Vec<Value>>>>(
+        &self,
+        send: impl Fn(Pipeline) -> F,
+        what: &str,
+        script: &Script,
+        calls: &[Call],
+        replies: &mut Vec<Value>,
+    ) -> Result<()> {
+        let mut pipeline = Pipeline::new();
+        for call in calls {
+            pipeline.add_command(call.by_hash(script));
         }
+        let answers = send(pipeline).await?;
+        if answers.len() != calls.len() {
+            return Err(protocol("replies are missing"));
+        }
+        for (call, answer) in calls.iter().zip(answers) {
+            let unknown = matches!(&answer, Value::ServerError(err) if err.code() == "NOSCRIPT");
+            let answer = match unknown {
+                true => send(one(call.by_code(script))).await?.pop(),
+                false => Some(answer),
+            };
+            replies.push(self.checked(what, answer.ok_or_else(|| protocol("no reply"))?)?);
+        }
+        Ok(())
     }
 
     /// Runs a script once.
@@ -183,6 +207,15 @@ impl Server {
             .await?
             .pop();
         reply.ok_or_else(|| protocol("no reply"))
+    }
+
+    /// Sends one command on a connection of its own: its reply is large.
+    pub(crate) async fn command_large(&self, what: &str, command: &Cmd) -> Result<Value> {
+        let replies = self
+            .alone(what, &one(command.clone()), Duration::ZERO)
+            .await;
+        let reply = replies?.pop();
+        self.checked(what, reply.ok_or_else(|| protocol("no reply"))?)
     }
 
     /// Sends commands and returns their replies, errors among them.
@@ -424,10 +457,6 @@ fn one(command: Cmd) -> Pipeline {
     let mut pipeline = Pipeline::new();
     pipeline.add_command(command);
     pipeline
-}
-
-fn is_unknown_script(reply: &Value) -> bool {
-    matches!(reply, Value::ServerError(err) if err.code() == "NOSCRIPT")
 }
 
 fn timed_out() -> RedisError {

@@ -10,13 +10,24 @@ use std::time::Duration;
 use redis_rs::Value;
 use streamlease_core::{
     Announcement, ConsumerName, ConsumerState, Delivery, EntryId, FencingToken, Held, Holder,
-    LeaseRef, Pending, QuarantineRelease, Quarantined, Result, SessionId, StreamName,
+    LeaseRef, MalformedReason, Pending, QuarantineRelease, Quarantined, Result, SessionId,
+    StreamName,
 };
 
 use crate::error::protocol;
 
 /// What a lock without a time to live counts as having still: nobody knows.
 const ENDLESS: Duration = Duration::from_secs(3600);
+
+/// About how many bytes a reply has.
+pub(crate) fn size(value: &Value) -> usize {
+    match value {
+        Value::BulkString(bytes) => bytes.len() + 8,
+        Value::Array(items) | Value::Set(items) => items.iter().map(size).sum::<usize>() + 8,
+        Value::Map(pairs) => pairs.iter().map(|(k, v)| size(k) + size(v)).sum(),
+        _ => 8,
+    }
+}
 
 /// The items of an array or set; none for nil.
 pub(crate) fn list(value: Value) -> Result<Vec<Value>> {
@@ -120,7 +131,7 @@ fn fields(value: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         .collect()
 }
 
-fn content(value: Value) -> Result<Result<Announcement, streamlease_core::MalformedReason>> {
+fn content(value: Value) -> Result<Result<Announcement, MalformedReason>> {
     let fields = fields(value)?;
     Ok(Announcement::from_fields(
         fields.iter().map(|(name, value)| (&**name, &**value)),
@@ -191,7 +202,11 @@ fn pending(value: Value) -> Result<Pending> {
         token: token(seen)?,
         handed_back: state != 0,
         failures: small(failures)?,
-        content: content(fields)?,
+        content: match fields {
+            // The length alone of what is too long to be read.
+            Value::Int(_) => Err(MalformedReason::PayloadTooLong),
+            fields => content(fields)?,
+        },
     })
 }
 
@@ -381,7 +396,7 @@ pub(crate) fn pieces(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use streamlease_core::{ErrorKind, MalformedReason};
+    use streamlease_core::ErrorKind;
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.into())

@@ -1,14 +1,18 @@
 //! [`RedisTransport`]: the LBS as a Redis stream with a consumer group.
 //!
 //! Whatever changes an entry is a script that compares its fencing record first,
-//! in pages, so that no call blocks the server for long. Here: the steps of an entry;
-//! `pending`: what is pending, and at whom.
+//! in pages, so that no call blocks the server for long. What may be large, entries
+//! with their payloads, goes in pieces whose length follows from how long they take
+//! (`pace`), on connections of their own: no beat waits behind them. Here: the steps
+//! of an entry; `pending`: what is pending, and at whom; `submit`: new entries.
 
+mod pace;
 mod pending;
+mod submit;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redis_rs::{Pipeline, Value, cmd};
@@ -19,6 +23,7 @@ use streamlease_core::{
     SubmitBatch, Transport,
 };
 
+use self::pace::{Allowance, Pace};
 use crate::connection::{Call, Script, Server, script};
 use crate::decode::{self, GroupState};
 use crate::error::protocol;
@@ -29,8 +34,10 @@ use crate::pages::{PAGE, pages_without_repeats};
 
 /// Entries per fetch, for the same reason.
 const MOST_FETCHED: usize = 1000;
-/// Bytes of payload per script, beyond the last entry.
-const PAGE_BYTES: usize = 1 << 20;
+/// About how many bytes a fetch may bring.
+const FETCHED_BYTES: usize = 128 << 10;
+/// As how long an entry counts as long as none was seen. Consumers fetch one at first.
+const UNSEEN_ENTRY: usize = FETCHED_BYTES / MOST_FETCHED;
 /// Entries per script that moves them with their payload, into quarantine or out:
 /// 12 µs each.
 const PARKING_PAGE: usize = 64;
@@ -41,7 +48,6 @@ const MEMORY: Duration = Duration::from_secs(600);
 const HANDED_BACK_IDLE: Duration = Duration::from_secs(3600);
 
 static PREPARE: LazyLock<Script> = script!(beyond_full: "prepare");
-static SUBMIT: LazyLock<Script> = script!("submit");
 static CLAIM: LazyLock<Script> = script!(beyond_full: "record", "claim");
 static CLEAR_FAILURES: LazyLock<Script> = script!(beyond_full: "record", "clear_failures");
 static COMPLETE: LazyLock<Script> = script!("record", "complete");
@@ -63,6 +69,11 @@ pub(crate) struct RedisTransport {
     tidy_cursor: Mutex<Vec<u8>>,
     /// Of evictions; once is enough.
     has_warned: AtomicBool,
+    /// What is read, and what is written.
+    reading: Pace,
+    writing: Pace,
+    /// About how long an entry is that was fetched of late.
+    entry_bytes: AtomicUsize,
 }
 
 impl RedisTransport {
@@ -73,6 +84,9 @@ impl RedisTransport {
             scheme,
             tidy_cursor: Mutex::new(b"0".to_vec()),
             has_warned: AtomicBool::new(false),
+            reading: Pace::new(),
+            writing: Pace::new(),
+            entry_bytes: AtomicUsize::new(UNSEEN_ENTRY),
         }
     }
 
@@ -126,6 +140,36 @@ impl RedisTransport {
         decode::group_state(reply, &self.keys.group)
     }
 
+    /// How many entries a fetch may bring: XREADGROUP counts entries and not bytes, and
+    /// reading them one by one in a script costs the server four times as much. So
+    /// by how long they were of late. What is too much all the same is delivered
+    /// although its reply comes too late, and found by listing, in pieces.
+    fn fetched_at_once(&self, max: usize) -> usize {
+        let each = self.entry_bytes.load(Ordering::Relaxed).max(1);
+        let fits = FETCHED_BYTES / each;
+        max.min(fits).clamp(1, MOST_FETCHED)
+    }
+
+    fn note_fetched(&self, entries: usize, bytes: usize) {
+        let Some(each) = bytes.checked_div(entries) else {
+            return;
+        };
+        let before = self.entry_bytes.load(Ordering::Relaxed);
+        // Forgets slowly: long ones may come among short ones.
+        let now = each.max(before - before / 8);
+        self.entry_bytes.store(now, Ordering::Relaxed);
+    }
+
+    /// Runs a script once whose reply is large.
+    async fn read_large(&self, what: &str, script: &Script, call: Call) -> Result<Value> {
+        let began = Instant::now();
+        let calls = std::slice::from_ref(&call);
+        let reply = self.server.run_large(what, script, calls).await?.pop();
+        let reply = reply.ok_or_else(|| protocol("no reply"))?;
+        self.reading.took(decode::size(&reply), began.elapsed());
+        Ok(reply)
+    }
+
     fn info_groups(&self) -> redis_rs::Cmd {
         let mut command = cmd("XINFO");
         command.arg("GROUPS").arg(&self.keys.lbs);
@@ -164,35 +208,7 @@ impl Transport for RedisTransport {
     }
 
     async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
-        let key = self.keys.batch(batch.id);
-        let new_call = |before: usize| {
-            let mut call = Call::new();
-            call.key(&self.keys.lbs).key(&key);
-            call.arg(before.to_string())
-                .arg(MEMORY.as_millis().to_string())
-                .arg(streamlease_core::payload::PAYLOAD_FIELD);
-            call
-        };
-        let mut calls = Vec::new();
-        let (mut items, mut size) = (0, 0);
-        for (index, announcement) in batch.announcements.iter().enumerate() {
-            if items == 0 || items == PAGE || size > PAGE_BYTES {
-                calls.push(new_call(index));
-                (items, size) = (0, 0);
-            }
-            let payload = announcement.encode();
-            items += 1;
-            size += payload.len();
-            if let Some(call) = calls.last_mut() {
-                call.arg(payload);
-            }
-        }
-        let replies = self
-            .server
-            .run(&self.what("submitting to"), &SUBMIT, &calls)
-            .await?;
-        let ids = flatten(batch.announcements.len(), replies)?;
-        ids.into_iter().map(decode::entry_id).collect()
+        self.append(batch).await
     }
 
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
@@ -200,7 +216,7 @@ impl Transport for RedisTransport {
         read.arg("GROUP")
             .arg(&self.keys.group)
             .arg(request.consumer.as_str());
-        read.arg("COUNT").arg(request.max.clamp(1, MOST_FETCHED));
+        read.arg("COUNT").arg(self.fetched_at_once(request.max));
         if !request.wait.is_zero() {
             // BLOCK 0 would wait for ever.
             read.arg("BLOCK").arg(
@@ -219,7 +235,10 @@ impl Transport for RedisTransport {
             .await?
             .into_iter();
         let entries = replies.next().ok_or_else(|| protocol("no reply"))?;
-        let entries = decode::fetched(self.server.checked(&what, entries)?)?;
+        let entries = self.server.checked(&what, entries)?;
+        let bytes = decode::size(&entries);
+        let entries = decode::fetched(entries)?;
+        self.note_fetched(entries.len(), bytes);
         // Only an estimate: without the right to ask, or on an odd answer, it is unknown.
         let state = replies
             .next()
@@ -396,34 +415,51 @@ impl Transport for RedisTransport {
             .group_state()
             .await?
             .map_or(EntryId::MIN, |state| state.last_delivered);
-        let after = after.max(read_up_to);
-        // Nothing comes after the greatest id, and Redis refuses to look there.
-        if after == pending::GREATEST {
-            return Ok(Vec::new());
+        let mut found: Vec<Delivery> = Vec::new();
+        let mut allowance = Allowance::new();
+        while found.len() < limit.max(1) {
+            let after = found
+                .last()
+                .map_or(after.max(read_up_to), |last| last.entry);
+            // Nothing comes after the greatest id, and Redis refuses to look there.
+            if after == pending::GREATEST {
+                break;
+            }
+            let count = self.fetched_at_once(limit.max(1) - found.len());
+            let mut command = cmd("XRANGE");
+            command
+                .arg(&self.keys.lbs)
+                .arg(format!("({after}"))
+                .arg("+");
+            command.arg("COUNT").arg(count);
+            let what = self.what("listing");
+            let reply = self.server.command_large(&what, &command).await?;
+            let bytes = decode::size(&reply);
+            let page = decode::list(reply)?;
+            let is_last = page.len() < count;
+            self.note_fetched(page.len(), bytes);
+            for entry in page {
+                found.push(decode::delivery(entry)?);
+            }
+            if is_last || allowance.is_used_up(bytes) {
+                break;
+            }
         }
-        let mut command = cmd("XRANGE");
-        command
-            .arg(&self.keys.lbs)
-            .arg(format!("({after}"))
-            .arg("+");
-        command.arg("COUNT").arg(limit.max(1));
-        let reply = self.server.command(&self.what("listing"), &command).await?;
-        decode::list(reply)?
-            .into_iter()
-            .map(decode::delivery)
-            .collect()
+        Ok(found)
     }
 
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
         let what = self.what("listing the quarantine of");
         let mut found: Vec<Quarantined> = Vec::new();
+        let mut allowance = Allowance::new();
         while found.len() < limit {
             let after = found.last().map_or(after, |last| last.entry);
             let mut call = self.quarantine_call();
             call.arg(index_member(after))
                 .arg((limit - found.len()).min(PAGE).to_string())
-                .arg(PAGE_BYTES.to_string());
-            let reply = self.server.run_one(&what, &LIST_QUARANTINED, call).await?;
+                .arg(self.reading.bytes().to_string());
+            let reply = self.read_large(&what, &LIST_QUARANTINED, call).await?;
+            let bytes = decode::size(&reply);
             let rows = decode::list(reply)?;
             if rows.is_empty() {
                 break;
@@ -435,6 +471,9 @@ impl Transport for RedisTransport {
                     return Err(protocol("a page of the quarantine that leads back"));
                 }
                 found.push(row);
+            }
+            if allowance.is_used_up(bytes) {
+                break;
             }
         }
         Ok(found)

@@ -62,12 +62,15 @@ async fn hand_back(backend: &Backend, entry: EntryId, token: u64, failed: bool) 
 }
 
 async fn pending(backend: &Backend) -> Vec<Pending> {
-    backend
-        .transport
-        .list_pending(&ALL, 10_000)
-        .await
-        .unwrap()
-        .entries
+    let (mut entries, mut after) = (Vec::new(), Some(EntryId::MIN));
+    while let Some(from) = after {
+        let scope = Scope::All { after: from };
+        let page = backend.transport.list_pending(&scope, 10_000).await;
+        let page = page.unwrap();
+        after = page.next;
+        entries.extend(page.entries);
+    }
+    entries
 }
 
 fn claimed(from: &str, failures: u32) -> ClaimOutcome {

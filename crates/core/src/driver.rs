@@ -360,6 +360,8 @@ impl Driver {
             Action::Fetch { wait, .. } => {
                 *wait + self.ttl.clamp(Duration::from_secs(2), LONGEST_WAIT)
             }
+            // One long info may take its time; no lease depends on it.
+            Action::List { .. } => self.ttl.clamp(Duration::from_secs(2), LONGEST_WAIT),
             _ => (self.ttl / 2).clamp(Duration::from_millis(500), LONGEST_WAIT),
         }
     }

@@ -15,6 +15,14 @@ use crate::{Error, Result, StreamName};
 /// The one field of an LBS entry; its value is the JSON object below.
 pub const PAYLOAD_FIELD: &str = "lbs-input";
 
+/// The longest info, in bytes of JSON: 1 MiB. A longer one is refused before it is
+/// submitted, and what others announce with a longer one is quarantined: whoever
+/// takes streams over has to read their infos, over whatever link it has.
+pub const MAX_INFO_BYTES: usize = 1 << 20;
+
+/// The longest payload: an info, a name that is escaped throughout, and some space.
+pub const MAX_PAYLOAD_BYTES: usize = MAX_INFO_BYTES + 32 * 1024;
+
 /// What a producer says about a data stream: any JSON object, or nothing.
 ///
 /// Kept as the raw text until somebody asks, so that a held stream costs
@@ -26,7 +34,11 @@ impl Info {
     /// No info.
     pub const NONE: Self = Self(None);
 
-    /// Info from JSON text, which must be an object or `null`.
+    /// Info from JSON text, which must be an object or `null`, of at most
+    /// [`MAX_INFO_BYTES`].
+    ///
+    /// # Errors
+    /// [`Config`](crate::ErrorKind::Config): it is not; the message says what is wrong.
     pub fn from_json(json: &str) -> Result<Self> {
         let raw: &RawValue = serde_json::from_str(json).map_err(|err| {
             Error::with_source(
@@ -35,8 +47,15 @@ impl Info {
                 err,
             )
         })?;
-        Self::from_raw(raw).map_err(|_| {
-            Error::config("info is not a JSON object; give one like {\"key\":\"value\"}, or null")
+        Self::from_raw(raw).map_err(|reason| match reason {
+            MalformedReason::InfoTooLong => Error::config(format!(
+                "info is {} bytes long; at most {MAX_INFO_BYTES} are allowed. Keep what is \
+                 larger elsewhere, and let the info say where",
+                raw.get().len()
+            )),
+            _ => Error::config(
+                "info is not a JSON object; give one like {\"key\":\"value\"}, or null",
+            ),
         })
     }
 
@@ -69,6 +88,9 @@ impl Info {
     }
 
     fn from_raw(raw: &RawValue) -> Result<Self, MalformedReason> {
+        if raw.get().len() > MAX_INFO_BYTES {
+            return Err(MalformedReason::InfoTooLong);
+        }
         match raw.get().as_bytes().first() {
             Some(b'{') => Ok(Self(Some(raw.get().into()))),
             Some(b'n') => Ok(Self(None)),
@@ -112,6 +134,9 @@ impl Announcement {
     /// last of a repeated key counts, as for the Go consumers of the fleet;
     /// unknown keys are ignored.
     pub fn decode(payload: &[u8]) -> Result<Self, MalformedReason> {
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(MalformedReason::PayloadTooLong);
+        }
         let text = std::str::from_utf8(payload).map_err(|_| MalformedReason::NotUtf8)?;
         let wire: Wire<'_> = serde_json::from_str(text).map_err(|err| {
             if err.is_data() {
@@ -176,6 +201,12 @@ pub enum MalformedReason {
     /// `Info` is neither an object nor null.
     #[error("Info is not a JSON object")]
     InfoNotAnObject,
+    /// `Info` is longer than [`MAX_INFO_BYTES`].
+    #[error("Info is longer than 1048576 bytes")]
+    InfoTooLong,
+    /// The payload is longer than [`MAX_PAYLOAD_BYTES`].
+    #[error("the payload is longer than 1081344 bytes")]
+    PayloadTooLong,
 }
 
 struct Wire<'a> {
@@ -245,10 +276,43 @@ mod tests {
         assert_eq!((read.stream.as_str(), read.info.as_json()), ("a", None));
     }
 
+    fn info_of(bytes: usize) -> String {
+        format!("{{\"x\":\"{}\"}}", "y".repeat(bytes - 8))
+    }
+
+    fn long_info(bytes: usize) -> String {
+        format!("{{\"DataStreamName\":\"a\",\"Info\":{}}}", info_of(bytes))
+    }
+
+    #[test]
+    fn an_info_that_is_too_long_is_refused_with_its_length_and_the_bound() {
+        let longest = Info::from_json(&info_of(MAX_INFO_BYTES)).unwrap();
+        let stream = StreamName::new("\u{1}".repeat(StreamName::MAX_LEN)).unwrap();
+        let longest = Announcement::new(stream, longest);
+        assert_eq!(
+            Announcement::decode(longest.encode().as_bytes()).unwrap(),
+            longest,
+            "what may be announced can be read"
+        );
+        let err = Info::from_json(&info_of(MAX_INFO_BYTES + 1)).unwrap_err();
+        assert_eq!(err.kind(), crate::ErrorKind::Config);
+        let shown = err.to_string();
+        assert!(
+            shown.contains("1048577") && shown.contains("1048576"),
+            "{shown}"
+        );
+        for (reason, bound) in [
+            (MalformedReason::InfoTooLong, MAX_INFO_BYTES),
+            (MalformedReason::PayloadTooLong, MAX_PAYLOAD_BYTES),
+        ] {
+            assert!(reason.to_string().contains(&bound.to_string()), "{reason}");
+        }
+    }
+
     #[test]
     fn every_kind_of_malformed_payload_has_its_reason() {
         use MalformedReason::*;
-        let long = format!("{{\"DataStreamName\":\"{}\"}}", "x".repeat(1 << 20));
+        let long = format!("{{\"DataStreamName\":\"{}\"}}", "x".repeat(1 << 19));
         for (payload, reason) in [
             (&b"\xff\xfe"[..], NotUtf8),
             (b"{\"DataStreamName\":\"\xff\"}", NotUtf8),
@@ -263,6 +327,8 @@ mod tests {
             (b"{\"DataStreamName\":\"\"}", NameEmpty),
             (long.as_bytes(), NameTooLong),
             (b"{\"DataStreamName\":\"a\",\"Info\":[]}", InfoNotAnObject),
+            (long_info(MAX_INFO_BYTES + 1).as_bytes(), InfoTooLong),
+            (long_info(2 * MAX_INFO_BYTES).as_bytes(), PayloadTooLong),
         ] {
             assert_eq!(Announcement::decode(payload), Err(reason));
         }

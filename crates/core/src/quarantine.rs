@@ -33,7 +33,8 @@ impl QuarantineAdmin {
     }
 
     /// Parked entries with ids greater than `after`, at most `limit`, lowest id
-    /// first. Begin with [`EntryId::MIN`].
+    /// first. Begin with [`EntryId::MIN`]. A page may be short because its entries
+    /// are long; only an empty one is the last.
     pub async fn page(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
         self.transport.list_quarantined(after, limit).await
     }

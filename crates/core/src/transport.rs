@@ -39,6 +39,10 @@
 //! - **Batches are pages, not transactions.** Results are positional, one per
 //!   argument, each entry atomic for itself. An implementation splits a large
 //!   batch as its server likes it.
+//! - **What is read comes in bounded pieces.** Infos can be long and links slow: a
+//!   fetch may deliver less than there is, and any listing less than its `limit`,
+//!   but never nothing while there is something. [`PendingPage::next`] then says
+//!   where to go on; a page without it, or an empty one where there is none, is the end.
 //! - **Cancel-safety.** Dropping a future means `Err`: unknown. A `fetch` that
 //!   was dropped, or failed, may have delivered entries; they are found with
 //!   [`list_pending`](Transport::list_pending).
@@ -135,10 +139,12 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// The group's consumers.
     async fn consumers(&self) -> Result<Vec<ConsumerState>>;
 
-    /// Entries after `after` that no consumer has had yet, at most `limit`. For inspection.
+    /// Entries after `after` that no consumer has had yet, at most `limit`. For
+    /// inspection. Only an empty page is the last one.
     async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>>;
 
-    /// Quarantined entries with ids greater than `after`, at most `limit`, lowest id first.
+    /// Quarantined entries with ids greater than `after`, at most `limit`, lowest id
+    /// first. Only an empty page is the last one.
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>>;
 
     /// Appends the fields of quarantined entries to the LBS again, as they were,
@@ -231,7 +237,9 @@ pub enum Scope {
         /// Exclusive lower bound; [`EntryId::MIN`] at first.
         after: EntryId,
     },
-    /// Just these; those not pending are left out. `limit` does not apply.
+    /// Just these; those not pending are left out. `limit` does not apply. Those
+    /// greater than the page's [`next`](PendingPage::next), if it has one, were not
+    /// looked at.
     Entries(Vec<EntryId>),
 }
 

@@ -1,26 +1,42 @@
--- A page of what is pending, each with its fencing record and its fields.
+-- A page of what is pending, each with its fencing record and its payload.
 -- Drops what is pending but deleted from the stream.
 -- KEYS: LBS, fencing records.
--- ARGV: group, most bytes, then either 'page', after, limit [, consumer], or 'ids',
--- the least and the greatest id, the ids.
--- Returns the rows, and the last id looked at if there are more.
+-- ARGV: group, most bytes, the payload's field name, most bytes of a payload, then either
+-- 'page', after, limit [, consumer], or 'ids', the least and the greatest id, the ids.
+-- Returns the rows, and the last id looked at if there are more. A payload that is too
+-- long is not sent: its length is.
 local lbs, tokens = KEYS[1], KEYS[2]
-local group, budget = ARGV[1], tonumber(ARGV[2])
+local group, budget, name, longest = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
 local found, more = {}, false
-if ARGV[3] == 'ids' then
-  local wanted = {unpack(ARGV, 6)}
-  local rows = pending_rows(lbs, group, wanted, ARGV[4], ARGV[5])
+if ARGV[5] == 'ids' then
+  local wanted = {unpack(ARGV, 8)}
+  local rows = pending_rows(lbs, group, wanted, ARGV[6], ARGV[7])
   for i = 1, #wanted do
     found[#found + 1] = rows[wanted[i]]
   end
 else
-  local limit = tonumber(ARGV[5])
-  found = redis.call('XPENDING', lbs, group, '(' .. ARGV[4], '+', limit, unpack(ARGV, 6))
+  local limit = tonumber(ARGV[7])
+  found = redis.call('XPENDING', lbs, group, '(' .. ARGV[6], '+', limit, unpack(ARGV, 8))
   more = #found == limit and found[#found][1]
 end
 if #found == 0 then
   return {{}, false}
+end
+
+-- The payload field alone; whatever else stands there nobody reads.
+local function payload_of(fields)
+  for f = 1, #fields, 2 do
+    if fields[f] == name then
+      local length = #fields[f + 1]
+      if length > longest then
+        return length
+      end
+      budget = budget - length
+      return {name, fields[f + 1]}
+    end
+  end
+  return {}
 end
 
 local ids = {}
@@ -35,12 +51,9 @@ for i = 1, #found do
   if fields then
     local token, handed, failures = parse_record(stored[i], id)
     local state = unreadable[id] and 2 or handed and 1 or 0
-    rows[#rows + 1] = {id, row[2], row[3], row[4], token, state, failures, fields}
-    for f = 1, #fields do
-      budget = budget - #fields[f]
-    end
-    -- Huge payloads: a shorter page, so that neither server nor caller chokes.
-    if budget <= 0 and i < #found and ARGV[3] == 'page' then
+    rows[#rows + 1] = {id, row[2], row[3], row[4], token, state, failures, payload_of(fields)}
+    -- Long payloads: a shorter page, so that neither server, link nor caller chokes.
+    if budget <= 0 and i < #found then
       return {rows, id}
     end
   else

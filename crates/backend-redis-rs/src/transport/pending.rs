@@ -4,9 +4,11 @@
 use std::sync::{LazyLock, PoisonError};
 
 use redis_rs::cmd;
-use streamlease_core::{ConsumerName, EntryId, PendingIds, PendingPage, Result};
+use streamlease_core::payload::{MAX_PAYLOAD_BYTES, PAYLOAD_FIELD};
+use streamlease_core::{ConsumerName, EntryId, Error, Pending, PendingIds, PendingPage, Result};
 
-use super::{PAGE_BYTES, RedisTransport, add_span};
+use super::pace::Allowance;
+use super::{RedisTransport, add_span};
 use crate::connection::{Call, Script, script};
 use crate::decode;
 use crate::error::protocol;
@@ -40,7 +42,8 @@ impl RedisTransport {
         Ok(())
     }
 
-    /// What is pending after an entry, at one consumer or at any.
+    /// What is pending after an entry, at one consumer or at any: a page that is short
+    /// if its entries are long.
     pub(super) async fn pending_page(
         &self,
         after: EntryId,
@@ -52,64 +55,86 @@ impl RedisTransport {
             next: Some(after),
         };
         let mut left = limit;
+        let mut allowance = Allowance::new();
         while let Some(after) = page.next.filter(|_| left > 0) {
             // Nothing comes after the greatest id, and Redis refuses to look there.
             if after == GREATEST {
                 page.next = None;
                 break;
             }
-            let mut call = self.call();
-            call.arg(&self.keys.group)
-                .arg(PAGE_BYTES.to_string())
-                .arg("page");
+            let mut call = self.listing_call();
+            call.arg("page");
             call.arg(after.to_string()).arg(left.min(PAGE).to_string());
             if let Some(consumer) = consumer {
                 call.arg(consumer.as_str());
             }
-            let reply = self
-                .server
-                .run_one(&self.what("listing"), &LIST_PENDING, call)
-                .await?;
-            let (mut entries, next) = decode::pending_page(reply)?;
+            let (mut entries, next, bytes) = self.list("listing", call).await?;
             // A cursor that does not move would have us ask for ever.
             if next.is_some_and(|next| next <= after) {
-                return Err(protocol("a page of pending entries that leads back"));
+                return Err(leads_back());
             }
             left = left.saturating_sub(entries.len());
             page.entries.append(&mut entries);
             page.next = next;
+            if allowance.is_used_up(bytes) && !page.entries.is_empty() {
+                break;
+            }
         }
         Ok(page)
     }
 
-    /// What is pending of these.
+    /// What is pending of these, or of the first of them if they are long.
     pub(super) async fn pending_among(&self, ids: &[EntryId]) -> Result<PendingPage> {
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         ids.dedup();
-        let calls: Vec<Call> = ids
-            .chunks(PAGE)
-            .map(|page| {
-                let mut call = self.call();
-                call.arg(&self.keys.group).arg(PAGE_BYTES.to_string());
-                call.arg("ids");
-                add_span(&mut call, page.iter().copied());
-                call.args(page.iter().map(ToString::to_string));
-                call
-            })
-            .collect();
-        let mut entries = Vec::new();
-        for reply in self
-            .server
-            .run(&self.what("looking up in"), &LIST_PENDING, &calls)
-            .await?
-        {
-            entries.append(&mut decode::pending_page(reply)?.0);
+        let mut page = PendingPage::default();
+        let mut left = &ids[..];
+        let mut allowance = Allowance::new();
+        while !left.is_empty() {
+            let mut asked = &left[..left.len().min(PAGE)];
+            let mut call = self.listing_call();
+            call.arg("ids");
+            add_span(&mut call, asked.iter().copied());
+            call.args(asked.iter().map(ToString::to_string));
+            let (mut entries, next, bytes) = self.list("looking up in", call).await?;
+            if let Some(next) = next {
+                asked = &asked[..asked.partition_point(|id| *id <= next)];
+            }
+            let Some(last) = asked.last() else {
+                return Err(leads_back());
+            };
+            left = &left[asked.len()..];
+            page.entries.append(&mut entries);
+            if allowance.is_used_up(bytes) && !left.is_empty() {
+                page.next = Some(*last);
+                break;
+            }
         }
-        Ok(PendingPage {
-            entries,
-            next: None,
-        })
+        Ok(page)
+    }
+
+    fn listing_call(&self) -> Call {
+        let mut call = self.call();
+        call.arg(&self.keys.group)
+            .arg(self.reading.bytes().to_string())
+            .arg(PAYLOAD_FIELD)
+            .arg(MAX_PAYLOAD_BYTES.to_string());
+        call
+    }
+
+    /// One piece of a listing: its entries, where to go on, and how many bytes it had.
+    async fn list(
+        &self,
+        doing: &str,
+        call: Call,
+    ) -> Result<(Vec<Pending>, Option<EntryId>, usize)> {
+        let reply = self
+            .read_large(&self.what(doing), &LIST_PENDING, call)
+            .await?;
+        let bytes = decode::size(&reply);
+        let (entries, next) = decode::pending_page(reply)?;
+        Ok((entries, next, bytes))
     }
 
     /// The same of ids alone.
@@ -135,7 +160,10 @@ impl RedisTransport {
             if let Some(consumer) = consumer {
                 command.arg(consumer.as_str());
             }
-            let reply = self.server.command(&self.what("listing"), &command).await?;
+            let reply = self
+                .server
+                .command_large(&self.what("listing"), &command)
+                .await?;
             let mut ids = decode::pending_ids(reply)?;
             if ids.len() == count {
                 page.next = ids.last().copied();
@@ -144,4 +172,8 @@ impl RedisTransport {
         }
         Ok(page)
     }
+}
+
+fn leads_back() -> Error {
+    protocol("a page of pending entries that leads back")
 }

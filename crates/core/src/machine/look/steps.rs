@@ -31,6 +31,7 @@ enum Step {
     },
     Inspect {
         page: Vec<Unsure>,
+        unread: Vec<EntryId>,
         next: Option<EntryId>,
     },
     InspectTurns(Vec<LockId>),
@@ -168,21 +169,23 @@ impl Machine {
             }
             (Step::List, Ok(Reply::Listed(page))) => {
                 self.looking.backoff.succeed();
-                self.listed(look.target, page);
+                self.listed(look.target, page, Vec::new());
             }
-            (Step::LookUp { next, .. }, Ok(Reply::Listed(page))) => {
+            (Step::LookUp { mut unknown, next }, Ok(Reply::Listed(page))) => {
                 self.looking.backoff.succeed();
+                // The page is short if what it has is long.
+                unknown.retain(|entry| page.next.is_some_and(|last| *entry > last));
                 let entries = page.entries;
-                self.listed(look.target, PendingPage { entries, next });
+                self.listed(look.target, PendingPage { entries, next }, unknown);
             }
-            (Step::Inspect { page, next }, Ok(Reply::Inspected(states)))
+            (Step::Inspect { page, unread, next }, Ok(Reply::Inspected(states)))
                 if states.len() == page.len() =>
             {
                 let mut target = look.target;
                 for (unsure, state) in page.into_iter().zip(states) {
                     self.judge(&mut target, unsure, state);
                 }
-                self.page_done(target, next);
+                self.page_read(target, unread, next);
             }
             (Step::InspectTurns(locks), Ok(Reply::Inspected(states)))
                 if states.len() == locks.len() =>
@@ -258,8 +261,14 @@ impl Machine {
     }
 
     /// Sorts a page: what is ours or free is taken at once, the rest inspected.
-    fn listed(&mut self, mut target: Target, page: PendingPage) {
-        if let Target::Entries(entries) = &target {
+    fn listed(&mut self, mut target: Target, mut page: PendingPage, unread: Vec<EntryId>) {
+        if let Target::Entries(entries) = &mut target {
+            if let Some(last) = page.next.take() {
+                let (looked_at, later): (BTreeSet<EntryId>, BTreeSet<EntryId>) =
+                    entries.iter().partition(|entry| **entry <= last);
+                *entries = looked_at;
+                self.looking.hinted.extend(later);
+            }
             let found: BTreeSet<EntryId> = page.entries.iter().map(|p| p.entry).collect();
             for entry in entries.difference(&found).copied().collect::<Vec<_>>() {
                 self.no_longer_pending(entry);
@@ -270,15 +279,39 @@ impl Machine {
             unsure.extend(self.sort(&mut target, pending));
         }
         if unsure.is_empty() {
-            return self.page_done(target, page.next);
+            return self.page_read(target, unread, page.next);
         }
         self.take_step(Look {
             target,
             step: Step::Inspect {
                 page: unsure,
+                unread,
                 next: page.next,
             },
         });
+    }
+
+    /// On with what a short page left out of what was to be looked up, if anything.
+    fn page_read(&mut self, target: Target, unread: Vec<EntryId>, next: Option<EntryId>) {
+        let Some(first) = unread.first() else {
+            return self.page_done(target, next);
+        };
+        match (&target, &mut self.looking.sweep) {
+            // Lets what is more urgent go first.
+            (Target::Sweep { .. }, Some(sweep)) => {
+                sweep.seen = sweep.seen.saturating_sub(unread.len());
+                sweep.looked_up = sweep.looked_up.saturating_sub(unread.len());
+                let before = just_before(*first);
+                self.page_done(target, Some(before));
+            }
+            _ => {
+                let unknown = unread;
+                self.take_step(Look {
+                    target,
+                    step: Step::LookUp { unknown, next },
+                });
+            }
+        }
     }
 
     fn page_done(&mut self, target: Target, next: Option<EntryId>) {
@@ -327,5 +360,12 @@ impl Machine {
                 self.take_step(Look { target, step });
             }
         }
+    }
+}
+
+fn just_before(entry: EntryId) -> EntryId {
+    match entry.seq.checked_sub(1) {
+        Some(seq) => EntryId::new(entry.ms, seq),
+        None => EntryId::new(entry.ms.saturating_sub(1), u64::MAX),
     }
 }

@@ -337,6 +337,67 @@ fn what_is_not_known_is_looked_up_a_page_at_a_time() {
     assert_eq!(asked, (2..=700).map(entry).collect::<Vec<_>>());
 }
 
+#[test]
+fn what_a_short_page_left_out_is_looked_up_next() {
+    for sweep in [false, true] {
+        let mut rig = Rig::new(LockScheme::Session);
+        rig.most_listed = 3;
+        for n in 1..=20 {
+            rig.put_pending(pending_at("a", n, &format!("s{n}")));
+        }
+        match sweep {
+            false => rig.input(Input::Hint(Hint::MayHaveMissed)),
+            true => {
+                rig.beat.sweep = true;
+                rig.pass_with(TTL, |rig| {
+                    if rig.has("Beat") {
+                        rig.answer_routine("Beat");
+                    }
+                });
+            }
+        }
+        rig.housekeep();
+        for n in 1..=20 {
+            let name = format!("s{n}");
+            assert!(
+                rig.machine.items.contains(entry(n)),
+                "{name} was not looked up, sweep: {sweep}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_short_page_of_named_entries_left_out_is_not_taken_for_gone() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.most_listed = 2;
+    for n in 1..=7 {
+        rig.put_pending(pending_at("b", n, &format!("s{n}")));
+    }
+    rig.input(Input::Hint(Hint::HandedBack((1..=7).map(entry).collect())));
+    let mut asked = Vec::new();
+    while rig.has("List") || rig.has("Members") || rig.has("Inspect") {
+        if let Some((
+            _,
+            Action::List {
+                scope: Scope::Entries(page),
+                ..
+            },
+        )) = rig
+            .open
+            .iter()
+            .find(|(_, action)| matches!(action, Action::List { .. }))
+        {
+            asked.push(page.len());
+        }
+        let name = ["List", "Members", "Inspect"]
+            .into_iter()
+            .find(|name| rig.has(name));
+        rig.answer_routine(name.unwrap());
+    }
+    assert_eq!(asked, [7, 5, 3, 1]);
+}
+
 /// Found by simulation (seeds 156 and 904): the lease was released as unwanted,
 /// and the release executed after the acquire had been answered with it.
 #[test]

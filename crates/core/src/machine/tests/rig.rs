@@ -33,6 +33,8 @@ pub(super) struct Rig {
     pub(super) stopped: bool,
     /// What listings find.
     pub(super) pending: BTreeMap<EntryId, Pending>,
+    /// How many at most, as if they were long.
+    pub(super) most_listed: usize,
     /// What inspections find; absent is free.
     pub(super) locks: BTreeMap<StreamName, Held>,
     pub(super) members: Vec<Member>,
@@ -127,6 +129,7 @@ impl Rig {
             terminated: false,
             stopped: false,
             pending: BTreeMap::new(),
+            most_listed: usize::MAX,
             locks: BTreeMap::new(),
             members: Vec::new(),
             beat: BeatReply {
@@ -344,10 +347,11 @@ impl Rig {
             Scope::Consumer { consumer, after } => p.consumer == *consumer && p.entry > *after,
             Scope::Entries(entries) => entries.contains(&p.entry),
         };
-        PendingPage {
-            entries: self.pending.values().filter(is_in).cloned().collect(),
-            next: None,
-        }
+        let mut entries: Vec<Pending> = self.pending.values().filter(is_in).cloned().collect();
+        let more = entries.len() > self.most_listed;
+        entries.truncate(self.most_listed);
+        let next = entries.last().filter(|_| more).map(|last| last.entry);
+        PendingPage { entries, next }
     }
 
     fn list_ids(&self, consumer: Option<&ConsumerName>, after: EntryId) -> PendingIds {

@@ -29,6 +29,7 @@ impl World {
         let limit = match &action {
             Action::Beat { .. } | Action::Open(_) => (ttl / 4).max(Duration::from_millis(50)),
             Action::Fetch { wait, .. } => *wait + ttl.max(Duration::from_secs(2)),
+            Action::List { .. } => ttl.max(Duration::from_secs(2)),
             _ => (ttl / 2).max(Duration::from_millis(500)),
         };
         let give_up = n.clock.when(sent + limit, now);

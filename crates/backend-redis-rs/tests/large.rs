@@ -1,0 +1,300 @@
+//! Long infos, long batches and slow links: pieces, and nothing that waits behind them.
+
+// clippy allows it in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use streamlease_backend_redis_rs::RedisBackend;
+use streamlease_core::payload::MAX_PAYLOAD_BYTES;
+use streamlease_core::*;
+use streamlease_tests::Proxy;
+use support::*;
+
+/// Long enough for one piece, and what was under way when it was cut.
+const PIECE: usize = (1 << 20) + (256 << 10);
+
+fn info(bytes: usize) -> Info {
+    Info::from_json(&format!("{{\"x\":\"{}\"}}", "y".repeat(bytes - 8))).unwrap()
+}
+
+fn long_batch(id: u128, count: usize, bytes: usize) -> SubmitBatch {
+    let announcements = (0..count)
+        .map(|n| Announcement::new(stream(&format!("s{n}")), info(bytes)))
+        .collect();
+    SubmitBatch { id, announcements }
+}
+
+fn orders_at(url: &str) -> Backend {
+    let provider = RedisBackend::new(url).unwrap();
+    let service = ServiceName::new("orders").unwrap();
+    provider.backend(&service).unwrap()
+}
+
+/// Pending at `a`: delivered by somebody else's small page at a time.
+async fn long_entries_at_a(server: &RedisServer, count: usize, bytes: usize) -> Vec<EntryId> {
+    let backend = orders_at(&server.url());
+    backend.transport.prepare().await.unwrap();
+    let ids = backend.transport.submit(&long_batch(1, count, bytes)).await;
+    let mut delivered = 0;
+    while delivered < count {
+        let fetched = backend
+            .transport
+            .fetch(&fetch("a", count, 0))
+            .await
+            .unwrap();
+        delivered += fetched.entries.len();
+    }
+    ids.unwrap()
+}
+
+fn bytes_of(page: &PendingPage) -> usize {
+    let entries = page.entries.iter();
+    let infos = entries.map(|pending| pending.content.as_ref().unwrap().info.as_json());
+    infos.map(|info| info.map_or(0, str::len)).sum()
+}
+
+#[test]
+fn long_infos_are_listed_in_short_pages_that_lead_on() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let ids = long_entries_at_a(&server, 40, 100_000).await;
+        let backend = orders_at(&server.url());
+        for consumer in [None, Some(consumer("a"))] {
+            let (mut after, mut found) = (Some(EntryId::MIN), Vec::new());
+            while let Some(from) = after {
+                let scope = match &consumer {
+                    None => Scope::All { after: from },
+                    Some(consumer) => Scope::Consumer {
+                        consumer: consumer.clone(),
+                        after: from,
+                    },
+                };
+                let page = backend.transport.list_pending(&scope, 250).await.unwrap();
+                assert!(bytes_of(&page) <= PIECE, "{} bytes", bytes_of(&page));
+                assert!(!page.entries.is_empty() || page.next.is_none());
+                found.extend(page.entries.iter().map(|pending| pending.entry));
+                after = page.next;
+            }
+            assert_eq!(found, ids);
+        }
+        // By ids: what is beyond `next` was not looked at.
+        let (mut asked, mut found) = (ids.clone(), Vec::new());
+        while !asked.is_empty() {
+            let scope = Scope::Entries(asked.clone());
+            let page = backend.transport.list_pending(&scope, 1).await.unwrap();
+            assert!(bytes_of(&page) <= PIECE, "{} bytes", bytes_of(&page));
+            found.extend(page.entries.iter().map(|pending| pending.entry));
+            asked.retain(|id| page.next.is_some_and(|next| *id > next));
+        }
+        assert_eq!(found, ids);
+    });
+}
+
+#[test]
+fn a_small_call_does_not_wait_behind_long_listings_on_a_slow_link() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let ids = long_entries_at_a(&server, 30, 100_000).await;
+        let link = Proxy::start(server.addr());
+        let backend = orders_at(&link.url());
+        backend.transport.consumers().await.unwrap();
+        link.set_rate(Some(1_000_000));
+        let listing = async {
+            let (mut after, mut found) = (Some(EntryId::MIN), Vec::new());
+            while let Some(from) = after {
+                let scope = Scope::All { after: from };
+                let page = backend.transport.list_pending(&scope, 250).await.unwrap();
+                found.extend(page.entries.iter().map(|pending| pending.entry));
+                after = page.next;
+            }
+            found
+        };
+        let small = async {
+            let mut longest = Duration::ZERO;
+            for _ in 0..30 {
+                let began = Instant::now();
+                backend.transport.consumers().await.unwrap();
+                longest = longest.max(began.elapsed());
+                pause(Duration::from_millis(30)).await;
+            }
+            longest
+        };
+        let (found, longest) = soon(futures_lite::future::zip(listing, small)).await;
+        assert_eq!(found, ids);
+        // All of it takes three seconds.
+        assert!(longest < Duration::from_millis(800), "{longest:?}");
+    });
+}
+
+#[test]
+fn a_fetch_brings_about_as_much_as_fits_once_it_knows_how_long_entries_are() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = orders_at(&server.url());
+        backend.transport.prepare().await.unwrap();
+        let batch = long_batch(1, 60, 100_000);
+        backend.transport.submit(&batch).await.unwrap();
+        let mut pages = Vec::new();
+        while pages.iter().sum::<usize>() < 60 {
+            let fetched = backend.transport.fetch(&fetch("a", 500, 0)).await.unwrap();
+            assert!(!fetched.entries.is_empty(), "some of what there is");
+            pages.push(fetched.entries.len());
+        }
+        assert!(pages[1..].iter().all(|n| n * 100_000 <= PIECE), "{pages:?}");
+    });
+}
+
+#[test]
+fn a_long_batch_makes_its_way_over_a_slow_link() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let link = Proxy::start(server.addr());
+        let backend = orders_at(&link.url());
+        backend.transport.prepare().await.unwrap();
+        link.set_rate(Some(1_000_000));
+        let batch = long_batch(1, 60, 50_000);
+        let ids = soon(backend.transport.submit(&batch)).await.unwrap();
+        assert_eq!(ids.len(), 60);
+        assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 60);
+        assert_eq!(soon(backend.transport.submit(&batch)).await.unwrap(), ids);
+    });
+}
+
+#[test]
+fn the_repeat_of_a_long_batch_sends_only_what_is_missing() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let link = Proxy::start(server.addr());
+        let backend = orders_at(&link.url());
+        backend.transport.prepare().await.unwrap();
+        let batch = long_batch(1, 60, 50_000);
+        link.set_rate(Some(1_000_000));
+        let given_up = async {
+            eventually("half of it", || {
+                server.run::<usize>(&["XLEN", "orders-input"]) >= 30
+            })
+            .await;
+        };
+        let submit = async {
+            let _ = backend.transport.submit(&batch).await;
+        };
+        futures_lite::future::or(given_up, submit).await;
+        link.set_rate(None);
+        server.run::<()>(&["CONFIG", "RESETSTAT"]);
+        let ids = soon(backend.transport.submit(&batch)).await.unwrap();
+        assert_eq!(ids.len(), 60);
+        assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 60);
+        let info: String = server.run(&["INFO", "stats"]);
+        let line = info
+            .lines()
+            .find_map(|l| l.strip_prefix("total_net_input_bytes:"));
+        let sent: usize = line.unwrap().trim().parse().unwrap();
+        assert!(sent < 2_000_000, "{sent} bytes of 3,000,000 again");
+    });
+}
+
+#[test]
+fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantined() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let backend = orders_at(&server.url());
+        backend.transport.prepare().await.unwrap();
+        let long = format!(
+            "{{\"DataStreamName\":\"s\",\"Info\":{{\"x\":\"{}\"}}}}",
+            "y".repeat(2 * MAX_PAYLOAD_BYTES)
+        );
+        for _ in 0..3 {
+            server.run::<String>(&["XADD", "orders-input", "*", "lbs-input", &long]);
+        }
+        backend.transport.submit(&batch(1, &["s"])).await.unwrap();
+        let mut fetched = Vec::new();
+        while fetched.len() < 4 {
+            let page = backend.transport.fetch(&fetch("a", 4, 0)).await.unwrap();
+            fetched.extend(page.entries);
+        }
+        let reason = MalformedReason::PayloadTooLong;
+        assert_eq!(fetched[0].content, Err(reason));
+        server.run::<()>(&["CONFIG", "RESETSTAT"]);
+        let page = backend.transport.list_pending(&ALL, 250).await.unwrap();
+        let info: String = server.run(&["INFO", "stats"]);
+        let line = info
+            .lines()
+            .find_map(|l| l.strip_prefix("total_net_output_bytes:"));
+        let sent: usize = line.unwrap().trim().parse().unwrap();
+        assert!(sent < MAX_PAYLOAD_BYTES, "{sent} bytes were sent");
+        assert_eq!(page.entries.len(), 4);
+        assert_eq!(page.entries[0].content, Err(reason));
+        assert!(page.entries[3].content.is_ok(), "it hides no other");
+        let parked = Quarantine {
+            entry: page.entries[0].entry,
+            token: FencingToken::NONE,
+            reason: reason.to_string(),
+        };
+        let outcome = backend
+            .transport
+            .quarantine(&consumer("a"), &[parked])
+            .await;
+        assert_eq!(outcome.unwrap(), [QuarantineOutcome::Quarantined]);
+        let listed = backend.transport.list_quarantined(EntryId::MIN, 10).await;
+        assert_eq!(listed.unwrap()[0].reason, reason.to_string());
+    });
+}
+
+#[test]
+fn what_waits_and_what_is_parked_is_listed_in_short_pages_too() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = orders_at(&server.url());
+        backend.transport.prepare().await.unwrap();
+        let batch = long_batch(1, 40, 100_000);
+        let ids = backend.transport.submit(&batch).await.unwrap();
+        let (mut after, mut found) = (EntryId::MIN, Vec::new());
+        loop {
+            let page = backend
+                .transport
+                .list_undelivered(after, 500)
+                .await
+                .unwrap();
+            let Some(last) = page.last() else { break };
+            after = last.entry;
+            // The first page cannot know how long they are.
+            assert!(found.is_empty() || page.len() * 100_000 <= PIECE);
+            found.extend(page.iter().map(|delivery| delivery.entry));
+        }
+        assert_eq!(found, ids);
+        let mut delivered = 0;
+        while delivered < 40 {
+            let page = backend.transport.fetch(&fetch("a", 40, 0)).await.unwrap();
+            delivered += page.entries.len();
+        }
+        let parked: Vec<Quarantine> = ids
+            .iter()
+            .map(|entry| Quarantine {
+                entry: *entry,
+                token: FencingToken::NONE,
+                reason: "made up".to_owned(),
+            })
+            .collect();
+        backend
+            .transport
+            .quarantine(&consumer("a"), &parked)
+            .await
+            .unwrap();
+        let (mut after, mut found) = (EntryId::MIN, Vec::new());
+        loop {
+            let page = backend
+                .transport
+                .list_quarantined(after, 500)
+                .await
+                .unwrap();
+            let Some(last) = page.last() else { break };
+            after = last.entry;
+            assert!(page.len() * 100_000 <= PIECE, "{}", page.len());
+            found.extend(page.iter().map(|parked| parked.entry));
+        }
+        assert_eq!(found, ids);
+    });
+}
