@@ -87,6 +87,10 @@
 //! A lock's value is `<consumer>/<16 hex digits>/<token>/<entry id>/<attempt>`;
 //! any other value is a foreign holder's name.
 //!
+//! A server in cluster mode is refused with per-stream locks: their keys lie in other
+//! slots. With session leases all keys of a service are in one slot, and one node, or a
+//! name that leads to it, is what to connect to.
+//!
 //! # Connections
 //! One for commands, one per blocking fetch (kept for the next one, for half a
 //! minute) and one per subscription.
@@ -112,6 +116,8 @@
 
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod backend;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+mod cluster;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod connection;
 #[cfg(any(feature = "tokio", feature = "smol"))]

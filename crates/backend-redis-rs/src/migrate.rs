@@ -9,6 +9,7 @@ use streamlease_core::{
 };
 
 use crate::RedisBackend;
+use crate::cluster;
 use crate::connection::{Call, Script, script};
 use crate::decode;
 use crate::error::protocol;
@@ -59,7 +60,13 @@ impl RedisBackend {
     /// # Errors
     /// [`Config`](ErrorKind::Config): the service is busy; the message says how.
     pub async fn migrate(&self, service: &ServiceName, to: LockScheme) -> Result<()> {
-        self.refuse_if_locked(service).await?;
+        if to == LockScheme::PerStream {
+            cluster::refuse_per_stream_locks(&self.server).await?;
+        }
+        // In cluster mode nobody can have such locks, nor ask for them.
+        if !cluster::is_cluster(&self.server).await? {
+            self.refuse_if_locked(service).await?;
+        }
         let keys = Keys::new(service);
         let mut call = Call::new();
         call.key(&keys.sessions)

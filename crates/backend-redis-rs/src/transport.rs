@@ -24,6 +24,7 @@ use streamlease_core::{
 };
 
 use self::pace::{Allowance, Pace};
+use crate::cluster;
 use crate::connection::{Call, Script, Server, script};
 use crate::decode::{self, GroupState};
 use crate::error::protocol;
@@ -180,6 +181,9 @@ impl RedisTransport {
 #[async_trait]
 impl Transport for RedisTransport {
     async fn prepare(&self) -> Result<()> {
+        if self.scheme == LockScheme::PerStream {
+            cluster::refuse_per_stream_locks(&self.server).await?;
+        }
         let mut call = Call::new();
         call.key(&self.keys.lbs).key(&self.keys.scheme);
         call.key(&self.keys.owners)
