@@ -562,3 +562,47 @@ fn any_number_of_clients_fetches_without_connecting_each_time() {
         assert_eq!(path.accepted(), 13, "twelve readers and the commands'");
     });
 }
+
+/// Answers whatever it is asked as a server does that loads its data.
+fn always_loading() -> (String, std::sync::Arc<std::sync::atomic::AtomicU32>) {
+    use std::io::{Read, Write};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!(
+        "redis://127.0.0.1:{}/0",
+        listener.local_addr().unwrap().port()
+    );
+    let accepted = std::sync::Arc::new(AtomicU32::new(0));
+    let counter = accepted.clone();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            counter.fetch_add(1, Ordering::Relaxed);
+            std::thread::spawn(move || {
+                let mut chunk = [0; 4096];
+                while let Ok(n @ 1..) = socket.read(&mut chunk) {
+                    let commands = chunk[..n].windows(2).filter(|two| *two == b"\n*").count() + 1;
+                    let refusal = b"-LOADING Redis is loading the dataset in memory\r\n";
+                    let _ = socket.write_all(&refusal.repeat(commands));
+                }
+            });
+        }
+    });
+    (url, accepted)
+}
+
+#[test]
+fn a_server_that_loads_for_long_has_its_name_looked_up_again_and_not_at_each_call() {
+    on_both(|| async {
+        let (url, accepted) = always_loading();
+        let backend = orders_at(&url);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(3500) {
+            let err = backend.transport.prepare().await.unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
+            pause(Duration::from_millis(20)).await;
+        }
+        let connections = accepted.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(connections, 2, "one each two seconds");
+    });
+}

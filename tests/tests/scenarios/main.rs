@@ -7,6 +7,7 @@
 mod support;
 
 mod assigning;
+mod connections;
 mod failover;
 mod handles;
 mod lost_keys;
