@@ -10,7 +10,7 @@ use crate::support::{Consumer, SOON, World};
 
 crate::support::on_redis_with_session_leases!(
     a_name_that_leads_to_a_new_primary_is_followed_with_all_leases,
-    long_infos_are_taken_over_on_a_slow_link_and_no_healthy_lease_is_lost
+    long_infos_are_taken_over_on_a_slow_link_and_no_healthy_lease_is_lost,
 );
 
 const TTL: Duration = Duration::from_secs(2);

@@ -11,11 +11,11 @@ use crate::support::{Consumer, SOON, World};
 
 crate::support::tests!(
     redis_with_session_leases: |scenario| on_tokio_with(LockScheme::Session, scenario),
-    any_key_may_vanish
+    any_key_may_vanish,
 );
 crate::support::tests!(
     redis_with_per_stream_locks: |scenario| on_tokio(scenario),
-    any_key_may_vanish
+    any_key_may_vanish,
 );
 
 const TTL: Duration = Duration::from_millis(800);

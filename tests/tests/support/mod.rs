@@ -69,7 +69,7 @@ macro_rules! on_redis_with_smol {
 }
 
 macro_rules! tests {
-    ($world:ident: |$given:ident| $run:expr, $($scenario:ident),+) => {
+    ($world:ident: |$given:ident| $run:expr, $($scenario:ident),+ $(,)?) => {
         mod $world {
             #[allow(unused_imports, reason = "each world needs its part")]
             use {crate::support::*, streamlease_core::LockScheme};
