@@ -217,10 +217,13 @@ impl Machine {
             if seen.contains(&lease) {
                 continue;
             }
+            // Freed, too: if the list that was read has vanished alone, the lock may
+            // stand, and would as long as this session lives.
             if self.items.lock_with(lease.entry, lease.token).is_some() {
-                self.lose(lease.entry, DisownReason::LockLost);
+                self.lapse(lease.entry, DisownReason::LockLost);
             } else {
                 self.orphans.disclaim(&lease);
+                self.release(lease, true);
             }
         }
         for lease in seen {
