@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use streamlease::{
-    Announcement, Info, Producer, RedisBackend, StreamName, SubmitBatch, TokioRuntime, new_batch,
+    Announcement, Info, Producer, RedisBackend, SmolRuntime, StreamName, SubmitBatch, new_batch,
 };
 
 use crate::plan::Work;
@@ -123,7 +123,7 @@ async fn submit(
         None => producer.insert(Producer::new(
             service,
             &RedisBackend::connect(redis).await?,
-            TokioRuntime::new(),
+            SmolRuntime::new(),
         )?),
     };
     producer.submit_batch(batch).await
