@@ -20,6 +20,8 @@ pub(crate) fn command() -> Command {
     for name in ["POD_NAME", "POD_IP", "RUST_LOG"] {
         command.env_remove(name);
     }
+    // Where those that are killed leave the infos of their streams.
+    command.env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
     command.stdin(Stdio::null());
     command
 }
