@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
 
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
@@ -14,6 +15,9 @@ use streamlease_core::{
 use crate::service::{REMEMBERED, not_prepared};
 
 pub(crate) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Longer than anybody waits who goes by idle time.
+const LONG: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Lbs {
     entries: BTreeMap<EntryId, Entry>,
@@ -63,7 +67,8 @@ struct Group {
 
 struct PendingAt {
     consumer: ConsumerName,
-    since: Timestamp,
+    /// `None`: it was handed back, and looks so idle that everybody takes it.
+    since: Option<Timestamp>,
     deliveries: u64,
 }
 
@@ -240,7 +245,7 @@ impl Lbs {
         Some(Pending {
             entry: id,
             consumer: at.consumer.clone(),
-            idle: now.saturating_since(at.since),
+            idle: at.since.map_or(LONG, |since| now.saturating_since(since)),
             deliveries: at.deliveries,
             token: entry.fence.token,
             handed_back: entry.fence.handed_back,
@@ -342,10 +347,10 @@ impl Lbs {
                 }
                 fence.token = token;
                 fence.handed_back = true;
-                if rests && !repeated {
+                if !(rests && repeated) {
                     let pending = self.group.as_mut().map(|group| &mut group.pending);
                     if let Some(at) = pending.and_then(|pending| pending.get_mut(&entry)) {
-                        at.since = now;
+                        at.since = rests.then_some(now);
                     }
                 }
                 freed.push(entry);
@@ -501,7 +506,7 @@ impl Group {
             id,
             PendingAt {
                 consumer: consumer.clone(),
-                since: now,
+                since: Some(now),
                 deliveries,
             },
         );

@@ -136,6 +136,7 @@ impl Driver {
         let mut state = StartState::default();
         let mut listened_to = true;
         let mut handles_gone = false;
+        let mut suspended = self.runtime.suspended();
         loop {
             let deadline = loop {
                 match self.machine.poll_output() {
@@ -168,10 +169,16 @@ impl Driver {
             };
             self.report_started(&mut state);
 
-            match self
+            let wake = self
                 .wait(&arrivals, deadline, listened_to, handles_gone)
-                .await
-            {
+                .await;
+            let until_now = self.runtime.suspended();
+            if let Some(slept) = until_now.checked_sub(suspended).filter(|t| !t.is_zero()) {
+                suspended = until_now;
+                self.machine
+                    .handle(self.runtime.now(), Input::Suspended(slept));
+            }
+            match wake {
                 Wake::Message(message) => self.take_message(message, &mut calls),
                 Wake::Arrival(arrival) => self.take_arrival(arrival, &mut state),
                 Wake::NobodyListens => {

@@ -17,6 +17,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::Timestamp;
 
@@ -27,6 +28,13 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Runtime: Debug + Send + Sync + 'static {
     /// The time on this runtime's clock.
     fn now(&self) -> Timestamp;
+
+    /// How much of [`now`](Self::now) the machine was suspended, since whenever: never
+    /// less than before. Zero where that cannot be told: a process that was suspended for
+    /// longer than a TTL then counts as one that its handlers blocked.
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Resolves once [`now`](Self::now) has reached `deadline`.
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()>;
@@ -39,6 +47,10 @@ pub trait Runtime: Debug + Send + Sync + 'static {
 impl<T: Runtime + ?Sized> Runtime for Arc<T> {
     fn now(&self) -> Timestamp {
         (**self).now()
+    }
+
+    fn suspended(&self) -> Duration {
+        (**self).suspended()
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {

@@ -7,6 +7,8 @@
 //!
 //! [RUSTSEC-2025-0052]: https://rustsec.org/advisories/RUSTSEC-2025-0052.html
 
+use std::time::Duration;
+
 use streamlease_clock::Clock;
 use streamlease_core::{BoxFuture, Runtime, Timestamp};
 
@@ -28,6 +30,10 @@ impl AsyncStdRuntime {
 impl Runtime for AsyncStdRuntime {
     fn now(&self) -> Timestamp {
         Timestamp::from_origin(self.clock.elapsed())
+    }
+
+    fn suspended(&self) -> Duration {
+        self.clock.suspended()
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {

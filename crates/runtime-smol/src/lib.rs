@@ -1,5 +1,7 @@
 //! [`SmolRuntime`]: streamlease on [smol](https://docs.rs/smol).
 
+use std::time::Duration;
+
 use streamlease_clock::Clock;
 use streamlease_core::{BoxFuture, Runtime, Timestamp};
 
@@ -22,6 +24,10 @@ impl SmolRuntime {
 impl Runtime for SmolRuntime {
     fn now(&self) -> Timestamp {
         Timestamp::from_origin(self.clock.elapsed())
+    }
+
+    fn suspended(&self) -> Duration {
+        self.clock.suspended()
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {

@@ -71,6 +71,10 @@ impl Runtime for TokioRuntime {
         since_origin(Instant::now()) + self.clock.suspended()
     }
 
+    fn suspended(&self) -> Duration {
+        self.clock.suspended()
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         let runtime = self.clone();
         Box::pin(async move {

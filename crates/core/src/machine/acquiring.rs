@@ -253,7 +253,9 @@ impl Machine {
             // If the answer was slow, the lock cannot wait for the next beat.
             self.beat_by(sent + self.settings.beat_interval());
         }
-        self.lanes.claim.queue.insert(entry);
+        if !self.late.owes(entry) {
+            self.lanes.claim.queue.insert(entry);
+        }
     }
 
     /// A lease that came with a take-over: locked already, claimed next.

@@ -304,7 +304,7 @@ impl Machine {
         while let Some(entry) = self.items.any_waiting() {
             self.forget(entry);
         }
-        if self.items.is_empty() && self.lanes.is_drained() {
+        if self.items.is_empty() && self.lanes.is_drained() && self.late.is_settled() {
             self.phase = Phase::Draining {
                 until,
                 closing: true,

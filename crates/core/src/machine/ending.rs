@@ -222,6 +222,10 @@ impl Machine {
             }
             // Not told to the user yet: just give it up.
             Some(State::Claiming { .. }) => {
+                // Its claim may have been executed already, or be so later.
+                if !self.lanes.claim.queue.remove(&entry) {
+                    self.owe_present(entry);
+                }
                 self.shun(entry);
                 self.forget(entry);
             }
@@ -425,6 +429,10 @@ impl Machine {
         let handed_back = end == End::HandedBack || end == End::Disowned(DisownReason::Revoked);
         self.release_lock_of(entry, &item, handed_back);
         let handing_back = matches!(item.state, State::Ending(_, Ending::HandBack { .. }));
+        // Who came after has counted this owner as dead.
+        if end == End::Disowned(DisownReason::Superseded) && !handing_back {
+            self.owe_one(entry, &item);
+        }
         self.tell_end(entry, item, end);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             let answer = match handing_back {
@@ -445,6 +453,10 @@ impl Machine {
         self.lanes.claim.queue.remove(&entry);
         self.lanes.complete.queue.remove(&entry);
         self.lanes.hand_back.queue.remove(&entry);
+        // An id that is another announcement's now is not to be touched.
+        if reason != DisownReason::EntryGone {
+            self.owe_one(entry, &item);
+        }
         self.tell_lost(entry, item, reason);
         self.look_at_own();
     }

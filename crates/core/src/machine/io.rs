@@ -34,6 +34,9 @@ pub enum Input {
     Command(Command),
     /// The user took this many events out of the queue.
     EventsTaken(usize),
+    /// The machine (the computer) was suspended for so long since the last input; the
+    /// clock has counted it. Given before anything else that happened meanwhile.
+    Suspended(Duration),
     /// Nobody will ever take an event again: take no further streams.
     NobodyListens,
 }

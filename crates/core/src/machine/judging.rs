@@ -54,7 +54,8 @@ impl Machine {
             self.leave_to_others(target, pending.entry);
             return None;
         }
-        let handed_back_for_a_claim = pending.handed_back && self.is_manual();
+        let is_own = self.late.take_own(pending.entry);
+        let handed_back_for_a_claim = pending.handed_back && self.is_manual() && !is_own;
         if pending.consumer == self.consumer && !handed_back_for_a_claim {
             let entry = pending.entry;
             if !self.rests(&pending) {
@@ -90,17 +91,25 @@ impl Machine {
 
     /// Whether an entry that is free is to be left alone still, because its
     /// owners failed on it. Then it is looked at again when that is over. What
-    /// has failed often enough to be parked does not wait for it.
+    /// would be parked now waits as well if the last failure was a death: its owner may
+    /// live and take it back. (What an owner says itself it hands back without a rest.)
     fn rests(&mut self, pending: &Pending) -> bool {
         // Not counted yet: that is done by the next claim.
-        let crashed = pending.token != FencingToken::NONE && !pending.handed_back;
+        let has_owner = pending.token != FencingToken::NONE && !pending.handed_back;
+        let crashed = has_owner && !self.late.owes(pending.entry);
         let failures = pending.failures.saturating_add(u32::from(crashed));
         let limit = self.settings.quarantine_after;
-        if failures == 0 || limit.is_some_and(|limit| failures >= limit) {
+        let is_to_be_parked = limit.is_some_and(|limit| failures >= limit);
+        // To count the last one, or to park what was counted before, needs no rest.
+        if failures == 0 || (is_to_be_parked && crashed) {
             return false;
         }
+        let rest = match is_to_be_parked {
+            true => self.settings.rest_before_parking(failures),
+            false => self.settings.rest(failures),
+        };
         let key = (pending.entry, pending.token);
-        let rest = self.settings.rest(failures).saturating_sub(pending.idle);
+        let rest = rest.saturating_sub(pending.idle);
         let until = self.now + rest;
         let until = (*self.looking.resting.entry(key).or_insert(until)).min(until);
         if until <= self.now {

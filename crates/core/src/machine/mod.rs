@@ -26,6 +26,7 @@
 //! - `silence`: handlers that make no progress;
 //! - `ids`: entry ids that a restored LBS gave to other announcements;
 //! - `forgiving`: failures of earlier owners that are over;
+//! - `late`: what was lost although this process lives, and whether it ran on time;
 //! - `control`: preparing, outages, giving up, shutting down (R8).
 //!
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
@@ -43,6 +44,7 @@ mod io;
 mod items;
 mod judging;
 mod lanes;
+mod late;
 mod look;
 mod orphans;
 mod rng;
@@ -72,6 +74,7 @@ use control::{Outage, Phase};
 use forgiving::Forgiving;
 use items::Items;
 use lanes::Lanes;
+use late::{Late, Punctuality};
 use look::Looking;
 use orphans::Orphans;
 use rng::Rng;
@@ -145,6 +148,8 @@ pub struct Machine {
     /// Items that wait for nothing but room.
     no_room: BTreeSet<EntryId>,
     forgiving: Forgiving,
+    late: Late,
+    punctuality: Punctuality,
 }
 
 /// An action whose reply is awaited.
@@ -180,6 +185,7 @@ enum Flight {
     ClearFailures(Vec<Fenced>),
     Complete(Vec<(EntryId, FencingToken)>),
     HandBack(Vec<(EntryId, FencingToken)>),
+    LateHandBack(Vec<(EntryId, FencingToken)>),
     Quarantine(Vec<(EntryId, lanes::Parking)>),
     Release(Vec<LeaseRef>),
     Look,
@@ -231,6 +237,8 @@ impl Machine {
             wakes: BTreeSet::new(),
             no_room: BTreeSet::new(),
             forgiving: Forgiving::default(),
+            late: Late::default(),
+            punctuality: Punctuality::new(),
             settings: config.settings,
         };
         machine.pump();
@@ -239,6 +247,10 @@ impl Machine {
 
     /// Something happened.
     pub fn handle(&mut self, now: Timestamp, input: Input) {
+        if let Input::Suspended(time) = input {
+            // Before the clock is looked at.
+            self.punctuality.suspended(time);
+        }
         self.advance(now);
         if self.phase == Phase::Stopped {
             self.answer_late(input);
@@ -249,6 +261,8 @@ impl Machine {
             Input::Hint(hint) => self.hint(hint),
             Input::Command(command) => self.command(command),
             Input::EventsTaken(n) => self.undelivered = self.undelivered.saturating_sub(n),
+            // Nothing but the clock has moved.
+            Input::Suspended(_) => {}
             Input::NobodyListens => {
                 self.deaf = true;
                 // It would bring what only others can take.
@@ -274,7 +288,9 @@ impl Machine {
             _ => {
                 let at = self.next_timeout();
                 debug_assert!(at > self.now, "spins on a time in the past: {self:?}");
-                Output::Timeout(at.max(self.now + Duration::from_millis(1)))
+                let at = at.max(self.now + Duration::from_millis(1));
+                self.punctuality.promise(at);
+                Output::Timeout(at)
             }
         }
     }
@@ -287,6 +303,7 @@ impl Machine {
     /// Moves the clock, never back, and disowns before anything else is done (R1).
     fn advance(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
+        self.punctuality.look(self.now, self.settings.ttl);
         if self.phase != Phase::Stopped && self.belief_ran_out() {
             self.abandon_session(DisownReason::Expired);
         }
@@ -298,9 +315,15 @@ impl Machine {
             return;
         }
         self.pump_control();
-        if self.phase == Phase::Stopped || !self.sitting.is_open() {
-            return;
+        if self.phase != Phase::Stopped && self.sitting.is_open() {
+            self.pump_session();
         }
+        if self.phase != Phase::Stopped {
+            self.pump_late();
+        }
+    }
+
+    fn pump_session(&mut self) {
         self.pump_waiting();
         self.pump_silence();
         self.pump_forgiving();
@@ -329,6 +352,7 @@ impl Machine {
             Flight::Prepare => self.prepare_done(result),
             Flight::Fetch { max, wait } => self.fetch_done(sent, (max, wait), result),
             Flight::Look => self.look_done(result),
+            Flight::LateHandBack(page) => self.late_hand_back_done(&page, result),
             Flight::Quarantine(page) => self.quarantine_done(page, result, current),
             Flight::Forget { own } => self.forget_done(own),
             Flight::Close => self.close_done(),
@@ -480,7 +504,7 @@ impl Machine {
     }
 
     fn next_timeout(&self) -> Timestamp {
-        let mut next = self.control_timeout();
+        let mut next = self.control_timeout().min(self.late.timeout());
         if self.sitting.is_open() {
             next = next
                 .min(self.session_timeout())

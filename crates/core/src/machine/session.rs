@@ -169,6 +169,7 @@ impl Machine {
     /// Ends everything that hangs on the current session and begins another,
     /// whose id was never used. What was pending here is listed again by it.
     pub(super) fn abandon_session(&mut self, reason: DisownReason) {
+        self.owe_all();
         self.disown_all(reason);
         let number = self.sitting.number + 1;
         self.sitting = Sitting::fresh(

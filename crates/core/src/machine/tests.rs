@@ -5,6 +5,7 @@ mod fetching;
 mod forgiving;
 mod fresh;
 mod ids;
+mod late;
 mod leasing;
 mod manual;
 mod orphans;

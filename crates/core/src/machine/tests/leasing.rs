@@ -655,6 +655,7 @@ fn a_late_answer_to_a_parking_ends_no_later_lease() {
     let refused = vec![QuarantineOutcome::NotOwner { seen }];
     rig.answer("Quarantine", Reply::Quarantined(refused));
     rig.acquired();
+    rig.handed_back_late();
     rig.claimed();
     assert!(rig.owns(1));
 }

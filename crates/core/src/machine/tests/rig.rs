@@ -459,6 +459,12 @@ impl Rig {
         self.claimed_after(0);
     }
 
+    /// What was lost before, and is to be claimed again.
+    pub(super) fn handed_back_late(&mut self) {
+        let reply = Reply::HandedBack(vec![HandBackOutcome::HandedBack]);
+        self.answer("HandBack", reply);
+    }
+
     /// Owners have failed so often on what is claimed.
     pub(super) fn claimed_after(&mut self, failures: u32) {
         let outcome = ClaimOutcome::Claimed {

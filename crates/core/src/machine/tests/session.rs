@@ -565,6 +565,7 @@ fn a_completion_that_waits_is_not_sent_for_the_next_lease_of_the_entry() {
     assert!(rig.answers.contains_key(&call), "its end is unknown");
     rig.housekeep();
     rig.acquired();
+    rig.handed_back_late();
     rig.claimed();
     assert!(rig.owns(1));
     rig.live(TTL);
