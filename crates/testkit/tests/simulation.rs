@@ -36,7 +36,7 @@ fn keeps(plan: &Plan) {
 /// Whether one of a few hundred seeds breaks this rule.
 fn breaks(mutant: Mutant, rule: &str) -> bool {
     let violation = |seed| run(&Plan::of(seed), Some(mutant), false).violation;
-    (1..200)
+    (1..400)
         .filter_map(violation)
         .any(|violation| violation.rule == rule)
 }

@@ -198,6 +198,19 @@ pub enum Fault {
         /// How long.
         length: Duration,
     },
+    /// An operator removes a consumer's name, and what is pending at it is pending at
+    /// nobody (XGROUP DELCONSUMER).
+    ConsumerRemoved {
+        /// Which, of those at which something is pending.
+        nth: u64,
+    },
+    /// An operator acknowledges a pending entry (XACK), which stays on the LBS.
+    Acknowledged {
+        /// Which.
+        nth: u64,
+    },
+    /// An operator makes the group anew, at the end of the LBS.
+    GroupAtTheEnd,
     /// A key of the service is evicted, or deleted by somebody.
     KeyGone {
         /// Which.
@@ -413,6 +426,9 @@ impl Fault {
             },
             Self::Demoted { .. } => "demoted server",
             Self::SlowConnect { .. } => "slow connect",
+            Self::ConsumerRemoved { .. } => "consumer removed",
+            Self::Acknowledged { .. } => "acknowledged by hand",
+            Self::GroupAtTheEnd => "group made at the end",
             Self::KeyGone { key, .. } => key.kind(),
         }
     }

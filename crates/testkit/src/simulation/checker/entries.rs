@@ -37,6 +37,8 @@ pub(super) struct Entries {
     answered: BTreeMap<(SessionId, u64, StreamName), FencingToken>,
     /// Data streams of which an entry is in quarantine.
     parked: BTreeSet<StreamName>,
+    /// Taken off the pending list by hand, and not found yet.
+    stranded: BTreeSet<EntryId>,
 }
 
 /// What it takes to take over the streams of somebody dead.
@@ -142,9 +144,17 @@ impl Checker {
         }
     }
 
+    /// Somebody took these off the pending list by hand. They have to be found.
+    pub(in super::super) fn stranded(&mut self, lbs: &Lbs) {
+        self.entries.stranded.extend(lbs.strays());
+    }
+
     /// R7: what was delivered and is not finished is pending at somebody.
     pub(in super::super) fn check_pending(&mut self, lbs: &Lbs) {
-        if let Some(entry) = lbs.stray() {
+        let strays = lbs.strays();
+        let stranded = &mut self.entries.stranded;
+        stranded.retain(|entry| strays.contains(entry));
+        if let Some(entry) = strays.iter().find(|entry| !stranded.contains(entry)) {
             let what = format!("{entry} was delivered and is pending at nobody");
             self.fail("R7", "pending at nobody", what);
         }

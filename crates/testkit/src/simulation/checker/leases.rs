@@ -6,12 +6,14 @@ mod beliefs;
 mod idle;
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::machine::Belief;
 use streamlease_core::{EntryId, FencingToken, Settings, StreamName, Timestamp};
+
+use self::idle::Fetches;
 
 /// A lease as its user sees it.
 struct View {
@@ -82,8 +84,7 @@ pub(in super::super) struct Watch {
     ran_out: bool,
     /// Leases that were lost for want of a beat.
     lost: u64,
-    /// When it has fetched within the last second, since it was last brought anything.
-    fetches: VecDeque<Timestamp>,
+    fetches: Fetches,
 }
 
 impl Watch {
@@ -108,7 +109,7 @@ impl Watch {
             margin: (settings.ttl / 10).max(Duration::from_millis(50)),
             ran_out: false,
             lost: 0,
-            fetches: VecDeque::new(),
+            fetches: Fetches::default(),
         }
     }
 

@@ -322,6 +322,9 @@ impl<'a> Run<'a> {
             (Fault::SlowConnect { length, .. }, Some(nth)) => {
                 self.nodes[nth].line().connect_slowly(length);
             }
+            (Fault::ConsumerRemoved { nth }, _) => return self.servers.remove_consumer(nth),
+            (Fault::Acknowledged { nth }, _) => return self.servers.acknowledge(nth),
+            (Fault::GroupAtTheEnd, _) => self.servers.make_group_at_the_end(),
             (Fault::KeyGone { key, nth }, _) => return self.servers.lose_key(key, nth),
             (Fault::Again { nth }, _) => {
                 let Some(nth) = nth.checked_rem(self.streams.len() as u64) else {

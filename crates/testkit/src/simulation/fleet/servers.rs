@@ -254,6 +254,24 @@ impl SimServers {
         self.shared.state().servers.locks.revoke(nth).is_some()
     }
 
+    /// An operator removes a consumer's name, the `nth` of those at which something is
+    /// pending, which is pending at nobody then; `false` if there is none.
+    pub fn remove_consumer(&self, nth: u64) -> bool {
+        self.shared.state().servers.lbs.remove_consumer(nth)
+    }
+
+    /// An operator acknowledges the `nth` pending entry, which stays on the LBS.
+    pub fn acknowledge(&self, nth: u64) -> bool {
+        self.shared.state().servers.lbs.acknowledge(nth)
+    }
+
+    /// An operator makes the group anew, at the end of the LBS.
+    pub fn make_group_at_the_end(&self) {
+        let state = &mut *self.shared.state();
+        state.servers.lbs.make_group_at_the_end();
+        state.fail_waiters(|| Error::new(ErrorKind::NotPrepared, "UNBLOCKED"));
+    }
+
     /// A server refuses calls for so long although it is there.
     pub fn refuse(&self, of: Of, what: Refused, length: Duration) {
         let until = self.shared.now() + ns(length);

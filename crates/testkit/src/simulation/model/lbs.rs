@@ -149,16 +149,20 @@ impl Lbs {
     }
 
     /// Entries that were delivered to this group, are still on the stream, and
-    /// are pending at nobody: there must be none (R7).
-    pub(in super::super) fn stray(&self) -> Option<EntryId> {
-        let group = self.group.as_ref()?;
+    /// are pending at nobody.
+    pub(in super::super) fn strays(&self) -> Vec<EntryId> {
+        let Some(group) = &self.group else {
+            return Vec::new();
+        };
         let delivered = self.stream.range(..=group.last_delivered);
         // Counting first: it is nearly always enough.
         if delivered.clone().count() <= group.pending.len() {
-            return None;
+            return Vec::new();
         }
-        let mut delivered = delivered.map(|(entry, _)| *entry);
-        delivered.find(|entry| !group.pending.contains_key(entry))
+        let delivered = delivered.map(|(entry, _)| *entry);
+        delivered
+            .filter(|entry| !group.pending.contains_key(entry))
+            .collect()
     }
 
     pub(in super::super) fn failures(&self, entry: EntryId) -> u32 {

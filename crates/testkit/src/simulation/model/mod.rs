@@ -47,6 +47,8 @@ pub enum Mutant {
     TakesEverything,
     /// A refused acquire is told that the holder has no time left (R11).
     HeldForNoTime,
+    /// The driver asks again by itself when a fetch brings nothing (R11).
+    AsksAgain,
     /// Notices of an end come twice (R12).
     EndsTwice,
     /// Hanging handlers are reported as making progress (`max_silence`).
@@ -55,7 +57,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, each with the rule whose check is to find it.
-    pub const ALL: [(Self, &'static str); 21] = [
+    pub const ALL: [(Self, &'static str); 22] = [
         (Self::ClockStops, "R1"),
         (Self::TimersAreLate, "R1"),
         (Self::ErrorIsLoss, "R2"),
@@ -75,6 +77,7 @@ impl Mutant {
         (Self::TakenTwice, "R10"),
         (Self::TakesEverything, "R11"),
         (Self::HeldForNoTime, "R11"),
+        (Self::AsksAgain, "R11"),
         (Self::EndsTwice, "R12"),
         (Self::HangingIsProgress, "silence"),
     ];

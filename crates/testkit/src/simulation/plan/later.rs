@@ -27,7 +27,7 @@ fn draw(rng: &mut Rng, scheme: LockScheme, ttl: Duration, harsh: bool) -> Fault 
     let nth = rng.below(64);
     let length = rng.between(ttl / 10, ttl * 3);
     let of = [Of::Lbs, Of::Locks, Of::Both][rng.below(3) as usize];
-    let kinds = if harsh { 10 } else { 7 };
+    let kinds = if harsh { 12 } else { 9 };
     match rng.below(kinds) {
         0 => Fault::BacklogLies(match rng.below(4) {
             0 | 1 => Estimate::TooMany(1 + rng.below(2_000)),
@@ -59,6 +59,11 @@ fn draw(rng: &mut Rng, scheme: LockScheme, ttl: Duration, harsh: bool) -> Fault 
         6 => Fault::KeyGone {
             key: [Key::Turn, Key::Refused, Key::Buried, Key::Marks][rng.below(4) as usize],
             nth,
+        },
+        7..=8 => match rng.below(3) {
+            0 => Fault::ConsumerRemoved { nth },
+            1 => Fault::Acknowledged { nth },
+            _ => Fault::GroupAtTheEnd,
         },
         _ => Fault::KeyGone {
             key: draw_key(rng, scheme),
@@ -94,9 +99,8 @@ fn draw_key(rng: &mut Rng, scheme: LockScheme) -> Key {
 
 /// What clients do not bear yet is drawn, and left out.
 fn is_borne(fault: &Fault) -> bool {
-    match fault {
-        Fault::BacklogLies(Estimate::TooMany(_)) | Fault::FetchesComeBack { .. } => false,
-        Fault::Refuses { what, .. } => *what != Refused::Everything,
-        _ => true,
-    }
+    !matches!(
+        fault,
+        Fault::ConsumerRemoved { .. } | Fault::Acknowledged { .. } | Fault::GroupAtTheEnd
+    )
 }

@@ -1,6 +1,7 @@
 //! A process: the machine, driven as the driver does it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use streamlease_core::machine::{
     Action, ActionId, CallId, Command, Config, End, Input, Machine, Notice, Output, Reply,
 };
 use streamlease_core::{
-    BeatOutcome, ClaimMode, ConsumerName, EntryId, FencingToken, Hint, LeaseRef, RetryPolicy,
-    Settings, Timestamp,
+    BeatOutcome, ClaimMode, ConsumerName, EntryId, ErrorKind, FencingToken, Hint, LeaseRef,
+    RetryPolicy, Settings, StreamName, Timestamp,
 };
 
 use super::user::Waiting;
 use super::{Event, World, trace, unavailable};
-use crate::clock::{Clock, SECOND, Time};
+use crate::clock::{Clock, SECOND, Time, ns};
 use crate::simulation::checker::Watch;
 use crate::simulation::model::Mutant;
 use crate::simulation::plan::Manual;
@@ -49,6 +50,13 @@ pub(super) struct Node {
     /// It has no connection yet.
     pub(super) connects_until: Time,
     last_call: u64,
+    /// What its user has asked for, of which lease.
+    pub(super) asked: BTreeMap<CallId, (EntryId, FencingToken, StreamName)>,
+    /// Calls that have been answered at least once.
+    worked: Vec<Discriminant<Action>>,
+    /// It was refused one that had never worked: that is a mistake in its setup, and it
+    /// may end.
+    refused_at_once: bool,
 }
 
 /// A request whose reply is awaited.
@@ -58,6 +66,7 @@ pub(in super::super) struct Sent {
     /// When, in truth.
     pub(in super::super) at: Duration,
     pub(in super::super) what: Extends,
+    call: Discriminant<Action>,
 }
 
 /// What a reply may extend the belief in (R1).
@@ -66,6 +75,18 @@ pub(in super::super) enum Extends {
     Session,
     Beat(Arc<[LeaseRef]>),
     Acquire(Vec<EntryId>),
+}
+
+impl Node {
+    fn learn(&mut self, call: Discriminant<Action>, result: &streamlease_core::Result<Reply>) {
+        match result {
+            Ok(_) if !self.worked.contains(&call) => self.worked.push(call),
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                self.refused_at_once |= !self.worked.contains(&call);
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Sent {
@@ -79,7 +100,13 @@ impl Sent {
             _ => Extends::Nothing,
         };
         let at = Duration::from_nanos(now);
-        Self { local, at, what }
+        let call = discriminant(action);
+        Self {
+            local,
+            at,
+            what,
+            call,
+        }
     }
 
     fn is_beat(&self) -> bool {
@@ -144,6 +171,9 @@ impl World {
             demoted_until: 0,
             connects_until: 0,
             last_call: 0,
+            asked: BTreeMap::new(),
+            worked: Vec::new(),
+            refused_at_once: false,
         });
         self.feed(slot, Some(Input::Hint(Hint::MayHaveMissed)));
     }
@@ -172,9 +202,13 @@ impl World {
             true => ClaimMode::Manual,
             false => ClaimMode::Automatic,
         };
-        settings.retry = RetryPolicy {
-            max: ttl,
-            ..RetryPolicy::UNLIMITED
+        // Recovery takes a few TTLs whatever the policy's longest wait is.
+        settings.retry = match slot % 2 {
+            0 => RetryPolicy::UNLIMITED,
+            _ => RetryPolicy {
+                max: ttl,
+                ..RetryPolicy::UNLIMITED
+            },
         };
         settings.quarantine_after = [None, Some(2), Some(5), Some(5)][self.rng.below(4) as usize];
         if self.plan.forgets {
@@ -215,6 +249,14 @@ impl World {
 
     pub(super) fn arrive(&mut self, node: usize, event: Event) {
         match event {
+            Event::Reply(_, id, Ok(Reply::Fetched(fetched)))
+                if self.mutant == Some(Mutant::AsksAgain)
+                    && fetched.entries.is_empty()
+                    && self.nodes[node].awaited.contains_key(&id) =>
+            {
+                let (max, wait) = (1, Duration::from_secs(5));
+                self.send(node, id, Action::Fetch { max, wait });
+            }
             Event::Reply(_, id, result) => {
                 let Some(sent) = self.nodes[node].awaited.remove(&id) else {
                     return;
@@ -223,9 +265,11 @@ impl World {
                 self.messages.replies_overtaken += u64::from(answered > Some(id));
                 self.nodes[node].answered = answered.max(Some(id));
                 let result = self.bend(&sent, result);
+                self.nodes[node].learn(sent.call, &result);
                 if let Ok(reply) = &result {
                     self.checker.hears(node, &sent, reply);
-                    self.checker.brought(node, reply);
+                    let local = self.nodes[node].clock.read(self.now);
+                    self.checker.brought(node, reply, local);
                 }
                 trace!(self, "n{node} hears {id:?} {result:?}");
                 self.feed(node, Some(Input::Done(id, result)));
@@ -297,7 +341,7 @@ impl World {
                     self.drop_connection(node, Some(id));
                 }
                 Output::Notice(notice) => self.notice(node, notice, local),
-                Output::Answer(..) => {}
+                Output::Answer(call, answer) => self.answered(node, call, answer.err()),
                 Output::Timeout(at) => {
                     self.set_wake(node, at);
                     break;
@@ -370,7 +414,15 @@ impl World {
                 }
             }
             Notice::Quarantined { .. } => self.nodes[node].events.push_back(Waiting::Other),
-            Notice::Terminated { .. } => self.checker.terminated(node),
+            Notice::Terminated { .. } => {
+                let may_end = self.nodes[node].refused_at_once;
+                self.checker.terminated(node, may_end);
+                if may_end && !self.nodes[node].leaving {
+                    // Somebody starts it again.
+                    let name = self.nodes[node].name.clone();
+                    self.push(self.now + ns(self.plan.ttl / 4), Event::Start(name));
+                }
+            }
             _ => {}
         }
         self.take_soon(node);

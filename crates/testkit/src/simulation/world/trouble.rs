@@ -189,6 +189,21 @@ impl World {
                     self.fail_waiters(|| unavailable("UNBLOCKED: it was demoted"));
                 }
             }
+            Fault::ConsumerRemoved { nth } => {
+                let struck = self.servers.lbs.remove_consumer(nth);
+                self.checker.stranded(&self.servers.lbs);
+                return struck;
+            }
+            Fault::Acknowledged { nth } => {
+                let struck = self.servers.lbs.acknowledge(nth);
+                self.checker.stranded(&self.servers.lbs);
+                return struck;
+            }
+            Fault::GroupAtTheEnd => {
+                self.servers.lbs.make_group_at_the_end();
+                self.checker.stranded(&self.servers.lbs);
+                self.fail_waiters(|| Error::new(ErrorKind::NotPrepared, "UNBLOCKED"));
+            }
             Fault::KeyGone { key, nth } => return self.key_gone(key, nth),
             _ => {}
         }

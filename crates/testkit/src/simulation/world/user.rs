@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamlease_core::machine::{Belief, Command, Input};
-use streamlease_core::{EntryId, FencingToken, Info, StreamName};
+use streamlease_core::machine::{Belief, CallId, Command, Input};
+use streamlease_core::{EntryId, Error, ErrorKind, FencingToken, Info, StreamName};
 
 use super::{Event, World, trace};
 use crate::clock::ns;
@@ -143,6 +143,8 @@ impl World {
         }
         let draw = self.nodes[node].rng.below(20);
         let call = self.call(node);
+        let asked = (entry, token, stream.clone());
+        self.nodes[node].asked.insert(call, asked);
         self.checker.asked_to_end(node, entry, token);
         let command = match draw {
             0 | 1 if !self.calm => Command::HandBack {
@@ -162,6 +164,17 @@ impl World {
         };
         trace!(self, "n{node}'s user asks {command:?}");
         self.feed(node, Some(Input::Command(command)));
+    }
+
+    /// Who is refused what it asks for has its lease still, and asks again.
+    pub(super) fn answered(&mut self, node: usize, call: CallId, error: Option<Error>) {
+        let Some((entry, token, stream)) = self.nodes[node].asked.remove(&call) else {
+            return;
+        };
+        if error.is_some_and(|error| error.kind() == ErrorKind::Denied) {
+            let at = self.now + ns(self.plan.ttl / 2);
+            self.push(at, Event::Work(node, entry, token, stream));
+        }
     }
 
     fn claim(&mut self, node: usize, entry: EntryId, stream: StreamName, info: Info) {

@@ -33,11 +33,12 @@ impl Checker {
         }
     }
 
-    pub(in crate::simulation) fn terminated(&mut self, node: usize) {
+    /// `may_end`: a call was refused to it that had never worked.
+    pub(in crate::simulation) fn terminated(&mut self, node: usize, may_end: bool) {
         let watch = &mut self.watches[node];
         watch.terminated = true;
         let (asked, left) = (watch.asked_to_stop.is_some(), watch.views.len());
-        if !asked {
+        if !asked && !may_end {
             self.fail("R8", "gave up", format!("n{node} gave up"));
         }
         if left > 0 {

@@ -1,5 +1,6 @@
 //! What producers and operators ask for: submitting once, looking, and the quarantine.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use streamlease_core::{
     Result, SubmitBatch,
 };
 
-use super::{Lbs, Parked, Payload, no_group};
+use super::{Group, Lbs, Parked, Payload, no_group};
 
 impl Lbs {
     /// Appends a batch, unless it was appended before.
@@ -27,6 +28,42 @@ impl Lbs {
             .collect();
         self.batches.insert(batch.id, ids.clone());
         ids
+    }
+
+    /// XGROUP DELCONSUMER of one at which something is pending.
+    pub(in crate::simulation) fn remove_consumer(&mut self, nth: u64) -> bool {
+        let Some(group) = &mut self.group else {
+            return false;
+        };
+        let names: BTreeSet<_> = group.pending.values().map(|slot| &slot.consumer).collect();
+        let Some(nth) = nth.checked_rem(names.len() as u64) else {
+            return false;
+        };
+        let Some(name) = names.into_iter().nth(nth as usize).cloned() else {
+            return false;
+        };
+        group.pending.retain(|_, slot| slot.consumer != name);
+        group.consumers.remove(&name);
+        true
+    }
+
+    /// XACK of a pending entry.
+    pub(in crate::simulation) fn acknowledge(&mut self, nth: u64) -> bool {
+        let Some(group) = &mut self.group else {
+            return false;
+        };
+        let nth = nth.checked_rem(group.pending.len() as u64);
+        let entry = nth.and_then(|nth| group.pending.keys().nth(nth as usize).copied());
+        entry.is_some_and(|entry| group.pending.remove(&entry).is_some())
+    }
+
+    /// XGROUP DESTROY, and XGROUP CREATE at `$`.
+    pub(in crate::simulation) fn make_group_at_the_end(&mut self) {
+        self.group = Some(Group {
+            last_delivered: self.last_id,
+            pending: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+        });
     }
 
     pub(in crate::simulation) fn consumers(&self, now_ms: u64) -> Result<Vec<ConsumerState>> {
