@@ -395,6 +395,7 @@ impl Machine {
             is_dropped: false,
             max_silence: self.settings.max_silence,
             heard_until: None,
+            may_be_completed: false,
             failures: failures.count,
         };
         if !self.may_take() {

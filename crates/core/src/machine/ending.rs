@@ -3,7 +3,7 @@
 
 use super::control::closed;
 use super::forgiving::Forgiving;
-use super::items::{Ending, Item, Origin, State};
+use super::items::{Ending, Holding, Item, Origin, State};
 use super::lanes::{GATHER, Lane, Lanes, Parking, still_locked};
 use super::{
     Action, Answer, CallId, Completion, DisownReason, End, Flight, Handover, Machine, Notice, Reply,
@@ -40,13 +40,18 @@ impl Machine {
             let Some(item) = self.items.get(entry) else {
                 continue;
             };
-            let is_held = matches!(&item.state, State::Held(h) if h.lock.token == token);
-            let reason = match outcome {
-                ClaimOutcome::Gone if is_held => DisownReason::EntryGone,
-                ClaimOutcome::Stale { .. } if is_held => DisownReason::Superseded,
+            let State::Held(holding) = &item.state else {
+                continue;
+            };
+            if holding.lock.token != token {
+                continue;
+            }
+            let end = match outcome {
+                ClaimOutcome::Gone => gone(holding),
+                ClaimOutcome::Stale { .. } => End::Disowned(DisownReason::Superseded),
                 _ => continue,
             };
-            self.end(entry, End::Disowned(reason), Completion::NotOwner);
+            self.end(entry, end, Completion::NotOwner);
         }
     }
 
@@ -58,14 +63,26 @@ impl Machine {
         match state {
             State::Held(_) => {
                 self.end_calls.entry(entry).or_default().push(call);
-                self.set_ending(entry, Ending::Complete { retried: false });
+                self.set_ending(entry, Ending::Complete);
                 self.lanes.complete.queue.insert(entry);
             }
             // Asked twice: both hear of the one outcome.
-            State::Ending(_, Ending::Complete { .. }) => {
+            State::Ending(_, Ending::Complete) => {
                 self.end_calls.entry(entry).or_default().push(call);
             }
             _ => self.answer(call, Ok(Answer::Completion(Completion::NotOwner))),
+        }
+    }
+
+    /// An `Err` says that nobody knows.
+    fn may_be_completed(&mut self, page: &[(EntryId, FencingToken)]) {
+        for &(entry, token) in page {
+            if let Some(item) = self.items.get_mut(entry)
+                && let State::Ending(holding, _) = &mut item.state
+                && holding.lock.token == token
+            {
+                holding.may_be_completed = true;
+            }
         }
     }
 
@@ -89,16 +106,16 @@ impl Machine {
         let outcomes = match result {
             Ok(Reply::Completed(outcomes)) if outcomes.len() == page.len() => outcomes,
             Err(error) if self.is_final(&error, |lanes| &mut lanes.complete) => {
+                self.may_be_completed(page);
                 for &(entry, token) in page {
                     self.completion_refused(entry, token, &error);
                 }
                 return self.step_failed("complete", &Err(error));
             }
             result => {
-                for entry in still_locked(&self.items, page).collect::<Vec<_>>() {
-                    self.set_ending(entry, Ending::Complete { retried: true });
-                    self.lanes.complete.queue.insert(entry);
-                }
+                self.may_be_completed(page);
+                let again = still_locked(&self.items, page);
+                self.lanes.complete.queue.extend(again);
                 self.lanes
                     .complete
                     .backoff
@@ -116,7 +133,7 @@ impl Machine {
             let Some(item) = self.items.get(entry) else {
                 continue;
             };
-            let State::Ending(holding, Ending::Complete { retried }) = &item.state else {
+            let State::Ending(holding, Ending::Complete) = &item.state else {
                 continue;
             };
             if holding.lock.token != token {
@@ -124,9 +141,10 @@ impl Machine {
             }
             let (end, completion) = match outcome {
                 CompleteOutcome::Completed => (End::Completed, Completion::Completed),
-                // The lease was believed all along, so it was the earlier try that removed it.
-                CompleteOutcome::Gone if *retried => (End::Completed, Completion::Completed),
-                CompleteOutcome::Gone => (End::Disowned(DisownReason::EntryGone), Completion::Gone),
+                CompleteOutcome::Gone => match gone(holding) {
+                    End::Completed => (End::Completed, Completion::Completed),
+                    end => (end, Completion::Gone),
+                },
                 CompleteOutcome::NotOwner { .. } => (
                     End::Disowned(DisownReason::Superseded),
                     Completion::NotOwner,
@@ -307,7 +325,7 @@ impl Machine {
             }
             let end = match outcome {
                 HandBackOutcome::HandedBack => because.map_or(End::HandedBack, End::Disowned),
-                HandBackOutcome::Gone => End::Disowned(DisownReason::EntryGone),
+                HandBackOutcome::Gone => gone(holding),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
             self.shun(entry);
@@ -501,7 +519,7 @@ impl Machine {
     }
 
     fn tell_lost(&mut self, entry: EntryId, item: Item, reason: DisownReason) {
-        let asked_completion = matches!(item.state, State::Ending(_, Ending::Complete { .. }));
+        let asked_completion = matches!(item.state, State::Ending(_, Ending::Complete));
         if let Origin::Call(call) = item.origin {
             let why = match reason {
                 DisownReason::ClientStopped => closed(),
@@ -606,5 +624,14 @@ impl Machine {
                 self.step_failed("release", &result);
             }
         }
+    }
+}
+
+/// How a lease ends whose entry is not on the LBS any more. It was believed all along,
+/// so if a completion of it was tried, that was what removed it (R4).
+fn gone(holding: &Holding) -> End {
+    match holding.may_be_completed {
+        true => End::Completed,
+        false => End::Disowned(DisownReason::EntryGone),
     }
 }

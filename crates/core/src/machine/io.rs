@@ -374,8 +374,8 @@ impl From<End> for Handover {
     fn from(end: End) -> Self {
         match end {
             End::HandedBack => Self::HandedBack,
-            End::Disowned(DisownReason::EntryGone) => Self::Gone,
-            End::Completed | End::Disowned(_) => Self::NotOwner,
+            End::Completed | End::Disowned(DisownReason::EntryGone) => Self::Gone,
+            End::Disowned(_) => Self::NotOwner,
         }
     }
 }

@@ -78,6 +78,9 @@ pub(crate) struct Holding {
     pub(crate) max_silence: Option<Duration>,
     /// When that is looked at next.
     pub(crate) heard_until: Option<Timestamp>,
+    /// A completion was sent, and what became of it is unknown: it may have removed the
+    /// entry. Stays so if the server then refuses another try, and the lease goes on.
+    pub(crate) may_be_completed: bool,
     /// How often owners before this one failed.
     pub(crate) failures: u32,
 }
@@ -85,10 +88,7 @@ pub(crate) struct Holding {
 /// What is to become of a lease.
 #[derive(Debug, Clone)]
 pub(crate) enum Ending {
-    /// `retried`: an earlier try may have removed the entry already.
-    Complete {
-        retried: bool,
-    },
+    Complete,
     HandBack {
         failed: Option<Arc<str>>,
         /// The entry is to rest before anybody takes it.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::rig::{Rig, TTL};
-use crate::machine::{Answer, Completion, Notice, Reply};
+use super::rig::{Rig, SCHEMES, TTL};
+use crate::machine::{Answer, Completion, End, Notice, Reply};
 use crate::{CompleteOutcome, Error, ErrorKind, Fetched, HandBackOutcome, LockScheme, RetryPolicy};
 
 fn denied() -> Error {
@@ -150,4 +150,44 @@ fn refusals_with_a_long_pause_between_them_are_not_one() {
     rig.live(TTL * 2);
     rig.input(crate::machine::Input::Done(id, Err(denied())));
     assert_eq!(rig.refused_with(call), None, "once more");
+}
+
+#[test]
+fn a_completion_whose_answer_was_lost_counts_although_the_next_try_was_refused() {
+    // Found by the simulation, seeds 1005068 and 1005415. The server has removed the
+    // entry, and refuses what comes then, for longer than a TTL.
+    let lost = |rig: &mut Rig| {
+        let token = rig.leased(1, "s");
+        let call = rig.complete(1, token);
+        rig.fail("Complete");
+        refuse(rig, "Complete", TTL * 2);
+        assert_eq!(rig.refused_with(call), Some(ErrorKind::Denied));
+        assert!(rig.owns(1), "the lease goes on");
+        token
+    };
+    for scheme in SCHEMES {
+        let mut rig = Rig::new(scheme);
+        let token = lost(&mut rig);
+        let call = rig.complete(1, token);
+        rig.answer("Complete", Reply::Completed(vec![CompleteOutcome::Gone]));
+        let completed = Answer::Completion(Completion::Completed);
+        assert_eq!(rig.answered(call), Some(&completed));
+        assert_eq!(rig.ends(1), [End::Completed]);
+
+        let mut rig = Rig::new(scheme);
+        let token = lost(&mut rig);
+        rig.hand_back(1, token);
+        rig.answer("HandBack", Reply::HandedBack(vec![HandBackOutcome::Gone]));
+        assert_eq!(rig.ends(1), [End::Completed]);
+    }
+}
+
+/// One kind of call is refused, and all else goes on, for so long.
+fn refuse(rig: &mut Rig, name: &str, time: Duration) {
+    rig.pass_with(time, |rig| {
+        rig.housekeep();
+        if rig.has(name) {
+            rig.fail_with(name, denied());
+        }
+    });
 }
