@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender, WeakSender};
 
-use crate::driver::{Driver, Message, Shared};
+use crate::driver::{Driver, Measures, Message, Shared, Voice};
 use crate::events::{Events, Orphan};
 use crate::machine::{Answer, CallId, ClaimResult, Command, Completion, Config, Machine, closed};
 use crate::recorder::NoRecorder;
 use crate::settings::check_capacity;
 use crate::{
-    Backend, BackendProvider, ClaimMode, ConsumerName, Error, ErrorKind, LockManager, Recorder,
-    Result, RetryPolicy, Runtime, ServiceName, Settings, StreamName, Timestamp,
+    Backend, BackendProvider, BoxFuture, ClaimMode, ConsumerName, Error, ErrorKind, LockManager,
+    Recorder, Result, RetryPolicy, Runtime, ServiceName, Settings, StreamName, Timestamp,
 };
 
 /// One consumer of one service.
@@ -54,11 +54,15 @@ impl Client {
 
     /// Starts to take streams. Resolves once the client is subscribed and reading.
     ///
-    /// Works once per client. Dropping the future is like dropping the events:
-    /// the client takes no streams, and another one has to be built.
+    /// Waits for a backend that is not up yet, as the retry policy says.
+    ///
+    /// Works once per client. Dropping the future shuts the client down: what it has
+    /// taken meanwhile is handed back, and its session closed. Await
+    /// [`done`](Self::done) before the process ends, so that nobody has to wait for its
+    /// death. Another start needs another client.
     ///
     /// # Errors
-    /// If the backend refuses, or cannot be reached and the retry policy gives
+    /// If the backend refuses what it has never allowed, or cannot be reached and the retry policy gives
     /// up (by default it never does); [`Closed`](ErrorKind::Closed) if the
     /// client was started or shut down before.
     pub async fn start(&self) -> Result<Events> {
@@ -85,13 +89,16 @@ impl Client {
         let (started_in, started_out) = async_channel::bounded(1);
         let shared = Arc::new(Shared::default());
         let events = Events::new(events_out, shared.clone(), inner.handle.clone());
+        let (voice, lines) = Voice::new();
         let driver = Driver {
             machine: Machine::new(config, runtime.now()),
             consumer: inner.consumer.clone(),
             ttl: inner.settings.ttl,
             backend: inner.backend.clone(),
             runtime: runtime.clone(),
-            recorder: inner.recorder.clone(),
+            measures: Measures::new(inner.recorder.clone(), voice.clone()),
+            voice,
+            lines: Some(lines),
             messages,
             events: events_in,
             shared,
@@ -99,8 +106,10 @@ impl Client {
             started: Some(started_in),
         };
         runtime.spawn(Box::pin(driver.run()));
-        started_out.recv().await.unwrap_or_else(|_| Err(closed()))?;
-        Ok(events)
+        let mut starting = Starting(Some(inner.handle.clone()));
+        let started = started_out.recv().await.unwrap_or_else(|_| Err(closed()));
+        starting.0 = None;
+        started.map(|()| events)
     }
 
     /// Takes an orphan that `StreamExpired` reported. If it succeeds, the lease
@@ -193,6 +202,17 @@ impl Client {
     }
 }
 
+/// Shuts the client down if its start is given up.
+struct Starting(Option<Handle>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0.take() {
+            handle.post(Command::Shutdown { call: None });
+        }
+    }
+}
+
 /// What clients, events and leases share: the way to the driver, and the clock.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
@@ -214,6 +234,10 @@ pub(crate) struct WeakHandle {
 impl Handle {
     pub(crate) fn now(&self) -> Timestamp {
         self.runtime.now()
+    }
+
+    pub(crate) fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        self.runtime.sleep_until(deadline)
     }
 
     pub(crate) fn send(&self, message: Message) {

@@ -2,6 +2,8 @@
 //! runtime, and feeds what happens back. It decides nothing.
 
 mod actions;
+mod measures;
+mod voice;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,8 +14,11 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
+use log::Level;
 
-use self::actions::{execute, name_of, record, size_of};
+use self::actions::{execute, measured, name_of, size_of};
+pub(crate) use self::measures::Measures;
+pub(crate) use self::voice::{Lines, Voice};
 use crate::client::WeakHandle;
 use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
 use crate::lease::Lease;
@@ -60,13 +65,23 @@ pub(crate) struct Driver {
     pub(crate) ttl: Duration,
     pub(crate) backend: Backend,
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) recorder: Arc<dyn Recorder>,
+    pub(crate) voice: Voice,
+    /// What it says, until there is a task that writes it.
+    pub(crate) lines: Option<Lines>,
+    pub(crate) measures: Measures,
     pub(crate) messages: Receiver<Message>,
     pub(crate) events: Sender<Event>,
     pub(crate) shared: Arc<Shared>,
     /// For the leases it hands out; weak, so that the driver does not keep itself alive.
     pub(crate) handles: WeakHandle,
     pub(crate) started: Option<Sender<Result<()>>>,
+}
+
+/// What a notice is measured as.
+enum Measure {
+    Started { taken_over: bool },
+    Ended(EndKind, Duration),
+    Quarantined,
 }
 
 /// What the driver's own tasks send to it.
@@ -129,6 +144,9 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let (arrive, arrivals) = async_channel::unbounded();
         let (alive, stop) = async_channel::bounded::<Infallible>(1);
+        if let Some(lines) = self.lines.take() {
+            self.runtime.spawn(Box::pin(lines.write()));
+        }
         self.spawn_subscription(arrive.clone(), stop.clone());
 
         let mut calls = BTreeMap::new();
@@ -141,7 +159,7 @@ impl Driver {
             let deadline = loop {
                 match self.machine.poll_output() {
                     Output::Action(id, action) => {
-                        log::trace!("{} does {id:?} {action:?}", self.consumer);
+                        self.say(Level::Trace, |c| format!("{c} does {id:?} {action:?}"));
                         let cancel = self.spawn_action(id, action, arrive.clone(), stop.clone());
                         if let Some(cancel) = cancel {
                             cancels.retain(|_, cancel| !cancel.is_closed());
@@ -274,15 +292,16 @@ impl Driver {
     fn take_arrival(&mut self, arrival: Arrival, state: &mut StartState) {
         let input = match arrival {
             Arrival::Done(id, result) => {
-                log::trace!("{} gets {id:?} {result:?}", self.consumer);
+                self.say(Level::Trace, |c| format!("{c} gets {id:?} {result:?}"));
                 Input::Done(id, result)
             }
             Arrival::Hint(hint) => {
-                match hint {
-                    Hint::MayHaveMissed => self.recorder.hint_dropped(),
-                    _ => self.recorder.hint_received(),
-                }
-                Input::Hint(hint)
+                let is_lost = hint == Hint::MayHaveMissed;
+                self.machine.handle(self.runtime.now(), Input::Hint(hint));
+                return match is_lost {
+                    true => self.measures.hint_dropped(),
+                    false => self.measures.hint_received(),
+                };
             }
             Arrival::SubscriptionTried => {
                 state.subscription_tried = true;
@@ -319,7 +338,7 @@ impl Driver {
         };
         let (name, size) = (name_of(&action), size_of(&action));
         let runtime = self.runtime.clone();
-        let recorder = self.recorder.clone();
+        let (voice, measures) = (self.voice.clone(), self.measures.clone());
         let deadline = runtime.now() + limit;
         let work = execute(action, self.backend.clone(), self.consumer.clone());
         let consumer = self.consumer.clone();
@@ -339,10 +358,12 @@ impl Driver {
                 };
                 let result = future::or(work, overdue).await;
                 if let Err(error) = &result {
-                    log::debug!("{name} failed consumer={consumer}: {error:?}");
+                    let line = || format!("{name} failed consumer={consumer}: {error:?}");
+                    voice.say(Level::Debug, line);
                 }
-                record(&*recorder, name, size, &result);
+                let record = measured(name, size, &result);
                 last_word.say(result);
+                record(&measures);
             };
             let stopped = async {
                 let _ = stop.recv().await;
@@ -377,7 +398,8 @@ impl Driver {
     fn spawn_subscription(&self, arrive: Sender<Arrival>, stop: Receiver<Infallible>) {
         let notifier = self.backend.notifier.clone();
         let runtime = self.runtime.clone();
-        let consumer = self.consumer.clone();
+        let (consumer, voice) = (self.consumer.clone(), self.voice.clone());
+        let longest_wait = SUBSCRIBE_LIMIT.min(self.ttl).max(SUBSCRIBE_AGAIN);
         let last_word = LastWord {
             arrive: arrive.clone(),
             about: None,
@@ -409,7 +431,9 @@ impl Driver {
                                     Err(error) => break error,
                                 }
                             };
-                            log::debug!("hints interrupted consumer={consumer}: {error:?}");
+                            voice.say(Level::Debug, || {
+                                format!("hints interrupted consumer={consumer}: {error:?}")
+                            });
                             // Each new one makes the machine look around, so those
                             // that break at once are to come ever more rarely.
                             if runtime.now().saturating_since(since) >= SUBSCRIBE_LIMIT {
@@ -418,7 +442,11 @@ impl Driver {
                         }
                         Err(error) => {
                             let _ = arrive.try_send(Arrival::SubscriptionTried);
-                            log::debug!("no hints for now consumer={consumer}: {error:?}");
+                            voice.say(Level::Debug, || {
+                                format!("no hints for now consumer={consumer}: {error:?}")
+                            });
+                            // Whoever waits for a server is to have hints soon after it is back.
+                            wait = wait.min(longest_wait);
                         }
                     }
                     runtime.sleep_until(runtime.now() + wait).await;
@@ -432,31 +460,17 @@ impl Driver {
         }));
     }
 
-    /// Tells the user. The machine has made sure that there is a place in the queue.
+    /// Tells the user, then measures: what is slow comes last. The machine has made
+    /// sure that there is a place in the queue.
     fn deliver(&mut self, notice: Notice, state: &mut StartState) {
-        let consumer = &self.consumer;
-        let event = match notice {
+        self.log(&notice);
+        let (event, measure) = match notice {
             Notice::Started => {
-                log::info!("reading consumer={consumer}");
                 state.fetching = true;
                 return;
             }
-            Notice::Unreachable { part, error } => {
-                log::warn!("{part} cannot be reached, trying again consumer={consumer}: {error:?}");
-                return;
-            }
-            Notice::Refused { call, error } => {
-                log::warn!("{call} is refused, trying again consumer={consumer}: {error:?}");
-                return;
-            }
-            Notice::Reached { part, after } => {
-                log::info!("{part} can be reached again after {after:?} consumer={consumer}");
-                return;
-            }
-            Notice::OwnListed { entries } => {
-                self.recorder.startup_recovery(entries);
-                return;
-            }
+            Notice::Unreachable { .. } | Notice::Refused { .. } | Notice::Reached { .. } => return,
+            Notice::OwnListed { entries } => return self.measures.startup_recovery(entries),
             Notice::Added {
                 entry,
                 stream,
@@ -465,24 +479,20 @@ impl Driver {
                 claimed_from,
                 belief,
             } => {
-                let from = claimed_from.as_ref().map_or("", |from| from.as_str());
-                log::info!(
-                    "leased stream={stream} consumer={consumer} token={token} entry={entry} from={from}"
-                );
-                self.recorder.stream_started(claimed_from.is_some());
+                let taken_over = claimed_from.is_some();
                 // Without handles the shutdown is on its way, and hands this back too.
-                let Some(handle) = self.handles.upgrade() else {
-                    return;
-                };
-                Event::StreamAdded(Lease::new(
-                    entry,
-                    stream,
-                    info,
-                    token,
-                    claimed_from,
-                    belief,
-                    handle,
-                ))
+                let event = self.handles.upgrade().map(|handle| {
+                    Event::StreamAdded(Lease::new(
+                        entry,
+                        stream,
+                        info,
+                        token,
+                        claimed_from,
+                        belief,
+                        handle,
+                    ))
+                });
+                (event, Some(Measure::Started { taken_over }))
             }
             Notice::Ended {
                 entry,
@@ -491,17 +501,6 @@ impl Driver {
                 end,
                 held,
             } => {
-                let level = match end {
-                    // Against the user's will.
-                    End::Disowned(reason) if reason != DisownReason::ClientStopped => {
-                        log::Level::Warn
-                    }
-                    _ => log::Level::Info,
-                };
-                log::log!(
-                    level,
-                    "ended stream={stream} consumer={consumer} token={token} entry={entry} end={end:?}"
-                );
                 let (kind, event) = match end {
                     End::Completed => (EndKind::Completed, None),
                     End::HandedBack => (EndKind::HandedBack, None),
@@ -510,11 +509,7 @@ impl Driver {
                         (EndKind::Disowned, Some(Event::StreamDisowned(disowned)))
                     }
                 };
-                self.recorder.stream_ended(kind, held);
-                match event {
-                    Some(event) => event,
-                    None => return,
-                }
+                (event, Some(Measure::Ended(kind, held)))
             }
             Notice::Expired {
                 entry,
@@ -522,33 +517,99 @@ impl Driver {
                 info,
                 owner,
             } => {
-                log::info!("orphaned stream={stream} consumer={consumer} entry={entry}");
-                Event::StreamExpired(Orphan::new(entry, stream, info, owner))
+                let orphan = Orphan::new(entry, stream, info, owner);
+                (Some(Event::StreamExpired(orphan)), None)
             }
             Notice::Quarantined {
                 entry,
                 reason,
                 failures,
             } => {
-                log::warn!("quarantined consumer={consumer} entry={entry}: {reason}");
-                self.recorder.quarantined();
-                Event::Quarantined(QuarantinedEntry::new(entry, reason, failures))
+                let parked = QuarantinedEntry::new(entry, reason, failures);
+                (Some(Event::Quarantined(parked)), Some(Measure::Quarantined))
             }
             Notice::Terminated { error } => {
-                match &error {
-                    Some(error) => log::error!("gave up consumer={consumer}: {error:?}"),
-                    None => log::info!("stopped consumer={consumer}"),
-                }
                 let termination = Termination::new(error);
                 if let Some(started) = self.started.take() {
                     let _ = started.try_send(Err(termination.to_error()));
                 }
-                Event::Terminated(termination)
+                (Some(Event::Terminated(termination)), None)
             }
         };
-        self.recorder.leases_held(self.machine.held());
-        // Nobody listens: a lease in the event hands itself back as it is dropped.
-        let _ = self.events.try_send(event);
+        if let Some(event) = event {
+            // Nobody listens: a lease in the event hands itself back as it is dropped.
+            let _ = self.events.try_send(event);
+        }
+        match measure {
+            Some(Measure::Started { taken_over }) => self.measures.stream_started(taken_over),
+            Some(Measure::Ended(kind, held)) => self.measures.stream_ended(kind, held),
+            Some(Measure::Quarantined) => self.measures.quarantined(),
+            None => {}
+        }
+        self.measures.leases_held(self.machine.held());
+    }
+
+    fn say(&self, level: Level, line: impl FnOnce(&ConsumerName) -> String) {
+        self.voice.say(level, || line(&self.consumer));
+    }
+
+    fn log(&self, notice: &Notice) {
+        use Level::{Error, Info, Warn};
+        match notice {
+            Notice::Started => self.say(Info, |c| format!("reading consumer={c}")),
+            Notice::Unreachable { part, error } => self.say(Warn, |c| {
+                format!("{part} cannot be reached, trying again consumer={c}: {error:?}")
+            }),
+            Notice::Refused { call, error } => self.say(Warn, |c| {
+                format!("{call} is refused, trying again consumer={c}: {error:?}")
+            }),
+            Notice::Reached { part, after } => self.say(Info, |c| {
+                format!("{part} can be reached again after {after:?} consumer={c}")
+            }),
+            Notice::OwnListed { .. } => {}
+            Notice::Added {
+                entry,
+                stream,
+                token,
+                claimed_from,
+                ..
+            } => self.say(Info, |c| {
+                let from = claimed_from.as_ref().map_or("", |from| from.as_str());
+                format!(
+                    "leased stream={stream} consumer={c} token={token} entry={entry} from={from}"
+                )
+            }),
+            Notice::Ended {
+                entry,
+                stream,
+                token,
+                end,
+                ..
+            } => {
+                let level = match end {
+                    // Against the user's will.
+                    End::Disowned(reason) if *reason != DisownReason::ClientStopped => Warn,
+                    _ => Info,
+                };
+                self.say(level, |c| {
+                    format!(
+                        "ended stream={stream} consumer={c} token={token} entry={entry} end={end:?}"
+                    )
+                });
+            }
+            Notice::Expired { entry, stream, .. } => self.say(Info, |c| {
+                format!("orphaned stream={stream} consumer={c} entry={entry}")
+            }),
+            Notice::Quarantined { entry, reason, .. } => self.say(Warn, |c| {
+                format!("quarantined consumer={c} entry={entry}: {reason}")
+            }),
+            Notice::Terminated { error: Some(error) } => {
+                self.say(Error, |c| format!("gave up consumer={c}: {error:?}"));
+            }
+            Notice::Terminated { error: None } => {
+                self.say(Info, |c| format!("stopped consumer={c}"))
+            }
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_lite::future;
+
 use crate::belief::Belief;
 use crate::client::Handle;
 use crate::machine::{Answer, Command, Completion, Handover};
@@ -93,8 +95,19 @@ impl Lease {
 
     /// Resolves once the stream is not yours any more, for whichever reason,
     /// your own completing or handing back included. Cancel-safe.
+    ///
+    /// Goes by the clock, as [`is_valid`](Self::is_valid) does: it resolves on time
+    /// even if the client's own task is held up, by a recorder that blocks, say.
     pub async fn lost(&self) {
-        self.belief.over().await;
+        loop {
+            let until = self.belief.until();
+            if self.belief.is_over() || until <= self.handle.now() {
+                return;
+            }
+            // A beat may have moved it by then.
+            let lapsed = self.handle.sleep_until(until);
+            future::or(self.belief.over(), lapsed).await;
+        }
     }
 
     /// Reports that work goes on. With `max_silence`, a stream without progress

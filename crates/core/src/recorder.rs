@@ -2,7 +2,15 @@
 //!
 //! Labels are bounded: no data stream, entry or consumer name is ever one.
 //! Every method has an empty body, so that a recorder overrides just what it
-//! exports. Calls come from the driver's task and must not block.
+//! exports.
+//!
+//! Calls come from the driver's task and must not block: no beat goes out meanwhile, and
+//! leases run out (their owners are told on time all the same). A panic is caught and
+//! warned of once.
+//!
+//! The logger of the `log` crate may block: lines are written by a task of their own.
+//! It then holds one thread of the executor, and of an executor that has only one,
+//! everything.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -201,3 +201,50 @@ fn a_producer_waits_for_a_refusal_only_if_it_has_worked_before() {
         submitted.unwrap();
     });
 }
+
+/// Subscribing is never answered, so that starting takes as long as it may.
+#[derive(Debug)]
+struct Mute;
+
+#[async_trait::async_trait]
+impl streamlease_core::Notifier for Mute {
+    async fn subscribe(&self) -> Result<Box<dyn streamlease_core::Subscription>> {
+        std::future::pending().await
+    }
+}
+
+/// What it had taken by then was left to time out with its session, when the process
+/// ended right after.
+#[test]
+fn a_start_that_is_given_up_hands_back_what_it_had_and_closes_its_session() {
+    for session_leases in [true, false] {
+        let sim = SimRuntime::new(1);
+        let fleet = Fleet::new(sim.clone(), session_leases);
+        sim.block_on(async {
+            let mut backend = fleet.backend.backend(&fleet.service).unwrap();
+            let locks = backend.locks.clone();
+            backend.notifier = std::sync::Arc::new(Mute);
+            fleet.submit(&["s", "t"]).await;
+            let process = sim.handle();
+            let builder = fleet.builder("n").ttl(Duration::from_secs(60));
+            let builder = builder.runtime(process.clone()).backend(Given(backend));
+            let client = builder.build().unwrap();
+            let starting = async {
+                client.start().await.unwrap();
+                panic!("it starts without hints, later");
+            };
+            let given_up = fleet.sleep(Duration::from_secs(1));
+            futures_lite::future::or(given_up, starting).await;
+            // Per-stream locks in memory keep no sessions.
+            let sessions = usize::from(session_leases);
+            assert_eq!(locks.members().await.unwrap().len(), sessions);
+            fleet.sleep(Duration::from_millis(100)).await;
+            assert_eq!(locks.members().await.unwrap(), []);
+            client.done().await.unwrap();
+            let mut other = fleet.start("o").await;
+            for _ in 0..2 {
+                other.lease(Duration::from_secs(1)).await;
+            }
+        });
+    }
+}

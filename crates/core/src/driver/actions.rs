@@ -124,47 +124,51 @@ pub(super) fn size_of(action: &Action) -> usize {
     }
 }
 
-pub(super) fn record(recorder: &dyn Recorder, name: &str, size: usize, result: &Result<Reply>) {
-    match result {
-        Ok(Reply::Claimed(outcomes)) => {
-            let ok = count(outcomes, |o| matches!(o, ClaimOutcome::Claimed { .. }));
-            by_result(ok, size, |result, n| recorder.claim(result, n));
-        }
-        Ok(Reply::Acquired(outcomes)) => {
-            let ok = count(outcomes, |o| matches!(o, AcquireOutcome::Acquired(_)));
-            by_result(ok, size, |result, n| recorder.lock_acquire(result, n));
-        }
-        Ok(Reply::Released(outcomes)) => {
-            let ok = count(outcomes, |o| *o == ReleaseOutcome::Released);
-            by_result(ok, size, |result, n| recorder.lock_release(result, n));
-        }
+type Method = fn(&dyn Recorder, Attempt, usize);
+
+/// What is to be recorded of an action that has ended so, once its reply is passed on.
+pub(super) fn measured(
+    name: &str,
+    size: usize,
+    result: &Result<Reply>,
+) -> impl FnOnce(&dyn Recorder) + use<> {
+    let method: Option<Method> = match name {
+        "claim" => Some(|recorder, attempt, n| recorder.claim(attempt, n)),
+        "acquire" => Some(|recorder, attempt, n| recorder.lock_acquire(attempt, n)),
+        "beat" => Some(|recorder, attempt, n| recorder.lock_extend(attempt, n)),
+        "release" => Some(|recorder, attempt, n| recorder.lock_release(attempt, n)),
+        _ => None,
+    };
+    let ok = match result {
+        Ok(Reply::Claimed(outcomes)) => Some(count(outcomes, |o| {
+            matches!(o, ClaimOutcome::Claimed { .. })
+        })),
+        Ok(Reply::Acquired(outcomes)) => Some(count(outcomes, |o| {
+            matches!(o, AcquireOutcome::Acquired(_))
+        })),
+        Ok(Reply::Released(outcomes)) => Some(count(outcomes, |o| *o == ReleaseOutcome::Released)),
         Ok(Reply::Beaten(BeatOutcome::Extended(reply))) => {
-            let ok = size.saturating_sub(reply.lost.len());
-            by_result(ok, size, |result, n| recorder.lock_extend(result, n));
+            Some(size.saturating_sub(reply.lost.len()))
         }
-        Ok(Reply::Beaten(BeatOutcome::SessionGone)) => {
-            recorder.lock_extend(Attempt::Refused, size);
+        Ok(Reply::Beaten(BeatOutcome::SessionGone)) => Some(0),
+        Ok(_) | Err(_) => None,
+    };
+    let has_failed = result.is_err();
+    move |recorder| {
+        let Some(method) = method else { return };
+        if has_failed {
+            return method(recorder, Attempt::Error, size);
         }
-        Ok(_) => {}
-        Err(_) => match name {
-            "claim" => recorder.claim(Attempt::Error, size),
-            "acquire" => recorder.lock_acquire(Attempt::Error, size),
-            "beat" => recorder.lock_extend(Attempt::Error, size),
-            "release" => recorder.lock_release(Attempt::Error, size),
-            _ => {}
-        },
+        let Some(ok) = ok else { return };
+        if ok > 0 {
+            method(recorder, Attempt::Ok, ok);
+        }
+        if size > ok {
+            method(recorder, Attempt::Refused, size - ok);
+        }
     }
 }
 
 fn count<T>(outcomes: &[T], is_ok: impl Fn(&T) -> bool) -> usize {
     outcomes.iter().filter(|outcome| is_ok(outcome)).count()
-}
-
-fn by_result(ok: usize, all: usize, record: impl Fn(Attempt, usize)) {
-    if ok > 0 {
-        record(Attempt::Ok, ok);
-    }
-    if all > ok {
-        record(Attempt::Refused, all - ok);
-    }
 }

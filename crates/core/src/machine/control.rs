@@ -15,10 +15,23 @@ pub(super) enum Phase {
     /// Everything is being handed back, at most until then.
     Draining {
         until: Timestamp,
-        closing: bool,
+        step: Leaving,
     },
     Stopped,
 }
+
+/// How far a shutdown has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    HandingBack,
+    /// The session, which tells the others.
+    Closing,
+    /// The name in the group, if nothing is pending at it.
+    Forgetting,
+}
+
+/// How often each of the last two steps is tried.
+const LEAVING_TRIES: u32 = 4;
 
 /// What the LBS and the locks live on may be two systems: that one answers
 /// says nothing about the other.
@@ -105,8 +118,9 @@ impl Machine {
 
     pub(super) fn pump_control(&mut self) {
         if let Phase::Draining { until, .. } = self.phase {
-            // Without a session nothing is held, and past the bound TTLs do the rest.
-            if until <= self.now || !self.sitting.is_open() {
+            // Without a session nothing is held, and past the bound TTLs do the rest. One
+            // that is being opened is closed again, so that nobody waits for its end.
+            if until <= self.now || self.sitting.status == Status::Closed {
                 self.stop(None);
             }
             return;
@@ -269,7 +283,7 @@ impl Machine {
         }
         self.phase = Phase::Draining {
             until: self.now + self.settings.ttl,
-            closing: false,
+            step: Leaving::HandingBack,
         };
         self.cancel_fetch();
         // What is locked or about to be is given up when the answer is there.
@@ -294,39 +308,75 @@ impl Machine {
     /// Once nothing is held any more, the session is closed (which tells the
     /// others), then the name removed if nothing is pending at it.
     pub(super) fn pump_drain(&mut self) {
-        let Phase::Draining {
-            until,
-            closing: false,
-        } = self.phase
-        else {
+        let Phase::Draining { until, step } = self.phase else {
             return;
         };
-        while let Some(entry) = self.items.any_waiting() {
-            self.forget(entry);
-        }
-        if self.items.is_empty() && self.lanes.is_drained() && self.late.is_settled() {
-            self.phase = Phase::Draining {
-                until,
-                closing: true,
-            };
-            self.act(
-                Action::Close(self.sitting.session.id.clone()),
-                Flight::Close,
-            );
+        match step {
+            Leaving::HandingBack => {
+                while let Some(entry) = self.items.any_waiting() {
+                    self.forget(entry);
+                }
+                if self.items.is_empty() && self.lanes.is_drained() && self.late.is_settled() {
+                    let step = Leaving::Closing;
+                    self.phase = Phase::Draining { until, step };
+                    self.send_leave(step);
+                }
+            }
+            _ if self.leaving.is_ready(self.now) && !self.is_leave_sent() => self.send_leave(step),
+            _ => {}
         }
     }
 
-    pub(super) fn close_done(&mut self) {
-        self.act(
-            Action::ForgetConsumer(self.consumer.clone()),
-            Flight::Forget { own: true },
-        );
+    fn send_leave(&mut self, step: Leaving) {
+        match step {
+            Leaving::HandingBack => {}
+            Leaving::Closing => {
+                let session = self.sitting.session.id.clone();
+                self.act(Action::Close(session), Flight::Close);
+            }
+            Leaving::Forgetting => {
+                let consumer = self.consumer.clone();
+                self.act(Action::ForgetConsumer(consumer), Flight::Forget(None));
+            }
+        }
     }
 
-    pub(super) fn forget_done(&mut self, own: bool) {
-        if own {
+    fn is_leave_sent(&self) -> bool {
+        let is_one = |flight: &Flight| matches!(flight, Flight::Close | Flight::Forget(None));
+        self.flights.values().any(|f| is_one(&f.flight))
+    }
+
+    /// Nothing is held any more: the session is extended no longer.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Draining { step, .. } if step != Leaving::HandingBack)
+    }
+
+    pub(super) fn close_done(&mut self, result: &Result<Reply>) {
+        if self.leave_again(result) {
+            return;
+        }
+        self.leaving = super::Backoff::default();
+        if let Phase::Draining { until, .. } = self.phase {
+            let step = Leaving::Forgetting;
+            self.phase = Phase::Draining { until, step };
+            self.send_leave(step);
+        }
+    }
+
+    pub(super) fn forget_own_done(&mut self, result: &Result<Reply>) {
+        if !self.leave_again(result) {
             self.stop(None);
         }
+    }
+
+    /// A few times, and not past the bound of the shutdown: then TTLs do the rest.
+    fn leave_again(&mut self, result: &Result<Reply>) -> bool {
+        if result.is_ok() {
+            return false;
+        }
+        self.leaving
+            .fail(self.now, self.settings.ttl, &mut self.rng);
+        self.leaving.failures < LEAVING_TRIES
     }
 
     /// The end. After `Terminated` nothing comes (R12).
@@ -343,7 +393,11 @@ impl Machine {
 
     pub(super) fn control_timeout(&self) -> Timestamp {
         match self.phase {
-            Phase::Draining { until, .. } => until,
+            Phase::Draining { until, step } => match step {
+                Leaving::HandingBack => until,
+                _ if self.is_leave_sent() => until,
+                _ => until.min(self.leaving.not_before),
+            },
             // The retry of prepare or open; if it is due already, it is under way.
             Phase::Running if self.retry_at() > self.now => self.retry_at(),
             Phase::Running => Timestamp::MAX,

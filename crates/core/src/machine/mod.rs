@@ -119,6 +119,8 @@ pub struct Machine {
     prepared: bool,
     started: bool,
     shutdown_calls: Vec<CallId>,
+    /// Between the tries of a shutdown's last steps.
+    leaving: Backoff,
 
     sitting: Sitting,
     items: Items,
@@ -195,9 +197,8 @@ enum Flight {
         places: usize,
     },
     Bury(orphans::SuspectKey),
-    Forget {
-        own: bool,
-    },
+    /// Of a dead consumer, or one's own name.
+    Forget(Option<orphans::SuspectKey>),
 }
 
 impl Machine {
@@ -220,6 +221,7 @@ impl Machine {
             prepared: false,
             started: false,
             shutdown_calls: Vec::new(),
+            leaving: Backoff::default(),
             sitting,
             items: Items::default(),
             lanes: Lanes::default(),
@@ -354,8 +356,9 @@ impl Machine {
             Flight::Look => self.look_done(result),
             Flight::LateHandBack(page) => self.late_hand_back_done(&page, result),
             Flight::Quarantine(page) => self.quarantine_done(page, result, current),
-            Flight::Forget { own } => self.forget_done(own),
-            Flight::Close => self.close_done(),
+            Flight::Forget(None) => self.forget_own_done(&result),
+            Flight::Forget(Some(suspect)) => self.forget_done(&suspect, &result),
+            Flight::Close => self.close_done(&result),
             // What an abandoned session did no longer matters: what it held is
             // dead with it, and all of it is listed again.
             _ if !current => {}

@@ -15,6 +15,9 @@ pub(super) type SuspectKey = (ConsumerName, Option<SessionId>);
 /// Passes over a suspect without a session; after those the sweep is enough.
 const MOST_PASSES: u32 = 8;
 
+/// How often the name of a dead consumer is tried to be removed.
+const FORGET_TRIES: u32 = 4;
+
 /// Take-overs of fewer leases than this wait a little before the next.
 const SMALL_PAGE: usize = 8;
 
@@ -55,6 +58,14 @@ enum Stage {
     List,
     /// Nothing is left: remove its traces.
     Bury,
+    /// Its name in the group goes too, unless something is pending at it.
+    Forget,
+}
+
+impl Suspect {
+    fn needs_no_room(&self) -> bool {
+        matches!(self.stage, Stage::Bury | Stage::Forget)
+    }
 }
 
 impl Orphans {
@@ -90,7 +101,8 @@ impl Orphans {
 
     /// Orphans are being taken right now.
     pub(super) fn is_serving(&self) -> bool {
-        !self.adopting.is_empty() || self.suspects.values().any(|suspect| suspect.busy)
+        let takes = |suspect: &Suspect| suspect.busy && suspect.stage != Stage::Forget;
+        !self.adopting.is_empty() || self.suspects.values().any(takes)
     }
 
     pub(super) fn is_first_pass(&self, key: &SuspectKey) -> bool {
@@ -194,6 +206,10 @@ impl Machine {
                 (Stage::Bury, Some(dead)) => {
                     self.act(Action::Bury(dead.clone()), Flight::Bury(key));
                 }
+                (Stage::Forget, _) => {
+                    let forget = Action::ForgetConsumer(key.0.clone());
+                    self.act(forget, Flight::Forget(Some(key)));
+                }
                 (Stage::Bury | Stage::TakeOver, None) => {
                     self.orphans.suspects.remove(&key);
                 }
@@ -212,7 +228,7 @@ impl Machine {
 
     /// When all are full, the dead wait here, and freed capacity serves them first.
     fn is_ready(&self, suspect: &Suspect) -> bool {
-        let has_room = self.is_manual() || self.room() > 0 || suspect.stage == Stage::Bury;
+        let has_room = self.is_manual() || self.room() > 0 || suspect.needs_no_room();
         !suspect.busy && suspect.not_before <= self.now && has_room
     }
 
@@ -221,7 +237,7 @@ impl Machine {
         self.orphans
             .suspects
             .values()
-            .filter(|suspect| !suspect.busy && (has_room || suspect.stage == Stage::Bury))
+            .filter(|suspect| !suspect.busy && (has_room || suspect.needs_no_room()))
             .map(|suspect| suspect.not_before)
             .min()
             .unwrap_or(Timestamp::MAX)
@@ -332,11 +348,11 @@ impl Machine {
         suspect.busy = false;
         match result {
             Ok(Reply::Buried(true)) => {
-                self.orphans.suspects.remove(key);
-                // Its name goes too, unless something is pending at it or it is ours.
-                if key.0 != self.consumer {
-                    let forget = Action::ForgetConsumer(key.0.clone());
-                    self.act(forget, Flight::Forget { own: false });
+                if key.0 == self.consumer {
+                    self.orphans.suspects.remove(key);
+                } else {
+                    suspect.stage = Stage::Forget;
+                    suspect.passes = 0;
                 }
             }
             // It still holds locks of entries that are gone.
@@ -354,5 +370,21 @@ impl Machine {
                 self.step_failed("bury", &result);
             }
         }
+    }
+
+    /// It is tried a few times: a name that stays costs little, and nothing but the
+    /// next shutdown, or death, under it would remove it.
+    pub(super) fn forget_done(&mut self, key: &SuspectKey, result: &Result<Reply>) {
+        let retry_at = self.now + self.rng.jittered(self.settings.ttl / 4);
+        let Some(suspect) = self.orphans.suspects.get_mut(key) else {
+            return;
+        };
+        suspect.busy = false;
+        suspect.passes += 1;
+        suspect.not_before = retry_at;
+        if result.is_ok() || suspect.passes >= FORGET_TRIES {
+            self.orphans.suspects.remove(key);
+        }
+        self.step_failed("forget_consumer", result);
     }
 }

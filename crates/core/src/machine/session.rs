@@ -211,13 +211,15 @@ impl Machine {
             Err(error) => {
                 // The same session is opened again: what happened of it is its own.
                 self.sitting.status = Status::Closed;
-                self.control_failed(Vital::Open, error);
+                if !self.is_draining() {
+                    self.control_failed(Vital::Open, error);
+                }
             }
         }
     }
 
     pub(super) fn pump_beat(&mut self) {
-        if self.sitting.beating || self.sitting.next_beat > self.now || !self.sitting.is_open() {
+        if self.sitting.beating || self.sitting.next_beat > self.now || self.is_leaving() {
             return;
         }
         self.sitting.beating = true;
@@ -381,7 +383,7 @@ impl Machine {
         };
         let first = self.sitting.expiries.first();
         let expiry = first.map_or(expiry, |(at, _)| expiry.min(*at));
-        let beat = if self.sitting.beating {
+        let beat = if self.sitting.beating || self.is_leaving() {
             Timestamp::MAX
         } else {
             self.sitting.next_beat

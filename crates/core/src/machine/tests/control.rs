@@ -230,10 +230,73 @@ fn shutting_down_ends_within_a_ttl_even_if_nothing_is_answered() {
 fn closing_and_forgetting_may_fail() {
     let mut rig = Rig::new(LockScheme::Session);
     rig.shut_down();
-    rig.fail("Close");
-    assert!(!rig.stopped);
-    rig.fail("ForgetConsumer");
+    let began = rig.now;
+    let mut tries = Vec::new();
+    rig.pass_with(TTL / 4, |rig| {
+        for name in ["Close", "ForgetConsumer"] {
+            while rig.has(name) {
+                tries.push(name);
+                rig.fail(name);
+            }
+        }
+        rig.housekeep();
+    });
+    // Each a few times, as long as the shutdown may take.
+    let count = |name| tries.iter().filter(|tried| **tried == name).count();
+    assert_eq!((count("Close"), count("ForgetConsumer")), (4, 4));
     assert!(rig.stopped);
+    assert!(rig.now.saturating_since(began) <= TTL);
+}
+
+/// The name of who shut down, or died, while the server was away for a moment stayed in
+/// the group for ever.
+#[test]
+fn a_name_that_could_not_be_removed_is_tried_again() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.shut_down();
+    rig.fail("Close");
+    rig.pass(TTL / 10);
+    rig.answer("Close", Reply::Closed);
+    rig.fail("ForgetConsumer");
+    rig.pass(TTL / 10);
+    rig.answer("ForgetConsumer", Reply::Forgotten(true));
+    assert!(rig.stopped);
+
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    let taken = crate::TakeOverOutcome::Taken {
+        leases: Vec::new(),
+        left: 0,
+    };
+    rig.answer("TakeOver", Reply::TakenOver(taken));
+    rig.housekeep();
+    rig.answer("Bury", Reply::Buried(true));
+    rig.fail("ForgetConsumer");
+    assert!(!rig.has("ForgetConsumer"));
+    rig.live(TTL / 4);
+    rig.answer("ForgetConsumer", Reply::Forgotten(true));
+    rig.live(TTL * 2);
+    assert!(!rig.has("ForgetConsumer") && !rig.has("Bury"));
+}
+
+#[test]
+fn a_session_that_is_being_opened_when_the_shutdown_comes_is_closed_again() {
+    for opened in [true, false] {
+        let mut rig = Rig::cold(LockScheme::Session, |_| {});
+        rig.answer("Prepare", Reply::Prepared);
+        assert!(rig.has("Open"));
+        rig.shut_down();
+        assert!(!rig.stopped, "it may be open already");
+        if opened {
+            rig.answer_routine("Open");
+            rig.finish();
+        } else {
+            rig.fail("Open");
+        }
+        assert!(rig.stopped);
+        let end = rig.notices.last();
+        assert!(matches!(end, Some(Notice::Terminated { error: None })));
+    }
 }
 
 #[test]

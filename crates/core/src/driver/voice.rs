@@ -1,0 +1,86 @@
+//! [`Voice`]: what the driver logs.
+//!
+//! A logger may block: on a pipe that nobody reads, on a full disk. So lines are written
+//! by a task of their own, and neither beats nor the end of a lease wait for it.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_channel::{Receiver, Sender};
+use futures_lite::future;
+use log::Level;
+
+/// The module whose lines they are.
+const TARGET: &str = "streamlease_core::driver";
+
+/// Most lines that wait for a logger that blocks; what comes then is counted only.
+const MOST_WAITING: usize = 65_536;
+
+/// Lines between which others may run.
+const AT_ONCE: usize = 64;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Voice {
+    lines: Sender<(Level, String)>,
+    lost: Arc<AtomicU64>,
+}
+
+/// What was said and is to be written.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    waiting: Receiver<(Level, String)>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Voice {
+    pub(crate) fn new() -> (Self, Lines) {
+        let (lines, waiting) = async_channel::bounded(MOST_WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let unwritten = Lines {
+            waiting,
+            lost: lost.clone(),
+        };
+        (Self { lines, lost }, unwritten)
+    }
+
+    /// Never waits.
+    pub(crate) fn say(&self, level: Level, line: impl FnOnce() -> String) {
+        // Not whether this logger wants it: to ask it may block.
+        if level > log::max_level() {
+            return;
+        }
+        if let Err(err) = self.lines.try_send((level, line()))
+            && err.is_full()
+        {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Lines {
+    /// Ends when the last clone of its [`Voice`] is dropped.
+    pub(super) async fn write(self) {
+        let mut written = 0_usize;
+        while let Ok((level, line)) = self.waiting.recv().await {
+            write(level, &line);
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                let line = format!("{lost} lines are missing here: the logger was too slow");
+                write(Level::Warn, &line);
+            }
+            written = written.wrapping_add(1);
+            if written.is_multiple_of(AT_ONCE) {
+                future::yield_now().await;
+            }
+        }
+    }
+}
+
+/// A logger that panics costs its line.
+fn write(level: Level, line: &str) {
+    let written = panic::catch_unwind(AssertUnwindSafe(|| {
+        log::log!(target: TARGET, level, "{line}");
+    }));
+    drop(written);
+}
