@@ -116,6 +116,9 @@ impl Fence {
     }
 }
 
+/// Entries per listing, whatever was asked for: as if their infos were long.
+const MOST_LISTED: usize = 20;
+
 impl Lbs {
     pub(in super::super) fn new(mutant: Option<Mutant>) -> Self {
         Self {
@@ -344,7 +347,10 @@ impl Lbs {
             Scope::Consumer { consumer, after } => (*after, Some(consumer), None),
             Scope::Entries(entries) => (EntryId::MIN, None, Some(entries)),
         };
-        let limit = if only.is_some() { usize::MAX } else { limit };
+        let limit = match only {
+            Some(_) => MOST_LISTED,
+            None => limit.min(MOST_LISTED),
+        };
         let mut page = PendingPage::default();
         for (&entry, slot) in group.pending.range((Excluded(after), Unbounded)) {
             let wanted = of.is_none_or(|of| *of == slot.consumer)
