@@ -156,7 +156,9 @@ impl Bench {
                 Reply::Beaten(BeatOutcome::Extended(reply))
             }
             Action::List { .. } => Reply::Listed(PendingPage::default()),
-            Action::ListIds { .. } => Reply::ListedIds(PendingIds::default()),
+            Action::ListIds { .. } | Action::ListStranded { .. } => {
+                Reply::ListedIds(PendingIds::default())
+            }
             Action::Members => Reply::Members(Vec::new()),
             other => panic!("unexpected: {other:?}"),
         }

@@ -1,7 +1,7 @@
 //! [`Lbs`]: the stream, its group, the fencing records and the quarantine.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
 use streamlease_core::payload::PAYLOAD_FIELD;
@@ -239,14 +239,40 @@ impl Lbs {
         Ok(PendingIds { entries, next })
     }
 
+    /// What was delivered to the group, is there still, and is pending at nobody. There
+    /// is no way to bring that about here; but the listing tells what is so.
+    pub(crate) fn list_stranded(&self, after: EntryId, limit: usize) -> Result<PendingIds> {
+        let group = self.group.as_ref().ok_or_else(not_prepared)?;
+        let limit = limit.max(1);
+        let mut entries: Vec<EntryId> = if after < group.cursor {
+            let delivered = self
+                .entries
+                .range((Excluded(after), Included(group.cursor)));
+            let ids = delivered.map(|(id, _)| *id);
+            let stranded = ids.filter(|id| !group.pending.contains_key(id));
+            stranded.take(limit.saturating_add(1)).collect()
+        } else {
+            Vec::new()
+        };
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        let next = entries.last().copied().filter(|_| more);
+        Ok(PendingIds { entries, next })
+    }
+
     fn pending(&self, group: &Group, id: EntryId, now: Timestamp) -> Option<Pending> {
-        let at = group.pending.get(&id)?;
+        let at = group.pending.get(&id);
+        if at.is_none() && id > group.cursor {
+            return None;
+        }
         let entry = self.entries.get(&id)?;
         Some(Pending {
             entry: id,
-            consumer: at.consumer.clone(),
-            idle: at.since.map_or(LONG, |since| now.saturating_since(since)),
-            deliveries: at.deliveries,
+            consumer: at.map(|at| at.consumer.clone()),
+            idle: at.map_or(Duration::ZERO, |at| {
+                at.since.map_or(LONG, |since| now.saturating_since(since))
+            }),
+            deliveries: at.map_or(0, |at| at.deliveries),
             token: entry.fence.token,
             handed_back: entry.fence.handed_back,
             failures: entry.fence.failures,

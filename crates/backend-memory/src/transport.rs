@@ -91,6 +91,11 @@ impl Transport for MemoryTransport {
             .step(|state, _| state.lbs.list_pending_ids(consumer, after, limit))
     }
 
+    async fn list_stranded(&self, after: EntryId, limit: usize) -> Result<PendingIds> {
+        self.service
+            .step(|state, _| state.lbs.list_stranded(after, limit))
+    }
+
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
         self.service
             .step(|state, now| state.lbs.claim(consumer, claims, now))

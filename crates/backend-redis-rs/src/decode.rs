@@ -10,8 +10,8 @@ use std::time::Duration;
 use redis_rs::Value;
 use streamlease_core::{
     Announcement, ConsumerName, ConsumerState, Delivery, EntryId, FencingToken, Held, Holder,
-    LeaseRef, MalformedReason, Pending, QuarantineRelease, Quarantined, Result, SessionId,
-    StreamName,
+    LeaseRef, MalformedReason, Pending, PendingIds, QuarantineRelease, Quarantined, Result,
+    SessionId, StreamName,
 };
 
 use crate::error::protocol;
@@ -179,6 +179,20 @@ pub(crate) fn pending_page(value: Value) -> Result<(Vec<Pending>, Option<EntryId
     Ok((rows, next))
 }
 
+/// The ids of what is stranded, and where to go on.
+pub(crate) fn stranded(value: Value) -> Result<PendingIds> {
+    let [ids, next] = tuple(value)?;
+    let ids = list(ids)?.into_iter().map(entry_id);
+    let next = match next {
+        Value::Nil => None,
+        id => Some(entry_id(id)?),
+    };
+    Ok(PendingIds {
+        entries: ids.collect::<Result<_>>()?,
+        next,
+    })
+}
+
 /// The ids in a page of `XPENDING`.
 pub(crate) fn pending_ids(value: Value) -> Result<Vec<EntryId>> {
     let id = |row: Value| {
@@ -196,7 +210,10 @@ fn pending(value: Value) -> Result<Pending> {
     }
     Ok(Pending {
         entry,
-        consumer: consumer(at)?,
+        consumer: match at {
+            Value::Nil => None,
+            name => Some(consumer(name)?),
+        },
         idle: millis(idle)?,
         deliveries: count(deliveries)?,
         token: token(seen)?,

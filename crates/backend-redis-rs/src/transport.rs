@@ -279,6 +279,10 @@ impl Transport for RedisTransport {
         self.pending_ids(consumer, after, limit).await
     }
 
+    async fn list_stranded(&self, after: EntryId, limit: usize) -> Result<PendingIds> {
+        self.stranded(after, limit).await
+    }
+
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
         let pages = pages_without_repeats(claims, |claim| claim.entry);
         let fill = |call: &mut Call, page: &[Fenced]| {

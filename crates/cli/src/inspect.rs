@@ -79,6 +79,19 @@ async fn show(backend: &Backend, view: &mut View) -> std::result::Result<(), Sto
             view.print(&pending_row(pending, lock))?;
         }
     }
+    let mut after = Some(EntryId::MIN);
+    while let Some(from) = after {
+        let page = or_empty(backend.transport.list_stranded(from, PAGE).await)?;
+        after = page.next;
+        let scope = Scope::Entries(page.entries);
+        let page = or_empty(backend.transport.list_pending(&scope, PAGE).await)?;
+        // Somebody may have claimed it meanwhile.
+        let stranded = page.entries.into_iter().filter(|p| p.consumer.is_none());
+        for (pending, lock) in with_locks(backend, stranded.collect()).await? {
+            counts.stranded += 1;
+            view.print(&pending_row(pending, lock))?;
+        }
+    }
     let mut after = EntryId::MIN;
     loop {
         let page = or_empty(backend.transport.list_undelivered(after, PAGE).await)?;
@@ -167,7 +180,7 @@ const ENTRY_COLUMNS: &[(&str, usize)] = &[
 #[serde(tag = "event", rename = "entry")]
 struct EntryRow {
     entry: String,
-    /// `pending` or `undelivered`.
+    /// `pending`, `stranded` (on the LBS and pending at nobody) or `undelivered`.
     state: &'static str,
     /// `null` if the entry cannot be read.
     stream: Option<String>,
@@ -193,17 +206,21 @@ fn pending_row(pending: Pending, lock: Option<LockState>) -> EntryRow {
         Some(LockState::Held(held)) => Some(held),
         Some(LockState::Free) | None => None,
     };
+    let state = match &pending.consumer {
+        Some(_) => "pending",
+        None => "stranded",
+    };
     EntryRow {
-        consumer: Some(pending.consumer.to_string()),
+        consumer: pending.consumer.as_ref().map(ToString::to_string),
         lock_live: held.is_some(),
         lock_ms: held.as_ref().map(|held| ms(held.remaining)),
         holder: held.map(holder),
-        idle_ms: Some(ms(pending.idle)),
+        idle_ms: pending.consumer.is_some().then(|| ms(pending.idle)),
         deliveries: pending.deliveries,
         failures: pending.failures,
         token: pending.token.0,
         handed_back: pending.handed_back,
-        ..EntryRow::new("pending", pending.entry, pending.content)
+        ..EntryRow::new(state, pending.entry, pending.content)
     }
 }
 
@@ -370,9 +387,16 @@ impl Row for QuarantineRow {
 #[serde(tag = "event", rename = "summary")]
 struct Summary {
     pending: usize,
+    /// Shown where there are any: consumers take them up again by themselves.
+    #[serde(skip_serializing_if = "is_zero")]
+    stranded: usize,
     undelivered: usize,
     consumers: usize,
     quarantined: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 trait Row: Serialize {
@@ -442,6 +466,9 @@ impl View {
         } else {
             if self.tables > 0 {
                 writeln!(self.out)?;
+            }
+            if counts.stranded > 0 {
+                write!(self.out, "{} stranded, ", counts.stranded)?;
             }
             writeln!(
                 self.out,

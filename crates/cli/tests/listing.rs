@@ -82,6 +82,44 @@ fn inspecting_a_service_that_nobody_used_shows_nothing_and_makes_nothing() {
     assert_eq!(keys, 0);
 }
 
+/// Delivered, then acknowledged by an operator: its owner takes it up again by itself,
+/// but nobody does where nobody works.
+#[test]
+fn what_is_on_the_lbs_and_pending_at_nobody_is_shown() {
+    let server = RedisServer::start();
+    let ids = submit(&server, "s", &["a", "b"]);
+    let run = |words: &[&str]| {
+        redis::cmd(words[0])
+            .arg(&words[1..])
+            .exec(&mut server.connection())
+            .unwrap();
+    };
+    run(&["XGROUP", "CREATE", "s-input", "s-group", "0"]);
+    run(&[
+        "XREADGROUP",
+        "GROUP",
+        "s-group",
+        "x",
+        "STREAMS",
+        "s-input",
+        ">",
+    ]);
+    run(&["XACK", "s-input", "s-group", &ids[0]]);
+    let listing = inspect(&server, "s");
+    let stranded: Vec<_> = listing
+        .iter()
+        .filter(|row| row["state"] == "stranded")
+        .collect();
+    assert_eq!(stranded.len(), 1);
+    assert_eq!(stranded[0]["entry"], ids[0].as_str());
+    assert!(stranded[0]["consumer"].is_null() && stranded[0]["idle_ms"].is_null());
+    let summary = listing.last().unwrap();
+    assert_eq!(
+        (&summary["stranded"], &summary["pending"]),
+        (&json!(1), &json!(1))
+    );
+}
+
 #[test]
 fn pending_entries_are_shown_with_holder_lock_and_counts() {
     let server = RedisServer::start();

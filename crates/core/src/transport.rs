@@ -94,6 +94,16 @@ pub trait Transport: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<PendingIds>;
 
+    /// One page of the ids of entries greater than `after`, lowest first, at most
+    /// `limit`, that are on the LBS, were delivered, and are pending at nobody: an
+    /// operator removed a consumer's name or acknowledged them, or made the group anew
+    /// behind them. Nobody would ever look for these otherwise.
+    ///
+    /// A page may be short, even empty, and not be the last: only `next` tells. Where
+    /// nothing is known of what was delivered, entries behind the last pending one may
+    /// be left out.
+    async fn list_stranded(&self, after: EntryId, limit: usize) -> Result<PendingIds>;
+
     /// Makes `consumer` the one that has each entry pending, fenced by its
     /// token, and resets the entry's idle time. Claiming again with the same
     /// token is how an owner keeps an entry, and takes it back if it was moved.
@@ -237,9 +247,9 @@ pub enum Scope {
         /// Exclusive lower bound; [`EntryId::MIN`] at first.
         after: EntryId,
     },
-    /// Just these; those not pending are left out. `limit` does not apply. Those
-    /// greater than the page's [`next`](PendingPage::next), if it has one, were not
-    /// looked at.
+    /// Just these; those neither pending nor [stranded](Transport::list_stranded) are
+    /// left out. `limit` does not apply. Those greater than the page's
+    /// [`next`](PendingPage::next), if it has one, were not looked at.
     Entries(Vec<EntryId>),
 }
 
@@ -252,7 +262,7 @@ pub struct PendingPage {
     pub next: Option<EntryId>,
 }
 
-/// A page of the ids of pending entries.
+/// A page of the ids of entries that are pending, or stranded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PendingIds {
     /// The entries, lowest id first.
@@ -266,9 +276,9 @@ pub struct PendingIds {
 pub struct Pending {
     /// The entry.
     pub entry: EntryId,
-    /// At whom it is pending.
-    pub consumer: ConsumerName,
-    /// Time since it was last delivered or claimed.
+    /// At whom it is pending; `None` if it is [stranded](Transport::list_stranded).
+    pub consumer: Option<ConsumerName>,
+    /// Time since it was last delivered or claimed; zero if that is not known.
     pub idle: Duration,
     /// How often it was delivered, as the server counts. Informational.
     pub deliveries: u64,

@@ -248,6 +248,7 @@ pub enum TransportCall {
     Fetch,
     ListPending,
     ListPendingIds,
+    ListStranded,
     Claim,
     ClearFailures,
     Complete,
@@ -336,6 +337,15 @@ impl Transport for FaultyTransport {
             TransportCall::ListPendingIds,
             [consumer = consumer.cloned()],
             list_pending_ids(consumer.as_ref(), after, limit)
+        )
+    }
+
+    async fn list_stranded(&self, after: EntryId, limit: usize) -> Result<PendingIds> {
+        call!(
+            self,
+            TransportCall::ListStranded,
+            [],
+            list_stranded(after, limit)
         )
     }
 

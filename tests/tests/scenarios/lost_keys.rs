@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use streamlease_core::{Event, Lease, StreamName, Timestamp};
 
-use crate::support::{Consumer, SOON, World};
+use crate::support::{Consumer, SOON, World, on_redis_with_session_leases};
 
-crate::support::tests!(
-    redis_with_session_leases: |scenario| on_tokio_with(LockScheme::Session, scenario),
+on_redis_with_session_leases!(
     any_key_may_vanish,
+    the_lbs_itself_may_vanish_and_whoever_held_of_it_is_told,
 );
 crate::support::tests!(
-    redis_with_per_stream_locks: |scenario| on_tokio(scenario),
+    redis_on_tokio: |scenario| on_tokio(scenario),
     any_key_may_vanish,
+    the_lbs_itself_may_vanish_and_whoever_held_of_it_is_told,
 );
 
 const TTL: Duration = Duration::from_millis(800);
@@ -159,4 +160,32 @@ async fn any_key_may_vanish(world: World) {
         }
         assert!(fleet.world.now() < deadline, "not all completed");
     }
+}
+
+async fn the_lbs_itself_may_vanish_and_whoever_held_of_it_is_told(world: World) {
+    let mut a = world.start("a").await;
+    world.submit(&["s", "t"]).await;
+    let leases = a.leases(2).await;
+    let mut redis = world.redis().connection();
+    redis::cmd("DEL")
+        .arg("orders-input")
+        .exec(&mut redis)
+        .unwrap();
+    for lease in &leases {
+        world.within("told", lease.lost()).await;
+    }
+    // What is announced again is worked on.
+    world.submit(&["s", "u"]).await;
+    let mut worked_on = 0;
+    while worked_on < 2 {
+        match a.event().await {
+            Event::StreamAdded(lease) => {
+                lease.complete().await.unwrap();
+                worked_on += 1;
+            }
+            Event::StreamDisowned(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    world.nothing_is_left().await;
 }

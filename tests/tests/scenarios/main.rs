@@ -17,3 +17,4 @@ mod poison;
 mod redis_server;
 mod refusals;
 mod starting;
+mod stranded;

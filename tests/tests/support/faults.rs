@@ -212,6 +212,7 @@ pass_on! {
     fn fetch(request: &FetchRequest) -> Fetched;
     fn list_pending(scope: &Scope, limit: usize) -> PendingPage;
     fn list_pending_ids(consumer: Option<&ConsumerName>, after: EntryId, limit: usize) -> PendingIds;
+    fn list_stranded(after: EntryId, limit: usize) -> PendingIds;
     fn claim(consumer: &ConsumerName, claims: &[Fenced]) -> Vec<ClaimOutcome>;
     fn clear_failures(entries: &[Fenced]) -> ();
     fn complete(consumer: &ConsumerName, entries: &[Fenced]) -> Vec<CompleteOutcome>;

@@ -1,5 +1,6 @@
 -- A page of what is pending, each with its fencing record and its payload.
--- Drops what is pending but deleted from the stream.
+-- Drops what is pending but deleted from the stream. Of those asked for by id, with
+-- those that were delivered and are at nobody (nil, no idle time, no deliveries).
 -- KEYS: LBS, fencing records.
 -- ARGV: group, most bytes, the payload's field name, most bytes of a payload, then either
 -- 'page', after, limit [, consumer], or 'ids', the least and the greatest id, the ids.
@@ -12,8 +13,15 @@ local found, more = {}, false
 if ARGV[5] == 'ids' then
   local wanted = {unpack(ARGV, 8)}
   local rows = pending_rows(lbs, group, wanted, ARGV[6], ARGV[7])
+  local last
   for i = 1, #wanted do
-    found[#found + 1] = rows[wanted[i]]
+    local id, row = wanted[i], rows[wanted[i]]
+    if not row then
+      last = last or last_delivered(lbs, group) or '0-0'
+      local entry = redis.call('XRANGE', lbs, id, last, 'COUNT', 1)[1]
+      row = entry and entry[1] == id and {id, false, 0, 0}
+    end
+    found[#found + 1] = row or nil
   end
 else
   local limit = tonumber(ARGV[7])

@@ -14,13 +14,18 @@ use crate::decode;
 use crate::error::protocol;
 use crate::pages::PAGE;
 
+/// Gaps of the pending list per look for what is stranded: half a millisecond.
+const GAPS: usize = 500;
+/// Most of those per look. Their payloads are read on the way.
+const MOST_STRANDED: usize = 32;
 /// Ids per listing of nothing but those: a third of a millisecond.
 const ID_PAGE: usize = 1000;
 pub(super) const GREATEST: EntryId = EntryId::new(u64::MAX, u64::MAX);
 /// Fencing records looked at per sweep for whether their entry is still there.
 const TIDY_PAGE: usize = 50;
 
-static LIST_PENDING: LazyLock<Script> = script!("record", "list_pending");
+static LIST_PENDING: LazyLock<Script> = script!("record", "group", "list_pending");
+static LIST_STRANDED: LazyLock<Script> = script!("group", "list_stranded");
 static TIDY: LazyLock<Script> = script!("tidy");
 
 impl RedisTransport {
@@ -169,6 +174,26 @@ impl RedisTransport {
                 page.next = ids.last().copied();
             }
             page.entries.append(&mut ids);
+        }
+        Ok(page)
+    }
+
+    /// Of what was delivered and is on the LBS, what is pending at nobody.
+    pub(super) async fn stranded(&self, after: EntryId, limit: usize) -> Result<PendingIds> {
+        if after == GREATEST {
+            return Ok(PendingIds::default());
+        }
+        let mut call = Call::new();
+        call.key(&self.keys.lbs).arg(&self.keys.group);
+        call.arg(after.to_string())
+            .arg(limit.clamp(1, MOST_STRANDED).to_string())
+            .arg(GAPS.to_string());
+        let what = self.what("looking for what is stranded on");
+        let reply = self.server.run_one(&what, &LIST_STRANDED, call).await?;
+        let page = decode::stranded(reply)?;
+        // A cursor that does not move would have us ask for ever.
+        if page.next.is_some_and(|next| next <= after) {
+            return Err(protocol("a page of stranded entries that leads back"));
         }
         Ok(page)
     }

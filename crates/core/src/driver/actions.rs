@@ -42,6 +42,9 @@ pub(super) fn execute(
                     .list_pending_ids(consumer.as_ref(), after, limit)
                     .await?,
             ),
+            Action::ListStranded { after, limit } => {
+                Reply::ListedIds(transport.list_stranded(after, limit).await?)
+            }
             Action::Claim(claims) => Reply::Claimed(transport.claim(&consumer, &claims).await?),
             Action::ClearFailures(page) => {
                 transport.clear_failures(&page).await?;
@@ -94,6 +97,7 @@ pub(super) fn name_of(action: &Action) -> &'static str {
         Action::Fetch { .. } => "fetch",
         Action::List { .. } => "list_pending",
         Action::ListIds { .. } => "list_pending_ids",
+        Action::ListStranded { .. } => "list_stranded",
         Action::Claim(_) => "claim",
         Action::ClearFailures(_) => "clear_failures",
         Action::Complete(_) => "complete",

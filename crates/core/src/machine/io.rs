@@ -139,6 +139,10 @@ pub enum Action {
         after: EntryId,
         limit: usize,
     },
+    ListStranded {
+        after: EntryId,
+        limit: usize,
+    },
     Claim(Vec<Fenced>),
     ClearFailures(Vec<Fenced>),
     Complete(Vec<Fenced>),

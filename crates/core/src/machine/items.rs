@@ -1,6 +1,7 @@
 //! What the machine knows of single entries: one [`Item`] each, and the indexes over them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,6 +181,12 @@ impl Items {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (EntryId, &Item)> {
         self.map.iter().map(|(entry, item)| (*entry, item))
+    }
+
+    /// Those with greater ids.
+    pub(crate) fn after(&self, entry: EntryId) -> impl Iterator<Item = (EntryId, &Item)> {
+        let later = self.map.range((Excluded(entry), Unbounded));
+        later.map(|(entry, item)| (*entry, item))
     }
 
     pub(crate) fn is_empty(&self) -> bool {

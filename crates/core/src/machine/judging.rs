@@ -7,14 +7,16 @@ use super::items::Origin;
 use super::lanes::Parking;
 use super::look::{LOOK_PAGE, MOST_RECHECKS, Target, Unsure};
 use super::{Machine, Notice};
-use crate::{Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockState, Pending};
+use crate::{
+    Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockScheme, LockState, Pending,
+};
 
 impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
     pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Unsure> {
         self.floor = self.floor.max(pending.token);
         if matches!(target, Target::Entries(_)) {
-            let owner = (!pending.handed_back).then_some(&pending.consumer);
+            let owner = pending.consumer.as_ref().filter(|_| !pending.handed_back);
             self.watch_another(pending.entry, owner);
         }
         let expired = self.looking.expired.remove(&pending.entry).is_some();
@@ -56,7 +58,8 @@ impl Machine {
         }
         let is_own = self.late.take_own(pending.entry);
         let handed_back_for_a_claim = pending.handed_back && self.is_manual() && !is_own;
-        if pending.consumer == self.consumer && !handed_back_for_a_claim {
+        let is_here = pending.consumer.as_ref() == Some(&self.consumer);
+        if is_here && !handed_back_for_a_claim {
             let entry = pending.entry;
             if !self.rests(&pending) {
                 self.admit_from(pending, content, Origin::Mine);
@@ -69,7 +72,10 @@ impl Machine {
                 return Some(Unsure { pending, expired });
             }
             self.orphan(pending, content, Origin::HandedBack);
-        } else if (expired || self.is_first_pass(target)) && !self.is_manual() {
+        } else if (expired || self.is_first_pass(target))
+            && !self.is_manual()
+            && !self.may_be_in_between(&pending)
+        {
             // What is reported must be claimable, so with manual claiming the lock is
             // looked at whatever is known: somebody may have it already, and one of
             // a dead consumer that was acquired after the last beat outlives its session.
@@ -137,8 +143,9 @@ impl Machine {
                 return self.orphan(pending, content, Origin::HandedBack);
             }
             LockState::Free => {
-                let (entry, consumer) = (pending.entry, &pending.consumer);
-                if expired || self.is_orphan(target, entry, consumer, pending.idle) {
+                let (entry, consumer) = (pending.entry, pending.consumer.as_ref());
+                let known = expired && !self.may_be_in_between(&pending);
+                if known || self.is_orphan(target, entry, consumer, pending.idle) {
                     count_unresolved(target);
                     self.orphan(pending, content, Origin::Orphan);
                 }
@@ -153,7 +160,14 @@ impl Machine {
                 self.look_when_expired(entry, &held);
             }
             Holder::Session(id) if self.looking.live.contains_key(&id.consumer) => {}
-            Holder::Session(_) | Holder::Foreign(_) => self.watch(consumer, entry, &held),
+            Holder::Session(_) | Holder::Foreign(_) => match consumer {
+                Some(consumer) => self.watch(consumer, entry, &held),
+                // Taken from its owner, who may be dead by then.
+                None => {
+                    let at = self.now + held.remaining + self.deadline_jitter();
+                    self.recheck(at, entry);
+                }
+            },
         }
     }
 
@@ -161,9 +175,12 @@ impl Machine {
         &mut self,
         target: &Target,
         entry: EntryId,
-        consumer: &ConsumerName,
+        consumer: Option<&ConsumerName>,
         idle: Duration,
     ) -> bool {
+        let Some(consumer) = consumer else {
+            return self.is_stranded(entry);
+        };
         let was_watched = self.looking.watched.get(consumer) == Some(&entry);
         if was_watched {
             // Its lock was held, and nobody extended it.
@@ -187,6 +204,28 @@ impl Machine {
         };
         if age >= needed {
             self.looking.unlocked_since.remove(&entry);
+            return true;
+        }
+        let at = self.now + (needed - age) + self.deadline_jitter();
+        self.recheck(at, entry);
+        false
+    }
+
+    /// A consumer of the wire format completes in two steps: what it has acknowledged
+    /// and not deleted yet is at nobody, and must not be begun anew.
+    fn may_be_in_between(&self, pending: &Pending) -> bool {
+        pending.consumer.is_none() && self.scheme == LockScheme::PerStream
+    }
+
+    /// Of an entry that is pending at nobody and locked by nobody.
+    fn is_stranded(&mut self, entry: EntryId) -> bool {
+        if self.scheme == LockScheme::Session {
+            return true;
+        }
+        let since = *self.looking.unlocked_since.entry(entry).or_insert(self.now);
+        let age = self.now.saturating_since(since);
+        let needed = self.settings.foreign_grace();
+        if age >= needed {
             return true;
         }
         let at = self.now + (needed - age) + self.deadline_jitter();
@@ -261,7 +300,7 @@ impl Machine {
     fn admit_from(&mut self, pending: Pending, content: Announcement, origin: Origin) {
         self.admit(pending.entry, content, origin);
         if let Some(item) = self.items.get_mut(pending.entry) {
-            item.giver = pending.handed_back.then_some(pending.consumer);
+            item.giver = pending.consumer.filter(|_| pending.handed_back);
         }
     }
 
@@ -294,7 +333,7 @@ impl Machine {
             entry,
             stream: content.stream,
             info: content.info,
-            owner: Some(pending.consumer),
+            owner: pending.consumer,
         });
     }
 

@@ -47,6 +47,8 @@ pub(super) struct Looking {
     /// How many entries the last look at one's own saw.
     own_pending: usize,
     sweep: Option<Sweep>,
+    /// Sweeps that ended since one looked for what is stranded.
+    sweeps_since_stranded: u32,
     sweep_due: Timestamp,
     last_sweep: Timestamp,
     /// How long to wait before the next sweep, in view of what the last one cost.
@@ -103,6 +105,10 @@ pub(super) enum Target {
     Sweep {
         after: EntryId,
     },
+    /// The last part of a sweep: what is on the LBS and pending at nobody.
+    Stranded {
+        after: EntryId,
+    },
 }
 
 impl Looking {
@@ -116,6 +122,7 @@ impl Looking {
             own_found: None,
             own_pending: 0,
             sweep: None,
+            sweeps_since_stranded: u32::MAX,
             sweep_due: now,
             last_sweep: now,
             sweep_rest: Duration::ZERO,

@@ -13,4 +13,5 @@ mod refusals;
 mod rig;
 mod session;
 mod silence;
+mod stranded;
 mod turns;

@@ -53,7 +53,7 @@ struct Turn {
     stream: StreamName,
     origin: Origin,
     /// Whose it was, and with which token.
-    from: ConsumerName,
+    from: Option<ConsumerName>,
     token: FencingToken,
     at: Timestamp,
     /// It came, and the lock was free.
@@ -125,7 +125,7 @@ impl Machine {
         !self.is_manual()
             && self.room() > 0
             && !is_known
-            && self.place(pending.entry, &pending.consumer) == Some(0)
+            && self.place(pending.entry, pending.consumer.as_ref()) == Some(0)
     }
 
     fn turn_of(&self, pending: &Pending) -> Option<&Turn> {
@@ -148,7 +148,7 @@ impl Machine {
         }
         let has_come = self.turn_of(pending).is_some();
         self.looking.turns.remove(pending.entry);
-        let wait = match self.place(pending.entry, &pending.consumer) {
+        let wait = match self.place(pending.entry, pending.consumer.as_ref()) {
             _ if has_come => return true,
             Some(0) => return true,
             Some(place) => STEP * place.min(LAST_PLACE) + self.deadline_jitter(),
@@ -188,7 +188,7 @@ impl Machine {
 
     /// It was given up, and its lock is held.
     pub(super) fn wait_for_giver(&mut self, pending: &Pending, stream: StreamName, held: &Held) {
-        if is_held_by(held, &pending.consumer) {
+        if is_held_by(held, pending.consumer.as_ref()) {
             self.wait_for_turn(pending, stream.clone(), Origin::HandedBack, EARLY);
             if let Some(turn) = self.looking.turns.turns.get_mut(&pending.entry) {
                 turn.is_first = true;
@@ -212,14 +212,14 @@ impl Machine {
 
     /// This consumer's place in the order for the entry: how many of those who
     /// live, besides the former owner, come before. `None` if nobody knows.
-    fn place(&self, entry: EntryId, from: &ConsumerName) -> Option<u32> {
+    fn place(&self, entry: EntryId, from: Option<&ConsumerName>) -> Option<u32> {
         if !self.sitting.knows_members {
             return None;
         }
         let seed = mix(entry.ms ^ mix(entry.seq));
         let own = mix(seed ^ hash(&self.consumer));
         let others = self.looking.live.iter().filter(|(name, hash)| {
-            **name != self.consumer && *name != from && mix(seed ^ **hash) > own
+            **name != self.consumer && Some(*name) != from && mix(seed ^ **hash) > own
         });
         Some(u32::try_from(others.count()).unwrap_or(u32::MAX))
     }
@@ -238,7 +238,7 @@ impl Machine {
                 }
                 self.look_at(vec![entry]);
             }
-            LockState::Held(held) if is_held_by(&held, &turn.from) => {
+            LockState::Held(held) if is_held_by(&held, turn.from.as_ref()) => {
                 // Not freed yet, or not expired.
                 let margin = self.settings.margin();
                 if turn.early == 0 {
@@ -261,7 +261,10 @@ impl Machine {
     }
 }
 
-fn is_held_by(held: &Held, consumer: &ConsumerName) -> bool {
+fn is_held_by(held: &Held, consumer: Option<&ConsumerName>) -> bool {
+    let Some(consumer) = consumer else {
+        return false;
+    };
     match &held.holder {
         Holder::Session(id) => id.consumer == *consumer,
         Holder::Foreign(name) => name == consumer.as_str(),

@@ -47,6 +47,7 @@ suite!($ transport_conformance!, transport: Arc<dyn Transport>, [
     pages_are_in_order_and_complete,
     scopes_list_what_they_say,
     ids_are_listed_as_the_entries_are,
+    nothing_is_stranded_whatever_its_consumers_do,
     listing_changes_neither_idle_time_nor_deliveries,
     undelivered_entries_are_listed_without_being_delivered,
     consumers_are_listed_with_what_they_have,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::super::items::State;
 use super::super::turns::hashed;
 use super::super::{Action, Flight, Machine, Notice, Reply};
 use super::{LOOK_PAGE, Looking, Target};
@@ -16,6 +17,7 @@ const ID_PAGE: usize = 1000;
 pub(super) struct Look {
     target: Target,
     step: Step,
+    sent: Timestamp,
 }
 
 #[derive(Debug)]
@@ -23,6 +25,8 @@ enum Step {
     Members,
     /// Of ids alone.
     ListIds,
+    /// Of ids of what is stranded.
+    ListStranded,
     List,
     /// Of these among a page of ids.
     LookUp {
@@ -42,6 +46,7 @@ impl Step {
         match self {
             Self::Members => "members",
             Self::ListIds => "list_pending_ids",
+            Self::ListStranded => "list_stranded",
             Self::List | Self::LookUp { .. } => "list_pending",
             Self::Inspect { .. } | Self::InspectTurns(_) => "inspect",
         }
@@ -61,6 +66,7 @@ impl Looking {
     fn first_step(&self, target: &Target) -> Step {
         match target {
             Target::Own { .. } | Target::Sweep { .. } => Step::ListIds,
+            Target::Stranded { .. } => Step::ListStranded,
             Target::Suspect { .. } | Target::Entries(_) | Target::Consumer { .. } => Step::List,
             Target::Turns(entries) => Step::InspectTurns(self.turns.locks(entries)),
         }
@@ -81,10 +87,12 @@ impl Machine {
             true => Step::Members,
             false => self.looking.first_step(&target),
         };
-        self.take_step(Look { target, step });
+        self.take_step(target, step);
     }
 
-    fn take_step(&mut self, look: Look) {
+    fn take_step(&mut self, target: Target, step: Step) {
+        let sent = self.now;
+        let look = Look { target, step, sent };
         let action = match &look.step {
             Step::Members => Action::Members,
             Step::ListIds => {
@@ -99,6 +107,13 @@ impl Machine {
                     limit: ID_PAGE,
                 }
             }
+            Step::ListStranded => Action::ListStranded {
+                after: match look.target {
+                    Target::Stranded { after } => after,
+                    _ => EntryId::MIN,
+                },
+                limit: LOOK_PAGE,
+            },
             Step::List => Action::List {
                 scope: self.scope_of(&look.target),
                 limit: LOOK_PAGE,
@@ -139,7 +154,7 @@ impl Machine {
                 consumer: consumer.clone(),
                 after: *after,
             },
-            Target::Sweep { after } => Scope::All { after: *after },
+            Target::Sweep { after } | Target::Stranded { after } => Scope::All { after: *after },
         }
     }
 
@@ -158,14 +173,11 @@ impl Machine {
                     .collect();
                 self.looking.live_as_of = Some(self.now);
                 let step = self.looking.first_step(&look.target);
-                self.take_step(Look {
-                    target: look.target,
-                    step,
-                });
+                self.take_step(look.target, step);
             }
-            (Step::ListIds, Ok(Reply::ListedIds(page))) => {
+            (Step::ListIds | Step::ListStranded, Ok(Reply::ListedIds(page))) => {
                 self.looking.backoff.succeed();
-                self.ids_listed(look.target, page);
+                self.ids_listed(look.target, page, look.sent);
             }
             (Step::List, Ok(Reply::Listed(page))) => {
                 self.looking.backoff.succeed();
@@ -209,7 +221,7 @@ impl Machine {
         match target {
             Target::Own { .. } => self.look_at_own(),
             // Still due.
-            Target::Sweep { .. } => {}
+            Target::Sweep { .. } | Target::Stranded { .. } => {}
             Target::Entries(entries) => self.looking.hinted.extend(entries),
             Target::Turns(entries) => self.looking.turns.put_off(entries, self.now),
             Target::Consumer { consumer, .. } => {
@@ -220,7 +232,7 @@ impl Machine {
     }
 
     /// Passes over what is known, and looks the rest up.
-    fn ids_listed(&mut self, target: Target, mut page: PendingIds) {
+    fn ids_listed(&mut self, target: Target, mut page: PendingIds, sent: Timestamp) {
         let mut unknown = Vec::new();
         let mut seen = 0;
         for (index, &entry) in page.entries.iter().enumerate() {
@@ -247,17 +259,18 @@ impl Machine {
                 sweep.seen += seen;
                 sweep.looked_up += unknown.len();
             }
-            (Target::Own { .. }, looking) => *looking.own_found.get_or_insert(0) += seen,
+            (Target::Own { after }, looking) => {
+                *looking.own_found.get_or_insert(0) += seen;
+                self.claim_what_was_taken(*after, &page, sent);
+            }
+            (Target::Stranded { .. }, _) => self.claim_what_is_stranded(&page.entries),
             _ => {}
         }
         if unknown.is_empty() {
             return self.page_done(target, page.next);
         }
         let next = page.next;
-        self.take_step(Look {
-            target,
-            step: Step::LookUp { unknown, next },
-        });
+        self.take_step(target, Step::LookUp { unknown, next });
     }
 
     /// Sorts a page: what is ours or free is taken at once, the rest inspected.
@@ -281,14 +294,34 @@ impl Machine {
         if unsure.is_empty() {
             return self.page_read(target, unread, page.next);
         }
-        self.take_step(Look {
-            target,
-            step: Step::Inspect {
-                page: unsure,
-                unread,
-                next: page.next,
-            },
+        let next = page.next;
+        let page = unsure;
+        self.take_step(target, Step::Inspect { page, unread, next });
+    }
+
+    /// What is held, and was when the listing of one's own entries was sent, is among
+    /// them, unless somebody took it from here: a foreign consumer, or an operator who
+    /// removed this consumer's name from the group. It is claimed again, or found gone.
+    fn claim_what_was_taken(&mut self, after: EntryId, page: &PendingIds, sent: Timestamp) {
+        let held = self.items.after(after);
+        let held = held.take_while(|(entry, _)| page.next.is_none_or(|next| *entry <= next));
+        let taken = held.filter(|(entry, item)| {
+            let is_held = matches!(&item.state, State::Held(holding) if holding.since < sent);
+            is_held && page.entries.binary_search(entry).is_err()
         });
+        self.lanes
+            .refresh
+            .queue
+            .extend(taken.map(|(entry, _)| entry));
+    }
+
+    fn claim_what_is_stranded(&mut self, entries: &[EntryId]) {
+        for entry in entries {
+            let state = self.items.get(*entry).map(|item| &item.state);
+            if matches!(state, Some(State::Held(_))) {
+                self.lanes.refresh.queue.insert(*entry);
+            }
+        }
     }
 
     /// On with what a short page left out of what was to be looked up, if anything.
@@ -306,10 +339,7 @@ impl Machine {
             }
             _ => {
                 let unknown = unread;
-                self.take_step(Look {
-                    target,
-                    step: Step::LookUp { unknown, next },
-                });
+                self.take_step(target, Step::LookUp { unknown, next });
             }
         }
     }
@@ -325,7 +355,8 @@ impl Machine {
                     self.notify(Notice::OwnListed { entries });
                 }
             }
-            (Target::Sweep { .. }, None) => self.sweep_done(),
+            (Target::Sweep { .. }, None) => self.pending_swept(),
+            (Target::Stranded { .. }, None) => self.sweep_done(),
             (
                 Target::Suspect {
                     key, unresolved, ..
@@ -336,7 +367,7 @@ impl Machine {
             }
             (Target::Suspect { key, .. }, Some(_)) if full => self.suspect_pass_done(&key, 1),
             // Between its pages a sweep lets what is more urgent go first.
-            (Target::Sweep { .. }, Some(after)) => {
+            (Target::Sweep { .. } | Target::Stranded { .. }, Some(after)) => {
                 if let Some(sweep) = &mut self.looking.sweep {
                     sweep.after = after;
                 }
@@ -353,11 +384,12 @@ impl Machine {
                         unresolved,
                     },
                     Target::Sweep { .. } => Target::Sweep { after },
+                    Target::Stranded { .. } => Target::Stranded { after },
                     Target::Entries(entries) => Target::Entries(entries),
                     Target::Turns(entries) => Target::Turns(entries),
                 };
                 let step = self.looking.first_step(&target);
-                self.take_step(Look { target, step });
+                self.take_step(target, step);
             }
         }
     }

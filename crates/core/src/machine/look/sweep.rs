@@ -7,10 +7,18 @@ use super::super::Machine;
 use super::Target;
 use crate::{EntryId, LockScheme, Timestamp};
 
+/// Pending entries that are so few that looking for what is stranded costs nothing.
+const FEW: usize = 1_000;
+
+/// With more, so many sweeps look for it once.
+const SWEEPS_PER_STRANDED: u32 = 4;
+
 /// How far a sweep has come, and what it has cost.
 #[derive(Debug)]
 pub(super) struct Sweep {
     pub(super) after: EntryId,
+    /// It has seen all that is pending, and goes on with what is stranded.
+    pub(super) stranded: bool,
     /// When it began or went on last.
     pub(super) looked: Timestamp,
     pub(super) seen: usize,
@@ -52,6 +60,7 @@ impl Machine {
         let looking = &mut self.looking;
         looking.sweep = Some(Sweep {
             after: EntryId::MIN,
+            stranded: false,
             looked: self.now,
             seen: 0,
             looked_up: 0,
@@ -64,7 +73,28 @@ impl Machine {
     pub(super) fn sweep_target(&mut self) -> Option<Target> {
         let sweep = self.looking.sweep.as_mut()?;
         sweep.looked = self.now;
-        Some(Target::Sweep { after: sweep.after })
+        let after = sweep.after;
+        Some(match sweep.stranded {
+            true => Target::Stranded { after },
+            false => Target::Sweep { after },
+        })
+    }
+
+    /// All that is pending has been seen. What is on the LBS and pending at nobody is
+    /// looked for with every sweep as long as little is pending, else with every
+    /// fourth: for the server it is five times as much work as listing ids.
+    pub(super) fn pending_swept(&mut self) {
+        let looking = &mut self.looking;
+        let Some(sweep) = &mut looking.sweep else {
+            return;
+        };
+        looking.sweeps_since_stranded = looking.sweeps_since_stranded.saturating_add(1);
+        if sweep.seen > FEW && looking.sweeps_since_stranded < SWEEPS_PER_STRANDED {
+            return self.sweep_done();
+        }
+        looking.sweeps_since_stranded = 0;
+        sweep.stranded = true;
+        sweep.after = EntryId::MIN;
     }
 
     pub(super) fn sweep_done(&mut self) {

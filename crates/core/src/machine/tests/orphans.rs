@@ -684,7 +684,14 @@ fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
         n += 1;
         rig.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
         rig.pass(MS);
-        for name in ["Beat", "Members", "List", "ListIds", "Inspect"] {
+        for name in [
+            "Beat",
+            "Members",
+            "List",
+            "ListIds",
+            "ListStranded",
+            "Inspect",
+        ] {
             if !rig.has(name) {
                 continue;
             }

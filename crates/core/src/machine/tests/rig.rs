@@ -76,7 +76,7 @@ pub(super) fn delivery(n: u64, name: &str) -> Delivery {
 pub(super) fn pending_at(at: &str, n: u64, name: &str) -> Pending {
     Pending {
         entry: entry(n),
-        consumer: consumer(at),
+        consumer: Some(consumer(at)),
         idle: Duration::ZERO,
         deliveries: 1,
         token: FencingToken::NONE,
@@ -286,6 +286,7 @@ impl Rig {
             Action::ListIds {
                 consumer, after, ..
             } => Reply::ListedIds(self.list_ids(consumer.as_ref(), *after)),
+            Action::ListStranded { after, .. } => Reply::ListedIds(self.list_stranded(*after)),
             Action::Inspect(locks) => {
                 Reply::Inspected(locks.iter().map(|lock| self.inspect(lock)).collect())
             }
@@ -344,7 +345,9 @@ impl Rig {
     fn list(&self, scope: &Scope) -> PendingPage {
         let is_in = |p: &&Pending| match scope {
             Scope::All { after } => p.entry > *after,
-            Scope::Consumer { consumer, after } => p.consumer == *consumer && p.entry > *after,
+            Scope::Consumer { consumer, after } => {
+                p.consumer.as_ref() == Some(consumer) && p.entry > *after
+            }
             Scope::Entries(entries) => entries.contains(&p.entry),
         };
         let mut entries: Vec<Pending> = self.pending.values().filter(is_in).cloned().collect();
@@ -356,10 +359,22 @@ impl Rig {
 
     fn list_ids(&self, consumer: Option<&ConsumerName>, after: EntryId) -> PendingIds {
         let after = |p: &&Pending| p.entry > after;
-        let its = |p: &&Pending| consumer.is_none_or(|consumer| p.consumer == *consumer);
+        let its = |p: &&Pending| consumer.is_none_or(|of| p.consumer.as_ref() == Some(of));
         let found = self.pending.values().filter(after).filter(its);
         PendingIds {
             entries: found.map(|p| p.entry).collect(),
+            next: None,
+        }
+    }
+
+    /// Of what listings find by id, what is at nobody.
+    fn list_stranded(&self, after: EntryId) -> PendingIds {
+        let found = self.pending.values().filter(|p| p.entry > after);
+        PendingIds {
+            entries: found
+                .filter(|p| p.consumer.is_none())
+                .map(|p| p.entry)
+                .collect(),
             next: None,
         }
     }

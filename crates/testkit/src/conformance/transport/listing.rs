@@ -23,7 +23,7 @@ pub async fn a_delivered_entry_is_listed_as_untouched(
     t.take(&t.a, 1).await;
     let pending = t.pending(entry).await.expect("pending once delivered");
     assert_eq!(pending.entry, entry);
-    assert_eq!(pending.consumer, t.a);
+    assert_eq!(pending.consumer, Some(t.a));
     assert_eq!(pending.token, FencingToken::NONE);
     assert!(!pending.handed_back);
     assert_eq!(pending.failures, 0);
@@ -207,7 +207,7 @@ pub async fn listing_changes_neither_idle_time_nor_deliveries(
         "idle grew by {grown:?}"
     );
     assert_eq!(last.deliveries, first.deliveries);
-    assert_eq!(last.consumer, t.a);
+    assert_eq!(last.consumer.as_ref(), Some(&t.a));
 }
 
 /// What nobody has had is listed, and still to be had afterwards.
@@ -294,7 +294,7 @@ pub async fn a_consumer_is_forgotten_only_when_nothing_is_pending_at_it(
     let pending = t.pending(entry).await.expect("still pending");
     assert_eq!(
         (pending.consumer, pending.token),
-        (t.a.clone(), FencingToken(5))
+        (Some(t.a.clone()), FencingToken(5))
     );
     let known = async |consumer| {
         t.consumers()
@@ -322,4 +322,36 @@ pub async fn a_consumer_is_forgotten_only_when_nothing_is_pending_at_it(
             .expect("forget_consumer")
     );
     assert!(t.pending(entry).await.is_some());
+}
+
+/// Nothing that this trait does leaves an entry on the LBS, delivered and pending at
+/// nobody; and what is undelivered, or gone, is not that.
+pub async fn nothing_is_stranded_whatever_its_consumers_do(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let stranded = async || {
+        let page = t.list_stranded(EntryId::MIN, 10).await;
+        let page = page.expect("list_stranded");
+        assert!(page.next.is_none_or(|next| next > EntryId::MIN));
+        page.entries
+    };
+    assert!(stranded().await.is_empty());
+    let entries = t.announce(6).await;
+    assert!(stranded().await.is_empty(), "nothing was delivered");
+    t.take(&t.a, 3).await;
+    t.take(&t.b, 1).await;
+    assert!(stranded().await.is_empty(), "all is pending");
+    t.complete_one(&t.a, entries[0], 5).await;
+    t.claim_one(&t.b, entries[1], 5).await;
+    t.hand_back_one(&t.b, entries[1], 5, false).await;
+    assert!(stranded().await.is_empty());
+    let scope = Scope::Entries(entries.clone());
+    let page = t.list_pending(&scope, 10).await.expect("list_pending");
+    assert_eq!(listed(&page.entries), entries[1..4], "what is pending");
+    assert!(page.entries.iter().all(|p| p.consumer.is_some()));
+    let greatest = EntryId::new(u64::MAX, u64::MAX);
+    let behind = t.list_stranded(greatest, 10).await.expect("list_stranded");
+    assert_eq!(behind, streamlease_core::PendingIds::default());
 }

@@ -236,11 +236,13 @@ impl Checker {
     }
 
     /// An entry is about to be parked, with so many failures on record (R7).
-    /// (An LBS that was restored may have forgotten those that were counted.)
+    /// (An LBS that was restored, or lost its records, may have forgotten those that were
+    /// counted.)
     pub(in super::super) fn parks(&mut self, entry: EntryId, failures: u32, limit: Option<u32>) {
         let submitted = self.entries.submitted.get(&entry);
         let readable = submitted.is_some_and(Option::is_some);
-        let restored = self.lossy.contains("LBS restored");
+        let restored = ["LBS restored", LOST_FENCES];
+        let restored = restored.iter().any(|why| self.lossy.contains(why));
         if readable && !restored && limit.is_none_or(|limit| failures < limit) {
             let what = format!("{entry} is parked after {failures} failures");
             self.fail("R7", "parked without reason", what);

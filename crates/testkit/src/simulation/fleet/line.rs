@@ -308,6 +308,13 @@ impl Transport for Line {
         .await
     }
 
+    async fn list_stranded(&self, after: EntryId, limit: usize) -> Result<PendingIds> {
+        self.lbs("list_stranded", move |state, _, _| {
+            state.servers.lbs.list_stranded(after, limit)
+        })
+        .await
+    }
+
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
         let (consumer, claims) = (consumer.clone(), claims.to_vec());
         self.lbs("claim", move |state, at, _| {

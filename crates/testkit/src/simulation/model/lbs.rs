@@ -368,7 +368,7 @@ impl Lbs {
             let fence = self.fences.get(&entry).cloned().unwrap_or_default();
             page.entries.push(Pending {
                 entry,
-                consumer: slot.consumer.clone(),
+                consumer: Some(slot.consumer.clone()),
                 idle: Duration::from_millis(now_ms.saturating_sub(slot.delivered_ms)),
                 deliveries: slot.count,
                 token: fence.token,
@@ -377,6 +377,24 @@ impl Lbs {
                 content: content.clone(),
             });
         }
+        for entry in only.into_iter().flatten() {
+            let delivered = *entry <= group.last_delivered && !group.pending.contains_key(entry);
+            let Some(content) = stream.get(entry).filter(|_| delivered) else {
+                continue;
+            };
+            let fence = self.fences.get(entry).cloned().unwrap_or_default();
+            page.entries.push(Pending {
+                entry: *entry,
+                consumer: None,
+                idle: Duration::ZERO,
+                deliveries: 0,
+                token: fence.token,
+                handed_back: fence.handed_back,
+                failures: fence.failures,
+                content: content.clone(),
+            });
+        }
+        page.entries.sort_unstable_by_key(|pending| pending.entry);
         Ok(page)
     }
 
@@ -391,6 +409,23 @@ impl Lbs {
         let wanted = later.filter(|(_, slot)| consumer.is_none_or(|of| *of == slot.consumer));
         let entries: Vec<_> = wanted.map(|(&entry, _)| entry).take(limit).collect();
         // A full page may be the last one: the next is empty then.
+        let next = entries.last().copied().filter(|_| entries.len() == limit);
+        Ok(PendingIds { entries, next })
+    }
+
+    /// Delivered to this group, still on the stream, and pending at nobody.
+    pub(in super::super) fn list_stranded(
+        &self,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<PendingIds> {
+        let group = self.group.as_ref().ok_or_else(no_group)?;
+        let later = self.stream.range((Excluded(after), Unbounded));
+        let stranded = later
+            .map(|(entry, _)| *entry)
+            .take_while(|entry| *entry <= group.last_delivered)
+            .filter(|entry| !group.pending.contains_key(entry));
+        let entries: Vec<_> = stranded.take(limit).collect();
         let next = entries.last().copied().filter(|_| entries.len() == limit);
         Ok(PendingIds { entries, next })
     }

@@ -123,6 +123,9 @@ impl World {
                 after,
                 limit,
             } => Reply::ListedIds(lbs.list_ids(consumer.as_ref(), *after, *limit)?),
+            Action::ListStranded { after, limit } => {
+                Reply::ListedIds(lbs.list_stranded(*after, *limit)?)
+            }
             Action::Claim(claims) => Reply::Claimed(lbs.claim(me, claims, lbs_now)?),
             Action::ClearFailures(entries) => {
                 lbs.clear_failures(entries);
