@@ -137,6 +137,7 @@ mod locks;
 mod migrate;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod notifier;
+#[cfg(any(feature = "tokio", feature = "smol"))]
 mod pages;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod timer;
