@@ -157,3 +157,20 @@ fn without_the_right_to_look_at_groups_what_lies_between_pending_entries_is_foun
         assert_eq!(all_stranded(&backend, 10).await, entries[..1]);
     });
 }
+
+#[test]
+fn the_greatest_id_of_all_ends_the_search() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        backend.transport.prepare().await.unwrap();
+        let greatest = EntryId::new(u64::MAX, u64::MAX).to_string();
+        let payload = Announcement::new(stream("last"), Info::NONE).encode();
+        let id = ["XADD", "orders-input", &greatest, "lbs-input", &payload];
+        server.run::<()>(&id);
+        backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
+        assert!(all_stranded(&backend, 10).await.is_empty());
+        server.run::<()>(&["XACK", "orders-input", "orders-group", &greatest]);
+        assert_eq!(all_stranded(&backend, 10).await.len(), 1);
+    });
+}

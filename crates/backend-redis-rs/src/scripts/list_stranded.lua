@@ -8,8 +8,14 @@ local lbs, group, after = KEYS[1], ARGV[1], ARGV[2]
 local most, far = tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = {}
 
+-- Nothing comes after it, and Redis refuses to look there.
+local GREATEST = '18446744073709551615-18446744073709551615'
+
 -- Whether all of the gap was seen.
 local function look_between(from, to)
+  if from == GREATEST then
+    return true
+  end
   local entries = redis.call('XRANGE', lbs, '(' .. from, to, 'COUNT', most - #found)
   for i = 1, #entries do
     found[#found + 1] = entries[i][1]
