@@ -11,6 +11,9 @@ use crate::plan::Class;
 use crate::program::COMPLAINT;
 use crate::round::{Evidence, Outcome};
 
+/// So many owners have to fail on an entry before it is parked, by default.
+const PARKED_AFTER: usize = 5;
+
 /// A lease as the workers report it.
 type LeaseOf<'a> = (&'a str, &'a str, u64);
 
@@ -20,6 +23,9 @@ pub(crate) fn check(evidence: &Evidence<'_>) -> Outcome {
     violations.extend(evidence.fleet.violations.iter().cloned());
     drop(books);
     check_workers(evidence, &mut violations);
+    if evidence.leases_were_safe {
+        check_leases(evidence, &mut violations);
+    }
     let overlap = check_overlaps(evidence, &mut violations);
     let lost = check_entries(evidence, &mut violations);
     check_lbs(evidence, &mut violations);
@@ -100,6 +106,22 @@ fn check_workers(evidence: &Evidence<'_>, violations: &mut Vec<String>) {
     }
 }
 
+pub(crate) const LOST_FOR_NOTHING: &str = "a lease lost for nothing";
+
+/// R2: a lease ends against its owner's will only if something has happened that ends
+/// leases.
+fn check_leases(evidence: &Evidence<'_>, violations: &mut Vec<String>) {
+    for gone in &evidence.fleet.gone {
+        let lost = |event: &&Value| event["event"] == "stream_disowned";
+        for event in gone.events.iter().filter(lost) {
+            violations.push(format!(
+                "{LOST_FOR_NOTHING}: consumer={} {event}",
+                gone.name
+            ));
+        }
+    }
+}
+
 /// R1: whoever lost a stream has said so before the next owner had it. Where a
 /// worker was stopped, only tokens help, and the other checks look at those. Returns
 /// the longest overlap.
@@ -157,6 +179,7 @@ fn check_entries(evidence: &Evidence<'_>, violations: &mut Vec<String>) -> Vec<S
         }
         *owners.entry(entry).or_default() += usize::from(event["event"] == "stream_added");
     }
+    let failed = failed_owners(evidence);
     let mut lost = Vec::new();
     let mut unfinished_streams: BTreeSet<&str> = evidence
         .announced
@@ -176,9 +199,12 @@ fn check_entries(evidence: &Evidence<'_>, violations: &mut Vec<String>) -> Vec<S
         } else if !is_there && !evidence.losses.iter().any(|loss| announced.since < *loss) {
             lost.push(format!("gone and not finished: {label}"));
         }
-        if is_parked && account.is_none_or(|account| account.begun.len() < 3) {
+        let failures = account.map_or(0, |account| account.begun.len().min(announced.work.fails))
+            + failed.get(entry.as_str()).map_or(0, BTreeSet::len);
+        // One of them may have died before it could tell that the entry was its.
+        if is_parked && failures + 1 < PARKED_AFTER {
             violations.push(format!(
-                "parked, though hardly anybody failed on it: {label}"
+                "parked, though hardly anybody failed on it ({failures}): {label}"
             ));
         }
         if evidence.class == Class::Lossy {
@@ -206,6 +232,28 @@ fn check_entries(evidence: &Evidence<'_>, violations: &mut Vec<String>) -> Vec<S
             .map(|stream| format!("no entry of it was ever finished: stream={stream}")),
     );
     lost
+}
+
+/// By entry: those who died with it or were stopped, by token. Nobody else fails by
+/// being gone: not who cannot reach Redis, nor who was refused.
+fn failed_owners<'a>(evidence: &'a Evidence<'_>) -> BTreeMap<&'a str, BTreeSet<u64>> {
+    let mut failed: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for gone in &evidence.fleet.gone {
+        if !gone.was_stopped && !gone.was_killed {
+            continue;
+        }
+        for event in &gone.events {
+            let (_, entry, token) = lease(event);
+            let tokens = failed.entry(entry).or_default();
+            match event["event"].as_str().unwrap_or_default() {
+                "stream_added" => _ = tokens.insert(token),
+                // Those that it lost it may have lost by being stopped.
+                "stream_done" | "stream_handed_back" => _ = tokens.remove(&token),
+                _ => {}
+            }
+        }
+    }
+    failed
 }
 
 /// Convergence: nothing is left when the bound has passed.

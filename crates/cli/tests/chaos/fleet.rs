@@ -3,14 +3,21 @@
 //! It is the supervisor of a cluster in small: a worker that is gone is replaced,
 //! one that could not start is started again.
 
-use std::process::Command;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use streamlease_tests::{JsonProcess, Proxy, RedisServer, Signal};
+use streamlease_tests::{JsonProcess, Proxy, Signal};
 
 use crate::SERVICE;
 use crate::plan::{Locks, WORKERS};
+use crate::servers::{PASSWORD, user};
+
+/// By then every kind of call of a new worker has been answered once, so that what is
+/// refused later is no longer taken for a wrong configuration.
+const STARTING: Duration = Duration::from_secs(2);
 
 /// What a worker is started with.
 #[derive(Debug)]
@@ -26,7 +33,7 @@ pub(crate) struct Fleet {
     posts: Vec<Post>,
     leaving: Vec<Leaving>,
     pub(crate) gone: Vec<Gone>,
-    /// Started while Redis could not be reached, and so ended.
+    /// Started while its user had no rights, and so ended.
     pub(crate) failed_starts: u64,
     pub(crate) violations: Vec<String>,
 }
@@ -38,6 +45,8 @@ struct Post {
     name: String,
     renamed: u32,
     worker: Option<Worker>,
+    /// Whether its user lacks rights.
+    is_denied: bool,
     /// From when on a successor may start.
     open_at: Option<Instant>,
 }
@@ -48,6 +57,9 @@ struct Worker {
     process: JsonProcess,
     /// Whether SIGSTOP has ever kept it from looking at its clock.
     was_stopped: bool,
+    since: Instant,
+    /// Whether its user lacked rights when it started.
+    was_denied: bool,
 }
 
 #[derive(Debug)]
@@ -66,18 +78,21 @@ pub(crate) struct Gone {
     pub(crate) pid: u32,
     pub(crate) exit: String,
     pub(crate) was_stopped: bool,
+    /// By SIGKILL, and so without a word.
+    pub(crate) was_killed: bool,
     pub(crate) events: Vec<Value>,
     pub(crate) not_json: Vec<String>,
     pub(crate) stderr: String,
 }
 
 impl Fleet {
-    pub(crate) fn start(recipe: Recipe, server: &RedisServer) -> Self {
+    pub(crate) fn start(recipe: Recipe, server: SocketAddr) -> Self {
         let posts = (0..WORKERS).map(|number| Post {
-            proxy: Proxy::start(server.addr()),
+            proxy: Proxy::start(server),
             name: format!("w{number}"),
             renamed: 0,
             worker: None,
+            is_denied: false,
             open_at: Some(Instant::now()),
         });
         let mut fleet = Self {
@@ -100,11 +115,31 @@ impl Fleet {
         self.posts.iter().map(|post| &post.proxy)
     }
 
-    /// SIGKILL; a successor after `down`. Whether there was anybody.
-    pub(crate) fn kill(&mut self, post: usize, down: Duration, rename: bool) -> bool {
-        let Some(worker) = self.posts[post].worker.take() else {
-            return false;
-        };
+    /// Who works there, or is going to.
+    pub(crate) fn name(&self, post: usize) -> &str {
+        &self.posts[post].name
+    }
+
+    /// The post's user lacks rights, until [`allow`](Self::allow).
+    pub(crate) fn deny(&mut self, post: usize) {
+        let post = &mut self.posts[post];
+        post.is_denied = true;
+        if let Some(worker) = &mut post.worker {
+            worker.was_denied |= worker.since.elapsed() < STARTING;
+        }
+    }
+
+    /// All users have all rights.
+    pub(crate) fn allow(&mut self) {
+        for post in &mut self.posts {
+            post.is_denied = false;
+        }
+    }
+
+    /// SIGKILL; a successor after `down`. Who it was, if there was anybody.
+    pub(crate) fn kill(&mut self, post: usize, down: Duration, rename: bool) -> Option<String> {
+        let worker = self.posts[post].worker.take()?;
+        let name = worker.name.clone();
         worker.process.signal(Signal::KILL);
         self.leaving.push(Leaving {
             worker,
@@ -112,7 +147,7 @@ impl Fleet {
             post: None,
         });
         self.free(post, down, rename);
-        true
+        Some(name)
     }
 
     /// SIGTERM; a successor `down` after it has gone.
@@ -179,7 +214,7 @@ impl Fleet {
             if let Some(mut worker) = self.posts[post].worker.take() {
                 match worker.process.exited() {
                     Some(status) => {
-                        self.unasked(worker, status.to_string());
+                        self.unasked(worker, status);
                         self.free(post, Duration::from_millis(200), false);
                     }
                     None => self.posts[post].worker = Some(worker),
@@ -217,10 +252,8 @@ impl Fleet {
                     self.free(post, down, rename);
                 }
                 match leaving.deadline {
-                    Some(_) => self
-                        .gone
-                        .push(Gone::new(leaving.worker, status.to_string())),
-                    None => self.unasked(leaving.worker, status.to_string()),
+                    Some(_) => self.gone.push(Gone::new(leaving.worker, status)),
+                    None => self.unasked(leaving.worker, status),
                 }
                 continue;
             }
@@ -237,10 +270,12 @@ impl Fleet {
         }
     }
 
-    /// Nobody asked it to end. Before it has started it may, as Redis cannot be reached.
-    fn unasked(&mut self, worker: Worker, exit: String) {
+    /// Nobody asked it to end. It may, if from its start on it has no rights: that
+    /// somebody has to mend. Everything else it has to wait for.
+    fn unasked(&mut self, worker: Worker, exit: ExitStatus) {
+        let was_denied = worker.was_denied;
         let gone = Gone::new(worker, exit);
-        if gone.events.is_empty() {
+        if was_denied {
             self.failed_starts += 1;
         } else {
             self.violations.push(format!(
@@ -279,13 +314,17 @@ impl Fleet {
             Locks::PerStream => "per-stream",
             Locks::Session => "session",
         };
+        let (user, addr) = (user(post), self.posts[post].proxy.addr());
+        let redis = format!("redis://{user}:{PASSWORD}@{addr}/0");
         let mut command = Command::new(env!("CARGO_BIN_EXE_streamlease"));
         command
             .args(["work", "--json", "--service", SERVICE, "--consumer", &name])
-            .args(["--redis", &self.posts[post].proxy.url()])
+            .args(["--redis", &redis])
             .args(["--ttl", &format!("{}ms", self.recipe.ttl.as_millis())])
             .args(["--locks", locks])
-            .args(["--capacity", "4", "--grace", "500ms"])
+            // What one of them leaves behind is more than another takes over at once.
+            .args(["--capacity", if post == 1 { "12" } else { "4" }])
+            .args(["--grace", "500ms"])
             .args(["--runtime", ["tokio", "async-std", "smol"][post % 3]])
             .args(["--claim", if post == 3 { "manual" } else { "auto" }])
             .arg("--exec")
@@ -295,19 +334,22 @@ impl Fleet {
         Worker {
             name,
             process: JsonProcess::spawn(&mut command),
+            since: Instant::now(),
             was_stopped: false,
+            was_denied: self.posts[post].is_denied,
         }
     }
 }
 
 impl Gone {
-    fn new(worker: Worker, exit: String) -> Self {
+    fn new(worker: Worker, exit: ExitStatus) -> Self {
         let process = worker.process;
         Self {
             name: worker.name,
             pid: process.pid(),
-            exit,
+            exit: exit.to_string(),
             was_stopped: worker.was_stopped,
+            was_killed: exit.signal() == Some(Signal::KILL.as_raw()),
             events: process.final_events(Duration::from_secs(10)),
             not_json: process.not_json(),
             stderr: process.stderr(),

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::draw::{Wish, draw};
+use crate::faults::Fault;
+
 /// So many workers there are at a time.
 pub(crate) const WORKERS: usize = 4;
-
-/// Kinds of faults; the last two only where writes may be lost.
-pub(crate) const KINDS: usize = 20;
 
 /// What may be asked of a round (issue 3): with lost writes less can be promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// What Redis has acknowledged stays (`appendfsync always`).
     Durable,
-    /// Redis may lose its last writes (the end of its append-only file), or everything
-    /// (FLUSHALL).
+    /// Redis may lose its last writes (the end of its append-only file, what a replica
+    /// did not have yet), single keys (deleted, evicted), or everything (FLUSHALL).
     Lossy,
 }
 
@@ -45,118 +45,54 @@ pub(crate) struct Work {
     pub(crate) stream: String,
     /// For the program: see `program.rs`.
     pub(crate) info: String,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Fault {
-    /// SIGKILL; another starts after `down`, under another name if `rename`.
-    Kill {
-        worker: usize,
-        down: Duration,
-        rename: bool,
-    },
-    /// SIGKILL, and the same name again at once.
-    Restart {
-        worker: usize,
-    },
-    /// SIGTERM; another starts `down` after it has exited.
-    Terminate {
-        worker: usize,
-        down: Duration,
-        rename: bool,
-    },
-    /// SIGSTOP for less than a TTL.
-    StopShort {
-        worker: usize,
-        time: Duration,
-    },
-    /// SIGSTOP for longer than a TTL.
-    StopLong {
-        worker: usize,
-        time: Duration,
-    },
-    /// SIGSTOP, the same name again at once, and then the first wakes up and
-    /// lives on for a while.
-    Twin {
-        worker: usize,
-        stopped: Duration,
-        alive: Duration,
-    },
-    RedisRestart {
-        down: Duration,
-    },
-    /// Like a machine that loses power: what is not on its disk yet is gone.
-    RedisForgets {
-        down: Duration,
-        bytes: u64,
-    },
-    RedisFreeze {
-        time: Duration,
-    },
-    CutAll {
-        worker: usize,
-    },
-    CutReply {
-        worker: usize,
-        request: &'static str,
-        bytes: usize,
-    },
-    Latency {
-        worker: usize,
-        latency: Duration,
-        time: Duration,
-    },
-    Partition {
-        worker: usize,
-        time: Duration,
-    },
-    LoseReplies {
-        worker: usize,
-        time: Duration,
-    },
-    LoseRequests {
-        worker: usize,
-        time: Duration,
-    },
-    /// From the next request about an entry on: a claim or an end comes late,
-    /// though the acquire before it did not.
-    DelayEntry {
-        worker: usize,
-        time: Duration,
-    },
-    PartitionOfAll {
-        time: Duration,
-    },
-    ScriptFlush,
-    ClientKill {
-        kind: &'static str,
-    },
-    FlushAll,
+    /// So many of those who begin on it fail.
+    pub(crate) fails: usize,
 }
 
 impl Plan {
-    /// Class, TTL and locks drawn, too.
-    pub(crate) fn drawn(seed: u64, length: Duration) -> Self {
+    /// Class, TTL and locks drawn, too; `only` as in [`Wish`].
+    pub(crate) fn drawn(
+        seed: u64,
+        class: Option<Class>,
+        length: Duration,
+        only: &[String],
+    ) -> Self {
         let mut rng = Rng(seed);
-        let class = match rng.below(3) {
+        let drawn = match rng.below(3) {
             0 => Class::Lossy,
             _ => Class::Durable,
         };
         let ttl = Duration::from_millis([600, 1_000, 2_000][rng.below(3)]);
         let locks = [Locks::PerStream, Locks::Session][rng.below(2)];
-        Self::new(seed, class, locks, ttl, length)
+        Self::new(
+            locks,
+            Wish {
+                seed,
+                class: class.unwrap_or(drawn),
+                ttl,
+                length,
+                only,
+                harmless: false,
+            },
+        )
     }
 
-    pub(crate) fn new(
-        seed: u64,
-        class: Class,
-        locks: Locks,
-        ttl: Duration,
-        length: Duration,
-    ) -> Self {
-        // One for each, so that a change of one leaves the other as it is.
-        let faults = draw_faults(&mut Rng(seed ^ 0xFA17), class, ttl, length);
-        let submissions = draw_submissions(&mut Rng(seed ^ 0x5B), ttl, length);
+    pub(crate) fn new(locks: Locks, wish: Wish<'_>) -> Self {
+        let Wish {
+            seed,
+            class,
+            ttl,
+            length,
+            ..
+        } = wish;
+        // Sources of their own, so that a change of one leaves the others as they are.
+        let faults = draw(wish);
+        assert!(
+            class == Class::Lossy || !faults.iter().any(|(_, fault)| fault.is_lossy()),
+            "a durable round loses nothing"
+        );
+        let mut submissions = draw_submissions(&mut Rng(seed ^ 0x5B), ttl, length);
+        submissions.push(draw_hopeless(&mut Rng(seed ^ 0xBAD), length));
         Self {
             seed,
             class,
@@ -177,134 +113,6 @@ impl Plan {
     /// work itself, and time for a machine that does other things, too.
     pub(crate) fn bound(&self) -> Duration {
         self.ttl * (1 + 2 + 2 + 4) + Duration::from_secs(5) + self.ttl * 4 + Duration::from_secs(20)
-    }
-}
-
-impl Fault {
-    pub(crate) fn kind(&self) -> &'static str {
-        match self {
-            Self::Kill { .. } => "SIGKILL",
-            Self::Restart { .. } => "SIGKILL and the same name at once",
-            Self::Terminate { .. } => "SIGTERM",
-            Self::StopShort { .. } => "SIGSTOP, shorter than the TTL",
-            Self::StopLong { .. } => "SIGSTOP, longer than the TTL",
-            Self::Twin { .. } => "SIGSTOP and the same name at once",
-            Self::RedisRestart { .. } => "Redis killed and restarted",
-            Self::RedisForgets { .. } => "Redis restarted without its last writes",
-            Self::RedisFreeze { .. } => "Redis frozen",
-            Self::CutAll { .. } => "connections cut",
-            Self::CutReply { .. } => "connection cut in the middle of a reply",
-            Self::Latency { .. } => "latency",
-            Self::Partition { .. } => "partition",
-            Self::LoseReplies { .. } => "replies held",
-            Self::LoseRequests { .. } => "requests held",
-            Self::DelayEntry { .. } => "requests held, from one about an entry on",
-            Self::PartitionOfAll { .. } => "partition of all",
-            Self::ScriptFlush => "SCRIPT FLUSH",
-            Self::ClientKill { .. } => "CLIENT KILL",
-            Self::FlushAll => "FLUSHALL",
-        }
-    }
-}
-
-fn draw_faults(
-    rng: &mut Rng,
-    class: Class,
-    ttl: Duration,
-    length: Duration,
-) -> Vec<(Duration, Fault)> {
-    let mut faults = Vec::new();
-    // Everybody gets to work first.
-    let mut at = Duration::from_millis(800);
-    // Each kind comes once before any comes again, so that short rounds have most.
-    let mut bag = Vec::new();
-    loop {
-        at += rng.between(Duration::from_millis(200), Duration::from_millis(700));
-        if at >= length {
-            return faults;
-        }
-        if bag.is_empty() {
-            bag = (0..KINDS - 2 * usize::from(class == Class::Durable)).collect();
-        }
-        let kind = bag.swap_remove(rng.below(bag.len()));
-        faults.push((at, draw_fault(rng, kind, ttl)));
-    }
-}
-
-fn draw_fault(rng: &mut Rng, kind: usize, ttl: Duration) -> Fault {
-    let worker = rng.below(WORKERS);
-    let mut ttls = |from: f64, to: f64| rng.between(ttl.mul_f64(from), ttl.mul_f64(to));
-    match kind {
-        0 => Fault::Kill {
-            worker,
-            down: ttls(0.0, 2.0),
-            rename: rng.below(3) == 0,
-        },
-        1 => Fault::Restart { worker },
-        2 => Fault::Terminate {
-            worker,
-            down: ttls(0.0, 1.0),
-            rename: rng.below(3) == 0,
-        },
-        3 => Fault::StopShort {
-            worker,
-            time: ttls(0.2, 0.8),
-        },
-        4 => Fault::StopLong {
-            worker,
-            time: ttls(1.2, 3.0),
-        },
-        5 => Fault::Twin {
-            worker,
-            stopped: ttls(0.5, 2.5),
-            alive: ttls(0.5, 2.0),
-        },
-        6 => Fault::RedisRestart {
-            down: ttls(0.0, 1.5),
-        },
-        7 => Fault::RedisFreeze {
-            time: ttls(0.2, 1.5),
-        },
-        8 => Fault::CutAll { worker },
-        9 => Fault::CutReply {
-            worker,
-            request: ["", "EVALSHA", "XREADGROUP", "XACK"][rng.below(4)],
-            bytes: rng.below(24),
-        },
-        10 => Fault::Latency {
-            worker,
-            latency: rng.between(Duration::from_millis(5), ttl / 6),
-            time: rng.between(ttl, ttl * 3),
-        },
-        11 => Fault::Partition {
-            worker,
-            time: ttls(0.3, 2.5),
-        },
-        12 => Fault::LoseReplies {
-            worker,
-            time: ttls(0.3, 2.5),
-        },
-        13 => Fault::LoseRequests {
-            worker,
-            time: ttls(0.3, 2.5),
-        },
-        14 => Fault::PartitionOfAll {
-            time: ttls(0.3, 1.5),
-        },
-        15 => Fault::ScriptFlush,
-        16 => Fault::ClientKill {
-            kind: ["normal", "pubsub"][rng.below(2)],
-        },
-        17 => Fault::DelayEntry {
-            worker,
-            time: ttls(1.2, 3.0),
-        },
-        18 => Fault::FlushAll,
-        _ => Fault::RedisForgets {
-            down: ttls(0.0, 1.5),
-            // Up to about a second's.
-            bytes: rng.below(40_000) as u64,
-        },
     }
 }
 
@@ -334,17 +142,42 @@ fn draw_work(rng: &mut Rng, number: usize, ttl: Duration) -> Work {
     } else {
         rng.between(Duration::from_millis(50), Duration::from_millis(500))
     };
-    let info = json!({
-        "parts": 2 + rng.below(6),
-        "work_ms": time.as_millis() as u64,
-        // For whoever is not the first.
-        "check_ms": rng.between(Duration::ZERO, ttl).as_millis() as u64,
-        // So many of those who begin it exit with 1.
-        "fails": usize::from(rng.below(12) == 0) + usize::from(rng.below(40) == 0),
-    });
-    Work {
-        stream: format!("call-{number}"),
-        info: info.to_string(),
+    let parts = 2 + rng.below(6);
+    // For whoever is not the first.
+    let check = rng.between(Duration::ZERO, ttl);
+    let fails = usize::from(rng.below(12) == 0) + usize::from(rng.below(40) == 0);
+    Work::new(format!("call-{number}"), [time, check], parts, fails, 0)
+}
+
+/// One that is parked in the end, as nobody can finish it.
+fn draw_hopeless(rng: &mut Rng, length: Duration) -> (Duration, Vec<Work>) {
+    let time = Duration::from_millis(50);
+    let work = Work::new("hopeless".into(), [time, time], 2, usize::MAX, 0);
+    (rng.between(Duration::ZERO, length / 4), vec![work])
+}
+
+impl Work {
+    /// `padding`: bytes by which its info is larger than it has to be.
+    pub(crate) fn new(
+        stream: String,
+        [time, check]: [Duration; 2],
+        parts: usize,
+        fails: usize,
+        padding: usize,
+    ) -> Self {
+        let info = json!({
+            "parts": parts,
+            "work_ms": time.as_millis() as u64,
+            "check_ms": check.as_millis() as u64,
+            // So many of those who begin it exit with 1.
+            "fails": fails,
+            "padding": "x".repeat(padding),
+        });
+        Self {
+            stream,
+            info: info.to_string(),
+            fails,
+        }
     }
 }
 
@@ -361,11 +194,11 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    fn between(&mut self, from: Duration, to: Duration) -> Duration {
+    pub(crate) fn between(&mut self, from: Duration, to: Duration) -> Duration {
         let span = to.saturating_sub(from).as_micros() as u64;
         from + Duration::from_micros(self.next() % (span + 1))
     }

@@ -1,19 +1,20 @@
 //! One round: a server, a fleet, a producer and a ledger, faults, and what came of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use streamlease_tests::{Proxy, RedisServer};
+use streamlease_tests::Proxy;
 
 use crate::SERVICE;
 use crate::check;
+use crate::faults::Fault;
 use crate::fleet::{Fleet, Recipe};
+use crate::inject::RoleChange;
 use crate::ledger::Ledger;
-use crate::plan::{Class, Fault, Plan, Work};
+use crate::plan::{Class, Plan, Work};
 use crate::producer::{Announced, Announcer};
+use crate::servers::{Servers, key};
 
 /// What came of a round.
 #[derive(Debug, Default)]
@@ -38,19 +39,6 @@ pub(crate) struct Outcome {
     pub(crate) violations: Vec<String>,
     /// What was said and done, in order; for whoever has to find out.
     pub(crate) story: String,
-}
-
-/// Where the last whole transaction ends if so many bytes are lost. Redis 7.0 goes on
-/// behind half a transaction, and at the start after that cannot read the next one.
-fn end_of_transaction(mut log: &File, lost: u64) -> u64 {
-    const END: &[u8] = b"$4\r\nEXEC\r\n";
-    let mut bytes = Vec::new();
-    log.read_to_end(&mut bytes).unwrap();
-    let left = bytes.len().saturating_sub(lost as usize);
-    let end = bytes[..left]
-        .windows(END.len())
-        .rposition(|part| part.eq_ignore_ascii_case(END));
-    end.map_or(0, |at| (at + END.len()) as u64)
 }
 
 impl Outcome {
@@ -84,6 +72,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) fleet: &'a Fleet,
     /// When Redis may have lost data: what was announced before may be gone.
     pub(crate) losses: &'a [Instant],
+    /// Whether nothing has happened for which somebody that lives may lose a lease.
+    pub(crate) leases_were_safe: bool,
     pub(crate) lbs: &'a Lbs,
 }
 
@@ -95,9 +85,15 @@ pub(crate) struct Lbs {
     pub(crate) parked: BTreeSet<String>,
 }
 
+impl Lbs {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.pending == 0
+    }
+}
+
 /// Something that is to be done later.
 #[derive(Debug)]
-enum Task {
+pub(crate) enum Task {
     Announce(Vec<Work>),
     Inject(Fault),
     GoOn(u32),
@@ -105,22 +101,28 @@ enum Task {
     Heal(usize),
     HealAll,
     NoLatency(usize),
+    FastConnect(usize),
+    FastLink(usize),
     RedisUp,
     Thaw,
+    ChangeRoles(RoleChange),
+    /// Fill the memory until then.
+    Press(Instant),
+    /// Limits, rights and settings are as at the start.
+    Restore,
 }
 
-struct Round<'a> {
-    plan: &'a Plan,
-    began: Instant,
-    server: RedisServer,
-    is_up: bool,
-    is_frozen: bool,
+pub(crate) struct Round<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) began: Instant,
+    pub(crate) servers: Servers,
     ledger: Ledger,
-    fleet: Fleet,
-    producer: Announcer,
-    agenda: Vec<(Instant, Task)>,
-    losses: Vec<Instant>,
+    pub(crate) fleet: Fleet,
+    pub(crate) producer: Announcer,
+    pub(crate) agenda: Vec<(Instant, Task)>,
+    pub(crate) losses: Vec<Instant>,
     faults: BTreeMap<&'static str, u64>,
+    leases_were_safe: bool,
     story: Vec<(Instant, String)>,
 }
 
@@ -134,19 +136,15 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
 
 impl<'a> Round<'a> {
     fn start(plan: &'a Plan) -> Self {
-        let fsync = match plan.class {
-            Class::Durable => "appendfsync always",
-            Class::Lossy => "appendfsync everysec",
-        };
-        let server = RedisServer::builder().append_only().config(fsync).start();
-        let ledger = Ledger::start((plan.class == Class::Durable).then(|| server.url()));
+        let servers = Servers::start(plan.class);
+        let ledger = Ledger::start((plan.class == Class::Durable).then(|| servers.url()));
         let recipe = Recipe {
             ttl: plan.ttl,
             locks: plan.locks,
             ledger: ledger.addr().to_string(),
         };
-        let fleet = Fleet::start(recipe, &server);
-        let producer = Announcer::start(server.url(), SERVICE);
+        let fleet = Fleet::start(recipe, servers.addr());
+        let producer = Announcer::start(servers.url(), SERVICE);
         let began = Instant::now();
         let announcing = plan
             .submissions
@@ -159,15 +157,14 @@ impl<'a> Round<'a> {
         Self {
             plan,
             began,
-            is_up: true,
-            is_frozen: false,
             agenda: announcing.chain(faults).collect(),
-            server,
+            servers,
             ledger,
             fleet,
             producer,
             losses: Vec::new(),
             faults: BTreeMap::new(),
+            leases_were_safe: plan.class == Class::Durable,
             story: Vec::new(),
         }
     }
@@ -193,14 +190,23 @@ impl<'a> Round<'a> {
     /// Ends every fault.
     fn calm(&mut self) {
         self.note("the faults stop");
-        for (_, task) in std::mem::take(&mut self.agenda) {
-            // What has not begun does not begin.
-            if !matches!(task, Task::Inject(_)) {
+        // What has not begun does not begin.
+        self.agenda
+            .retain(|(_, task)| !matches!(task, Task::Inject(_)));
+        // Some end step by step, and some need a server that answers.
+        while !self.agenda.is_empty() {
+            let mut agenda = std::mem::take(&mut self.agenda);
+            agenda.sort_by_key(|(at, _)| *at);
+            for (_, task) in agenda {
                 self.perform(task);
             }
+            std::thread::sleep(Duration::from_millis(10));
         }
+        self.perform(Task::Restore);
         for proxy in self.fleet.proxies() {
             proxy.set_latency(Duration::ZERO);
+            proxy.set_connect_delay(Duration::ZERO);
+            proxy.set_rate(None);
             proxy.heal();
         }
     }
@@ -217,7 +223,7 @@ impl<'a> Round<'a> {
                 if self.plan.class == Class::Lossy && !announced_again {
                     announced_again = true;
                     self.announce_again(&lbs);
-                } else if lbs.entries.is_empty() && lbs.pending == 0 {
+                } else if lbs.is_empty() {
                     break;
                 }
             }
@@ -240,6 +246,7 @@ impl<'a> Round<'a> {
             ledger: &self.ledger,
             fleet: &fleet,
             losses: &self.losses,
+            leases_were_safe: self.leases_were_safe,
             lbs: &lbs,
         };
         let mut outcome = check::check(&evidence);
@@ -254,7 +261,7 @@ impl<'a> Round<'a> {
         if !outcome.violations.is_empty() || !outcome.lost.is_empty() {
             let log = self.ledger.books().log.clone();
             outcome.story = check::story(self.began, &self.story, &log, &fleet);
-            outcome.story += &format!("\nRedis:\n{}", self.server.log());
+            outcome.story += &format!("\nRedis:\n{}", self.servers.log());
         }
         outcome
     }
@@ -265,8 +272,10 @@ impl<'a> Round<'a> {
             Task::Inject(fault) => {
                 let text = format!("{fault:?}");
                 let kind = fault.kind();
+                let costs = fault.may_cost_leases();
                 if self.inject(fault) {
                     *self.faults.entry(kind).or_default() += 1;
+                    self.leases_were_safe &= !costs;
                     self.note(&text);
                 }
             }
@@ -284,122 +293,40 @@ impl<'a> Round<'a> {
                 self.fleet.proxies().for_each(|proxy| proxy.heal());
             }
             Task::NoLatency(worker) => self.fleet.proxy(worker).set_latency(Duration::ZERO),
+            Task::FastConnect(worker) => {
+                self.fleet.proxy(worker).set_connect_delay(Duration::ZERO);
+            }
+            Task::FastLink(worker) => self.fleet.proxy(worker).set_rate(None),
+            Task::ChangeRoles(step) => self.change_roles(step),
+            Task::Press(until) => self.press(until),
+            Task::Restore if !self.servers.answers() => {
+                self.later(Duration::from_millis(50), Task::Restore);
+            }
+            Task::Restore => {
+                self.servers.restore_settings().unwrap();
+                self.fleet.allow();
+                self.note("limits, rights and settings are as at the start");
+            }
             Task::RedisUp => {
-                self.server.start_again();
-                (self.is_up, self.is_frozen) = (true, false);
+                self.servers.master().start_again();
+                (self.servers.is_up, self.servers.is_frozen) = (true, false);
                 if self.plan.class == Class::Lossy {
                     self.losses.push(Instant::now());
                 }
                 self.note("Redis is up again");
             }
             Task::Thaw => {
-                if self.is_up && self.is_frozen {
-                    self.server.thaw();
-                    self.is_frozen = false;
+                if self.servers.is_up && self.servers.is_frozen {
+                    self.servers.master().thaw();
+                    self.servers.is_frozen = false;
                     self.note("Redis is thawed");
                 }
             }
         }
     }
 
-    /// Whether it could be done: nobody is killed twice.
-    fn inject(&mut self, fault: Fault) -> bool {
-        match fault {
-            Fault::Kill {
-                worker,
-                down,
-                rename,
-            } => return self.fleet.kill(worker, down, rename),
-            Fault::Restart { worker } => return self.fleet.kill(worker, Duration::ZERO, false),
-            Fault::Terminate {
-                worker,
-                down,
-                rename,
-            } => return self.fleet.terminate(worker, down, rename),
-            Fault::StopShort { worker, time } | Fault::StopLong { worker, time } => {
-                let Some(pid) = self.fleet.stop(worker) else {
-                    return false;
-                };
-                self.later(time, Task::GoOn(pid));
-            }
-            Fault::Twin {
-                worker,
-                stopped,
-                alive,
-            } => {
-                let Some(pid) = self.fleet.double(worker) else {
-                    return false;
-                };
-                self.later(stopped, Task::GoOn(pid));
-                self.later(stopped + alive, Task::Dismiss(pid));
-            }
-            Fault::CutAll { worker } => self.fleet.proxy(worker).cut_all(),
-            Fault::CutReply {
-                worker,
-                request,
-                bytes,
-            } => self.fleet.proxy(worker).cut_reply_to(request, bytes),
-            Fault::Latency {
-                worker,
-                latency,
-                time,
-            } => {
-                self.fleet.proxy(worker).set_latency(latency);
-                self.later(time, Task::NoLatency(worker));
-            }
-            Fault::Partition { worker, time } => {
-                self.fleet.proxy(worker).partition();
-                self.later(time, Task::Heal(worker));
-            }
-            Fault::LoseReplies { worker, time } => {
-                self.fleet.proxy(worker).hold_replies();
-                self.later(time, Task::Heal(worker));
-            }
-            Fault::LoseRequests { worker, time } => {
-                self.fleet.proxy(worker).hold_requests();
-                self.later(time, Task::Heal(worker));
-            }
-            Fault::DelayEntry { worker, time } => {
-                // The key that claims, completions and hand backs have in common.
-                self.fleet.proxy(worker).hold_requests_from(":tokens");
-                self.later(time, Task::Heal(worker));
-            }
-            Fault::PartitionOfAll { time } => {
-                self.fleet.proxies().for_each(|proxy| proxy.partition());
-                self.later(time, Task::HealAll);
-            }
-            // The others are Redis', and need it.
-            _ if !self.is_up || self.is_frozen => return false,
-            Fault::RedisRestart { down } => {
-                self.server.kill();
-                self.is_up = false;
-                self.later(down, Task::RedisUp);
-            }
-            Fault::RedisForgets { down, bytes } => {
-                let log = self.append_only_file();
-                self.server.kill();
-                self.is_up = false;
-                log.set_len(end_of_transaction(&log, bytes)).unwrap();
-                self.later(down, Task::RedisUp);
-            }
-            Fault::RedisFreeze { time } => {
-                self.server.freeze();
-                self.is_frozen = true;
-                self.later(time, Task::Thaw);
-            }
-            Fault::ScriptFlush => self.order(&["SCRIPT", "FLUSH"]),
-            Fault::ClientKill { kind } => self.order(&["CLIENT", "KILL", "TYPE", kind]),
-            Fault::FlushAll => {
-                self.order(&["FLUSHALL"]);
-                self.losses.push(Instant::now());
-                self.announce_again(&Lbs::default());
-            }
-        }
-        true
-    }
-
     /// Announces anew what is not on the LBS though it is not finished.
-    fn announce_again(&mut self, lbs: &Lbs) {
+    pub(crate) fn announce_again(&mut self, lbs: &Lbs) {
         let announced = self.producer.announced();
         let mut missing: BTreeMap<&str, &Work> = BTreeMap::new();
         for Announced { work, .. } in &announced {
@@ -423,60 +350,35 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn lbs(&self) -> Lbs {
-        let mut redis = self.server.connection();
+    pub(crate) fn lbs(&self) -> Lbs {
         let lbs = format!("{SERVICE}-input");
-        let entries: Vec<(String, Value)> = redis::cmd("XRANGE")
-            .arg(&[&lbs, "-", "+"])
-            .query(&mut redis)
-            .unwrap();
+        // Ids alone: infos may be large.
+        let lua = "local ids = {} \
+                   for i, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do \
+                     ids[i] = entry[1] \
+                   end \
+                   return ids";
+        let group = format!("{SERVICE}-group");
         // Without the group nothing is pending.
-        let pending: Vec<Value> = redis::cmd("XPENDING")
-            .arg(&[&lbs, &format!("{SERVICE}-group")])
-            .query(&mut redis)
+        let pending: Vec<Value> = self
+            .servers
+            .order(&["XPENDING", &lbs, &group])
             .unwrap_or_default();
-        let parked = redis::cmd("HKEYS")
-            .arg(format!("{{{lbs}}}:quarantine"))
-            .query(&mut redis)
-            .unwrap();
         Lbs {
-            entries: entries.into_iter().map(|(id, _)| id).collect(),
+            entries: self.servers.script(lua, &[&lbs]).unwrap(),
             pending: match pending.first() {
                 Some(Value::Int(n)) => u64::try_from(*n).unwrap(),
                 _ => 0,
             },
-            parked,
+            parked: self.servers.order(&["HKEYS", &key("quarantine")]).unwrap(),
         }
     }
 
-    fn order(&self, words: &[&str]) {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        // CLIENT KILL spares whoever gives the order.
-        command.exec(&mut self.server.connection()).unwrap();
-    }
-
-    /// The one that Redis appends to.
-    fn append_only_file(&self) -> File {
-        let (_, dir): (String, String) = redis::cmd("CONFIG")
-            .arg(&["GET", "dir"])
-            .query(&mut self.server.connection())
-            .unwrap();
-        let mut files: Vec<_> = std::fs::read_dir(format!("{dir}/appendonlydir"))
-            .unwrap()
-            .map(|file| file.unwrap().path())
-            .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
-            .collect();
-        files.sort();
-        let last = files.last().unwrap();
-        File::options().read(true).write(true).open(last).unwrap()
-    }
-
-    fn later(&mut self, after: Duration, task: Task) {
+    pub(crate) fn later(&mut self, after: Duration, task: Task) {
         self.agenda.push((Instant::now() + after, task));
     }
 
-    fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         self.story.push((Instant::now(), text.to_owned()));
     }
 }
