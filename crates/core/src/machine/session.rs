@@ -205,6 +205,7 @@ impl Machine {
                 }
             }
             Ok(Reply::Opened(OpenOutcome::SessionGone)) => {
+                self.control_succeeded(Vital::Open);
                 self.abandon_session(DisownReason::Expired);
             }
             Ok(_) => self.control_failed(Vital::Open, super::control::wrong_reply("open")),
@@ -279,6 +280,7 @@ impl Machine {
                 self.beat_told(reply, quiet_since);
             }
             Ok(Reply::Beaten(BeatOutcome::SessionGone)) => {
+                self.control_succeeded(Vital::Beat);
                 self.abandon_session(DisownReason::Expired);
             }
             Ok(_) => self.beat_failed(leases, super::control::wrong_reply("beat")),

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL};
 use crate::machine::{Answer, Completion, End, Notice, Reply};
-use crate::{CompleteOutcome, Error, ErrorKind, Fetched, HandBackOutcome, LockScheme, RetryPolicy};
+use crate::{
+    BeatOutcome, CompleteOutcome, Error, ErrorKind, Fetched, HandBackOutcome, LockScheme,
+    RetryPolicy,
+};
 
 fn denied() -> Error {
     Error::new(ErrorKind::Denied, "NOPERM")
@@ -180,6 +183,20 @@ fn a_completion_whose_answer_was_lost_counts_although_the_next_try_was_refused()
         rig.answer("HandBack", Reply::HandedBack(vec![HandBackOutcome::Gone]));
         assert_eq!(rig.ends(1), [End::Completed]);
     }
+}
+
+#[test]
+fn a_beat_that_found_its_session_gone_has_worked() {
+    // Found by the simulation, seed 1010888: its first beat's answer was lost, and the
+    // second one's brought that.
+    let mut rig = Rig::cold(LockScheme::PerStream, |_| {});
+    rig.answer_routine("Prepare");
+    rig.answer_routine("Open");
+    rig.answer("Fetch", Reply::Fetched(Fetched::default()));
+    rig.answer("Beat", Reply::Beaten(BeatOutcome::SessionGone));
+    rig.answer_routine("Open");
+    rig.fail_with("Beat", denied());
+    assert!(!rig.stopped);
 }
 
 /// One kind of call is refused, and all else goes on, for so long.
