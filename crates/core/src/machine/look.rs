@@ -222,7 +222,9 @@ impl Machine {
         let is_kept =
             |entry: &EntryId, seen: &Timestamp| *seen >= before || rechecks.contains_key(entry);
         looking.expired.retain(|entry, seen| is_kept(entry, seen));
-        looking.unlocked_since.retain(|_, since| *since >= before);
+        looking
+            .unlocked_since
+            .retain(|entry, since| is_kept(entry, since));
         looking.reported.retain(|_, (_, at)| *at >= before);
         looking.resting.retain(|_, until| *until >= before);
         looking.turns.forget_old(before);

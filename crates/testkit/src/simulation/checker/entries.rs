@@ -291,6 +291,8 @@ impl Checker {
             fates.entry(*entry).or_insert(Fate::Vanished);
         }
         self.entries.live = lbs.len();
+        // What had been found again is as it was before.
+        self.stranded(lbs);
     }
 
     /// The most entries that one data stream has on the LBS.

@@ -15,7 +15,7 @@ impl Plan {
         for _ in 0..rng.below(6) {
             let at = rng.between(Duration::ZERO, self.trouble);
             let fault = draw(&mut rng, self.scheme, self.ttl, self.harsh);
-            if fits(&fault) && is_borne(&fault) {
+            if fits(&fault) {
                 self.faults.push((at, fault));
             }
         }
@@ -95,12 +95,4 @@ fn draw_key(rng: &mut Rng, scheme: LockScheme) -> Key {
         ],
     };
     keys[rng.below(7) as usize]
-}
-
-/// What clients do not bear yet is drawn, and left out.
-fn is_borne(fault: &Fault) -> bool {
-    !matches!(
-        fault,
-        Fault::ConsumerRemoved { .. } | Fault::Acknowledged { .. } | Fault::GroupAtTheEnd
-    )
 }
