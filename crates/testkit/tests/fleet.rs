@@ -140,9 +140,9 @@ fn found_with(mutant: Mutant) -> Vec<String> {
         trial.announcements.extend_from_within(..);
         trial
     };
-    let mut runs = (1..=40).map(|seed| trial(seed).run(|process| serve(process, good)).violations);
+    let mut runs = (1..=120).map(|seed| trial(seed).run(|process| serve(process, good)).violations);
     runs.find(|violations| !violations.is_empty())
-        .expect("a breach is found within 40 seeds")
+        .expect("a breach is found within 120 seeds")
 }
 
 fn assert_all(violations: &[String], what: &str) {
