@@ -33,6 +33,8 @@ pub(super) struct Punctuality {
 pub(super) struct Late {
     /// At most one lease of an entry: the next one's claim waits for its answer.
     owed: BTreeMap<EntryId, (FencingToken, Option<Arc<str>>)>,
+    /// The greatest capacity so far: a lower one takes nothing away that is held.
+    most: usize,
     busy: bool,
     backoff: Backoff,
     /// With manual claiming: handed back late, and this consumer's own still.
@@ -80,6 +82,11 @@ impl Punctuality {
 }
 
 impl Late {
+    /// So many leases there may be.
+    pub(super) fn allow(&mut self, capacity: usize) {
+        self.most = self.most.max(capacity);
+    }
+
     /// An earlier lease of the entry is to be handed back before it is claimed anew.
     pub(super) fn owes(&self, entry: EntryId) -> bool {
         self.owed.contains_key(&entry)
@@ -131,7 +138,8 @@ impl Machine {
         }
         // Where one is owed already, the claim of this one was never sent. And no more
         // than one session can hold: what was lost beyond that is counted.
-        if self.late.owed.len() < self.settings.capacity {
+        self.late.allow(self.settings.capacity);
+        if self.late.owed.len() < self.late.most {
             self.late.owed.entry(entry).or_insert(owed);
         }
     }

@@ -435,7 +435,10 @@ impl Machine {
                 token,
                 limit,
             } => self.limit_silence(entry, token, limit),
-            Command::SetCapacity(capacity) => self.settings.capacity = capacity,
+            Command::SetCapacity(capacity) => {
+                self.late.allow(self.settings.capacity);
+                self.settings.capacity = capacity;
+            }
             Command::Shutdown { call } => self.shut_down(call),
         }
     }

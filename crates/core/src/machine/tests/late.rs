@@ -48,6 +48,19 @@ fn what_was_lost_with_a_session_while_nothing_was_answered_is_handed_back_late()
 }
 
 #[test]
+fn what_was_held_when_the_capacity_was_lowered_is_handed_back_late_too() {
+    for scheme in SCHEMES {
+        let mut rig = Rig::new(scheme);
+        let token = rig.leased(1, "s");
+        rig.input(Input::Command(Command::SetCapacity(0)));
+        rig.pass(TTL);
+        assert!(!rig.owns(1));
+        let back = hand_backs(&mut rig);
+        assert_eq!((back[0].entry, back[0].token), (entry(1), token));
+    }
+}
+
+#[test]
 fn a_process_that_stood_still_hands_nothing_back_late() {
     for scheme in SCHEMES {
         let mut rig = Rig::new(scheme);
