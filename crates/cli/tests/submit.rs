@@ -105,6 +105,12 @@ fn a_server_that_stays_away_is_given_up_after_the_timeout() {
         stderr(&output).contains("0 streams were submitted"),
         "{output:?}"
     );
+    let longer = run(&[&nowhere[..], &["--timeout", "6m", "a"]].concat());
+    let said = String::from_utf8_lossy(&longer.stderr);
+    assert!(
+        said.contains("--timeout") && said.contains("at most 5m"),
+        "{said}"
+    );
     let keyed = [&nowhere[..], &["--timeout", "0s", "--batch-id", "k", "a"]].concat();
     assert!(stderr(&run(&keyed)).contains("--batch-id k"));
 }

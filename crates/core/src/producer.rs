@@ -18,6 +18,9 @@ const HALF_A_MINUTE: RetryPolicy = RetryPolicy {
     max: Duration::from_secs(2),
 };
 
+/// For how long an LBS is sure to remember a batch, see [`Transport::submit`].
+const BATCH_MEMORY: Duration = Duration::from_secs(300);
+
 /// Announces data streams on a service's LBS. A cheap handle; clones are the same producer.
 #[derive(Debug, Clone)]
 pub struct Producer {
@@ -48,7 +51,9 @@ impl Producer {
     }
 
     /// When to give up on a backend that cannot be reached. Default: after about half
-    /// a minute, tried at least every 2 s.
+    /// a minute, tried at least every 2 s. Whatever the policy says, a batch is given up
+    /// five minutes after the first try that failed: that try may have worked, and a
+    /// repeat doubles nothing only as long as the LBS is sure to remember the batch.
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) if a wait is out of bounds.
@@ -92,6 +97,7 @@ impl Producer {
     /// Dropping the future means the same: it may have happened.
     pub async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
         let mut failed = 0;
+        let mut first_failure = None;
         loop {
             let error = match self.transport.submit(batch).await {
                 Ok(entries) => {
@@ -109,11 +115,14 @@ impl Producer {
             let Some(wait) = self.retry.wait_after(failed) else {
                 return Err(error);
             };
-            log::debug!("submitting failed, trying again: {error:?}");
             let now = self.runtime.now();
-            self.runtime
-                .sleep_until(now + jittered(wait, now.as_nanos()))
-                .await;
+            let again_at = now + jittered(wait, now.as_nanos());
+            let first_failure = *first_failure.get_or_insert(now);
+            if again_at.saturating_since(first_failure) >= BATCH_MEMORY {
+                return Err(error);
+            }
+            log::debug!("submitting failed, trying again: {error:?}");
+            self.runtime.sleep_until(again_at).await;
         }
     }
 }

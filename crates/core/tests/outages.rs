@@ -157,6 +157,24 @@ fn a_producer_gives_up_as_its_retry_policy_says() {
     });
 }
 
+/// The first try may have worked, and later the LBS may have forgotten the batch.
+#[test]
+fn a_producer_gives_up_while_the_lbs_is_sure_to_remember_the_batch() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let (given, way) = Way::of(&fleet);
+        way.cut();
+        let producer = Producer::new("orders", &given, sim.clone()).unwrap();
+        let producer = producer.retry(RetryPolicy::UNLIMITED).unwrap();
+        let began = sim.now();
+        producer.submit("s", Info::NONE).await.unwrap_err();
+        let took = sim.now().saturating_since(began);
+        let expected = Duration::from_secs(240)..=Duration::from_secs(300);
+        assert!(expected.contains(&took), "{took:?}");
+    });
+}
+
 /// A job that is run again, by another process, with the key that it was given.
 #[test]
 fn a_batch_that_is_submitted_again_by_its_key_doubles_nothing() {

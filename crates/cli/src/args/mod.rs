@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use streamlease::{EntryId, Info, LockScheme, ServiceName, StreamName};
 
-use self::values::{duration, entry, info, service, stream};
+use self::values::{entry, info, service, stream, submit_timeout};
 pub(crate) use self::work::{Claim, Hold, OnStop, WorkArgs};
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
@@ -71,12 +71,13 @@ pub(crate) struct SubmitArgs {
     /// comes on standard input
     #[arg(long, value_name = "JSON", value_parser = info, allow_hyphen_values = true)]
     pub(crate) info: Option<InfoSource>,
-    /// How long a server that is away is waited for
+    /// How long a server that is away is waited for, at most 5m: for so long it is sure to
+    /// know which streams it has already
     #[arg(
         long,
         value_name = "TIME",
         default_value = "30s",
-        value_parser = duration,
+        value_parser = submit_timeout,
         allow_hyphen_values = true
     )]
     pub(crate) timeout: Duration,

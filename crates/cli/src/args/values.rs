@@ -61,6 +61,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse().ok_or_else(|| "give a number and a unit, like 500ms, 2s, 5m or 1h".to_owned())
 }
 
+/// A duration within which a batch may be sent again and again.
+pub(super) fn submit_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    match timeout <= Duration::from_secs(300) {
+        true => Ok(timeout),
+        false => Err("give at most 5m: later the server may not remember what it has".to_owned()),
+    }
+}
+
 /// A hundred years; more than that overflows clocks.
 const MAX_SECS: u64 = 100 * 365 * 24 * 3600;
 
