@@ -42,8 +42,9 @@ impl World {
             self.checker.check_finished(now, &self.servers.lbs);
         }
         if self.checker.violation.is_none() {
-            // What was sent before is past: a late beat makes the dead live longer.
-            let late_until = healed + ns(self.plan.most_late());
+            // What was sent before is past: a late beat makes the dead live longer, and
+            // who waits for a listing looks at nothing else.
+            let late_until = healed + ns(self.plan.most_late().max(self.deaf()));
             self.run_until(late_until.max(self.now), |_| false);
             (outcome.failover, outcome.herd) = self.last_crash();
         }
@@ -121,8 +122,8 @@ impl World {
     fn converges_within(&self) -> Time {
         let longest = self.longest_ttl();
         let ttl = longest.ttl;
-        // What was sent before still arrives;
-        let late = self.plan.most_late();
+        // What was sent before still arrives, or is given up;
+        let late = self.plan.most_late().max(self.deaf());
         // a restarted lock server is quiet for a TTL, and may have been away for one;
         let quiet = 2 * ttl;
         // an entry that a foreign consumer or an abandoned fetch took is left
@@ -139,6 +140,11 @@ impl World {
         // waits for a TTL at most.
         let work = (1 + self.most_of_one_stream()) * (ttl + self.plan.ttl / 2);
         ns(late + quiet + left_alone + seen + unlocked + rest + work) + self.by_hand()
+    }
+
+    /// How long a listing is waited for, by a clock that ran at 0.7 of the true rate.
+    fn deaf(&self) -> Duration {
+        self.longest_ttl().ttl.max(Duration::from_secs(2)) * 10 / 7
     }
 
     /// The rest of what has failed most, and once more by a request that is late.
