@@ -21,6 +21,15 @@ impl Collected {
     }
 }
 
+impl Collected {
+    fn has(&self, word: &str) -> bool {
+        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        messages
+            .iter()
+            .any(|(_, _, message)| message.contains(word))
+    }
+}
+
 impl Log for Collected {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("streamlease")
@@ -63,6 +72,10 @@ async fn a_life(world: World) {
     b.client.done().await.unwrap();
     assert!(matches!(b.event().await, Event::Terminated(_)));
 
+    // Lines are written by a task of their own, which nothing waits for.
+    world
+        .eventually("the last line", async || LOGGER.has("stopped"))
+        .await;
     let messages = LOGGER.take();
     let saw = |level: Level, words: &[&str]| {
         assert!(
