@@ -47,6 +47,16 @@ fn a_program_learns_all_about_its_stream_and_exit_0_completes_it() {
     assert_eq!(unfinished(&server, "s"), 0);
 }
 
+/// With a long TTL a new lease is believed for less than a quarter of the TTL at first.
+#[test]
+fn a_program_is_not_ended_early_because_its_lease_is_new_however_long_the_ttl() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let worker = shell(&server, "one", &["--ttl", "60s"], "sleep 0.2");
+    let done = worker.wait_for_count("stream_done", 1, SOON);
+    assert_eq!(done[0]["outcome"], "completed");
+}
+
 #[test]
 fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_parked() {
     let server = RedisServer::start();

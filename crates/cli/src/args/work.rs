@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use streamlease::{ClaimMode, ConsumerName, Error, RetryPolicy, Settings};
+use streamlease::{
+    ClaimMode, ConsumerName, Error, LONGEST_CALM, LockScheme, RetryPolicy, Settings,
+};
 
 use super::values::{duration, hold};
 use super::{Locks, RuntimeKind, Target};
@@ -15,7 +17,7 @@ SIGTERM, Ctrl-C, SIGQUIT or SIGHUP (unless it was ignored, as `nohup` does) hand
 and exits with 0; a second one, but for SIGHUP, exits at once, with 1.
 
 The program of --exec has STREAMLEASE_STREAM, STREAMLEASE_ENTRY, STREAMLEASE_TOKEN and \
-STREAMLEASE_INFO (JSON, `null` without info; not set if it is 128 KiB or more) in its \
+STREAMLEASE_INFO (JSON, `null` without info; not set if it is too long for the environment) in its \
 environment, and STREAMLEASE_INFO_FILE names a file with the info. Its stream is held until \
 everything has ended that it started, unless that left the program's process group (setsid). \
 Once this command stops, exit codes mean nothing, but for --on-stop by-exit-code: programs that \
@@ -81,8 +83,8 @@ pub(crate) struct WorkArgs {
         allow_hyphen_values = true
     )]
     pub(crate) grace: Duration,
-    /// The same when its lease is not extended: SIGTERM comes so long before the lease ends,
-    /// SIGKILL when it does [default: a quarter of the TTL]
+    /// How long a program has between SIGTERM and SIGKILL when its lease is not extended;
+    /// SIGKILL comes when the lease ends [default: a quarter of the TTL, about 5s at most]
     #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub(crate) lost_grace: Option<Duration>,
     /// What becomes of the stream of a program that ends after this command was told to stop
@@ -179,7 +181,12 @@ impl WorkArgs {
     /// within the lease; and a lease that is well must never seem to need it.
     fn lost_grace(&self, settings: &Settings) -> Result<Duration, Error> {
         // What is left just before a beat. It and its answer take a while, too.
-        let left = settings.ttl - settings.margin() - settings.beat_interval();
+        let mut left = settings.ttl - settings.margin() - settings.beat_interval();
+        if self.locks.scheme() == LockScheme::Session {
+            // A new lease is believed for no longer than a restart holds others back,
+            // until a beat some seconds later has shown that it lasts.
+            left = left.min(LONGEST_CALM - Duration::from_secs(3));
+        }
         let most = left * 3 / 4;
         match self.lost_grace {
             None => Ok((settings.ttl / 4).min(most)),
@@ -258,6 +265,7 @@ mod tests {
             (["--capacity", "0"], "capacity"),
             (["--consumer", "a/b"], "consumer identity"),
             (["--lost-grace", "3s"], "TTL of 5s"),
+            (["--ttl=20s", "--lost-grace=8s"], "TTL of 20s"),
         ] {
             let mut all = vec!["--consumer", "me"];
             if args[0] == "--consumer" {
