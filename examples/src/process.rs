@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use streamlease::{BoxFuture, Runtime, Timestamp};
 
@@ -73,6 +74,10 @@ impl Process {
 impl Runtime for Process {
     fn now(&self) -> Timestamp {
         self.inner.now()
+    }
+
+    fn suspended(&self) -> Duration {
+        self.inner.suspended()
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {

@@ -58,6 +58,10 @@ impl Runtime for AnyRuntime {
         self.0.now()
     }
 
+    fn suspended(&self) -> Duration {
+        self.0.suspended()
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         self.0.sleep_until(deadline)
     }

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use streamlease_core::{BoxFuture, Runtime, Timestamp};
 
@@ -92,6 +93,10 @@ impl Process {
 impl Runtime for Process {
     fn now(&self) -> Timestamp {
         self.base.now()
+    }
+
+    fn suspended(&self) -> Duration {
+        self.base.suspended()
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
