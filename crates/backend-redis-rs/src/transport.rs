@@ -12,7 +12,7 @@ mod submit;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redis_rs::{Pipeline, Value, cmd};
@@ -163,11 +163,11 @@ impl RedisTransport {
 
     /// Runs a script once whose reply is large.
     async fn read_large(&self, what: &str, script: &Script, call: Call) -> Result<Value> {
-        let began = Instant::now();
+        let piece = self.reading.begin();
         let calls = std::slice::from_ref(&call);
         let reply = self.server.run_large(what, script, calls).await?.pop();
         let reply = reply.ok_or_else(|| protocol("no reply"))?;
-        self.reading.took(decode::size(&reply), began.elapsed());
+        piece.is_through(decode::size(&reply));
         Ok(reply)
     }
 

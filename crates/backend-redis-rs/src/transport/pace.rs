@@ -1,7 +1,7 @@
 //! [`Pace`]: how many bytes make a piece of what is large.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// As many bytes as come, or go, in about a tenth of a second: a piece must be
 /// through well before its caller loses patience, and on a slow link the beats
@@ -27,8 +27,17 @@ impl Pace {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// A piece is asked for, or sent.
+    pub(super) fn begin(&self) -> Piece<'_> {
+        Piece {
+            pace: self,
+            began: Instant::now(),
+            is_through: false,
+        }
+    }
+
     /// So many bytes took so long.
-    pub(super) fn took(&self, bytes: usize, time: Duration) {
+    fn took(&self, bytes: usize, time: Duration) {
         let now = self.bytes();
         // What is small says nothing about long ones.
         let next = if time >= SLOW && bytes >= LEAST / 2 {
@@ -42,18 +51,43 @@ impl Pace {
     }
 }
 
+/// A piece under way. One that is given up was too long for the link, too.
+#[derive(Debug)]
+pub(super) struct Piece<'a> {
+    pace: &'a Pace,
+    began: Instant,
+    is_through: bool,
+}
+
+impl Piece<'_> {
+    /// It was answered, with so many bytes in one of the two directions.
+    pub(super) fn is_through(mut self, bytes: usize) {
+        self.is_through = true;
+        self.pace.took(bytes, self.began.elapsed());
+    }
+}
+
+impl Drop for Piece<'_> {
+    fn drop(&mut self) {
+        let time = self.began.elapsed();
+        if !self.is_through && time >= SLOW {
+            self.pace.took(self.pace.bytes(), time);
+        }
+    }
+}
+
 /// How much one call reads before it returns what it has: as much as a consumer
 /// wants to wait for, or to hold, at once.
 #[derive(Debug)]
 pub(super) struct Allowance {
-    began: std::time::Instant,
+    began: Instant,
     bytes: usize,
 }
 
 impl Allowance {
     pub(super) fn new() -> Self {
         Self {
-            began: std::time::Instant::now(),
+            began: Instant::now(),
             bytes: 0,
         }
     }
@@ -84,5 +118,17 @@ mod tests {
             pace.took(pace.bytes(), Duration::from_secs(1));
         }
         assert_eq!(pace.bytes(), LEAST);
+    }
+
+    #[test]
+    fn pieces_that_are_given_up_shrink_too() {
+        let pace = Pace::new();
+        let mut piece = pace.begin();
+        piece.began -= Duration::from_secs(5);
+        drop(piece);
+        assert_eq!(pace.bytes(), FIRST / 2);
+        // A refused connection says nothing about the link.
+        drop(pace.begin());
+        assert_eq!(pace.bytes(), FIRST / 2);
     }
 }

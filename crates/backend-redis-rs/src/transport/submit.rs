@@ -1,7 +1,6 @@
 //! New entries: a batch of any size, in pieces, each appended once.
 
 use std::sync::LazyLock;
-use std::time::Instant;
 
 use redis_rs::cmd;
 use streamlease_core::payload::PAYLOAD_FIELD;
@@ -14,7 +13,7 @@ use crate::locks::flatten;
 use crate::pages::PAGE;
 
 /// Up to how many bytes a batch goes over the connection of the other commands.
-const SMALL: usize = 64 << 10;
+const SMALL: usize = 8 << 10;
 /// Bytes of payload per script, beyond its last entry.
 const PAGE_BYTES: usize = 64 << 10;
 /// Ids asked for at once.
@@ -60,9 +59,9 @@ impl RedisTransport {
                 (items, bytes) = (items + page.items, bytes + page.bytes);
                 calls.push(page.call);
             }
-            let began = Instant::now();
+            let piece = self.writing.begin();
             let replies = self.server.run_large(&what, &SUBMIT, &calls).await?;
-            self.writing.took(bytes, began.elapsed());
+            piece.is_through(bytes);
             for id in flatten(items, replies)? {
                 ids.push(decode::entry_id(id)?);
             }
