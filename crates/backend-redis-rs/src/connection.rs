@@ -400,12 +400,12 @@ impl Server {
     }
 
     fn leave(&self, pool: &Arc<Pool>, verdict: WrongServer, code: &str) {
-        let patience = match verdict {
-            WrongServer::IfItLasts => PATIENCE,
-            WrongServer::Certainly => YOUNG,
+        let is_enough = match verdict {
+            WrongServer::IfItLasts => pool.refused() >= PATIENCE,
+            WrongServer::Certainly => pool.age() >= YOUNG,
         };
         let mut current = self.current();
-        if Arc::ptr_eq(&current, pool) && pool.age() >= patience {
+        if Arc::ptr_eq(&current, pool) && is_enough {
             log::info!(
                 "{} leads to a server that answers {code}: connecting anew",
                 self.endpoint

@@ -75,6 +75,8 @@ fn kind_of(code: &str, detail: &str) -> ErrorKind {
         | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "UNKILLABLE" | "NOSCRIPT" => {
             ErrorKind::Unavailable
         }
+        // Of submit.lua.
+        "BATCHLOST" => ErrorKind::Unavailable,
         "ERR" => kind_of_text(detail),
         _ => ErrorKind::Protocol,
     }
@@ -205,6 +207,7 @@ mod tests {
                  against a read only replica.",
                 ErrorKind::Unavailable,
             ),
+            ("BATCHLOST", "", ErrorKind::Unavailable),
             ("WHATEVER", "", ErrorKind::Protocol),
         ] {
             let err = redis_rs::make_extension_error(code.into(), Some(detail.into()));

@@ -4,7 +4,7 @@
 //! [`RedisBackend::new`] (no I/O; the first call connects) or
 //! [`RedisBackend::connect`] (an error if the server is not up) is all there is to
 //! it; hand the result to `Client::builder(…).backend(…)` or
-//! `Producer::builder(…).backend(…)`.
+//! `Producer::new(service, &backend, runtime)`.
 //!
 //! # Features
 //! | feature | what it does |
@@ -92,8 +92,8 @@
 //! name that leads to it, is what to connect to.
 //!
 //! # Connections
-//! One for commands, one per blocking fetch (kept for the next one, for half a
-//! minute) and one per subscription.
+//! One for commands, one for each blocking fetch, listing or long submit under way (kept
+//! for the next one, for half a minute) and one per subscription.
 //!
 //! Connecting, from the look-up of the name to the credentials, may take 8 s, goes on
 //! when those who wait for it lose patience, and fails for all of them at once.

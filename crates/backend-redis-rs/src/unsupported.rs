@@ -41,6 +41,11 @@ impl RedisBackend {
     }
 
     /// Never called: there is no value of this type.
+    pub async fn eviction_policy(&self) -> Result<Option<String>> {
+        match self.never {}
+    }
+
+    /// Never called: there is no value of this type.
     pub async fn migrate(&self, _service: &ServiceName, _to: LockScheme) -> Result<()> {
         match self.never {}
     }

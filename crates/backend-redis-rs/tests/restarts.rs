@@ -97,6 +97,28 @@ fn a_run_id_that_keeps_coming_back_is_no_restart() {
     });
 }
 
+/// A server that was restarted once more while that is remembered has another id, which
+/// stays: it is adopted when the minute is over.
+#[test]
+fn a_run_id_that_stays_does_not_keep_run_ids_from_being_believed_again() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", TTL).await;
+        let several = || server.run::<Option<u64>>(&["HGET", SERVER, "several"]);
+        let now = server.run::<(u64, u64)>(&["TIME"]).0 * 1_000;
+        let until = now + 60_000;
+        let remember = ["run", "0123456789abcdef", "several", &until.to_string()];
+        server.run::<()>(&[&["HSET", SERVER], &remember[..]].concat());
+        beat(&backend, &a).await;
+        let prolonged = several();
+        for _ in 0..5 {
+            beat(&backend, &a).await;
+            assert_eq!(several(), prolonged, "only another id prolongs it");
+        }
+    });
+}
+
 /// Only what is on record for the one with the long TTL waits for it.
 #[test]
 fn a_restart_does_not_hold_everybody_back_for_the_longest_ttl() {

@@ -22,6 +22,9 @@ const MOST_IDLE: usize = 64;
 /// For how long one that nobody uses is kept.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Refusals that are further apart than this have nothing to do with each other.
+const REFUSALS_APART: Duration = Duration::from_secs(30);
+
 /// All connections of a backend that belong together: if one of them shows that
 /// their server is not the one to talk to, none is used any more.
 pub(super) struct Pool {
@@ -29,6 +32,8 @@ pub(super) struct Pool {
     /// The connection for commands, or the try to make it.
     command: Mutex<Option<Arc<Attempt<MultiplexedConnection>>>>,
     health: Mutex<Health>,
+    /// When its server first and last said that it is not ready.
+    refused: Mutex<Option<(Instant, Instant)>>,
     pub(super) readers: Singles<MultiplexedConnection>,
     pub(super) subscriptions: Singles<PubSub>,
     /// Something was answered on a connection of this pool.
@@ -56,6 +61,7 @@ impl Pool {
             made: Instant::now(),
             command: Mutex::default(),
             health: Mutex::default(),
+            refused: Mutex::default(),
             readers: Singles::default(),
             subscriptions: Singles::default(),
             answered: AtomicBool::new(false),
@@ -63,6 +69,19 @@ impl Pool {
             end,
             ended,
         })
+    }
+
+    /// Its server says that it is not ready; for how long it has said so. Answers in
+    /// between count for nothing: a former primary that refuses writes goes on reading.
+    pub(super) fn refused(&self) -> Duration {
+        let now = Instant::now();
+        let mut refused = lock(&self.refused);
+        let first = match *refused {
+            Some((first, last)) if now - last < REFUSALS_APART => first,
+            _ => now,
+        };
+        *refused = Some((first, now));
+        now - first
     }
 
     pub(super) fn age(&self) -> Duration {
@@ -248,4 +267,20 @@ impl<T: Send + 'static> Drop for Waiting<'_, T> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_counts_from_the_first_of_those_that_belong_together() {
+        let pool = Pool::new(None);
+        assert_eq!(pool.refused(), Duration::ZERO, "however old the pool");
+        let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
+        *lock(&pool.refused) = Some((ago(3), ago(1)));
+        assert!(pool.refused() >= Duration::from_secs(3));
+        *lock(&pool.refused) = Some((ago(100), ago(31)));
+        assert_eq!(pool.refused(), Duration::ZERO);
+    }
 }

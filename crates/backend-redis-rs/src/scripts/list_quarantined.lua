@@ -2,8 +2,9 @@
 -- KEYS: quarantine, its index.  ARGV: exclusive lower bound in the index, limit, most bytes.
 -- The index holds ids zero-padded, all with score 0, so that their order as
 -- text is the order of the LBS.
--- One of the two may have vanished alone; what is in the quarantine counts.
-if redis.call('HLEN', KEYS[1]) ~= redis.call('ZCARD', KEYS[2]) then
+-- One of the two may have vanished alone; what is in the quarantine counts. Looked at
+-- where a listing begins.
+if not string.find(ARGV[1], '[1-9]') and redis.call('HLEN', KEYS[1]) ~= redis.call('ZCARD', KEYS[2]) then
   redis.call('UNLINK', KEYS[2])
   for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
     local ms, seq = string.match(id, '^(%d+)%-(%d+)$')

@@ -41,7 +41,8 @@ local function parse_record(value, id)
   end
   local time = redis.call('TIME')
   token = string.format('%014.0f%06.0f', time[1], time[2])
-  redis.call('HSET', KEYS[2], id, format_record(token, true, 0))
+  -- pcall: with the server's memory full it stays as it is, which refuses as much.
+  redis.pcall('HSET', KEYS[2], id, format_record(token, true, 0))
   unreadable[id] = true
   return token, true, 0, ''
 end

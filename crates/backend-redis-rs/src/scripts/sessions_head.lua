@@ -121,17 +121,22 @@ local LONGEST_CALM = 10000
 -- has been over for a minute. Returns whether the server was restarted.
 local SEVERAL_FOR = 60000
 local function is_another(run, known, several, calm)
-  if not run or run == known then
+  if not run then
     return false
   end
   if several > now then
-    redis.call('HSET', server, 'several', number(now + SEVERAL_FOR))
+    if redis.call('HGET', server, 'seen') ~= run then
+      redis.call('HSET', server, 'several', number(now + SEVERAL_FOR), 'seen', run)
+    end
+    return false
+  end
+  if run == known then
     return false
   end
   local earlier = calm > now and redis.call('HGET', server, 'earlier') or ''
   if string.find(earlier, run, 1, true) then
     -- It counts once more: it may be the former server's, which is back.
-    redis.call('HSET', server, 'several', number(now + SEVERAL_FOR))
+    redis.call('HSET', server, 'several', number(now + SEVERAL_FOR), 'seen', run)
     redis.log(redis.LOG_WARNING, 'streamlease: INFO is answered by several processes, so restarts go unnoticed: ' .. server)
   end
   redis.call('HSET', server, 'earlier', string.sub(earlier, -400) .. ' ' .. (known or '') .. ' ' .. run)

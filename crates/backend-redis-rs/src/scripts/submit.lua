@@ -8,7 +8,7 @@ local count = #ARGV - 3
 local known = redis.call('LLEN', batch)
 if known < before then
   -- The server lost its data since the page before: only the whole batch again helps.
-  return redis.error_reply('TRYAGAIN the batch was lost in the middle')
+  return redis.error_reply('BATCHLOST the batch was lost in the middle')
 end
 local ids = known > before and redis.call('LRANGE', batch, before, before + count - 1) or {}
 local appended = {}
