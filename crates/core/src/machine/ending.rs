@@ -48,6 +48,8 @@ impl Machine {
             }
             let end = match outcome {
                 ClaimOutcome::Gone => gone(holding),
+                // Only a hand back makes a token stale that nobody has gone above.
+                ClaimOutcome::Stale { seen } if seen == token => End::HandedBack,
                 ClaimOutcome::Stale { .. } => End::Disowned(DisownReason::Superseded),
                 _ => continue,
             };

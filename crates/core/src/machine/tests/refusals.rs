@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL};
-use crate::machine::{Answer, Completion, End, Notice, Reply};
+use crate::machine::{Answer, Completion, End, Input, Notice, Reply};
 use crate::{
-    BeatOutcome, CompleteOutcome, Error, ErrorKind, Fetched, HandBackOutcome, LockScheme,
-    RetryPolicy,
+    BeatOutcome, ClaimOutcome, CompleteOutcome, Error, ErrorKind, Fetched, HandBackOutcome, Hint,
+    LockScheme, RetryPolicy,
 };
 
 fn denied() -> Error {
@@ -207,4 +207,28 @@ fn refuse(rig: &mut Rig, name: &str, time: Duration) {
             rig.fail_with(name, denied());
         }
     });
+}
+
+#[test]
+fn a_hand_back_whose_answer_was_lost_counts_although_the_next_try_was_refused() {
+    // Found by the simulation, seed 1141947. Its token is as high as the one on record
+    // then, and refused all the same: only a hand back does that (R4).
+    for scheme in SCHEMES {
+        let mut rig = Rig::new(scheme);
+        let token = rig.leased(1, "s");
+        let call = rig.hand_back(1, token);
+        rig.fail("HandBack");
+        refuse(&mut rig, "HandBack", TTL * 2);
+        assert_eq!(rig.refused_with(call), Some(ErrorKind::Denied));
+        assert!(rig.owns(1), "the lease goes on");
+        // It is not pending here any more, so it is claimed again.
+        rig.pending.clear();
+        rig.input(Input::Hint(Hint::MayHaveMissed));
+        rig.housekeep();
+        rig.answer(
+            "Claim",
+            Reply::Claimed(vec![ClaimOutcome::Stale { seen: token }]),
+        );
+        assert_eq!(rig.ends(1), [End::HandedBack]);
+    }
 }
