@@ -167,7 +167,7 @@ impl RedisTransport {
         let calls = std::slice::from_ref(&call);
         let reply = self.server.run_large(what, script, calls).await?.pop();
         let reply = reply.ok_or_else(|| protocol("no reply"))?;
-        piece.is_through(decode::size(&reply));
+        piece.answered(decode::size(&reply));
         Ok(reply)
     }
 

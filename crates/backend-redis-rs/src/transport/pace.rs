@@ -32,7 +32,7 @@ impl Pace {
         Piece {
             pace: self,
             began: Instant::now(),
-            is_through: false,
+            answered: false,
         }
     }
 
@@ -56,13 +56,13 @@ impl Pace {
 pub(super) struct Piece<'a> {
     pace: &'a Pace,
     began: Instant,
-    is_through: bool,
+    answered: bool,
 }
 
 impl Piece<'_> {
     /// It was answered, with so many bytes in one of the two directions.
-    pub(super) fn is_through(mut self, bytes: usize) {
-        self.is_through = true;
+    pub(super) fn answered(mut self, bytes: usize) {
+        self.answered = true;
         self.pace.took(bytes, self.began.elapsed());
     }
 }
@@ -70,7 +70,7 @@ impl Piece<'_> {
 impl Drop for Piece<'_> {
     fn drop(&mut self) {
         let time = self.began.elapsed();
-        if !self.is_through && time >= SLOW {
+        if !self.answered && time >= SLOW {
             self.pace.took(self.pace.bytes(), time);
         }
     }

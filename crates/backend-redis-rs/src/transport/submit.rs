@@ -61,7 +61,7 @@ impl RedisTransport {
             }
             let piece = self.writing.begin();
             let replies = self.server.run_large(&what, &SUBMIT, &calls).await?;
-            piece.is_through(bytes);
+            piece.answered(bytes);
             for id in flatten(items, replies)? {
                 ids.push(decode::entry_id(id)?);
             }
