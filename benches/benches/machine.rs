@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark stops where it is wrong")]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use streamlease_benches::{Table, is_smoke};
@@ -14,9 +15,9 @@ use streamlease_core::machine::{
     Action, ActionId, CallId, Command, Config, Input, Machine, Notice, Output, Reply,
 };
 use streamlease_core::{
-    AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, CompleteOutcome,
-    ConsumerName, Delivery, EntryId, FencingToken, Fetched, Hint, Info, LockScheme, OpenOutcome,
-    PendingIds, PendingPage, ReleaseOutcome, Settings, StreamName, Timestamp,
+    Acquire, AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, CompleteOutcome,
+    ConsumerName, Delivery, EntryId, FencingToken, Fetched, Hint, Info, LeaseRef, LockScheme,
+    OpenOutcome, PendingIds, PendingPage, Release, ReleaseOutcome, Settings, StreamName, Timestamp,
 };
 
 /// A machine and a backend that answers everything at once and well.
@@ -27,7 +28,8 @@ struct Bench {
     waiting: VecDeque<Delivery>,
     fetch: Option<(ActionId, usize)>,
     held: VecDeque<(EntryId, FencingToken)>,
-    leases: u64,
+    /// What the lock server has on record.
+    leases: BTreeMap<StreamName, LeaseRef>,
     token: u64,
     /// Inputs that the machine has handled, and the time it took for them.
     inputs: u64,
@@ -53,7 +55,7 @@ impl Bench {
             waiting: VecDeque::new(),
             fetch: None,
             held: VecDeque::new(),
-            leases: 0,
+            leases: BTreeMap::new(),
             token: 0,
             inputs: 0,
             spent: Duration::ZERO,
@@ -125,14 +127,25 @@ impl Bench {
             Action::Prepare => Reply::Prepared,
             Action::Open(_) => Reply::Opened(OpenOutcome::Opened),
             Action::Acquire(_, page) => Reply::Acquired(
-                page.iter()
-                    .map(|_| {
+                page.into_iter()
+                    .map(|Acquire { stream, entry, .. }| {
                         self.token += 1;
-                        self.leases += 1;
-                        AcquireOutcome::Acquired(FencingToken(self.token))
+                        let token = FencingToken(self.token);
+                        let lease = LeaseRef {
+                            stream: stream.clone(),
+                            entry,
+                            token,
+                        };
+                        self.leases.insert(stream, lease);
+                        AcquireOutcome::Acquired(token)
                     })
                     .collect(),
             ),
+            Action::Records { after, max, .. } => {
+                let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+                let later = self.leases.range((from, Bound::Unbounded));
+                Reply::Records(later.take(max).map(|(_, lease)| lease.clone()).collect())
+            }
             Action::Claim(page) => {
                 let claimed = ClaimOutcome::Claimed {
                     from: None,
@@ -144,13 +157,15 @@ impl Bench {
                 Reply::Completed(vec![CompleteOutcome::Completed; page.len()])
             }
             Action::Release(_, page) => {
-                self.leases -= page.len() as u64;
+                for Release { lease, .. } in &page {
+                    self.leases.remove(&lease.stream);
+                }
                 Reply::Released(vec![ReleaseOutcome::Released; page.len()])
             }
             Action::Beat { .. } => {
                 let reply = BeatReply {
                     members: 1,
-                    on_record: Some(self.leases),
+                    on_record: Some(self.leases.len() as u64),
                     ..BeatReply::default()
                 };
                 Reply::Beaten(BeatOutcome::Extended(reply))
