@@ -283,6 +283,10 @@ impl Machine {
             self.report(pending, content);
         } else if self.room() == 0 {
             self.leave_behind(entry, origin);
+            let left = &mut self.looking.stranded_left;
+            if pending.consumer.is_none() && left.len() < MOST_RECHECKS {
+                left.insert(entry);
+            }
         } else if self.is_my_turn(&pending, &content, origin) {
             self.admit_from(pending, content, origin);
         }

@@ -55,6 +55,9 @@ pub(super) struct Looking {
     sweep_rest: Duration,
     /// Orphans were seen that there was no room for.
     pub(super) left_behind: bool,
+    /// Those of them that are pending at nobody. Nothing else tells of them, and they may
+    /// be all that the LBS had: freed room serves them, without another sweep.
+    pub(super) stranded_left: BTreeSet<EntryId>,
     refresh_due: Timestamp,
 
     /// Consumers with a live session (with a hash of each name), and when that was asked.
@@ -127,6 +130,7 @@ impl Looking {
             last_sweep: now,
             sweep_rest: Duration::ZERO,
             left_behind: false,
+            stranded_left: BTreeSet::new(),
             refresh_due: now + REFRESH,
             live: BTreeMap::new(),
             live_as_of: None,
@@ -256,9 +260,25 @@ impl Machine {
             self.looking.hinted.insert(entry);
         }
         self.pump_sweep();
+        self.pump_stranded();
         if self.scheme == LockScheme::PerStream && self.looking.refresh_due <= now {
             self.looking.refresh_due = now + REFRESH;
             self.refresh_all();
+        }
+    }
+
+    /// As many of what was left at nobody as there is room for. Others have some of them
+    /// by then: what comes of a look is taken off before the next one.
+    fn pump_stranded(&mut self) {
+        if self.looking.stranded_left.is_empty() || !self.looking.hinted.is_empty() {
+            return;
+        }
+        let room = self.room();
+        let looking = &mut self.looking;
+        while looking.hinted.len() < room
+            && let Some(entry) = looking.stranded_left.pop_first()
+        {
+            looking.hinted.insert(entry);
         }
     }
 

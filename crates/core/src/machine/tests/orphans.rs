@@ -671,6 +671,32 @@ fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room()
     assert!(!rig.has("Bury"), "full: the others see to it");
 }
 
+/// An operator made the group anew at the end of the LBS, and all that it had is at
+/// nobody. Once per sweep as many as the sweeper had room for was all that was taken.
+#[test]
+fn what_is_at_nobody_and_had_no_room_is_taken_when_there_is_without_another_sweep() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 1);
+    for n in 1..=4 {
+        let mut stranded = pending_at("a", n, &format!("s{n}"));
+        stranded.consumer = None;
+        rig.put_pending(stranded);
+    }
+    rig.beat_with(|reply| reply.sweep = true);
+    rig.housekeep();
+    for n in 1..=4 {
+        assert_eq!(rig.acquires(), [entry(n)]);
+        let token = rig.acquired();
+        rig.claimed();
+        rig.housekeep();
+        rig.pending.remove(&entry(n));
+        rig.complete(n, token);
+        let done = vec![crate::CompleteOutcome::Completed];
+        rig.answer("Complete", Reply::Completed(done));
+        rig.input(Input::EventsTaken(2));
+        rig.housekeep();
+    }
+}
+
 /// Hints only make things faster: what is found without them must go on.
 #[test]
 fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
