@@ -131,3 +131,31 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
         }
     });
 }
+
+/// What cannot be read is refused although that cannot be noted.
+#[test]
+fn when_memory_is_full_an_unreadable_record_fails_no_other_of_its_page() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        backend.transport.prepare().await.unwrap();
+        let names = batch(1, &["a", "b"]);
+        let ids = backend.transport.submit(&names).await.unwrap();
+        backend.transport.fetch(&fetch("a", 9, 0)).await.unwrap();
+        let (transport, a) = (&backend.transport, consumer("a"));
+        let all = [fenced(ids[0], 7), fenced(ids[1], 7)];
+        transport.claim(&a, &all).await.unwrap();
+        let spoil = ["HSET", "{orders-input}:tokens", &ids[0].to_string(), "?"];
+        server.run::<()>(&spoil);
+        fill(&server);
+
+        let page = transport.list_pending(&ALL, 10).await.unwrap();
+        assert_eq!(page.entries.len(), 2);
+        let ended = transport.complete(&a, &all).await.unwrap();
+        assert!(
+            matches!(ended[0], CompleteOutcome::NotOwner { .. }),
+            "{ended:?}"
+        );
+        assert_eq!(ended[1], CompleteOutcome::Completed);
+    });
+}

@@ -177,3 +177,41 @@ fn a_policy_by_which_keys_may_vanish_is_told() {
         assert_eq!(policy.as_deref(), Some("allkeys-lru"));
     });
 }
+
+/// What is no id in the quarantine is not an index that is lost.
+#[test]
+fn a_foreign_field_in_the_quarantine_has_its_index_built_once() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        backend.transport.prepare().await.unwrap();
+        let names = batch(1, &["a"]);
+        let ids = backend.transport.submit(&names).await.unwrap();
+        backend.transport.fetch(&fetch("a", 9, 0)).await.unwrap();
+        let transport = &backend.transport;
+        let parked = Quarantine {
+            entry: ids[0],
+            token: FencingToken::NONE,
+            reason: "of the test".to_owned(),
+        };
+        transport
+            .quarantine(&consumer("a"), &[parked])
+            .await
+            .unwrap();
+        server.run::<()>(&["HSET", "{orders-input}:quarantine", "note", "of others"]);
+        let built = || {
+            let stats: String = server.run(&["INFO", "commandstats"]);
+            let zadd = stats
+                .lines()
+                .find_map(|l| l.strip_prefix("cmdstat_zadd:calls="));
+            zadd.map(|rest| rest.split(',').next().unwrap().to_owned())
+        };
+        let list = async || transport.list_quarantined(EntryId::MIN, 9).await.unwrap();
+        assert_eq!(list().await.len(), 1);
+        let once = built();
+        for _ in 0..3 {
+            assert_eq!(list().await.len(), 1, "nothing of others is listed");
+        }
+        assert_eq!(built(), once, "built again");
+    });
+}

@@ -116,6 +116,15 @@ fn a_run_id_that_stays_does_not_keep_run_ids_from_being_believed_again() {
             beat(&backend, &a).await;
             assert_eq!(several(), prolonged, "only another id prolongs it");
         }
+        // The minute is over: it is adopted, and from then on another id is a restart again.
+        let run = || server.run::<String>(&["HGET", SERVER, "run"]);
+        let calm = || server.run::<u64>(&["HGET", SERVER, "calm"]);
+        server.run::<()>(&["HSET", SERVER, "several", "1", "calm", "0"]);
+        beat(&backend, &a).await;
+        assert_ne!(run(), "0123456789abcdef", "the id that stayed is adopted");
+        server.run::<()>(&["HSET", SERVER, "run", "fedcba9876543210", "calm", "0"]);
+        beat(&backend, &a).await;
+        assert!(calm() > now, "the restart is noticed");
     });
 }
 

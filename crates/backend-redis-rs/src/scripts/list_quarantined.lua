@@ -8,10 +8,12 @@ if not string.find(ARGV[1], '[1-9]') and redis.call('HLEN', KEYS[1]) ~= redis.ca
   redis.call('UNLINK', KEYS[2])
   for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
     local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
-    if ms and #ms <= 20 and #seq <= 20 then
-      local member = string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-      redis.call('ZADD', KEYS[2], '0', member)
+    -- What is no id stands behind all ids, so that the counts meet; it is never listed.
+    local member = '~' .. id
+    if ms and #ms <= 20 and #seq <= 20 and not string.find(id, '^0%d') and not string.find(id, '%-0%d') then
+      member = string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
     end
+    redis.call('ZADD', KEYS[2], '0', member)
   end
 end
 local members = redis.call('ZRANGEBYLEX', KEYS[2], '(' .. ARGV[1], '+', 'LIMIT', 0, ARGV[2])
