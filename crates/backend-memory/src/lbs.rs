@@ -408,10 +408,13 @@ impl Lbs {
         let &Quarantine {
             entry,
             token,
+            min_failures,
             ref reason,
         } = quarantine;
-        match self.admit(Fenced { entry, token }).map(|_| ()) {
-            Ok(()) => {
+        let fence = self.admit(Fenced { entry, token });
+        match fence.map(|fence| fence.failures) {
+            Ok(failures) if failures < min_failures => QuarantineOutcome::FewerFailures,
+            Ok(_) => {
                 if let Some(Entry { fields, fence }) = self.remove(entry) {
                     let parked = Quarantined {
                         entry,

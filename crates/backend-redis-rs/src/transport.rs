@@ -376,10 +376,14 @@ impl Transport for RedisTransport {
             call.arg(&self.keys.group).arg(consumer.as_str());
             call.args(page.iter().map(|parked| parked.entry.to_string()));
             call.args(page.iter().map(|parked| digits(parked.token)));
+            call.args(page.iter().map(|parked| parked.min_failures.to_string()));
             call.args(page.iter().map(|parked| &parked.reason));
             call.args(page.iter().map(|parked| index_member(parked.entry)));
         };
         let read = |reply| {
+            if reply == Value::Int(2) {
+                return Ok(QuarantineOutcome::FewerFailures);
+            }
             Ok(match ended(reply)? {
                 Ended::Done => QuarantineOutcome::Quarantined,
                 Ended::Gone => QuarantineOutcome::Gone,

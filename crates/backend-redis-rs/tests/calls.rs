@@ -290,6 +290,7 @@ async fn every_call(backend: &Backend) {
     let park = Quarantine {
         entry,
         token: FencingToken(2),
+        min_failures: 0,
         reason: "warm".to_owned(),
     };
     transport.quarantine(&claimer, &[park]).await.unwrap();
@@ -379,6 +380,7 @@ fn no_call_of_the_quarantine_does_more_than_a_page() {
                 .map(|claim| Quarantine {
                     entry: claim.entry,
                     token: claim.token,
+                    min_failures: 0,
                     reason: "it fails".to_owned(),
                 })
                 .collect();

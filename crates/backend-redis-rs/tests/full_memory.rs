@@ -94,6 +94,7 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
             let park = Quarantine {
                 entry: all[1].entry,
                 token: all[1].token,
+                min_failures: 0,
                 reason: "of the test".to_owned(),
             };
             let parked = transport.quarantine(&a.id.consumer, &[park]).await.unwrap();

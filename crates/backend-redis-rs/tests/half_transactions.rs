@@ -98,6 +98,7 @@ fn half_a_quarantine_leaves_no_entry_that_nobody_looks_for() {
             let quarantine = Quarantine {
                 entry,
                 token: FencingToken(5),
+                min_failures: 0,
                 reason: "tired".into(),
             };
             let parked = backend

@@ -231,6 +231,7 @@ fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantin
         let parked = Quarantine {
             entry: page.entries[0].entry,
             token: FencingToken::NONE,
+            min_failures: 0,
             reason: reason.to_string(),
         };
         let outcome = backend
@@ -275,6 +276,7 @@ fn what_waits_and_what_is_parked_is_listed_in_short_pages_too() {
             .map(|entry| Quarantine {
                 entry: *entry,
                 token: FencingToken::NONE,
+                min_failures: 0,
                 reason: "made up".to_owned(),
             })
             .collect();

@@ -138,6 +138,7 @@ fn either_half_of_the_quarantine_may_vanish() {
                 let wanted = Quarantine {
                     entry: entry.entry,
                     token: FencingToken::NONE,
+                    min_failures: 0,
                     reason: "of the test".to_owned(),
                 };
                 transport
@@ -192,6 +193,7 @@ fn a_foreign_field_in_the_quarantine_has_its_index_built_once() {
         let parked = Quarantine {
             entry: ids[0],
             token: FencingToken::NONE,
+            min_failures: 0,
             reason: "of the test".to_owned(),
         };
         transport

@@ -390,6 +390,7 @@ fn poison_entries_are_delivered_with_their_reason_and_stop_nothing() {
             .map(|entry| Quarantine {
                 entry: entry.entry,
                 token: FencingToken::NONE,
+                min_failures: 0,
                 reason: entry.content.clone().unwrap_err().to_string(),
             })
             .collect();
@@ -438,6 +439,7 @@ fn a_quarantine_record_that_cannot_be_read_hides_no_other() {
             let item = Quarantine {
                 entry: *entry,
                 token: FencingToken::NONE,
+                min_failures: 0,
                 reason: "why".into(),
             };
             backend

@@ -136,6 +136,9 @@ pub trait Transport: Debug + Send + Sync + 'static {
     ) -> Result<Vec<HandBackOutcome>>;
 
     /// Parks entries with payload and reason, in one step with removing them.
+    ///
+    /// The failures for which an entry is parked were read before. An owner whose death
+    /// was one of them may have handed back late since: then the entry stays.
     async fn quarantine(
         &self,
         consumer: &ConsumerName,
@@ -347,6 +350,8 @@ pub struct Quarantine {
     pub entry: EntryId,
     /// The actor's token; [`FencingToken::NONE`] for entries that could not be read.
     pub token: FencingToken,
+    /// How many failures must be on record, 0 for entries that could not be read.
+    pub min_failures: u32,
     /// Why, for people to read.
     pub reason: String,
 }
@@ -407,6 +412,8 @@ pub enum QuarantineOutcome {
     Quarantined,
     /// The entry was not on the LBS any more.
     Gone,
+    /// Fewer failures than that are on record, for one was taken back: nothing changed.
+    FewerFailures,
     /// A greater token was seen: nothing changed.
     NotOwner {
         /// The remembered token.

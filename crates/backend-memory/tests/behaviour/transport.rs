@@ -279,6 +279,7 @@ fn poison_is_delivered_with_its_reason_and_parked_with_its_fields() {
     let park = [Quarantine {
         entry: poison,
         token: FencingToken::NONE,
+        min_failures: 0,
         reason: "bad".into(),
     }];
     let park = || {
@@ -307,6 +308,7 @@ fn an_owned_entry_is_not_quarantined_by_a_lower_token() {
     let park = [Quarantine {
         entry,
         token: FencingToken(9),
+        min_failures: 0,
         reason: "old".into(),
     }];
     let outcome = ready(fx.transport.quarantine(&consumer("w2"), &park))

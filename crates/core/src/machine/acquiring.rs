@@ -429,6 +429,7 @@ impl Machine {
             }
             let parking = Parking {
                 token: lock.token,
+                min_failures: limit.unwrap_or(0),
                 reason,
                 failures: failures.reasons,
             };

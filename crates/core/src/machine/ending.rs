@@ -378,6 +378,7 @@ impl Machine {
                 entries.push(Quarantine {
                     entry,
                     token: parking.token,
+                    min_failures: parking.min_failures,
                     reason: parking.reason.clone(),
                 });
                 flight.push((entry, parking.clone()));
@@ -428,9 +429,14 @@ impl Machine {
             if matches!(self.lanes.parking.get(&entry), Some(of) if of.token == token) {
                 self.lanes.parking.remove(&entry);
             }
-            if self.is_parked(entry, token)
-                && let Some(item) = self.items.remove(entry)
-            {
+            if !self.is_parked(entry, token) {
+                continue;
+            }
+            if outcome == QuarantineOutcome::FewerFailures {
+                // An owner that was counted as dead lives: others may try the entry.
+                self.set_ending(entry, Ending::hand_back(None));
+                self.lanes.hand_back.queue.insert(entry);
+            } else if let Some(item) = self.items.remove(entry) {
                 self.release_lock_of(entry, &item, false);
             }
         }

@@ -55,6 +55,8 @@ pub(super) struct Lane {
 #[derive(Debug, Clone)]
 pub(super) struct Parking {
     pub(super) token: FencingToken,
+    /// With fewer than these on record it is not to be parked any more.
+    pub(super) min_failures: u32,
     pub(super) reason: String,
     /// Why the last of its owners failed.
     pub(super) failures: Vec<String>,
@@ -64,6 +66,7 @@ impl Parking {
     pub(super) fn unreadable(token: FencingToken, reason: &MalformedReason) -> Self {
         Self {
             token,
+            min_failures: 0,
             reason: reason.to_string(),
             failures: Vec::new(),
         }

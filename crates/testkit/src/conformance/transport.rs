@@ -84,6 +84,7 @@ suite!($ transport_conformance!, transport: Arc<dyn Transport>, [
     // Quarantine
     quarantine_keeps_the_payload_and_the_reason,
     quarantine_can_be_repeated,
+    who_has_failed_less_often_by_now_is_not_quarantined,
     quarantine_counts_failures_and_names_the_last_owner,
     quarantined_entries_are_listed_in_pages,
     a_released_entry_is_delivered_again_as_it_was,

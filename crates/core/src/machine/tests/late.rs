@@ -2,7 +2,9 @@
 
 use super::rig::{Rig, SCHEMES, TTL, consumer, entry, lease, pending_at};
 use crate::machine::{Action, Answer, ClaimResult, Command, Input, Notice, Reply};
-use crate::{ClaimOutcome, Failures, FencingToken, HandBack, HandBackOutcome, LockScheme};
+use crate::{
+    ClaimOutcome, Failures, FencingToken, HandBack, HandBackOutcome, LockScheme, QuarantineOutcome,
+};
 
 /// The page that is handed back, answered: to nobody is it a lease's end.
 fn hand_backs(rig: &mut Rig) -> Vec<HandBack> {
@@ -201,6 +203,37 @@ fn who_counts_the_last_death_lets_the_entry_rest_instead_of_parking_it() {
         };
         assert!(parked[0].reason.ends_with("the last: the last"));
     }
+}
+
+/// The claim told of the last failure, and then its owner handed back late.
+#[test]
+fn what_has_failed_less_often_when_it_is_to_be_parked_goes_to_others() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| {
+        settings.quarantine_after = Some(3);
+    });
+    rig.fetched(1, "s");
+    rig.acquired();
+    rig.answer("Claim", claimed(false, 4));
+    rig.fail("Quarantine");
+    rig.live(TTL / 5);
+    let (id, action) = rig.take("Quarantine");
+    let Action::Quarantine(parked) = action else {
+        panic!()
+    };
+    assert_eq!(parked[0].min_failures, 3, "the limit, not what was counted");
+    let fewer = vec![QuarantineOutcome::FewerFailures];
+    rig.reply(id, Reply::Quarantined(fewer));
+    let back = hand_backs(&mut rig);
+    assert!(!back[0].rests && back[0].failed.is_none());
+    assert!(rig.has("Release"), "its lock is free");
+    assert!(!rig.has("Quarantine"), "it is not to be parked any more");
+    let of_it = |n: &Notice| {
+        matches!(
+            n,
+            Notice::Added { .. } | Notice::Quarantined { .. } | Notice::Ended { .. }
+        )
+    };
+    assert!(!rig.notices.iter().any(of_it), "nobody heard of it");
 }
 
 /// A claim of a user is answered meanwhile.

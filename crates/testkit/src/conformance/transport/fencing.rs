@@ -478,6 +478,7 @@ pub async fn results_are_positional(runtime: Arc<dyn Runtime>, transport: Arc<dy
     let park = |entry, token| Quarantine {
         entry,
         token: FencingToken(token),
+        min_failures: 0,
         reason: "any".into(),
     };
     let parks = [park(gone, 5), park(fresh, 2), park(owned, 4)];

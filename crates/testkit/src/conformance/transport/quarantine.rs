@@ -61,6 +61,50 @@ pub async fn quarantine_can_be_repeated(runtime: Arc<dyn Runtime>, transport: Ar
     assert_eq!(one(t.quarantined().await).reason, "first");
 }
 
+/// An owner that was counted as dead can hand back while its entry is being parked.
+pub async fn who_has_failed_less_often_by_now_is_not_quarantined(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let entry = t.owned(&t.a, 5).await;
+    t.claim_one(&t.b, entry, 6).await;
+    assert_eq!(t.failures_at_claim(&t.a, entry, 7).await.count, 2);
+    t.give_up(&t.b, entry, 6, None, false).await;
+    let park = |min_failures, token| Quarantine {
+        entry,
+        token: FencingToken(token),
+        min_failures,
+        reason: "it failed too often".into(),
+    };
+    let outcomes = [
+        (park(2, 7), QuarantineOutcome::FewerFailures),
+        (
+            park(1, 6),
+            QuarantineOutcome::NotOwner {
+                seen: FencingToken(7),
+            },
+        ),
+    ];
+    for (park, outcome) in outcomes {
+        for _ in 0..2 {
+            let outcomes = t.quarantine(&t.a, std::slice::from_ref(&park)).await;
+            assert_eq!(one(outcomes.expect("quarantine")), outcome);
+            let pending = t.pending(entry).await.expect("pending");
+            assert_eq!((pending.failures, pending.token), (1, FencingToken(7)));
+        }
+    }
+    assert!(t.quarantined().await.is_empty());
+    let enough = t.quarantine(&t.a, &[park(1, 7)]).await;
+    assert_eq!(
+        one(enough.expect("quarantine")),
+        QuarantineOutcome::Quarantined
+    );
+    t.assert_gone(entry).await;
+    let again = t.quarantine(&t.a, &[park(2, 7)]).await;
+    assert_eq!(one(again.expect("quarantine")), QuarantineOutcome::Gone);
+}
+
 /// What a person wants to know who looks at it.
 pub async fn quarantine_counts_failures_and_names_the_last_owner(
     runtime: Arc<dyn Runtime>,
@@ -249,6 +293,7 @@ pub async fn a_whole_quarantine_is_released_in_order(
         .map(|entry| Quarantine {
             entry: *entry,
             token: FencingToken::NONE,
+            min_failures: 0,
             reason: "any".into(),
         })
         .collect();

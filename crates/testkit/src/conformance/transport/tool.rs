@@ -174,6 +174,7 @@ impl Tool {
         let quarantine = Quarantine {
             entry,
             token: FencingToken(token),
+            min_failures: 0,
             reason: reason.into(),
         };
         one(self

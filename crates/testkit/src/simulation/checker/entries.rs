@@ -235,10 +235,23 @@ impl Checker {
         }
     }
 
-    /// An entry is about to be parked, with so many failures on record (R7).
-    /// (An LBS that was restored, or lost its records, may have forgotten those that were
-    /// counted.)
-    pub(in super::super) fn parks(&mut self, entry: EntryId, failures: u32, limit: Option<u32>) {
+    /// Entries were parked, each with the failures that were on record just before (R7).
+    pub(in super::super) fn parked(
+        &mut self,
+        failures: &[(EntryId, u32)],
+        outcomes: &[QuarantineOutcome],
+        limit: Option<u32>,
+    ) {
+        for (&(entry, failures), outcome) in failures.iter().zip(outcomes) {
+            if *outcome == QuarantineOutcome::Quarantined {
+                self.check_failures(entry, failures, limit);
+            }
+        }
+    }
+
+    /// An LBS that was restored, or lost its records, may have forgotten those that were
+    /// counted.
+    fn check_failures(&mut self, entry: EntryId, failures: u32, limit: Option<u32>) {
         let submitted = self.entries.submitted.get(&entry);
         let readable = submitted.is_some_and(Option::is_some);
         let restored = ["LBS restored", LOST_FENCES];

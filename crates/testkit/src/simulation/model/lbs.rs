@@ -575,6 +575,7 @@ impl Lbs {
             match self.admit(fenced) {
                 Verdict::Gone => QuarantineOutcome::Gone,
                 Verdict::Stale(seen) => QuarantineOutcome::NotOwner { seen },
+                Verdict::Fine if self.failed_less_often(wanted) => QuarantineOutcome::FewerFailures,
                 Verdict::Fine => {
                     self.park(caller, wanted, now_ms);
                     QuarantineOutcome::Quarantined
@@ -600,6 +601,10 @@ impl Lbs {
         }
         group.consumers.remove(consumer);
         true
+    }
+
+    fn failed_less_often(&self, wanted: &Quarantine) -> bool {
+        self.failures(wanted.entry) < wanted.min_failures
     }
 
     fn admit(&self, actor: Fenced) -> Verdict {

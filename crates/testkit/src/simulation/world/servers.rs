@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use streamlease_core::machine::{Action, ActionId, Reply};
 use streamlease_core::{
-    Announcement, ClaimOutcome, Error, Fetched, Hint, Info, MalformedReason, StreamName,
+    Announcement, ClaimOutcome, EntryId, Error, Fetched, Hint, Info, MalformedReason, Quarantine,
+    StreamName,
 };
 
 use super::{Event, World, trace, unavailable};
@@ -70,16 +71,7 @@ impl World {
         if let Action::Fetch { max, wait } = action {
             return self.fetch(node, id, max, wait);
         }
-        if let Action::Quarantine(entries) = &action {
-            let limit = self.nodes[node].settings.quarantine_after;
-            for wanted in entries
-                .iter()
-                .filter(|wanted| self.servers.lbs.contains(wanted.entry))
-            {
-                self.checker
-                    .parks(wanted.entry, self.servers.lbs.failures(wanted.entry), limit);
-            }
-        }
+        let failures = self.failures_before(&action);
         let mut hints = Vec::new();
         let result = self.call_server(node, &action, &mut hints);
         trace!(
@@ -89,6 +81,10 @@ impl World {
         );
         if let Ok(reply) = &result {
             let now = Duration::from_nanos(self.now);
+            if let Reply::Quarantined(outcomes) = reply {
+                let limit = self.nodes[node].settings.quarantine_after;
+                self.checker.parked(&failures, outcomes, limit);
+            }
             self.checker
                 .executed(now, node, &action, reply, &self.servers.lbs);
             if matches!(action, Action::ForgetConsumer(_)) {
@@ -97,6 +93,18 @@ impl World {
         }
         self.publish(hints);
         self.answer(node, id, result);
+    }
+
+    /// Of the entries that are to be parked.
+    fn failures_before(&self, action: &Action) -> Vec<(EntryId, u32)> {
+        let Action::Quarantine(entries) = action else {
+            return Vec::new();
+        };
+        let failures = |wanted: &Quarantine| {
+            let failures = self.servers.lbs.failures(wanted.entry);
+            (wanted.entry, failures)
+        };
+        entries.iter().map(failures).collect()
     }
 
     pub(super) fn call_server(
