@@ -331,6 +331,25 @@ pub(crate) fn group_state(value: Value, group: &str) -> Result<Option<GroupState
     Ok(None)
 }
 
+/// The reply of `list_quarantined.lua`.
+#[derive(Debug)]
+pub(crate) enum QuarantinePage {
+    Rows(Vec<Quarantined>),
+    /// A step of mending the index was made; this is where it goes on.
+    Mending(Vec<u8>),
+}
+
+pub(crate) fn quarantine_page(value: Value) -> Result<QuarantinePage> {
+    let mut items = list(value)?.into_iter();
+    match next(&mut items)? {
+        Value::Nil => Ok(QuarantinePage::Mending(bytes(next(&mut items)?)?)),
+        rows => {
+            let rows = list(rows)?.into_iter().map(quarantined);
+            Ok(QuarantinePage::Rows(rows.collect::<Result<_>>()?))
+        }
+    }
+}
+
 /// One row of `list_quarantined.lua`. A record that cannot be read is shown as
 /// that: it must not hide the others.
 pub(crate) fn quarantined(value: Value) -> Result<Quarantined> {
@@ -482,7 +501,8 @@ mod tests {
                     .err(),
                 consumer_state(value.clone()).err(),
                 group_state(value.clone(), "g").err(),
-                quarantined(value.clone()).err(),
+                quarantine_page(value.clone()).err(),
+                quarantine_page(array([value.clone(), value.clone()])).err(),
                 quarantine_release(value.clone()).err(),
                 quarantined(array([bulk("1-1"), value.clone()])).err(),
                 fetched(array([array([bulk("k"), array([value.clone()])])])).err(),

@@ -61,7 +61,7 @@ fn written_pieces(pieces: &[&[u8]]) -> Vec<u8> {
 /// replies: none panics, and what is refused is a protocol error.
 pub fn redis_reply(shape: &[u8]) {
     let value = tree(&mut Bytes(shape), 0);
-    let errors: [Option<Error>; 18] = [
+    let errors: [Option<Error>; 19] = [
         decode::list(value.clone()).err(),
         decode::pairs(value.clone()).err(),
         decode::text(value.clone()).err(),
@@ -78,6 +78,7 @@ pub fn redis_reply(shape: &[u8]) {
         decode::consumer_state(value.clone()).err(),
         decode::group_state(value.clone(), "g").err(),
         decode::quarantined(value.clone()).err(),
+        decode::quarantine_page(value.clone()).err(),
         decode::quarantine_release(value.clone()).err(),
         decode::outcome(value.clone())
             .and_then(|(_, mut rest)| decode::held(&mut rest))

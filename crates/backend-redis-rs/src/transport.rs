@@ -26,7 +26,7 @@ use streamlease_core::{
 use self::pace::{Allowance, Pace};
 use crate::cluster;
 use crate::connection::{Call, Script, Server, script};
-use crate::decode::{self, GroupState};
+use crate::decode::{self, GroupState, QuarantinePage};
 use crate::error::protocol;
 use crate::eviction;
 use crate::keys::{Keys, index_member};
@@ -464,20 +464,31 @@ impl Transport for RedisTransport {
         let what = self.what("listing the quarantine of");
         let mut found: Vec<Quarantined> = Vec::new();
         let mut allowance = Allowance::new();
+        // Where the mending of the index goes on, and how often it came to its end.
+        let (mut mending, mut ends) = (Vec::new(), 0);
         while found.len() < limit {
             let after = found.last().map_or(after, |last| last.entry);
             let mut call = self.quarantine_call();
             call.arg(index_member(after))
                 .arg((limit - found.len()).min(PAGE).to_string())
-                .arg(self.reading.bytes().to_string());
+                .arg(self.reading.bytes().to_string())
+                .arg(&mending);
             let reply = self.read_large(&what, &LIST_QUARANTINED, call).await?;
             let bytes = decode::size(&reply);
-            let rows = decode::list(reply)?;
+            let rows = match decode::quarantine_page(reply)? {
+                QuarantinePage::Rows(rows) => rows,
+                QuarantinePage::Mending(next) => {
+                    // Once more: the server was restarted meanwhile, perhaps. More often
+                    // does not help, and what is listed counts more than the rest.
+                    ends += u32::from(next.is_empty());
+                    mending = if ends < 2 { next } else { b"done".to_vec() };
+                    continue;
+                }
+            };
             if rows.is_empty() {
                 break;
             }
             for row in rows {
-                let row = decode::quarantined(row)?;
                 // A cursor that does not move would have us ask for ever.
                 if row.entry <= after {
                     return Err(protocol("a page of the quarantine that leads back"));

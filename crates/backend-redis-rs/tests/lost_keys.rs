@@ -158,6 +158,14 @@ fn either_half_of_the_quarantine_may_vanish() {
         delete(&server, "quarantine:index");
         park(3, &["d"]).await;
         assert_eq!(listed().await, 4);
+        // Also in the middle of a listing, which else would end there.
+        let parked = transport.list_quarantined(EntryId::MIN, 2).await.unwrap();
+        delete(&server, "quarantine:index");
+        let later = transport
+            .list_quarantined(parked[1].entry, 9)
+            .await
+            .unwrap();
+        assert_eq!(later.len(), 2);
         delete(&server, "quarantine");
         assert_eq!(listed().await, 0);
         park(4, &["e"]).await;
@@ -215,5 +223,89 @@ fn a_foreign_field_in_the_quarantine_has_its_index_built_once() {
             assert_eq!(list().await.len(), 1, "nothing of others is listed");
         }
         assert_eq!(built(), once, "built again");
+    });
+}
+
+const QUARANTINE: &str = "{orders-input}:quarantine";
+const INDEX: &str = "{orders-input}:quarantine:index";
+
+/// In µs, of each script since the log was cleared.
+fn script_times(server: &RedisServer) -> Vec<u64> {
+    type Row = (u64, u64, u64, Vec<String>, String, String);
+    let rows: Vec<Row> = server.run(&["SLOWLOG", "GET", "-1"]);
+    let scripts = rows.iter().filter(|row| row.3[0].starts_with("EVAL"));
+    let mut times: Vec<u64> = scripts.map(|row| row.2).collect();
+    times.sort_unstable();
+    times
+}
+
+#[test]
+fn the_index_of_a_large_quarantine_is_made_anew_in_short_steps() {
+    const MANY: usize = 40_000;
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let fill = "for i = 1, ARGV[1] do \
+                    redis.call('HSET', KEYS[1], i .. '-1', '1:x,1:0,1:a,1:1,1:k,1:v,') end";
+        server.run::<()>(&["EVAL", fill, "1", QUARANTINE, &MANY.to_string()]);
+        server.run::<()>(&["HSET", QUARANTINE, "note", "of others", "01-1", "?"]);
+        // What is in no quarantine any more.
+        let stale = "for i = 1, 1000 do redis.call('ZADD', KEYS[1], 0, \
+                     string.format('%020d-%020d', i, 2)) end";
+        server.run::<()>(&["EVAL", stale, "1", INDEX]);
+        server.run::<()>(&["CONFIG", "SET", "slowlog-max-len", "100000"]);
+        server.run::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+
+        // What it takes all at once.
+        let whole = "for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do \
+                     redis.call('ZADD', KEYS[2], 0, id) end";
+        server.run::<()>(&["SLOWLOG", "RESET"]);
+        server.run::<()>(&["EVAL", whole, "2", QUARANTINE, "{orders-input}:reference"]);
+        let whole = script_times(&server)[0];
+
+        let list_all = async || {
+            server.run::<()>(&["SLOWLOG", "RESET"]);
+            let (mut after, mut found) = (EntryId::MIN, 0);
+            loop {
+                let page = backend.transport.list_quarantined(after, 500).await;
+                let page = page.unwrap();
+                let Some(last) = page.last() else { break };
+                assert!(page.iter().all(|parked| parked.entry > after));
+                (after, found) = (last.entry, found + page.len());
+            }
+            assert_eq!(found, MANY);
+            assert_eq!(server.run::<usize>(&["ZCARD", INDEX]), MANY + 2);
+            *script_times(&server).last().unwrap()
+        };
+        let mut longest = list_all().await;
+        // Some may have been interrupted.
+        for _ in 0..2 {
+            server.run::<()>(&["DEL", INDEX]);
+            longest = longest.min(list_all().await);
+        }
+        assert!(longest < whole / 8, "{longest} µs, all at once {whole} µs");
+    });
+}
+
+#[test]
+fn long_records_make_the_steps_of_a_new_index_shorter() {
+    const LONG: usize = 400_000;
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let fill = "for i = 1, 100 do redis.call('HSET', KEYS[1], i .. '-1', \
+                    '1:x,1:0,1:a,1:1,1:k,' .. ARGV[1] .. ':' .. string.rep('v', ARGV[1]) .. ',') end";
+        server.run::<()>(&["EVAL", fill, "1", QUARANTINE, &LONG.to_string()]);
+        server.run::<()>(&["CONFIG", "RESETSTAT"]);
+        let parked = backend.transport.list_quarantined(EntryId::MIN, 1).await;
+        assert_eq!(parked.unwrap()[0].entry, EntryId::new(1, 1));
+        let stats: String = server.run(&["INFO", "commandstats"]);
+        let calls = |name: &str| -> u64 {
+            let head = format!("cmdstat_{name}:calls=");
+            let found = stats.lines().find_map(|line| line.strip_prefix(&head));
+            found.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+        };
+        let steps = calls("evalsha") + calls("eval");
+        assert!(steps >= 20, "{steps} steps for {} bytes", 100 * LONG);
     });
 }
