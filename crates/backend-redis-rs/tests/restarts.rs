@@ -155,3 +155,36 @@ fn a_restart_does_not_hold_everybody_back_for_the_longest_ttl() {
         assert!(held.remaining > Duration::from_secs(590), "{held:?}");
     });
 }
+
+/// Its caller has given it up by then, and knows the lease by the take-over.
+#[test]
+fn an_acquire_that_was_put_off_and_executes_late_replaces_no_lease() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", TTL).await;
+        let b = opened(&backend, "b", TTL).await;
+        let acquired_by_b = acquired(&backend, &b, "s").await;
+        server.run::<()>(&["HSET", SERVER, "run", "0123456789abcdef"]);
+        let late = || acquire("s", E1, 8, 0);
+        let page = vec![late(), acquire("t", E1, 9, 0)];
+        let outcomes = backend.locks.acquire(&a, &page).await.unwrap();
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, AcquireOutcome::NotYet { .. })),
+            "{outcomes:?}"
+        );
+        server.run::<()>(&["HSET", SERVER, "calm", "0"]);
+        server.run::<()>(&["ZADD", "{orders-input}:sessions", "0", &b.id.to_string()]);
+        let taken = backend.locks.take_over(&a, &b.id, 9).await.unwrap();
+        let TakeOverOutcome::Taken { leases, .. } = taken else {
+            panic!("{taken:?}")
+        };
+        assert!(leases[0].token > acquired_by_b.token);
+        let outcome = try_acquire(&backend, &a, late()).await;
+        assert!(matches!(outcome, AcquireOutcome::Held(_)), "{outcome:?}");
+        let records = backend.locks.records(&a.id, None, 9).await.unwrap();
+        assert_eq!(records, leases, "it is what the take-over made it");
+    });
+}

@@ -18,6 +18,8 @@
 //!   another `attempt`, by the same session, a new one, after which the old
 //!   token releases nothing. Attempts of one session only grow: a lower one on a
 //!   held lease is an abandoned request that executes late, and answers `Held`.
+//!   An attempt counts whatever it was answered with: a lease that came by a
+//!   take-over has the greatest one of its session so far.
 //!   An acquire by a session that is gone holds nothing.
 //! - **Lost writes.** With [`LockScheme::Session`] beats name no leases, so each
 //!   reply carries a [`generation`](BeatReply::generation) that tells when the

@@ -398,6 +398,10 @@ impl Locks {
         if !self.lives(&session.id, now) {
             return vec![AcquireOutcome::SessionGone; requests.len()];
         }
+        if let Some(last) = requests.iter().map(|request| request.attempt).max() {
+            let seen = self.last_attempts.entry(session.id.clone()).or_default();
+            *seen = last.max(*seen);
+        }
         if self.quiet_until > now {
             let retry_in = Duration::from_millis(self.quiet_until - now);
             return vec![AcquireOutcome::NotYet { retry_in }; requests.len()];
@@ -418,8 +422,6 @@ impl Locks {
         request: &Acquire,
         now: u64,
     ) -> AcquireOutcome {
-        let last = self.last_attempts.entry(session.clone()).or_default();
-        *last = request.attempt.max(*last);
         let holder = self
             .leases
             .get(&request.stream)
