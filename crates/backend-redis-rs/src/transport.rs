@@ -42,6 +42,9 @@ const UNSEEN_ENTRY: usize = FETCHED_BYTES / MOST_FETCHED;
 /// Entries per script that moves them with their payload, into quarantine or out:
 /// 12 µs each.
 const PARKING_PAGE: usize = 64;
+/// Most bytes of payload per such script, beyond its last entry: that is one or two
+/// milliseconds.
+const PARKING_BYTES: usize = 256 << 10;
 /// How long a batch's id, and as what a quarantined entry came back, is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
 /// How idle an entry that was handed back looks: more than any consumer that
@@ -130,6 +133,33 @@ impl RedisTransport {
             .collect();
         let replies = self.server.run(&self.what(doing), script, &calls).await?;
         flatten(count, replies)?.into_iter().map(read).collect()
+    }
+
+    /// Runs a script that stops when it has moved enough, until it has done all pages.
+    /// How long entries are only the server knows.
+    async fn in_pieces<'a, T: 'a>(
+        &self,
+        doing: &str,
+        script: &Script,
+        pages: impl Iterator<Item = &'a [T]>,
+        call: impl Fn(&[T]) -> Call,
+    ) -> Result<Vec<Value>> {
+        let what = self.what(doing);
+        let mut replies = Vec::new();
+        for page in pages {
+            let mut rest = page;
+            while !rest.is_empty() {
+                let reply = self.server.run_one(&what, script, call(rest)).await?;
+                let done = decode::list(reply)?;
+                // None would have us ask for ever.
+                if done.is_empty() || done.len() > rest.len() {
+                    return Err(protocol("another number of outcomes"));
+                }
+                rest = &rest[done.len()..];
+                replies.extend(done);
+            }
+        }
+        Ok(replies)
     }
 
     /// What the group is like; `None` if there is no such group.
@@ -368,17 +398,19 @@ impl Transport for RedisTransport {
     ) -> Result<Vec<QuarantineOutcome>> {
         let pages = pages_without_repeats(entries, |parked| parked.entry)
             .into_iter()
-            .flat_map(|page| page.chunks(PARKING_PAGE))
-            .collect();
-        let fill = |call: &mut Call, page: &[Quarantine]| {
+            .flat_map(|page| page.chunks(PARKING_PAGE));
+        let call = |page: &[Quarantine]| {
+            let mut call = self.call();
             call.key(&self.keys.quarantine)
                 .key(&self.keys.quarantine_index);
             call.arg(&self.keys.group).arg(consumer.as_str());
+            call.arg(PARKING_BYTES.to_string());
             call.args(page.iter().map(|parked| parked.entry.to_string()));
             call.args(page.iter().map(|parked| digits(parked.token)));
             call.args(page.iter().map(|parked| parked.min_failures.to_string()));
             call.args(page.iter().map(|parked| &parked.reason));
             call.args(page.iter().map(|parked| index_member(parked.entry)));
+            call
         };
         let read = |reply| {
             if reply == Value::Int(2) {
@@ -390,8 +422,11 @@ impl Transport for RedisTransport {
                 Ended::NotOwner(seen) => QuarantineOutcome::NotOwner { seen },
             })
         };
-        self.paged("quarantining from", &QUARANTINE, pages, fill, read)
-            .await
+        self.in_pieces("quarantining from", &QUARANTINE, pages, call)
+            .await?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
@@ -503,22 +538,21 @@ impl Transport for RedisTransport {
     }
 
     async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>> {
-        let calls: Vec<Call> = entries
-            .chunks(PARKING_PAGE)
-            .map(|page| {
-                let mut call = self.quarantine_call();
-                call.key(&self.keys.lbs);
-                call.arg(MEMORY.as_millis().to_string());
-                for entry in page {
-                    call.key(self.keys.released(*entry));
-                    call.arg(entry.to_string()).arg(index_member(*entry));
-                }
-                call
-            })
-            .collect();
-        let what = self.what("releasing from the quarantine of");
-        let replies = self.server.run(&what, &RELEASE_QUARANTINED, &calls).await?;
-        flatten(entries.len(), replies)?
+        let call = |page: &[EntryId]| {
+            let mut call = self.quarantine_call();
+            call.key(&self.keys.lbs);
+            call.arg(MEMORY.as_millis().to_string())
+                .arg(PARKING_BYTES.to_string());
+            for entry in page {
+                call.key(self.keys.released(*entry));
+                call.arg(entry.to_string()).arg(index_member(*entry));
+            }
+            call
+        };
+        let pages = entries.chunks(PARKING_PAGE);
+        let doing = "releasing from the quarantine of";
+        self.in_pieces(doing, &RELEASE_QUARANTINED, pages, call)
+            .await?
             .into_iter()
             .map(decode::quarantine_release)
             .collect()

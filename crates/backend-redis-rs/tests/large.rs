@@ -50,6 +50,36 @@ async fn long_entries_at_a(server: &RedisServer, count: usize, bytes: usize) -> 
     ids.unwrap()
 }
 
+/// How long (µs) the longest script takes while `work` runs.
+async fn longest_script<T>(server: &RedisServer, work: impl Future<Output = T>) -> (u64, T) {
+    type Row = (u64, u64, u64, Vec<String>, String, String);
+    server.run::<()>(&["CONFIG", "SET", "slowlog-max-len", "100000"]);
+    server.run::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    server.run::<()>(&["SLOWLOG", "RESET"]);
+    let done = work.await;
+    let rows: Vec<Row> = server.run(&["SLOWLOG", "GET", "-1"]);
+    let scripts = rows.iter().filter(|row| row.3[0].starts_with("EVAL"));
+    (scripts.map(|row| row.2).max().unwrap_or(0), done)
+}
+
+/// The same of a script that puts each of these bytes on a stream, all at once.
+async fn all_at_once(server: &RedisServer, count: usize, bytes: usize) -> u64 {
+    let code =
+        "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'x', string.rep('y', ARGV[2])) end";
+    let (count, bytes) = (count.to_string(), bytes.to_string());
+    let all = async || server.run::<()>(&["EVAL", code, "1", "scratch", &count, &bytes]);
+    longest_script(server, all()).await.0
+}
+
+fn parked(entry: &EntryId) -> Quarantine {
+    Quarantine {
+        entry: *entry,
+        token: FencingToken::NONE,
+        min_failures: 0,
+        reason: "made up".to_owned(),
+    }
+}
+
 fn bytes_of(page: &PendingPage) -> usize {
     let entries = page.entries.iter();
     let infos = entries.map(|pending| pending.content.as_ref().unwrap().info.as_json());
@@ -271,15 +301,7 @@ fn what_waits_and_what_is_parked_is_listed_in_short_pages_too() {
             let page = backend.transport.fetch(&fetch("a", 40, 0)).await.unwrap();
             delivered += page.entries.len();
         }
-        let parked: Vec<Quarantine> = ids
-            .iter()
-            .map(|entry| Quarantine {
-                entry: *entry,
-                token: FencingToken::NONE,
-                min_failures: 0,
-                reason: "made up".to_owned(),
-            })
-            .collect();
+        let parked: Vec<Quarantine> = ids.iter().map(parked).collect();
         backend
             .transport
             .quarantine(&consumer("a"), &parked)
@@ -298,5 +320,79 @@ fn what_waits_and_what_is_parked_is_listed_in_short_pages_too() {
             found.extend(page.iter().map(|parked| parked.entry));
         }
         assert_eq!(found, ids);
+    });
+}
+
+#[test]
+fn long_entries_enter_and_leave_the_quarantine_a_few_per_step() {
+    const COUNT: usize = 40;
+    const LONG: usize = 1_000_000;
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let ids = long_entries_at_a(&server, COUNT, LONG).await;
+        let backend = orders_at(&server.url());
+        let transport = &backend.transport;
+        let whole = all_at_once(&server, COUNT, LONG).await;
+        // Among those that are not there, too.
+        let mut entries: Vec<Quarantine> = ids.iter().map(parked).collect();
+        entries.insert(1, parked(&EntryId::new(1, 1)));
+        let mut expected = vec![QuarantineOutcome::Quarantined; COUNT];
+        expected.insert(1, QuarantineOutcome::Gone);
+        let a = consumer("a");
+        let (longest, outcomes) = longest_script(&server, transport.quarantine(&a, &entries)).await;
+        assert_eq!(outcomes.unwrap(), expected);
+        assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 0);
+        assert!(longest < whole / 4, "{longest} µs, all at once {whole} µs");
+        expected.fill(QuarantineOutcome::Gone);
+        let again = transport.quarantine(&a, &entries).await.unwrap();
+        assert_eq!(again, expected, "the repeat of all of it");
+
+        let mut wanted = ids.clone();
+        // Among those that are not there, or twice.
+        wanted.extend([EntryId::new(1, 1), ids[0]]);
+        let (longest, released) =
+            longest_script(&server, transport.release_quarantined(&wanted)).await;
+        let released = released.unwrap();
+        let mut new_ids = Vec::new();
+        for outcome in &released[..COUNT] {
+            let QuarantineRelease::Released(id) = outcome else {
+                panic!("{outcome:?}")
+            };
+            new_ids.push(*id);
+        }
+        assert!(
+            new_ids.is_sorted(),
+            "in the order in which they were asked for"
+        );
+        assert_eq!(released[COUNT], QuarantineRelease::Gone);
+        assert_eq!(released[COUNT + 1], released[0]);
+        assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), COUNT);
+        assert!(longest < whole / 4, "{longest} µs, all at once {whole} µs");
+        let again = transport.release_quarantined(&wanted).await.unwrap();
+        assert_eq!(again, released, "the repeat tells the same");
+    });
+}
+
+/// The records of entries that are pending: those need not be read to know that.
+#[test]
+fn tidying_reads_no_payloads_of_what_is_pending() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let ids = long_entries_at_a(&server, 20, 100_000).await;
+        let transport = orders_at(&server.url()).transport;
+        let own: Vec<Fenced> = ids.iter().map(|id| fenced(*id, 7)).collect();
+        transport.claim(&consumer("a"), &own).await.unwrap();
+        let left = ["HSET", "{orders-input}:tokens", "1-1", "7", "note", "x"];
+        server.run::<()>(&left);
+        server.run::<()>(&["CONFIG", "RESETSTAT"]);
+        transport
+            .list_pending_ids(None, EntryId::MIN, 10)
+            .await
+            .unwrap();
+        assert_eq!(server.run::<usize>(&["HLEN", "{orders-input}:tokens"]), 21);
+        let stats: String = server.run(&["INFO", "commandstats"]);
+        let reads = stats.lines().find(|l| l.starts_with("cmdstat_xrange:"));
+        let calls = reads.map(|line| line.split([',', '=']).nth(1).unwrap());
+        assert_eq!(calls, Some("2"), "those two that are not pending");
     });
 }

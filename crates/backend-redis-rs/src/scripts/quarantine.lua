@@ -1,23 +1,27 @@
 -- Fenced parking of a page of entries, none of them twice, with payload and reason.
 -- KEYS: LBS, fencing records, quarantine, its index.
--- ARGV: group, caller, then the ids, then for each a token, how many failures must be
--- on record, a reason and an index member.
+-- ARGV: group, caller, most bytes, then the ids, then for each a token, how many failures
+-- must be on record, a reason and an index member.
 -- Returns for each: 1, 0 if it was gone, 2 if it has failed less often, or
--- {'not_owner', token}.
+-- {'not_owner', token}. Once it has read so many bytes it stops: the answer is shorter
+-- then, and nothing was done about the rest.
 local lbs, tokens, quarantine, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local group, consumer = ARGV[1], ARGV[2]
-local count = (#ARGV - 2) / 5
-local stored = redis.call('HMGET', tokens, unpack(ARGV, 3, 2 + count))
+local group, consumer, budget = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local count = (#ARGV - 3) / 5
+local stored = redis.call('HMGET', tokens, unpack(ARGV, 4, 3 + count))
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 
 local replies, off, parked, blobs, members = {}, {}, {}, {}, {}
 for i = 1, count do
-  local id, token = ARGV[2 + i], ARGV[2 + count + i]
-  local min_failures = tonumber(ARGV[2 + 2 * count + i])
-  local reason, member = ARGV[2 + 3 * count + i], ARGV[2 + 4 * count + i]
+  local id, token = ARGV[3 + i], ARGV[3 + count + i]
+  local min_failures = tonumber(ARGV[3 + 2 * count + i])
+  local reason, member = ARGV[3 + 3 * count + i], ARGV[3 + 4 * count + i]
   local seen, _, failures, kept = parse_record(stored[i], id)
   local fields = fields_of(lbs, id)
+  for f = 1, fields and #fields or 0 do
+    budget = budget - #fields[f]
+  end
   if fields and (token < seen or unreadable[id]) then
     replies[i] = refusal('not_owner', seen, id)
   elseif fields and failures < min_failures then
@@ -40,6 +44,9 @@ for i = 1, count do
     blobs[#blobs + 1] = table.concat(parts)
     members[#members + 1] = '0'
     members[#members + 1] = member
+  end
+  if budget <= 0 then
+    break
   end
 end
 

@@ -1,6 +1,8 @@
 -- Puts a page of quarantined entries back on the LBS, each once.
 -- KEYS: quarantine, its index, LBS, then for each entry where its new id is remembered.
--- ARGV: how long to remember (ms), then (id, index member) each.
+-- ARGV: how long to remember (ms), most bytes, then (id, index member) each.
+-- Once it has read so many bytes it stops: the answer is shorter then, and nothing was
+-- done about the rest.
 local quarantine, index, lbs = KEYS[1], KEYS[2], KEYS[3]
 -- What XADD is given at most: the stack of Lua ends at about 8,000.
 local MOST_PARTS = 7000
@@ -28,12 +30,13 @@ local function fields_in(record)
   return fields
 end
 
-local replies = {}
-for i = 2, #ARGV, 2 do
-  local id, member, new_id = ARGV[i], ARGV[i + 1], KEYS[3 + i / 2]
+local replies, budget = {}, tonumber(ARGV[2])
+for i = 3, #ARGV, 2 do
+  local id, member, new_id = ARGV[i], ARGV[i + 1], KEYS[3 + (i - 1) / 2]
   local record = redis.call('HGET', quarantine, id)
   local reply
   if record then
+    budget = budget - #record
     local fields = fields_in(record)
     if fields then
       local released = redis.call('XADD', lbs, '*', unpack(fields))
@@ -50,5 +53,8 @@ for i = 2, #ARGV, 2 do
     reply = released and {'released', released} or {'gone'}
   end
   replies[#replies + 1] = reply
+  if budget <= 0 then
+    break
+  end
 end
 return replies

@@ -1,12 +1,15 @@
 -- Removes, a page at a time, fencing records whose entry is off the LBS: what is
 -- left when a consumer that knows no records removed the entry.
--- KEYS: LBS, fencing records.  ARGV: cursor, about how many to look at.
+-- KEYS: LBS, fencing records.  ARGV: cursor, about how many to look at, group.
 local page = redis.call('HSCAN', KEYS[2], ARGV[1], 'COUNT', ARGV[2])
 for i = 1, #page[2], 2 do
   local id = page[2][i]
+  -- Mostly it is pending, and whether it is there can be asked only with its payload,
+  -- which may be long. What is pending and gone is cleared away by who lists it.
   -- pcall: a field that is no entry id is none of ours to judge.
-  local found = redis.pcall('XRANGE', KEYS[1], id, id)
-  if not found.err and #found == 0 then
+  local pending = redis.pcall('XPENDING', KEYS[1], ARGV[3], id, id, 1)
+  local found = (pending.err or #pending == 0) and redis.pcall('XRANGE', KEYS[1], id, id)
+  if found and not found.err and #found == 0 then
     redis.call('HDEL', KEYS[2], id)
   end
 end

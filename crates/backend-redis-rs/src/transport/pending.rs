@@ -37,7 +37,9 @@ impl RedisTransport {
                 .unwrap_or_else(PoisonError::into_inner)
         };
         let mut call = self.call();
-        call.arg(&*cursor()).arg(TIDY_PAGE.to_string());
+        call.arg(&*cursor())
+            .arg(TIDY_PAGE.to_string())
+            .arg(&self.keys.group);
         let reply = self
             .server
             .run_one(&self.what("tidying"), &TIDY, call)
