@@ -158,5 +158,14 @@ fn when_memory_is_full_an_unreadable_record_fails_no_other_of_its_page() {
             "{ended:?}"
         );
         assert_eq!(ended[1], CompleteOutcome::Completed);
+        // Whoever comes next is told above what, gets in and completes.
+        let claimed = transport.claim(&a, &all[..1]).await.unwrap();
+        let ClaimOutcome::Stale { seen } = claimed[0] else {
+            panic!("{claimed:?}")
+        };
+        let next = [fenced(ids[0], seen.0 + 1)];
+        transport.claim(&a, &next).await.unwrap();
+        let ended = transport.complete(&a, &next).await.unwrap();
+        assert_eq!(ended, [CompleteOutcome::Completed]);
     });
 }

@@ -94,3 +94,76 @@ fn a_turn_to_sweep_lasts_no_longer_than_it_was_wanted_for() {
         }
     });
 }
+
+/// A number that nobody can go above, put where tokens are kept, must not become
+/// everybody's.
+#[test]
+fn a_counter_beyond_all_tokens_is_begun_anew_from_the_clock() {
+    on_both(|| async {
+        for scheme in SCHEMES {
+            let server = RedisServer::start();
+            let backend = backend_with(&server, "orders", scheme).await;
+            let a = opened(&backend, "a", TTL).await;
+            let before = acquired(&backend, &a, "before").await;
+            for odd in [
+                "99999999999999999999",
+                "18446744073709551615",
+                "09223372036854775807",
+                "1",
+                "oops",
+            ] {
+                server.run::<()>(&["SET", "{orders-input}:counter", odd]);
+                let token = acquired(&backend, &a, odd).await.token;
+                assert!(token > before.token, "{scheme:?} {odd}: {token}");
+                assert!(token < FencingToken::LIMIT, "{scheme:?} {odd}: {token}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_lease_on_record_with_a_token_beyond_all_hinders_no_other() {
+    on_both(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", TTL).await;
+        let b = opened(&backend, "b", TTL).await;
+        let (bad, good) = (
+            acquired(&backend, &a, "bad").await,
+            acquired(&backend, &a, "good").await,
+        );
+        let odd = [
+            "18446744073709551615",
+            "9999999999999999999999999",
+            "09223372036854775807",
+        ];
+        let overwrite = |token: &str| {
+            let value = format!("{}/{token}/{E1}/0000000000000001", a.id);
+            server.run::<()>(&["HSET", "{orders-input}:owners", "bad", &value]);
+        };
+        for token in odd {
+            overwrite(token);
+            let records = backend.locks.records(&a.id, None, 9).await.unwrap();
+            assert_eq!(records, std::slice::from_ref(&good), "{token}");
+            backend
+                .locks
+                .revoke(std::slice::from_ref(&bad.stream))
+                .await
+                .unwrap();
+            assert!(beat(&backend, &a).await.revoked.is_empty(), "{token}");
+        }
+        server.run::<()>(&[
+            "ZADD",
+            &format!("{{orders-input}}:leases:{}", a.id),
+            "0",
+            "bad",
+        ]);
+        backend.locks.close(&a.id).await.unwrap();
+        let (leases, left) = took(&backend, &b, &a).await;
+        assert_eq!(leases.len(), 1, "{leases:?}");
+        assert_eq!((&leases[0].stream, left), (&good.stream, 0));
+        // It is nobody's.
+        let token = acquired(&backend, &b, "bad").await.token;
+        assert!(token > bad.token && token < FencingToken::LIMIT);
+    });
+}

@@ -611,22 +611,23 @@ fn tokens_above_what_a_lua_number_holds_are_compared_rightly() {
         let server = RedisServer::start();
         let (backend, ids) = delivered(&server, &["s"]).await;
         let id = ids[0];
-        for token in [1 << 53, (1 << 53) + 1, u64::MAX - 1, u64::MAX] {
+        let greatest = FencingToken::LIMIT.0 - 1;
+        for token in [1 << 53, (1 << 53) + 1, greatest - 1, greatest] {
             assert!(matches!(
                 claim(&backend, "a", id, token).await,
                 ClaimOutcome::Claimed { .. }
             ));
             assert_eq!(claim(&backend, "a", id, token - 1).await, stale(token));
         }
-        assert_eq!(pending(&backend).await[0].token, FencingToken(u64::MAX));
+        assert_eq!(pending(&backend).await[0].token, FencingToken(greatest));
         assert_eq!(
-            complete(&backend, id, u64::MAX - 1).await,
+            complete(&backend, id, greatest - 1).await,
             CompleteOutcome::NotOwner {
-                seen: FencingToken(u64::MAX)
+                seen: FencingToken(greatest)
             }
         );
         assert_eq!(
-            complete(&backend, id, u64::MAX).await,
+            complete(&backend, id, greatest).await,
             CompleteOutcome::Completed
         );
     });
@@ -888,6 +889,10 @@ fn a_fencing_record_that_cannot_be_read_stops_no_page_and_lets_no_earlier_owner_
             "rubbish",
             "99999999999999999999",
             "18446744073709551616",
+            // Nobody could ever acquire above these.
+            "18446744073709551615",
+            "18446744073709551615:1:0",
+            "09223372036854775807",
             "00000000000000000005:2:0",
             "00000000000000000005:0:99999999999999999999999",
             "00000000000000000005 ",

@@ -201,6 +201,11 @@ pub struct FencingToken(pub u64);
 impl FencingToken {
     /// Below every token: nobody owns or has owned it.
     pub const NONE: Self = Self(0);
+    /// Above every token. What is on record and not below this was put there by somebody
+    /// else: were it taken for a token, no later owner could have a greater one. It is
+    /// less than many stores' greatest number (2^63 − 1), with room for what is counted
+    /// up from whatever is below, and more than any clock's time in ns until 2255.
+    pub const LIMIT: Self = Self(9_000_000_000_000_000_000);
 }
 
 impl fmt::Display for FencingToken {

@@ -5,7 +5,7 @@
 //! - [`acquire`](KeyLock::acquire) sets the key to `value` for `ttl` if it is
 //!   absent, in one atomic step, and returns a number that is greater than
 //!   `floor` and than every number it returned for that key before (an etcd
-//!   revision, a sequence). If the key is there with exactly this `value`, it
+//!   revision, a sequence), and below [`FencingToken::LIMIT`]. If the key is there with exactly this `value`, it
 //!   is the repeat of a call whose answer was lost: it sets the time to live to
 //!   `ttl` anew (the caller believes so) and returns the same number.
 //! - The number names the acquisition from then on:
@@ -32,9 +32,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, BoxFuture, EntryId, FencingToken, Held,
-    Holder, LeaseRef, LockId, LockManager, LockScheme, LockState, Member, OpenOutcome, Release,
-    ReleaseOutcome, Result, ServiceName, Session, SessionId, StreamName, TakeOverOutcome,
+    Acquire, AcquireOutcome, BeatOutcome, BeatReply, BoxFuture, EntryId, Error, ErrorKind,
+    FencingToken, Held, Holder, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
+    OpenOutcome, Release, ReleaseOutcome, Result, ServiceName, Session, SessionId, StreamName,
+    TakeOverOutcome,
 };
 
 /// Keys with a value, a number and a time to live. See the [module docs](self) for the contract.
@@ -144,7 +145,12 @@ impl KeyLockManager {
                 .await?
             {
                 KeyAcquired::Acquired(number) => {
-                    return Ok(AcquireOutcome::Acquired(FencingToken(number)));
+                    let token = FencingToken(number);
+                    if token >= FencingToken::LIMIT {
+                        let message = format!("the lock of {key} has {number}, which is no token");
+                        return Err(Error::new(ErrorKind::Incompatible, message));
+                    }
+                    return Ok(AcquireOutcome::Acquired(token));
                 }
                 KeyAcquired::Held(holder) => {
                     // An earlier attempt's key makes room for a later attempt, which so
@@ -404,7 +410,7 @@ async fn each<'a, T, R>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ConsumerName, Error, ErrorKind};
+    use crate::ConsumerName;
 
     #[test]
     fn values_survive_a_round_trip_and_foreign_ones_are_kept_as_text() {
@@ -460,6 +466,30 @@ mod tests {
         assert_eq!(futures_lite::future::block_on(doubled).unwrap(), expected);
     }
 
+    #[test]
+    fn a_number_that_is_no_token_is_refused() {
+        let service = ServiceName::new("orders").unwrap();
+        let locks = KeyLockManager::new(&service, Arc::new(Unused));
+        let session = Session {
+            id: SessionId::new(ConsumerName::from_wire("a"), 7),
+            ttl: Duration::from_secs(2),
+        };
+        let acquired = |floor| {
+            let request = Acquire {
+                stream: StreamName::new("s").unwrap(),
+                entry: EntryId::new(1, 0),
+                attempt: 1,
+                floor: FencingToken(floor),
+            };
+            futures_lite::future::block_on(locks.acquire(&session, &[request]))
+        };
+        let limit = FencingToken::LIMIT.0;
+        let greatest = AcquireOutcome::Acquired(FencingToken(limit - 1));
+        assert_eq!(acquired(limit - 2).unwrap(), [greatest]);
+        let refused = acquired(limit - 1).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Incompatible, "{refused}");
+    }
+
     /// The turn to sweep is a courtesy to the server.
     #[test]
     fn a_turn_that_cannot_be_had_fails_no_beat() {
@@ -508,8 +538,8 @@ mod tests {
 
     #[async_trait]
     impl KeyLock for Unused {
-        async fn acquire(&self, _: &str, _: &str, _: Duration, _: u64) -> Result<KeyAcquired> {
-            Ok(KeyAcquired::Acquired(1))
+        async fn acquire(&self, _: &str, _: &str, _: Duration, floor: u64) -> Result<KeyAcquired> {
+            Ok(KeyAcquired::Acquired(floor + 1))
         }
         async fn renew(&self, _: &str, _: u64, _: Duration) -> Result<bool> {
             Ok(false)

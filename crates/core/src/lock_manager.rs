@@ -10,7 +10,8 @@
 //!   deadline is final: neither a late beat nor a late open revives it.
 //! - **Tokens (R5).** An acquire mints, in the same atomic step, a token that
 //!   is greater than every token of that data stream before, and than the
-//!   caller's `floor`.
+//!   caller's `floor`. All tokens, and so all floors, are below
+//!   [`FencingToken::LIMIT`].
 //! - **Expected outcomes are values**; an `Err` means *unknown: any part of it
 //!   may have happened*, now or later.
 //! - **Idempotence.** Every operation can be repeated with the same arguments.

@@ -17,7 +17,10 @@
 //!     consumer has it pending, or from nobody if the group was re-created;
 //!   - complete, hand back and quarantine need a token ≥ the remembered one,
 //!     whichever consumer has the entry pending. `FencingToken::NONE` so fits
-//!     only entries that nobody has ever claimed.
+//!     only entries that nobody has ever claimed;
+//!   - what is remembered and not below [`FencingToken::LIMIT`] was written by somebody
+//!     else. It counts as a record that cannot be read: whoever had the entry by then
+//!     is refused, and whoever acquires it from now on is not.
 //!
 //!   A refused operation changes nothing, except that a hand back which comes too
 //!   late takes a failure back (see the next point).

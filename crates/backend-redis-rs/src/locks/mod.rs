@@ -96,11 +96,11 @@ fn known_session(member: Value) -> Option<SessionId> {
 }
 
 fn check_floor(request: &Acquire) -> Result<()> {
-    if request.floor.0 < u64::MAX {
+    if request.floor < FencingToken::LIMIT {
         return Ok(());
     }
-    let stream = &request.stream;
-    let message = format!("stream={stream} no token is greater than {}", u64::MAX);
+    let (stream, floor) = (&request.stream, request.floor);
+    let message = format!("stream={stream} no token is greater than {floor}");
     Err(Error::new(ErrorKind::Incompatible, message))
 }
 

@@ -351,7 +351,16 @@ pub(crate) fn leases(value: Value) -> Result<Vec<LeaseRef>> {
 
 #[cfg(test)]
 mod tests {
-    use streamlease_core::LONGEST_CALM;
+    use streamlease_core::{FencingToken, LONGEST_CALM};
+
+    use super::digits;
+
+    #[test]
+    fn tokens_end_where_core_says() {
+        let limit = format!("TOKEN_LIMIT = '{}'\n", digits(FencingToken::LIMIT));
+        assert!(include_str!("../scripts/lock.lua").contains(&limit));
+        assert!(include_str!("../scripts/record.lua").contains(&limit));
+    }
 
     #[test]
     fn a_restart_is_calm_for_as_long_as_the_contract_says() {

@@ -21,7 +21,7 @@ for i = 0, (#ARGV - 2) / 4 - 1 do
     -- the lease by the later one. Fixed width, so that text orders as numbers.
     if who ~= session or what ~= entry or attempt < which then
       held, held_key = ours, stream_key
-    elseif which == attempt and wire == ours then
+    elseif which == attempt and wire == ours and is_token(token) then
       repeated = token
     end
   end

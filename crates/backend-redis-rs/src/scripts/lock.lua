@@ -5,6 +5,14 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- Above every token, as core says. What is not below it somebody else has written, and
+-- no later owner could have a greater one.
+local TOKEN_LIMIT = '09000000000000000000'
+
+local function is_token(text)
+  return #text == 20 and text < TOKEN_LIMIT
+end
+
 local function number(n)
   return string.format('%.0f', n)
 end

@@ -6,8 +6,8 @@
 -- there are any. Tokens are compared as text, never as Lua numbers: those are
 -- doubles and would call two tokens above 2^53 equal.
 local NO_TOKEN = string.rep('0', 20)
--- The greatest there is; more digits than it has, or greater ones, are none.
-local LAST_TOKEN = '18446744073709551615'
+-- Above every token, as core says: who could ever acquire above what is not below it?
+local TOKEN_LIMIT = '09000000000000000000'
 -- Of so many failures the reasons are kept.
 local KEPT = 5
 
@@ -32,11 +32,11 @@ local function parse_record(value, id)
   if not value then
     return NO_TOKEN, false, 0, ''
   end
-  if #value == 20 and value <= LAST_TOKEN and not string.find(value, '%D') then
+  if #value == 20 and value < TOKEN_LIMIT and not string.find(value, '%D') then
     return value, false, 0, ''
   end
   local token, handed, failures, kept = string.match(value, '^(%d+):([01]):(%d+):?(.*)$')
-  if token and #token == 20 and token <= LAST_TOKEN and #failures < 10 then
+  if token and #token == 20 and token < TOKEN_LIMIT and #failures < 10 then
     return token, handed == '1', tonumber(failures), kept
   end
   local time = redis.call('TIME')

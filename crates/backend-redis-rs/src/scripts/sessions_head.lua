@@ -29,7 +29,10 @@ end
 
 local function parse_owner(value)
   if value then
-    return string.match(value, '^(.*)/(%d+)/(%d+%-%d+)/(%x+)$')
+    local who, token, entry, attempt = string.match(value, '^(.*)/(%d+)/(%d+%-%d+)/(%x+)$')
+    if who and is_token(token) then
+      return who, token, entry, attempt
+    end
   end
 end
 
@@ -37,7 +40,10 @@ end
 -- than looking for the owner's end.
 local function parse_owned(value, who)
   if starts_with(value, who .. '/') then
-    return string.match(value, '^(%d+)/(%d+%-%d+)/(%x+)$', #who + 2)
+    local token, entry, attempt = string.match(value, '^(%d+)/(%d+%-%d+)/(%x+)$', #who + 2)
+    if token and is_token(token) then
+      return token, entry, attempt
+    end
   end
 end
 

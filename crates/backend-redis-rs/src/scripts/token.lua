@@ -21,7 +21,7 @@ end
 local function start_minting(counter_key)
   count_from(string.format('%014.0f%06.0f', time[1], time[2]))
   local counter = redis.call('GET', counter_key)
-  if counter and #counter == 20 and string.match(counter, '^%d+$') and counter > minted then
+  if counter and is_token(counter) and not string.find(counter, '%D') and counter > minted then
     count_from(counter)
   end
 end

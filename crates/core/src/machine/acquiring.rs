@@ -218,6 +218,14 @@ impl Machine {
         self.fetch.not_before = self.fetch.not_before.max(at);
     }
 
+    /// What is acquired from now on has a greater token. Not than what is none: a store's
+    /// odd record of one entry would keep everything from being acquired.
+    pub(super) fn raise_floor(&mut self, seen: FencingToken) {
+        if seen < FencingToken::LIMIT {
+            self.floor = self.floor.max(seen);
+        }
+    }
+
     /// `capped`: how long it is believed at most, unless the record shows it.
     pub(super) fn acquired(
         &mut self,
@@ -226,7 +234,7 @@ impl Machine {
         sent: Timestamp,
         capped: Timestamp,
     ) {
-        self.floor = self.floor.max(token);
+        self.raise_floor(token);
         let Some(stream) = self.items.get(entry).map(|item| item.stream.clone()) else {
             return;
         };
@@ -462,7 +470,12 @@ impl Machine {
     /// The LBS has seen a greater token than the locks have minted (they lost
     /// writes, or live elsewhere): acquire once more, above it (R5).
     fn claim_with_greater_token(&mut self, entry: EntryId, seen: FencingToken) {
-        self.floor = self.floor.max(seen);
+        if seen >= FencingToken::LIMIT {
+            // Nobody can have a greater one. It is looked at again when it is found again.
+            self.forget(entry);
+            return;
+        }
+        self.raise_floor(seen);
         let Some(old) = self.items.set(entry, State::Waiting { refused: 0 }) else {
             return;
         };

@@ -14,7 +14,7 @@ use crate::{
 impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
     pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Unsure> {
-        self.floor = self.floor.max(pending.token);
+        self.raise_floor(pending.token);
         if matches!(target, Target::Entries(_)) {
             let owner = pending.consumer.as_ref().filter(|_| !pending.handed_back);
             self.watch_another(pending.entry, owner);

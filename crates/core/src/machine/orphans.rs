@@ -291,7 +291,7 @@ impl Machine {
                     suspect.stage = if manual { Stage::Bury } else { Stage::List };
                 }
                 for lease in leases {
-                    self.floor = self.floor.max(lease.token);
+                    self.raise_floor(lease.token);
                     if manual {
                         self.give_back(lease);
                     } else {

@@ -328,6 +328,26 @@ fn a_greater_token_on_the_lbs_is_gone_above() {
     assert_eq!(added(&rig), 0);
 }
 
+/// Nobody could go above it: it must not become the floor of all that is acquired.
+#[test]
+fn a_token_that_cannot_be_one_is_no_floor_and_is_not_tried_for_at_once_again() {
+    for seen in [FencingToken::LIMIT, FencingToken(u64::MAX)] {
+        let mut rig = Rig::new(LockScheme::Session);
+        rig.fetched(1, "s");
+        let token = rig.acquired();
+        rig.answer("Claim", Reply::Claimed(vec![ClaimOutcome::Stale { seen }]));
+        assert_eq!(rig.releases(), [lease("s", 1, token.0)]);
+        rig.housekeep();
+        assert!(rig.acquires().is_empty(), "it would be refused again");
+        rig.fetched(2, "t");
+        let Action::Acquire(_, page) = rig.take("Acquire").1 else {
+            unreachable!()
+        };
+        assert_eq!(page.len(), 1);
+        assert_eq!(page[0].floor, token);
+    }
+}
+
 #[test]
 fn a_repeated_complete_that_finds_the_entry_gone_completed_it() {
     let mut rig = Rig::new(LockScheme::Session);
