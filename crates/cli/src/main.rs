@@ -36,15 +36,23 @@ fn main() -> ExitCode {
         Command::Quarantine(command) => quarantine::run(command),
         Command::Migrate(args) => migrate::run(args),
     };
-    let code = match result {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             log.say(&format!("error: {failure}\n"));
             ExitCode::from(failure.code)
         }
-    };
-    log.finish();
-    code
+    }
+}
+
+/// Unit tests that start processes do so one after the other: some wait for everything
+/// below this process, and so for the others' children.
+#[cfg(test)]
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Why the command ends with something else than 0.

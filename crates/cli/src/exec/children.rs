@@ -276,14 +276,9 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// One test at a time: whoever waits for everything below this process takes the
-    /// others' children.
-    static ALONE: Mutex<()> = Mutex::new(());
-
     /// Nobody waits for what dies unless the test does.
     fn unwatched() -> (Children, MutexGuard<'static, ()>) {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        (Children::default(), alone)
+        (Children::default(), crate::alone())
     }
 
     fn sleeping() -> io::Result<Child> {
