@@ -70,13 +70,13 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
     if args.names.is_empty() {
         let lines = read_names();
         while let Ok(first) = lines.recv().await {
-            let mut batch = vec![first?];
+            let mut batch = vec![first.map_err(|err| progress.failed(err.into(), 0))?];
             while batch.len() < BATCH {
                 match progress.next_line(&lines).await {
                     Some(Ok(name)) => batch.push(name),
                     Some(Err(err)) => {
                         progress.submit(batch).await?;
-                        return Err(err.into());
+                        return Err(progress.failed(err.into(), 0));
                     }
                     None => break,
                 }
@@ -137,6 +137,7 @@ impl Progress {
         let give_up_at = self.runtime.now() + self.timeout;
         let mut rest = REST_FIRST;
         let mut last_error = None;
+        let unknown = batch.announcements.len();
         loop {
             let overdue = async {
                 self.runtime.sleep_until(give_up_at).await;
@@ -150,7 +151,9 @@ impl Progress {
                     let again = err.is_retryable()
                         || (self.submitted > 0 && err.kind() != ErrorKind::Config);
                     if !again {
-                        return Err(self.failed(err));
+                        let is_certain = last_error.is_none() && was_refused(&err);
+                        let unknown = if is_certain { 0 } else { unknown };
+                        return Err(self.failed(crate::of_redis(err), unknown));
                     }
                     if last_error.is_none() {
                         log::warn!("submitting failed, trying again: {err}");
@@ -160,30 +163,51 @@ impl Progress {
                 None => {}
             }
             if self.runtime.now() + rest >= give_up_at {
-                return Err(self.failed(last_error.unwrap_or_else(|| {
+                let err = last_error.unwrap_or_else(|| {
                     Error::new(
                         ErrorKind::Unavailable,
                         format!("no answer within {:?}", self.timeout),
                     )
-                })));
+                });
+                return Err(self.failed(crate::of_redis(err), unknown));
             }
             self.runtime.sleep(rest).await;
             rest = (rest * 2).min(REST_LAST);
         }
     }
 
-    fn failed(&self, err: Error) -> Failure {
-        let mut failure = crate::of_redis(err);
-        let (before, of_the_rest) = (self.submitted, "and of the next ones it is unknown");
-        failure.message += &match &self.key {
-            None => format!("; {before} streams were submitted before, {of_the_rest}"),
-            Some(key) => format!(
-                "; {before} streams were submitted before, {of_the_rest}: the same again with \
-                 --batch-id {key} within five minutes submits the rest"
-            ),
-        };
+    /// The same with what became of the streams; of the next `unknown` ones nobody knows.
+    fn failed(&self, mut failure: Failure, unknown: usize) -> Failure {
+        failure.message += &standing(self.submitted, unknown, self.key.as_deref());
         failure
     }
+}
+
+/// Whether nothing of the batch can have been submitted, if this is the answer to the
+/// first try.
+fn was_refused(err: &Error) -> bool {
+    matches!(err.kind(), ErrorKind::Config | ErrorKind::Denied)
+}
+
+/// What became of the streams, to stand behind an error.
+fn standing(submitted: usize, unknown: usize, key: Option<&str>) -> String {
+    if submitted == 0 && unknown == 0 {
+        return String::new();
+    }
+    let mut text = match submitted {
+        1 => ". 1 stream was submitted.".to_owned(),
+        n => format!(". {n} streams were submitted."),
+    };
+    match unknown {
+        0 => {}
+        1 => text += " Whether the next one was, is not known.",
+        n => text += &format!(" Whether the next {n} were, is not known."),
+    }
+    if let Some(key) = key {
+        text +=
+            &format!(" The same again with --batch-id {key} within five minutes submits the rest.");
+    }
+    text
 }
 
 fn print(entries: &[EntryId]) {

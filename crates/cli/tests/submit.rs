@@ -101,16 +101,46 @@ fn a_server_that_stays_away_is_given_up_after_the_timeout() {
     let output = run(&[&nowhere[..], &["--timeout", "300ms", "a"]].concat());
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(stderr(&output).contains("127.0.0.1:1"), "{output:?}");
-    assert!(
-        stderr(&output).contains("0 streams were submitted"),
-        "{output:?}"
-    );
+    let standing = "0 streams were submitted. Whether the next one was, is not known.\n";
+    assert!(stderr(&output).ends_with(standing), "{output:?}");
     let longer = run(&[&nowhere[..], &["--timeout", "6m", "a"]].concat());
     let said = String::from_utf8_lossy(&longer.stderr);
     assert!(
         said.contains("--timeout") && said.contains("at most 5m"),
         "{said}"
     );
-    let keyed = [&nowhere[..], &["--timeout", "0s", "--batch-id", "k", "a"]].concat();
-    assert!(stderr(&run(&keyed)).contains("--batch-id k"));
+    let keyed = [
+        &nowhere[..],
+        &["--timeout", "0s", "--batch-id", "k", "a", "b"],
+    ]
+    .concat();
+    let said = stderr(&run(&keyed));
+    let standing = "0 streams were submitted. Whether the next 2 were, is not known. \
+                    The same again with --batch-id k within five minutes submits the rest.\n";
+    assert!(said.ends_with(standing), "{said}");
+}
+
+#[test]
+fn what_was_refused_at_once_is_not_said_to_be_unknown() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let args = ["submit", "--redis", &url, "--service", "s"];
+    // What stands before a line that is no name is submitted, and nothing behind it.
+    let output = run_with_input(&args, b"a\nb\n\xff\nc\n");
+    assert_eq!((lines(&output).len(), on_the_lbs(&server)), (2, 2));
+    let said = stderr(&output);
+    assert!(
+        said.contains("line 3") && said.ends_with(". 2 streams were submitted.\n"),
+        "{said}"
+    );
+    let no_name = run_with_input(&args, b"\xff\n");
+    assert!(!stderr(&no_name).contains("submitted"), "{no_name:?}");
+    server.run::<()>(&["CONFIG", "SET", "requirepass", "secret"]);
+    let refused = run(&[&args[..], &["a", "b"]].concat());
+    let said = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("--redis") && !said.contains("known"),
+        "{said}"
+    );
 }
