@@ -47,14 +47,23 @@ fn a_program_learns_all_about_its_stream_and_exit_0_completes_it() {
     assert_eq!(unfinished(&server, "s"), 0);
 }
 
-/// With a long TTL a new lease is believed for less than a quarter of the TTL at first.
+/// With a long TTL a new lease is believed for nine seconds only, at first: less than a
+/// quarter of the TTL. Were it not believed for longer soon, SIGTERM would come before 4 s.
 #[test]
 fn a_program_is_not_ended_early_because_its_lease_is_new_however_long_the_ttl() {
     let server = RedisServer::start();
     submit(&server, "s", &["call"]);
-    let worker = shell(&server, "one", &["--ttl", "60s"], "sleep 0.2");
-    let done = worker.wait_for_count("stream_done", 1, SOON);
+    let script = "trap 'echo asked to stop; exit 1' TERM; n=0; \
+                  while [ $n -lt 60 ]; do sleep 0.1; n=$((n + 1)); done";
+    let worker = shell(&server, "one", &["--ttl", "60s"], script);
+    eventually_blocking("its end", SOON, || {
+        let ends = ["stream_done", "stream_handed_back", "stream_disowned"];
+        ends.iter().any(|end| !worker.events_of(end).is_empty())
+    });
+    let done = worker.events_of("stream_done");
+    assert_eq!(done.len(), 1, "{}", worker.stderr());
     assert_eq!(done[0]["outcome"], "completed");
+    assert!(!worker.stderr().contains("asked to stop"));
 }
 
 #[test]

@@ -84,7 +84,8 @@ pub(crate) struct WorkArgs {
     )]
     pub(crate) grace: Duration,
     /// How long a program has between SIGTERM and SIGKILL when its lease is not extended;
-    /// SIGKILL comes when the lease ends [default: a quarter of the TTL, about 5s at most]
+    /// SIGKILL comes when the lease ends [default: a quarter of the TTL, with session locks at
+    /// most 5.25s]
     #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub(crate) lost_grace: Option<Duration>,
     /// What becomes of the stream of a program that ends after this command was told to stop
@@ -256,6 +257,25 @@ mod tests {
             (settings.claim, Hold::Forever)
         );
         assert_eq!(args.check().unwrap().identity, "me");
+    }
+
+    #[test]
+    fn the_time_from_sigterm_to_the_end_of_a_lease_is_a_quarter_of_the_ttl_with_a_bound() {
+        for (ttl, locks, ms) in [
+            ("200ms", "session", 50),
+            ("200ms", "per-stream", 50),
+            ("5s", "session", 1_250),
+            ("20s", "session", 5_000),
+            ("21s", "session", 5_250),
+            ("60s", "session", 5_250),
+            ("1h", "session", 5_250),
+            ("60s", "per-stream", 15_000),
+            ("1h", "per-stream", 900_000),
+        ] {
+            let args = ["--consumer", "me", "--ttl", ttl, "--locks", locks];
+            let graces = work(&args).unwrap().check().unwrap().graces;
+            assert_eq!(graces.lost, Duration::from_millis(ms), "{ttl} {locks}");
+        }
     }
 
     #[test]
