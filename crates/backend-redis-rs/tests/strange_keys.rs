@@ -167,3 +167,74 @@ fn a_lease_on_record_with_a_token_beyond_all_hinders_no_other() {
         assert!(token > bad.token && token < FencingToken::LIMIT);
     });
 }
+
+#[test]
+fn an_odd_value_of_what_is_known_of_the_server_stops_nothing() {
+    let keys = [
+        ("server", "run"),
+        ("server", "last"),
+        ("server", "calm"),
+        ("server", "several"),
+        ("server", "seen"),
+        ("server", "earlier"),
+        ("server", "owners"),
+        ("server", "records"),
+        ("owners", ""),
+        ("tokens", ""),
+        ("sessions:details", "ttl:redis-consumer-a/0000000000000001"),
+        (
+            "sessions:details",
+            "attempt:redis-consumer-b/0000000000000001",
+        ),
+    ];
+    let odd = ["", "oops", "-1", "nan", "inf", "1e300", "99999999999999999"];
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        for (key, field) in keys {
+            for value in odd {
+                let which = format!("{key} {field:?} {value:?}");
+                server.run::<()>(&["FLUSHALL"]);
+                let backend = sessions(&server).await;
+                let (a, b) = (
+                    opened(&backend, "a", TTL).await,
+                    opened(&backend, "b", TTL).await,
+                );
+                acquired(&backend, &a, "s").await;
+                beat(&backend, &a).await;
+                server.run::<()>(&["HSET", &format!("{{orders-input}}:{key}"), field, value]);
+                if key == "sessions:details" {
+                    // It is looked at when all begin anew.
+                    server.run::<()>(&["HSET", "{orders-input}:server", "run", "abc"]);
+                }
+                assert!(!is_gone(&backend, &a).await, "{which}");
+                beat(&backend, &b).await;
+                match try_acquire(&backend, &b, acquire("new", E1, 1, 0)).await {
+                    AcquireOutcome::Acquired(_) => {}
+                    AcquireOutcome::NotYet { retry_in } => {
+                        assert!(
+                            retry_in <= Duration::from_millis(TTL),
+                            "{which} {retry_in:?}"
+                        );
+                        server.run::<()>(&["HSET", "{orders-input}:server", "calm", "0"]);
+                    }
+                    other => panic!("{which} {other:?}"),
+                }
+                let left: f64 = server.run(&["ZSCORE", SESSIONS, &a.id.to_string()]);
+                assert!(left < (now(&server) + 2 * TTL) as f64, "{which} {left}");
+                backend.locks.close(&a.id).await.unwrap();
+                let (taken, left) = took(&backend, &b, &a).await;
+                assert_eq!(left, 0, "{which}");
+                if taken.is_empty() {
+                    // Another mark means that all owners were lost, lists of leases too.
+                    assert!(matches!((key, field), ("server" | "owners", "owners" | "")));
+                    acquired(&backend, &b, "s").await;
+                }
+                let records = backend.locks.records(&b.id, None, 9).await.unwrap();
+                assert!(
+                    records.iter().any(|lease| lease.stream == stream("s")),
+                    "{which}"
+                );
+            }
+        }
+    });
+}

@@ -59,12 +59,25 @@ end
 -- Most names in one command: all that Lua can pass on is 8,000.
 local NAMES = 1000
 
+-- The longest TTL there is.
+local LONGEST_TTL = 3600000
+
+-- A number of what is known of the server and its sessions, nil if it is none that we
+-- could have written: it must not stop everybody, nor for ever.
+local function known_number(text, most)
+  local number = text and #text < 18 and string.match(text, '^%d+$') and tonumber(text)
+  return number and number <= most and number or nil
+end
+
 local MARK = ''
 
 -- Whether `key` has lost what was in it since it was last looked at, with the mark that
 -- it had then. Marks it if it has none; whoever writes to the owners looks before.
 local function has_vanished(key, known, field)
   local mark = redis.call('HGET', key, MARK)
+  if mark and not known_number(mark, 1e17) then
+    mark = nil
+  end
   if mark and mark == known then
     return false, mark
   end
@@ -100,11 +113,11 @@ local function begin_anew(last, ttl, vanished)
     end
     local ttls = redis.call('HMGET', details, unpack(fields))
     for i = 1, #fields do
-      local index, its, deadline = first + i - 1, ttls[i] or ttl, '0'
+      local index, its, deadline = first + i - 1, known_number(ttls[i], LONGEST_TTL) or ttl, '0'
       if index > died then
         if not deadline_by_ttl[its] then
-          longest = math.max(longest, tonumber(its))
-          deadline_by_ttl[its] = number(now + tonumber(its))
+          longest = math.max(longest, its)
+          deadline_by_ttl[its] = number(now + its)
         end
         deadline = deadline_by_ttl[its]
       end
@@ -161,12 +174,13 @@ local function settle()
   -- Without the right to ask, restarts go unnoticed; those who may ask see them.
   local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
   local known = redis.call('HMGET', server, 'run', 'last', 'calm', 'several', 'owners')
-  local last, calm = tonumber(known[2] or now), tonumber(known[3] or 0)
+  local looked = known_number(known[2], 1e14)
+  local last, calm = looked or now, known_number(known[3], now + LONGEST_TTL) or 0
   -- Who closes or buries a session says no TTL: its own is meant.
-  local ttl = ttl > 0 and ttl or tonumber(redis.call('HGET', details, 'ttl:' .. session) or 0)
-  local several = tonumber(known[4] or 0)
+  local ttl = ttl > 0 and ttl or known_number(redis.call('HGET', details, 'ttl:' .. session), LONGEST_TTL) or 0
+  local several = known_number(known[4], now + SEVERAL_FOR) or 0
   -- Nothing known of a server that the caller knows: it has lost everything.
-  local restarted = is_another(run, known[1], several, calm) or (not known[2] and expected > 0)
+  local restarted = is_another(run, known[1], several, calm) or (not looked and expected > 0)
   -- A long silence alone may be a night without consumers, and a late request
   -- alone a slow network. Live sessions have two thirds of a TTL left.
   local far = math.max(ttl / 2, 500)

@@ -21,7 +21,10 @@ if #streams > 0 then
   local values = redis.call('HMGET', owners, unpack(streams))
   -- With the attempt of this session's latest acquire, so that an earlier one
   -- that executes late cannot replace the lease.
-  local attempt = redis.call('HGET', details, 'attempt:' .. session) or '0000000000000000'
+  local attempt = redis.call('HGET', details, 'attempt:' .. session)
+  if not attempt or not string.match(attempt, '^%x+$') or #attempt ~= 16 then
+    attempt = '0000000000000000'
+  end
   local taken, mine = {}, {}
   start_minting(counter_key)
   for i, stream in ipairs(streams) do
