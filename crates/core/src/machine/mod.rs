@@ -506,7 +506,7 @@ impl Machine {
 
     /// A short wait with jitter, for looking at a deadline that has just passed.
     fn deadline_jitter(&mut self) -> Duration {
-        self.rng.up_to(Duration::from_millis(20))
+        self.rng.up_to(orphans::LATEST_NEWS)
     }
 
     fn next_timeout(&self) -> Timestamp {

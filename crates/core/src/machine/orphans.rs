@@ -21,8 +21,11 @@ const FORGET_TRIES: u32 = 4;
 /// Take-overs of fewer leases than this wait a little before the next.
 const SMALL_PAGE: usize = 8;
 
-/// Who has taken its share waits so long before it takes more: the others learn
-/// of a death up to 20 ms later.
+/// Everybody looks that soon after another's deadline, see [`Machine::deadline_jitter`].
+pub(super) const LATEST_NEWS: Duration = Duration::from_millis(20);
+
+/// Who has taken its share waits so long before it takes more: others may have
+/// learnt of the death late, or be slow.
 const OTHERS_FIRST: Duration = Duration::from_millis(40);
 
 #[derive(Debug, Default)]
@@ -48,6 +51,8 @@ struct Suspect {
     share: Option<u64>,
     /// The others have been left their time.
     waited: bool,
+    /// Everybody has heard of the death then.
+    all_know_at: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +132,7 @@ impl Machine {
             _ => Stage::List,
         };
         let now = self.now;
+        let all_know_at = self.sitting.all_know_at.min(now + LATEST_NEWS);
         if self.is_manual()
             && !self
                 .orphans
@@ -147,6 +153,7 @@ impl Machine {
                 left: 0,
                 share: None,
                 waited: false,
+                all_know_at,
             });
     }
 
@@ -166,15 +173,12 @@ impl Machine {
     /// The next suspect whose pending list is to be looked at. Sends what the
     /// other stages need on the way.
     pub(super) fn next_suspect(&mut self) -> Option<SuspectKey> {
-        let ready: Vec<(SuspectKey, Stage, u64, u64)> = self
+        let ready: Vec<(SuspectKey, Stage, u64, Option<u64>)> = self
             .orphans
             .suspects
             .iter()
             .filter(|(_, suspect)| self.is_ready(suspect))
-            .map(|(key, suspect)| {
-                let share = suspect.share.unwrap_or(u64::MAX);
-                (key.clone(), suspect.stage, suspect.left, share)
-            })
+            .map(|(key, suspect)| (key.clone(), suspect.stage, suspect.left, suspect.share))
             .collect();
         for (key, stage, left, share) in ready {
             // Manual claiming takes only what is left without an entry, to release it.
@@ -219,10 +223,11 @@ impl Machine {
         None
     }
 
-    /// R11: pages shrink with what is left, so that all survivors get their
-    /// share. The first one only asks how much there is.
-    fn take_over_page(&self, left: u64, share: u64) -> usize {
-        let page = (left / (2 * u64::from(self.sitting.members))).min(share);
+    /// R11: the first page only asks how much there is. Then everybody takes its
+    /// share as fast as it can, and of what is over less and less, so that others
+    /// get some, too.
+    fn take_over_page(&self, left: u64, share: Option<u64>) -> usize {
+        let page = share.unwrap_or(left / (2 * u64::from(self.sitting.members)));
         usize::try_from(page).unwrap_or(PAGE).clamp(1, PAGE)
     }
 
@@ -274,6 +279,11 @@ impl Machine {
                 suspect.left = left;
                 let taken = leases.len() as u64;
                 if !suspect.waited {
+                    // Whoever hears last asks last, and is to be told the same: until
+                    // everybody has asked, nobody takes more than the first page.
+                    if suspect.share.is_none() && members > 1 {
+                        suspect.not_before = suspect.all_know_at;
+                    }
                     let share = suspect.share.unwrap_or((left + taken).div_ceil(members));
                     suspect.share = Some(share.saturating_sub(taken));
                 }
@@ -282,6 +292,8 @@ impl Machine {
                 if suspect.share == Some(0) && left > SMALL_PAGE as u64 && members > 1 {
                     suspect.share = None;
                     suspect.waited = true;
+                    // By then it is less; how much less is asked again.
+                    suspect.left = 0;
                     suspect.not_before = others_first;
                 }
                 if left > 0 && leases.len() < SMALL_PAGE && members > 1 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::control::Vital;
 use super::doubt::Record;
 use super::items::{Item, State};
+use super::orphans::LATEST_NEWS;
 use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
 use crate::belief::SessionBelief;
 use crate::{
@@ -40,6 +41,8 @@ pub(super) struct Sitting {
     pub(super) members: u32,
     /// Whether the backend keeps sessions, so that beats tell who is dead.
     pub(super) knows_members: bool,
+    /// If another dies at the next deadline, everybody has heard of it by then.
+    pub(super) all_know_at: Timestamp,
     /// Counts lock operations sent and answered, so that a beat can tell
     /// whether its count of records compares with what is held.
     pub(super) ops: u64,
@@ -94,6 +97,7 @@ impl Sitting {
             record: Record::default(),
             members: 1,
             knows_members: true,
+            all_know_at: now,
             ops: 0,
             expiries: BTreeSet::new(),
         }
@@ -341,7 +345,9 @@ impl Machine {
         }
         self.told_dead(reply.dead);
         if let Some(deadline) = reply.next_deadline {
-            let at = self.now + deadline.max(Duration::from_millis(1)) + self.deadline_jitter();
+            let at = self.now + deadline.max(Duration::from_millis(1));
+            self.sitting.all_know_at = at + LATEST_NEWS;
+            let at = at + self.deadline_jitter();
             self.beat_by(at);
         }
         if reply.sweep {

@@ -559,6 +559,35 @@ fn who_learns_of_a_death_first_takes_its_share_and_leaves_the_others_theirs() {
     assert!(take(&mut rig) >= 980);
 }
 
+/// Or who learns last is told of less, and takes it for the total.
+#[test]
+fn nobody_takes_its_share_of_what_the_dead_left_before_all_know_of_the_death() {
+    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 10_000);
+    rig.beat_with(|reply| reply.next_deadline = Some(100 * MS));
+    let deadline = rig.now + 100 * MS;
+    rig.beat.dead = dead(&["b"]);
+    let (mut left, mut asked) = (1_000, Vec::new());
+    rig.pass_with(MS * 150, |rig| {
+        rig.housekeep();
+        while rig.has("TakeOver") {
+            let (id, action) = rig.take("TakeOver");
+            let max = asked_for(&action) as u64;
+            asked.push((rig.now.saturating_since(deadline), max));
+            let page = (0..max).map(|n| lease(&format!("s{}", left - n), left - n, 500));
+            let page = page.collect();
+            left -= max;
+            rig.reply(id, taken(page, left));
+            rig.housekeep();
+        }
+    });
+    let (first, others) = asked.split_first().unwrap();
+    assert!(first.0 <= 20 * MS && first.1 == 1, "{first:?}");
+    let early = others.iter().find(|(at, _)| *at < 20 * MS);
+    assert_eq!(early, None, "{asked:?}");
+    let share: u64 = asked.iter().map(|(_, max)| max).sum();
+    assert_eq!(share, 500, "{asked:?}");
+}
+
 /// Each is an event; the queue is not to grow beyond its bound for them.
 #[test]
 fn malformed_entries_are_parked_as_the_event_queue_has_room() {
