@@ -390,9 +390,72 @@ fn tidying_reads_no_payloads_of_what_is_pending() {
             .await
             .unwrap();
         assert_eq!(server.run::<usize>(&["HLEN", "{orders-input}:tokens"]), 21);
-        let stats: String = server.run(&["INFO", "commandstats"]);
-        let reads = stats.lines().find(|l| l.starts_with("cmdstat_xrange:"));
-        let calls = reads.map(|line| line.split([',', '=']).nth(1).unwrap());
-        assert_eq!(calls, Some("2"), "those two that are not pending");
+        assert_eq!(reads(&server), 2, "those two that are not pending");
+    });
+}
+
+/// How often entries were read since the counts were cleared.
+fn reads(server: &RedisServer) -> u64 {
+    let stats: String = server.run(&["INFO", "commandstats"]);
+    let line = stats.lines().find(|l| l.starts_with("cmdstat_xrange:"));
+    line.map_or(0, |line| {
+        line.split([',', '=']).nth(1).unwrap().parse().unwrap()
+    })
+}
+
+/// A page of them would block the server for as long as its payloads take.
+#[test]
+fn stale_owners_are_refused_without_a_look_at_all_their_long_payloads() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let ids = long_entries_at_a(&server, 20, 100_000).await;
+        let transport = orders_at(&server.url()).transport;
+        let fences = |token| -> Vec<Fenced> { ids.iter().map(|id| fenced(*id, token)).collect() };
+        let (a, b) = (consumer("a"), consumer("b"));
+        transport.claim(&a, &fences(7)).await.unwrap();
+        transport.claim(&b, &fences(9)).await.unwrap();
+        // Two are gone, one of them without having been acknowledged.
+        server.run::<()>(&[
+            "XDEL",
+            "orders-input",
+            &ids[0].to_string(),
+            &ids[1].to_string(),
+        ]);
+        server.run::<()>(&["XACK", "orders-input", "orders-group", &ids[0].to_string()]);
+        server.run::<()>(&["CONFIG", "RESETSTAT"]);
+        let seen = FencingToken(9);
+        let claims = transport.claim(&a, &fences(8)).await.unwrap();
+        assert_eq!(claims[0], ClaimOutcome::Gone);
+        assert!(
+            claims[2..]
+                .iter()
+                .all(|c| *c == ClaimOutcome::Stale { seen })
+        );
+        let ends = transport.complete(&a, &fences(8)).await.unwrap();
+        assert!(
+            ends[2..]
+                .iter()
+                .all(|e| *e == CompleteOutcome::NotOwner { seen })
+        );
+        let backs: Vec<HandBack> = ids
+            .iter()
+            .map(|entry| HandBack {
+                entry: *entry,
+                token: FencingToken(8),
+                failed: None,
+                rests: false,
+            })
+            .collect();
+        let backs = transport.hand_back(&a, &backs).await.unwrap();
+        assert!(
+            backs[2..]
+                .iter()
+                .all(|b| *b == HandBackOutcome::NotOwner { seen })
+        );
+        let reads = reads(&server);
+        assert!(
+            reads <= 3 * (3 + 2),
+            "{reads} in three calls, of 20 entries each"
+        );
     });
 }

@@ -74,7 +74,7 @@ for i = 1, #claimed do
   there[claimed[i]] = true
 end
 for i = 1, count do
-  if not there[ids[i]] and not fields_of(lbs, ids[i]) then
+  if not there[ids[i]] and not is_there(lbs, group, ids[i]) then
     replies[i] = {'gone'}
     clear(lbs, group, tokens, ids[i])
   end

@@ -15,7 +15,7 @@ for i = 1, count do
   end
   -- A refusal needs the entry to be there still: the record alone may be what
   -- a foreign consumer left behind when it removed the entry.
-  if seen ~= NO_TOKEN and (token < seen or unreadable[id]) and fields_of(lbs, id) then
+  if seen ~= NO_TOKEN and (token < seen or unreadable[id]) and is_there(lbs, group, id) then
     replies[i] = refusal('not_owner', seen, id)
   else
     replies[i] = 1

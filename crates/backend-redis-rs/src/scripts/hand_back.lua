@@ -57,14 +57,14 @@ for i = 1, count do
   replies[i] = 1
   if token < seen or unreadable[id] then
     replies[i] = refusal('not_owner', seen, id)
-    there[id] = fields_of(lbs, id) and true
+    there[id] = is_there(lbs, group, id)
     if failures > 0 and there[id] then
       take_back(id, token, reason, seen, handed, failures, kept)
     end
   elseif handed and token == seen then
     -- A repeat must not count the failure again, nor start its rest anew.
     if rests and pending[id] then
-      there[id] = fields_of(lbs, id) and true
+      there[id] = is_there(lbs, group, id)
     else
       show_idle(id, rests)
     end

@@ -121,6 +121,21 @@ local function pending_at(lbs, group, id)
   return rows[1] and rows[1][2]
 end
 
+-- Whether an entry is on the LBS. That can be asked only with its payload; once those
+-- were long, an entry that is pending counts as there. Was it deleted and not
+-- acknowledged, whoever lists it clears it away.
+local unread = 262144
+local function is_there(lbs, group, id)
+  if unread <= 0 and pending_at(lbs, group, id) then
+    return true
+  end
+  local fields = fields_of(lbs, id)
+  for f = 1, fields and #fields or 0 do
+    unread = unread - #fields[f]
+  end
+  return fields and true
+end
+
 -- The rows of the pending list for these entries, by entry. `low` and `high` are the
 -- least and the greatest: a page is mostly a run of that list, and one look costs
 -- less than one each. What lies beyond the limit is looked up singly.
