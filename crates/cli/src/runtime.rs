@@ -76,3 +76,34 @@ impl fmt::Debug for AnyRuntime {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Told;
+
+    impl Runtime for Told {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_origin(Duration::from_secs(60))
+        }
+
+        fn suspended(&self) -> Duration {
+            Duration::from_secs(7)
+        }
+
+        fn sleep_until(&self, _: Timestamp) -> BoxFuture<'static, ()> {
+            Box::pin(async {})
+        }
+
+        fn spawn(&self, _: BoxFuture<'static, ()>) {}
+    }
+
+    #[test]
+    fn the_chosen_runtime_says_what_it_says() {
+        let chosen = AnyRuntime(Arc::new(Told));
+        assert_eq!(chosen.now(), Told.now());
+        assert_eq!(chosen.suspended(), Told.suspended());
+    }
+}

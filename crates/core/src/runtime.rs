@@ -4,6 +4,8 @@
 //! - **Clock.** [`now`](Runtime::now) never goes back and counts time during
 //!   which the machine was suspended (R1 depends on it). All clones and handles
 //!   of one runtime share one clock.
+//! - **Suspension.** [`suspended`](Runtime::suspended) is a part of what
+//!   [`now`](Runtime::now) has counted, and never goes back either.
 //! - **Timers.** [`sleep_until`](Runtime::sleep_until) resolves at or after the
 //!   given time, at once if it has passed. Dropping the future cancels it.
 //! - **Tasks.** [`spawn`](Runtime::spawn) starts a detached task at once. It is
@@ -31,10 +33,9 @@ pub trait Runtime: Debug + Send + Sync + 'static {
 
     /// How much of [`now`](Self::now) the machine was suspended, since whenever: never
     /// less than before. Zero where that cannot be told: a process that was suspended for
-    /// longer than a TTL then counts as one that its handlers blocked.
-    fn suspended(&self) -> Duration {
-        Duration::ZERO
-    }
+    /// longer than a TTL then counts as one that its handlers blocked. Who wraps a
+    /// runtime passes on what that says.
+    fn suspended(&self) -> Duration;
 
     /// Resolves once [`now`](Self::now) has reached `deadline`.
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()>;
@@ -59,5 +60,38 @@ impl<T: Runtime + ?Sized> Runtime for Arc<T> {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         (**self).spawn(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each answer is another one.
+    #[derive(Debug)]
+    struct Told;
+
+    impl Runtime for Told {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_origin(Duration::from_secs(60))
+        }
+
+        fn suspended(&self) -> Duration {
+            Duration::from_secs(7)
+        }
+
+        fn sleep_until(&self, _: Timestamp) -> BoxFuture<'static, ()> {
+            Box::pin(async {})
+        }
+
+        fn spawn(&self, _: BoxFuture<'static, ()>) {}
+    }
+
+    #[test]
+    fn a_runtime_chosen_at_run_time_says_what_that_one_says() {
+        let chosen: Arc<dyn Runtime> = Arc::new(Told);
+        // Of the Arc, not of what is in it.
+        assert_eq!(Runtime::now(&chosen), Told.now());
+        assert_eq!(Runtime::suspended(&chosen), Told.suspended());
     }
 }

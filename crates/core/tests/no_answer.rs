@@ -104,6 +104,10 @@ impl Runtime for Dropping {
         self.sim.now()
     }
 
+    fn suspended(&self) -> Duration {
+        self.sim.suspended()
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         self.sim.sleep_until(deadline)
     }
@@ -226,6 +230,10 @@ impl Runtime for Panicky {
         self.sim.now()
     }
 
+    fn suspended(&self) -> Duration {
+        self.sim.suspended()
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         self.sim.sleep_until(deadline)
     }
@@ -286,6 +294,10 @@ impl Runtime for Flood {
             lease.limit_silence(None).unwrap();
         }
         self.sim.now()
+    }
+
+    fn suspended(&self) -> Duration {
+        self.sim.suspended()
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {

@@ -45,6 +45,10 @@ impl Runtime for ManualRuntime {
         self.0.lock().unwrap().now
     }
 
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         let clock = self.0.clone();
         Box::pin(future::poll_fn(move |cx| {

@@ -13,6 +13,7 @@ suite!($ runtime_conformance!, runtime: (), [
     the_clock_never_goes_back,
     the_clock_goes_on_while_sleeping,
     all_tasks_share_one_clock,
+    the_time_suspended_is_part_of_the_clock_and_never_goes_back,
     a_sleep_ends_at_or_after_its_deadline,
     a_sleep_into_the_past_ends_at_once,
     a_sleep_longer_than_any_slice_ends_on_time,
@@ -62,6 +63,28 @@ pub async fn all_tasks_share_one_clock(runtime: Arc<dyn Runtime>, (): ()) {
     assert!(
         before <= in_task && in_task <= after,
         "{before:?}, in a task {in_task:?}, {after:?}"
+    );
+}
+
+/// `suspended` grows only, and not beyond what the clock has counted meanwhile.
+pub async fn the_time_suspended_is_part_of_the_clock_and_never_goes_back(
+    runtime: Arc<dyn Runtime>,
+    (): (),
+) {
+    // Read around the clock, so that a suspension in between is on both.
+    let (clock_before, suspended_before) = (runtime.now(), runtime.suspended());
+    let mut last = suspended_before;
+    for _ in 0..10 {
+        pass(&*runtime, Duration::from_millis(1)).await;
+        let suspended = runtime.suspended();
+        assert!(suspended >= last, "{suspended:?} after {last:?}");
+        last = suspended;
+    }
+    let counted = runtime.now().saturating_since(clock_before);
+    let suspended = last - suspended_before;
+    assert!(
+        suspended <= counted,
+        "suspended for {suspended:?} within {counted:?}"
     );
 }
 

@@ -93,6 +93,11 @@ impl Runtime for SimRuntime {
         self.shared.now(ROOT)
     }
 
+    /// Suspended is what the clock does not count here ([`SimHandle::stop_clock`]).
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         Box::pin(Sleep::new(self.shared.clone(), ROOT, deadline))
     }
@@ -157,6 +162,11 @@ impl SimHandle {
 impl Runtime for SimHandle {
     fn now(&self) -> Timestamp {
         self.shared.now(self.node)
+    }
+
+    /// Suspended is what the clock does not count here ([`SimHandle::stop_clock`]).
+    fn suspended(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
