@@ -177,8 +177,10 @@ impl Client {
     /// them put something down first, drop the [`Events`](crate::Events), so that nothing
     /// new comes, have each hand its lease back, and call this when they have ended.
     ///
-    /// Takes at most one TTL, whether or not the backend can be reached. The
-    /// last event is `Terminated`. Fine to call again.
+    /// Takes at most one TTL, whether or not the backend can be reached, and a tenth of
+    /// a second more if the logger takes nothing: when this resolves, or `Terminated`
+    /// comes, which is the last event, what the client had to log is logged. Fine to
+    /// call again.
     pub async fn done(&self) -> Result<()> {
         let started = self
             .inner

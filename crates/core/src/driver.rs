@@ -167,7 +167,15 @@ impl Driver {
                         }
                     }
                     Output::Cancel(id) => drop(cancels.remove(&id)),
-                    Output::Notice(notice) => self.deliver(notice, &mut state),
+                    Output::Notice(notice) => {
+                        self.log(&notice);
+                        if matches!(notice, Notice::Terminated { .. }) {
+                            // Nothing is held any more, and whoever hears of the end
+                            // may end the process.
+                            self.voice.finish(&*self.runtime).await;
+                        }
+                        self.deliver(notice, &mut state);
+                    }
                     Output::Answer(call, answer) => answer_call(&mut calls, call, answer),
                     Output::Timeout(at) => break at,
                     Output::Stopped => {
@@ -463,7 +471,6 @@ impl Driver {
     /// Tells the user, then measures: what is slow comes last. The machine has made
     /// sure that there is a place in the queue.
     fn deliver(&mut self, notice: Notice, state: &mut StartState) {
-        self.log(&notice);
         let (event, measure) = match notice {
             Notice::Started => {
                 state.fetching = true;

@@ -3,13 +3,17 @@
 //! A logger may block: on a pipe that nobody reads, on a full disk. So lines are written
 //! by a task of their own, and neither beats nor the end of a lease wait for it.
 
+use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use log::Level;
+
+use crate::Runtime;
 
 /// The module whose lines they are.
 const TARGET: &str = "streamlease_core::driver";
@@ -20,17 +24,27 @@ const MOST_WAITING: usize = 65_536;
 /// Lines between which others may run.
 const AT_ONCE: usize = 64;
 
+/// Longest that the end waits for the last lines to be written.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Clone)]
 pub(crate) struct Voice {
-    lines: Sender<(Level, String)>,
+    lines: Sender<Line>,
     lost: Arc<AtomicU64>,
 }
 
 /// What was said and is to be written.
 #[derive(Debug)]
 pub(crate) struct Lines {
-    waiting: Receiver<(Level, String)>,
+    waiting: Receiver<Line>,
     lost: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Line {
+    Said(Level, String),
+    /// Everything before it is written once this is dropped.
+    Mark(#[expect(dead_code, reason = "what counts is that it is dropped")] Sender<Infallible>),
 }
 
 impl Voice {
@@ -50,11 +64,23 @@ impl Voice {
         if level > log::max_level() {
             return;
         }
-        if let Err(err) = self.lines.try_send((level, line()))
+        if let Err(err) = self.lines.try_send(Line::Said(level, line()))
             && err.is_full()
         {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Resolves once everything is written that was said until now, or after a while.
+    pub(super) async fn finish(&self, runtime: &dyn Runtime) {
+        let written = async {
+            let (mark, passed) = async_channel::bounded(1);
+            // An error means that nobody writes any more.
+            let _ = self.lines.send(Line::Mark(mark)).await;
+            let _ = passed.recv().await;
+        };
+        let too_long = runtime.sleep_until(runtime.now() + LAST_LINES);
+        future::or(written, too_long).await;
     }
 }
 
@@ -62,7 +88,10 @@ impl Lines {
     /// Ends when the last clone of its [`Voice`] is dropped.
     pub(super) async fn write(self) {
         let mut written = 0_usize;
-        while let Ok((level, line)) = self.waiting.recv().await {
+        while let Ok(line) = self.waiting.recv().await {
+            let Line::Said(level, line) = line else {
+                continue;
+            };
             write(level, &line);
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {

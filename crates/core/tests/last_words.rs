@@ -1,0 +1,176 @@
+//! What a client logs last has reached the logger when its end is told: the process may
+//! end then.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::Fleet;
+use futures_lite::future;
+use streamlease_core::{BackendProvider, BoxFuture, Event, RetryPolicy, Runtime, Timestamp};
+use streamlease_testkit::faults::FaultyLocks;
+use streamlease_testkit::sim::SimRuntime;
+
+/// Keeps every line.
+struct Log(Mutex<Vec<String>>);
+
+static LOG: Log = Log(Mutex::new(Vec::new()));
+
+/// One test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+impl Log {
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, text: &str) -> usize {
+        let lines = self.lines();
+        lines.iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.lines().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+/// From here on everything is logged, and nobody else logs.
+fn listen() -> MutexGuard<'static, ()> {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // The first test has set it, or the next one.
+    let _ = log::set_logger(&LOG);
+    log::set_max_level(log::LevelFilter::Info);
+    LOG.lines().clear();
+    alone
+}
+
+/// Runs what the driver spawns first, which writes its lines, only now and then.
+#[derive(Debug)]
+struct LateWriter {
+    sim: SimRuntime,
+    spawned: AtomicUsize,
+    pause: Duration,
+}
+
+impl LateWriter {
+    fn new(sim: &SimRuntime, pause: Duration) -> Self {
+        Self {
+            sim: sim.clone(),
+            spawned: AtomicUsize::new(0),
+            pause,
+        }
+    }
+}
+
+impl Runtime for LateWriter {
+    fn now(&self) -> Timestamp {
+        self.sim.now()
+    }
+
+    fn suspended(&self) -> Duration {
+        self.sim.suspended()
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        self.sim.sleep_until(deadline)
+    }
+
+    fn spawn(&self, mut task: BoxFuture<'static, ()>) {
+        // The first is the driver.
+        if self.spawned.fetch_add(1, Ordering::Relaxed) != 1 {
+            return self.sim.spawn(task);
+        }
+        let (sim, pause) = (self.sim.clone(), self.pause);
+        self.sim.spawn(Box::pin(async move {
+            while future::poll_once(&mut task).await.is_none() {
+                sim.sleep_until(sim.now() + pause).await;
+            }
+        }));
+    }
+}
+
+const STREAMS: usize = 20;
+
+/// Ends a client that holds streams, and how long that took.
+async fn end(fleet: &Fleet, runtime: LateWriter, by_event: bool) -> Duration {
+    for n in 0..STREAMS {
+        fleet.submit(&[&format!("s{n}")]).await;
+    }
+    let client = fleet.builder("a").runtime(runtime).build().unwrap();
+    let mut events = client.start().await.unwrap();
+    let mut held = Vec::new();
+    while held.len() < STREAMS {
+        if let Some(Event::StreamAdded(lease)) = events.next().await {
+            held.push(lease);
+        }
+    }
+    let begun = fleet.sim.now();
+    let done = async { client.done().await.unwrap() };
+    let told = async { while !matches!(events.next().await, Some(Event::Terminated(_))) {} };
+    if by_event {
+        future::or(told, async {
+            done.await;
+            future::pending().await
+        })
+        .await;
+    } else {
+        done.await;
+    }
+    fleet.sim.now().saturating_since(begun)
+}
+
+#[test]
+fn whoever_is_told_of_the_end_finds_every_line_of_the_client_in_the_log() {
+    let _alone = listen();
+    for by_event in [true, false] {
+        LOG.lines().clear();
+        let sim = SimRuntime::new(1);
+        let fleet = Fleet::new(sim.clone(), true);
+        let late = LateWriter::new(&sim, Duration::from_millis(20));
+        sim.block_on(end(&fleet, late, by_event));
+        assert_eq!(LOG.count("ended stream="), STREAMS, "{by_event}");
+        assert_eq!(LOG.count("stopped consumer="), 1, "{by_event}");
+    }
+}
+
+#[test]
+fn a_logger_that_takes_nothing_holds_the_end_up_for_a_tenth_of_a_second() {
+    let _alone = listen();
+    for by_event in [true, false] {
+        let sim = SimRuntime::new(1);
+        let fleet = Fleet::new(sim.clone(), true);
+        let stuck = LateWriter::new(&sim, Duration::from_secs(3600));
+        let took = sim.block_on(end(&fleet, stuck, by_event));
+        assert!(took <= Duration::from_millis(200), "{took:?}");
+    }
+}
+
+#[test]
+fn whoever_is_told_that_it_cannot_start_finds_the_reason_in_the_log() {
+    let _alone = listen();
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    let late = LateWriter::new(&sim, Duration::from_millis(20));
+    let mut backend = fleet.backend.backend(&fleet.service).unwrap();
+    let (locks, faults) = FaultyLocks::new(backend.locks);
+    backend.locks = locks.clone();
+    faults.break_all();
+    let builder = fleet.builder("a").runtime(late).locks(locks);
+    let client = builder.retry(RetryPolicy::NONE).build().unwrap();
+    sim.block_on(async {
+        client.start().await.unwrap_err();
+        assert_eq!(LOG.count("gave up consumer="), 1);
+    });
+}
