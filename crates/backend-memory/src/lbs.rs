@@ -25,8 +25,9 @@ pub(crate) struct Lbs {
     last_id: EntryId,
     group: Option<Group>,
     quarantined: BTreeMap<EntryId, Quarantined>,
-    batches: BTreeMap<u128, Vec<EntryId>>,
-    /// The same batches, oldest first.
+    /// By their ids, when they were last sent and what they became.
+    batches: BTreeMap<u128, (Timestamp, Vec<EntryId>)>,
+    /// When batches were sent, oldest first.
     batch_ages: VecDeque<(Timestamp, u128)>,
     /// As what entries came back from the quarantine, and when.
     released: BTreeMap<EntryId, (Timestamp, EntryId)>,
@@ -117,19 +118,29 @@ impl Lbs {
             && now.saturating_since(submitted) > REMEMBERED
         {
             self.batch_ages.pop_front();
-            self.batches.remove(&id);
+            // Unless it was sent again.
+            if self
+                .batches
+                .get(&id)
+                .is_some_and(|(last, _)| *last == submitted)
+            {
+                self.batches.remove(&id);
+            }
         }
-        if let Some(ids) = self.batches.get(&batch.id) {
-            return ids.clone();
-        }
-        let append = |announcement: &Announcement| {
+        let known = self.batches.remove(&batch.id);
+        let mut ids = known.map(|(_, ids)| ids).unwrap_or_default();
+        for announcement in batch.announcements.iter().skip(ids.len()) {
             let payload = announcement.encode().into_bytes();
-            self.append(vec![(PAYLOAD_FIELD.into(), payload)], now)
-        };
-        let ids: Vec<_> = batch.announcements.iter().map(append).collect();
-        self.batches.insert(batch.id, ids.clone());
+            ids.push(self.append(vec![(PAYLOAD_FIELD.into(), payload)], now));
+        }
+        let asked = ids
+            .iter()
+            .take(batch.announcements.len())
+            .copied()
+            .collect();
+        self.batches.insert(batch.id, (now, ids));
         self.batch_ages.push_back((now, batch.id));
-        ids
+        asked
     }
 
     pub(crate) fn append(&mut self, fields: Fields, now: Timestamp) -> EntryId {

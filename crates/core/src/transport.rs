@@ -69,7 +69,8 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// first entry. Called at start and after [`ErrorKind::NotPrepared`](crate::ErrorKind).
     async fn prepare(&self) -> Result<()>;
 
-    /// Appends announcements; returns their ids in the order given.
+    /// Appends announcements; returns their ids in the order given. Of a batch that is
+    /// remembered, what stands behind its last place is appended and nothing else.
     async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>>;
 
     /// Delivers entries that no consumer has had, at most `max`, to `consumer`.
@@ -188,7 +189,8 @@ impl SubmitBatch {
     ///
     /// The key stands for the batch. Use it for the same announcements in the same order
     /// only: at a place where the LBS remembers an entry, that entry is the answer,
-    /// whatever is announced there now. It remembers a batch for at least five minutes
+    /// whatever is announced there now; what stands behind the last such place, because
+    /// the batch has grown, is appended. It remembers a batch for at least five minutes
     /// after it was last sent (ten on Redis and in memory); later the same key appends it
     /// anew. Keys count per service.
     pub fn with_key(key: impl AsRef<[u8]>, announcements: Vec<Announcement>) -> Self {

@@ -44,6 +44,18 @@ fn a_repeated_submit_batch_appends_nothing() {
 }
 
 #[test]
+fn a_batch_is_remembered_from_when_it_was_last_sent() {
+    let fx = Fixture::new();
+    let ids = fx.submit_batch(7, &["a"]);
+    for _ in 0..3 {
+        fx.clock.advance(Duration::from_secs(400));
+        assert_eq!(fx.submit_batch(7, &["a"]), ids);
+    }
+    fx.clock.advance(Duration::from_secs(700));
+    assert_ne!(fx.submit_batch(7, &["a"]), ids);
+}
+
+#[test]
 fn entry_ids_grow_within_a_millisecond_and_after_removals() {
     let fx = Fixture::new();
     let first = fx.submit(&["a", "b"]);

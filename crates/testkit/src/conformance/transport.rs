@@ -30,6 +30,7 @@ suite!($ transport_conformance!, transport: Arc<dyn Transport>, [
     submitted_entries_arrive_in_order_as_they_were,
     an_empty_batch_appends_nothing,
     a_repeated_batch_appends_nothing,
+    a_batch_that_has_grown_appends_what_is_new,
     a_repeated_batch_appends_nothing_after_its_entries_are_gone,
     a_batch_submitted_twice_at_once_is_appended_once,
     the_same_data_stream_can_be_announced_twice,

@@ -145,6 +145,27 @@ pub async fn a_repeated_batch_appends_nothing(
     assert_eq!(ids(&t.take(&t.a, 10).await), second);
 }
 
+/// The input of a job was cut off, and is whole when it runs again.
+pub async fn a_batch_that_has_grown_appends_what_is_new(
+    runtime: Arc<dyn Runtime>,
+    transport: Arc<dyn Transport>,
+) {
+    let t = Tool::new(runtime, transport).await;
+    let names: Vec<StreamName> = ["one", "two", "three"].into_iter().map(stream).collect();
+    let whole = batch(&names);
+    let part = |count: usize| SubmitBatch {
+        id: whole.id,
+        announcements: whole.announcements[..count].to_vec(),
+    };
+    let first = t.submit(&part(1)).await.expect("submit a part");
+    let all = t.submit(&whole).await.expect("submit the whole");
+    assert_eq!(all.len(), 3, "one id for each");
+    assert_eq!(all[..1], first);
+    let less = t.submit(&part(2)).await.expect("submit less again");
+    assert_eq!(less, all[..2]);
+    assert_eq!(ids(&t.take(&t.a, 10).await), all);
+}
+
 /// A late repeat must not announce anew what was worked on meanwhile.
 pub async fn a_repeated_batch_appends_nothing_after_its_entries_are_gone(
     runtime: Arc<dyn Runtime>,

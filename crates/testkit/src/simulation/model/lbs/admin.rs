@@ -19,15 +19,17 @@ impl Lbs {
         batch: &SubmitBatch,
         now_ms: u64,
     ) -> Vec<EntryId> {
-        if let Some(ids) = self.batches.get(&batch.id) {
-            return ids.clone();
+        let mut ids = self.batches.remove(&batch.id).unwrap_or_default();
+        for announcement in batch.announcements.iter().skip(ids.len()) {
+            ids.push(self.append(Ok(announcement.clone()), now_ms));
         }
-        let announced = batch.announcements.iter();
-        let ids: Vec<_> = announced
-            .map(|announcement| self.append(Ok(announcement.clone()), now_ms))
+        let asked = ids
+            .iter()
+            .take(batch.announcements.len())
+            .copied()
             .collect();
-        self.batches.insert(batch.id, ids.clone());
-        ids
+        self.batches.insert(batch.id, ids);
+        asked
     }
 
     /// XGROUP DELCONSUMER of one at which something is pending.
