@@ -15,6 +15,9 @@ pub(super) type SuspectKey = (ConsumerName, Option<SessionId>);
 /// Passes over a suspect without a session; after those the sweep is enough.
 const MOST_PASSES: u32 = 8;
 
+/// Between two looks at what a dead one left that ended for want of room.
+const FULL: Duration = Duration::from_millis(50);
+
 /// How often the name of a dead consumer is tried to be removed.
 const FORGET_TRIES: u32 = 4;
 
@@ -23,6 +26,9 @@ const SMALL_PAGE: usize = 8;
 
 /// Everybody looks that soon after another's deadline, see [`Machine::deadline_jitter`].
 pub(super) const LATEST_NEWS: Duration = Duration::from_millis(20);
+
+/// For the beat that tells of a death, and for the first page of a take-over.
+pub(super) const ASKING: Duration = Duration::from_millis(10);
 
 /// Who has taken its share waits so long before it takes more: others may have
 /// learnt of the death late, or be slow.
@@ -51,7 +57,7 @@ struct Suspect {
     share: Option<u64>,
     /// The others have been left their time.
     waited: bool,
-    /// Everybody has heard of the death then.
+    /// Everybody has heard of the death, and asked what is left, then.
     all_know_at: Timestamp,
 }
 
@@ -132,7 +138,7 @@ impl Machine {
             _ => Stage::List,
         };
         let now = self.now;
-        let all_know_at = self.sitting.all_know_at.min(now + LATEST_NEWS);
+        let all_know_at = self.sitting.all_know_at.min(now + LATEST_NEWS + ASKING);
         if self.is_manual()
             && !self
                 .orphans
@@ -278,10 +284,11 @@ impl Machine {
             Ok(Reply::TakenOver(TakeOverOutcome::Taken { leases, left })) => {
                 suspect.left = left;
                 let taken = leases.len() as u64;
+                let is_first = suspect.share.is_none() && !suspect.waited;
                 if !suspect.waited {
                     // Whoever hears last asks last, and is to be told the same: until
                     // everybody has asked, nobody takes more than the first page.
-                    if suspect.share.is_none() && members > 1 {
+                    if is_first && members > 1 {
                         suspect.not_before = suspect.all_know_at;
                     }
                     let share = suspect.share.unwrap_or((left + taken).div_ceil(members));
@@ -296,7 +303,7 @@ impl Machine {
                     suspect.left = 0;
                     suspect.not_before = others_first;
                 }
-                if left > 0 && leases.len() < SMALL_PAGE && members > 1 {
+                if left > 0 && leases.len() < SMALL_PAGE && members > 1 && !is_first {
                     suspect.not_before = suspect.not_before.max(next_small_at);
                 }
                 if left == 0 {
@@ -334,8 +341,12 @@ impl Machine {
     /// A look at everything pending at the suspect has ended; `unresolved`
     /// entries are not known to have a live owner yet.
     pub(super) fn suspect_pass_done(&mut self, key: &SuspectKey, unresolved: usize) {
+        // What there was no room for is gone for as soon as there is some, see
+        // `is_ready`; many places that are freed one by one cost few looks.
+        let is_full = !self.is_manual() && self.room() == 0;
         let wait = match self.is_manual() {
             true => self.settings.sweep_interval(),
+            false if is_full => self.rng.jittered(FULL),
             false => self.rng.jittered(self.settings.ttl / 4),
         };
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
@@ -345,7 +356,7 @@ impl Machine {
         suspect.passes += 1;
         if unresolved == 0 {
             suspect.stage = Stage::Bury;
-        } else if key.1.is_none() && suspect.passes >= MOST_PASSES {
+        } else if key.1.is_none() && suspect.passes >= MOST_PASSES && !is_full {
             self.orphans.suspects.remove(key);
         } else {
             suspect.not_before = self.now + wait;

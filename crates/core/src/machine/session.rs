@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::control::Vital;
 use super::doubt::Record;
 use super::items::{Item, State};
-use super::orphans::LATEST_NEWS;
+use super::orphans::{ASKING, LATEST_NEWS};
 use super::{Action, Config, DisownReason, Flight, Machine, PAGE, Reply, Rng};
 use crate::belief::SessionBelief;
 use crate::{
@@ -41,7 +41,9 @@ pub(super) struct Sitting {
     pub(super) members: u32,
     /// Whether the backend keeps sessions, so that beats tell who is dead.
     pub(super) knows_members: bool,
-    /// If another dies at the next deadline, everybody has heard of it by then.
+    /// Beats in a row that said that a deadline is now, and brought no new death.
+    in_vain: u32,
+    /// If another dies at the next deadline, everybody has heard of it, and asked what is left, by then.
     pub(super) all_know_at: Timestamp,
     /// Counts lock operations sent and answered, so that a beat can tell
     /// whether its count of records compares with what is held.
@@ -97,6 +99,7 @@ impl Sitting {
             record: Record::default(),
             members: 1,
             knows_members: true,
+            in_vain: 0,
             all_know_at: now,
             ops: 0,
             expiries: BTreeSet::new(),
@@ -343,10 +346,14 @@ impl Machine {
         for lease in reply.revoked {
             self.give_up_revoked(lease);
         }
+        let is_known = |dead: &SessionId| self.orphans.is_dead(dead);
+        if !reply.dead.iter().all(is_known) {
+            self.sitting.in_vain = 0;
+        }
         self.told_dead(reply.dead);
         if let Some(deadline) = reply.next_deadline {
-            let at = self.now + deadline.max(Duration::from_millis(1));
-            self.sitting.all_know_at = at + LATEST_NEWS;
+            let at = self.now + deadline.max(self.before_next_deadline(deadline));
+            self.sitting.all_know_at = at + LATEST_NEWS + ASKING;
             let at = at + self.deadline_jitter();
             self.beat_by(at);
         }
@@ -357,6 +364,17 @@ impl Machine {
         if reply.on_record.is_some_and(|on_record| on_record != held) {
             self.doubt_record(quiet_since == Some(self.sitting.ops));
         }
+    }
+
+    /// The least time until another's deadline is looked at. A backend may say again and
+    /// again that it is now, and nobody dies: then it is looked at less and less often.
+    fn before_next_deadline(&mut self, deadline: Duration) -> Duration {
+        if deadline >= LATEST_NEWS {
+            self.sitting.in_vain = 0;
+        }
+        let wait = Duration::from_millis(1 << self.sitting.in_vain.min(20));
+        self.sitting.in_vain = self.sitting.in_vain.saturating_add(1);
+        wait.min(self.settings.beat_interval() / 4)
     }
 
     /// A mark by an operator. One that is not known here is released all the

@@ -582,7 +582,7 @@ fn nobody_takes_its_share_of_what_the_dead_left_before_all_know_of_the_death() {
     });
     let (first, others) = asked.split_first().unwrap();
     assert!(first.0 <= 20 * MS && first.1 == 1, "{first:?}");
-    let early = others.iter().find(|(at, _)| *at < 20 * MS);
+    let early = others.iter().find(|(at, _)| *at < 30 * MS);
     assert_eq!(early, None, "{asked:?}");
     let share: u64 = asked.iter().map(|(_, max)| max).sum();
     assert_eq!(share, 500, "{asked:?}");
@@ -698,6 +698,37 @@ fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room()
     rig.input(Input::EventsTaken(1));
     rig.live(TTL * 3);
     assert!(!rig.has("Bury"), "full: the others see to it");
+}
+
+/// With per-stream locks there is a list to look at and no page to take over; the next
+/// look came a quarter of a TTL later, room or not.
+#[test]
+fn what_the_dead_left_and_had_no_room_is_taken_as_soon_as_there_is() {
+    let mut rig = Rig::with(LockScheme::PerStream, |settings| settings.capacity = 1);
+    for n in 1..=4 {
+        rig.put_pending(pending_at("b", n, &format!("s{n}")));
+    }
+    rig.beat.dead = dead(&["b"]);
+    rig.pass_to_beat();
+    rig.housekeep();
+    for n in 1..=4 {
+        assert_eq!(rig.acquires(), [entry(n)]);
+        let token = rig.acquired();
+        rig.claimed();
+        rig.housekeep();
+        rig.pending.remove(&entry(n));
+        let mut looks = 0;
+        rig.pass_with(MS * 100, |rig| {
+            looks += usize::from(rig.has("List"));
+            rig.housekeep();
+        });
+        assert!(looks <= 2, "{looks} looks without room");
+        rig.complete(n, token);
+        let done = vec![crate::CompleteOutcome::Completed];
+        rig.answer("Complete", Reply::Completed(done));
+        rig.input(Input::EventsTaken(2));
+        rig.live(MS * 60);
+    }
 }
 
 /// An operator made the group anew at the end of the LBS, and all that it had is at

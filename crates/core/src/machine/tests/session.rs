@@ -608,3 +608,34 @@ fn a_failed_beat_is_repeated_soon_whatever_the_ttl() {
     rig.pass(Duration::from_secs(15));
     assert!(rig.has("Beat"));
 }
+
+/// A backend's list of deadlines may be wrong for good.
+#[test]
+fn a_deadline_that_is_always_now_and_brings_no_death_costs_few_beats() {
+    let mut rig = Rig::new(LockScheme::Session);
+    rig.beat.next_deadline = Some(Duration::ZERO);
+    let beats_within = |rig: &mut Rig, time: Duration| {
+        let mut beats = 0;
+        rig.pass_with(time, |rig| {
+            beats += usize::from(rig.has("Beat"));
+            rig.housekeep();
+        });
+        beats
+    };
+    rig.pass_to_beat();
+    rig.housekeep();
+    beats_within(&mut rig, TTL);
+    let beats = beats_within(&mut rig, TTL * 10);
+    // Three in a TTL are its own.
+    assert!(beats <= 10 * 3 * 8, "{beats} beats in ten TTLs");
+    // Who does die then is seen as soon as ever, and so is the next one.
+    rig.beat.dead = vec![session_of("b")];
+    beats_within(&mut rig, TTL / 3);
+    rig.beat.dead.push(session_of("c"));
+    rig.pass_to_beat();
+    rig.housekeep();
+    let start = rig.now;
+    rig.pass_to_beat();
+    let soon = rig.now.saturating_since(start);
+    assert!(soon <= Duration::from_millis(30), "{soon:?}");
+}
