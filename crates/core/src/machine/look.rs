@@ -282,8 +282,10 @@ impl Machine {
         }
     }
 
-    /// What the dead left, then hints, then one's own, then everything. But hints
-    /// only make things faster: what has waited for a TTL goes before them.
+    /// What the dead left, then hints, then whose turn has come, then one's own, then
+    /// everything. But hints only make things faster: what has waited for a TTL goes
+    /// before them, and before the dead. Where infos are slow to read, these would else
+    /// be read again and again before the turn at any of them was looked at.
     fn next_target(&mut self) -> Option<Target> {
         let long_ago = self.now - self.settings.ttl;
         if self.looking.own_due <= long_ago {
@@ -293,6 +295,10 @@ impl Machine {
             && sweep.looked <= long_ago
         {
             return self.sweep_target();
+        }
+        if self.looking.turns.timeout() <= long_ago {
+            let come = self.looking.turns.take_due(self.now, LOOK_PAGE);
+            return Some(Target::Turns(come));
         }
         if let Some(key) = self.next_suspect() {
             return Some(Target::Suspect {

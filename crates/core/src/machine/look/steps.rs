@@ -370,6 +370,8 @@ impl Machine {
             (Target::Sweep { .. } | Target::Stranded { .. }, Some(after)) => {
                 if let Some(sweep) = &mut self.looking.sweep {
                     sweep.after = after;
+                    // A page that takes longer than a TTL has not waited for it.
+                    sweep.looked = self.now;
                 }
             }
             (target, Some(after)) => {

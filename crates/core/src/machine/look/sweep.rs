@@ -19,7 +19,7 @@ pub(super) struct Sweep {
     pub(super) after: EntryId,
     /// It has seen all that is pending, and goes on with what is stranded.
     pub(super) stranded: bool,
-    /// When it began or went on last.
+    /// When it began, went on, or ended a page last.
     pub(super) looked: Timestamp,
     pub(super) seen: usize,
     pub(super) looked_up: usize,

@@ -1,10 +1,11 @@
 //! Whose turn it is, and whose death a watched lock tells of (R9, R11).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::rig::{Rig, TTL, consumer, entry, held_by, pending_at, session_of, stream};
-use crate::machine::{Action, Input};
-use crate::{Hint, LockScheme, Member, SessionId};
+use crate::machine::{Action, Input, Reply};
+use crate::{AcquireOutcome, Hint, LockScheme, Member, SessionId};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -79,4 +80,58 @@ fn housekeep_counting_looks(rig: &mut Rig) -> usize {
         rig.reply(id, reply);
     }
     looks
+}
+
+/// What the dead left, and what hints named, was read again and again, one long info
+/// after the other, before a turn that had come long ago was looked at.
+#[test]
+fn turns_come_although_what_the_dead_left_is_slow_to_read() {
+    let mut rig = Rig::cold(LockScheme::PerStream, |_| {});
+    rig.beat.members = 3;
+    rig.members = ["a", "b", "d"].map(member).to_vec();
+    rig.housekeep();
+    rig.live(TTL);
+    rig.beat.dead = vec![session_of("c")];
+    for n in 1..=12 {
+        let name = format!("s{n}");
+        rig.put_pending(pending_at("c", n, &name));
+        let (stream, entry) = (stream(&name), entry(n));
+        rig.input(Input::Hint(Hint::LockExpired { stream, entry }));
+    }
+    rig.most_listed = 1;
+    let mut taken = BTreeSet::new();
+    let began = rig.now;
+    while rig.now < began + TTL * 8 {
+        rig.pass_with(TTL / 6, |rig| {
+            while let Some(at) = rig.open.iter().position(|(_, a)| is_quick(rig, a)) {
+                let (id, action) = rig.open.remove(at);
+                let reply = match &action {
+                    Action::Acquire(_, requests) => {
+                        let held = held_by(session_of("b"), TTL);
+                        for request in requests {
+                            let (entry, stream) = (request.entry, request.stream.clone());
+                            taken.insert(entry);
+                            rig.pending.remove(&entry);
+                            rig.locks.insert(stream, held.clone());
+                        }
+                        Reply::Acquired(vec![AcquireOutcome::Held(held); requests.len()])
+                    }
+                    action => rig.routine(action).unwrap(),
+                };
+                rig.reply(id, reply);
+            }
+        });
+        if rig.has("List") {
+            rig.answer_routine("List");
+        }
+    }
+    assert_eq!(taken, (1..=12).map(entry).collect());
+
+    fn is_quick(rig: &Rig, action: &Action) -> bool {
+        match action {
+            Action::List { .. } => false,
+            Action::Acquire(..) => true,
+            action => rig.routine(action).is_some(),
+        }
+    }
 }
