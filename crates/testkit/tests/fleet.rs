@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use streamlease_core::{Client, Completion, Event, Lease, LockScheme};
 use streamlease_testkit::simulation::fleet::{Outcome, Process, Trial};
-use streamlease_testkit::simulation::{LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Mutant};
+use streamlease_testkit::simulation::{
+    Fault, LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Mutant, Of, Refused,
+};
 
 /// Calls `handle` for each lease, in a task of its own.
 async fn serve<F: Future<Output = ()> + Send + 'static>(
@@ -159,6 +161,42 @@ fn good_handlers_keep_all_promises_in_a_fixed_set_of_seeds() {
         assert!(faults >= LEAST_FAULTS as u64, "{outcome:?}");
         assert!(outcome.processes >= LEAST_CLIENTS, "{outcome:?}");
         assert!(outcome.announced as u64 >= LEAST_STREAMS, "{outcome:?}");
+    }
+}
+
+#[test]
+fn rights_that_go_and_links_that_are_thin_end_no_client_and_lose_nothing() {
+    let (ttl, length) = (Duration::from_secs(1), Duration::from_secs(2));
+    for seed in seeds(6) {
+        let mut trial = Trial::of(seed);
+        trial.ttl = ttl;
+        trial.trouble = ttl * 20;
+        trial.faults = (0..12)
+            .map(|nth| {
+                let fault = match nth % 3 {
+                    0 => Fault::Refuses {
+                        of: [Of::Lbs, Of::Locks, Of::Both][nth as usize / 3 % 3],
+                        what: Refused::Everything,
+                        length,
+                    },
+                    1 => Fault::ThinLink {
+                        node: nth.into(),
+                        each: ttl / 5,
+                        length,
+                    },
+                    _ => Fault::Crash {
+                        node: nth.into(),
+                        same_name: true,
+                        after: ttl / 2,
+                    },
+                };
+                (ttl * (1 + nth), fault)
+            })
+            .collect();
+        let outcome = trial.run(|process| serve(process, good));
+        outcome.assert_holds();
+        assert_eq!(outcome.faults.values().sum::<u64>(), 12, "{outcome:?}");
+        assert!(outcome.lossy.is_empty(), "{outcome:?}");
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use streamlease_core::{
     Acquire, AcquireOutcome, Announcement, Backend, BackendProvider, ConsumerName, EntryId,
-    ErrorKind, FencingToken, Hint, Info, LockId, LockScheme, LockState, Runtime, ServiceName,
-    Session, SessionId, StreamName, SubmitBatch,
+    ErrorKind, FencingToken, FetchRequest, Hint, Info, LockId, LockScheme, LockState, Runtime,
+    Scope, ServiceName, Session, SessionId, StreamName, SubmitBatch,
 };
 use streamlease_testkit::sim::SimRuntime;
 use streamlease_testkit::simulation::Network;
@@ -234,6 +234,52 @@ fn a_clock_that_leaps_further_than_the_margin_costs_the_durable_class() {
         // Together with the one before.
         servers.step_locks_clock(100);
         assert!(!servers.lossy().is_empty());
+    });
+}
+
+#[test]
+fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
+    let (sim, servers) = servers(9);
+    sim.block_on(async {
+        let line = servers.line();
+        let lbs = backend(&line).transport;
+        lbs.prepare().await.expect("prepare");
+        for id in 1..=6 {
+            lbs.submit(&batch(id)).await.expect("submit");
+        }
+        line.narrow(SECOND / 10, 10 * SECOND);
+        let consumer = ConsumerName::from_wire("a");
+        let request = FetchRequest {
+            consumer: consumer.clone(),
+            max: 6,
+            wait: Duration::ZERO,
+        };
+        let (mut fetched, asked) = (0, sim.now());
+        while fetched < 6 {
+            let page = lbs.fetch(&request).await.expect("fetch").entries;
+            assert_eq!(page.len(), 2, "a fifth of a second each");
+            fetched += page.len();
+        }
+        let took = sim.now().saturating_since(asked);
+        assert!(took > 6 * SECOND / 10 && took < 7 * SECOND / 10, "{took:?}");
+        // A beat waits for none of that, whoever reads.
+        let (mut after, mut pages) = (EntryId::MIN, 0);
+        loop {
+            let scope = Scope::All { after };
+            let beat = async {
+                let asked = sim.now();
+                backend(&line).locks.members().await.expect("members");
+                let took = sim.now().saturating_since(asked);
+                assert!(took < SECOND / 100, "{took:?}");
+            };
+            let (page, ()) = futures_lite::future::zip(lbs.list_pending(&scope, 6), beat).await;
+            pages += 1;
+            match page.expect("list_pending").next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        assert_eq!(pages, 3);
     });
 }
 

@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release -p streamlease-testkit --bin simulate` runs as many as one likes.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use streamlease_testkit::simulation::{
@@ -99,6 +100,20 @@ fn one_seed_gives_one_run() {
     assert_ne!(steps(7), steps(8));
 }
 
+#[test]
+fn what_is_drawn_last_changes_nothing_that_was_drawn_before() {
+    let mut kinds = BTreeSet::new();
+    for seed in 1..200 {
+        let (early, plan) = (Plan::early(seed), Plan::of(seed));
+        assert!(plan.faults.starts_with(&early.faults), "seed {seed}");
+        let later = &plan.faults[early.faults.len()..];
+        kinds.extend(later.iter().map(|(_, fault)| fault.kind()));
+    }
+    for kind in ["thin link", "both add nothing", "all rights gone"] {
+        assert!(kinds.contains(kind), "{kind}: {kinds:?}");
+    }
+}
+
 // Each of these seeds breaks a rule if the fix that is named is taken out. (That
 // of a lease that a take-over brought while its acquire was repeated is tested in
 // core, `take_over_overtakes_the_repeat_of_an_acquire`: no seed up to 8,000 shows
@@ -137,6 +152,13 @@ fn an_orphan_that_found_no_room_at_its_turn_was_left_to_the_sweep() {
     held(7_582);
 }
 
+/// Passes over the dead, and looks at what hints had named, went before it, each slow.
+#[test]
+fn a_turn_that_had_come_was_never_looked_at_on_a_thin_link() {
+    holds(346);
+    holds(1_190);
+}
+
 /// The checker took the repeat of an acquire for a new token: see ARCHITECTURE.md.
 #[test]
 fn a_late_request_repeats_the_token_that_a_restarted_lock_server_gave_it() {
@@ -157,6 +179,11 @@ fn a_clock_that_stops_is_found() {
 #[test]
 fn timers_that_are_late_are_found() {
     assert!(breaks(Mutant::TimersAreLate, "R1"));
+}
+
+#[test]
+fn infos_on_the_connection_of_the_beats_are_found() {
+    assert!(breaks(Mutant::InfosAmongBeats, "R2"));
 }
 
 #[test]

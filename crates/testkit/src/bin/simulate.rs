@@ -5,7 +5,7 @@
 //! simulate --seed 17 --trace          one seed, with all that happens
 //! simulate --seed 17 --faults 0,4     one seed, with only these of its faults, or none
 //! simulate --seed 17 --early          one seed, and what it meant before servers refused,
-//!                                     lied and lost single keys
+//!                                     lied and lost single keys, and links were thin
 //! simulate --seed 17 --quiet          one seed, and the network loses and delays nothing
 //! simulate --mutants                  every deliberate bug, and the seed that finds it
 //! ```

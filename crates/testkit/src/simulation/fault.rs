@@ -191,6 +191,15 @@ pub enum Fault {
         /// For how long.
         length: Duration,
     },
+    /// A process's link is thin: replies take the longer the more they carry.
+    ThinLink {
+        /// Which.
+        node: u64,
+        /// How long an entry with its info takes.
+        each: Duration,
+        /// For how long it is thin.
+        length: Duration,
+    },
     /// A process's connection is gone, and it takes long to make another.
     SlowConnect {
         /// Which.
@@ -260,6 +269,9 @@ impl Of {
 pub enum Refused {
     /// It takes no announcements: its memory is full, and it keeps to the contract.
     Announcements,
+    /// It adds nothing, not even what is needed to finish something: its memory is full,
+    /// and it lets no script go beyond.
+    Additions,
     /// It writes nothing: its disk is full, it has too few replicas, or was made one.
     Writes,
     /// Its answer to everything is that somebody has taken the right to it.
@@ -342,6 +354,7 @@ impl Fault {
             | Self::Capacity { node, .. }
             | Self::Demoted { node, .. }
             | Self::SlowConnect { node, .. }
+            | Self::ThinLink { node, .. }
             | Self::SilentHandlers { node, .. }
             | Self::SlowUser { node, .. } => Some(*node),
             _ => None,
@@ -417,6 +430,9 @@ impl Fault {
             Self::FetchesComeBack { .. } => "fetches come back early",
             Self::Refuses { of, what, .. } => match (what, of) {
                 (Refused::Announcements, _) => "memory full",
+                (Refused::Additions, Of::Lbs) => "LBS adds nothing",
+                (Refused::Additions, Of::Locks) => "locks add nothing",
+                (Refused::Additions, Of::Both) => "both add nothing",
                 (Refused::Writes, Of::Lbs) => "LBS refuses writes",
                 (Refused::Writes, Of::Locks) => "locks refuse writes",
                 (Refused::Writes, Of::Both) => "both refuse writes",
@@ -426,6 +442,7 @@ impl Fault {
             },
             Self::Demoted { .. } => "demoted server",
             Self::SlowConnect { .. } => "slow connect",
+            Self::ThinLink { .. } => "thin link",
             Self::ConsumerRemoved { .. } => "consumer removed",
             Self::Acknowledged { .. } => "acknowledged by hand",
             Self::GroupAtTheEnd => "group made at the end",

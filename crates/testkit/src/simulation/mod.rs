@@ -15,6 +15,7 @@
 mod checker;
 mod fault;
 pub mod fleet;
+mod link;
 mod model;
 mod network;
 mod plan;

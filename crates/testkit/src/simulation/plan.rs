@@ -1,6 +1,7 @@
 //! What a seed decides in advance: who takes part, and what goes wrong, in one
 //! list, so that a violation can be looked for with fewer of them.
 
+mod last;
 mod later;
 
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub struct Plan {
     pub seed: u64,
     /// How leases hang together.
     pub scheme: LockScheme,
-    /// The least TTL; some clients have twice that.
+    /// The least TTL; some clients have twice that, or a much longer one.
     pub ttl: Duration,
     /// What goes wrong, and when.
     pub faults: Vec<(Duration, Fault)>,
@@ -44,6 +45,10 @@ pub struct Plan {
     /// Failures are forgotten within the run. Not drawn, so that the other seeds stay
     /// what they were.
     pub(super) forgets: bool,
+    /// After the faults a link is so thin that an entry takes that long.
+    pub(super) thin: Option<Duration>,
+    /// Some clients have that TTL.
+    pub(super) long_ttl: Option<Duration>,
     pub(super) trouble: Duration,
     /// Also what may cost more than nothing is drawn.
     harsh: bool,
@@ -64,7 +69,7 @@ impl Plan {
     }
 
     /// The plan of a seed without what is drawn since servers refuse, lie and lose
-    /// single keys: what a seed meant that was found before.
+    /// single keys, and links are thin: what a seed meant that was found before.
     pub fn early(seed: u64) -> Self {
         Self::early_with(seed, |_| true)
     }
@@ -72,7 +77,8 @@ impl Plan {
     /// The plan of a seed, with faults that fit only.
     pub(super) fn with(seed: u64, fits: impl Fn(&Fault) -> bool) -> Self {
         let mut plan = Self::early_with(seed, &fits);
-        plan.draw_later(fits);
+        plan.draw_later(&fits);
+        plan.draw_last(fits);
         plan
     }
 
@@ -116,6 +122,8 @@ impl Plan {
             late_permille: [0, 0, 10, 40][rng.below(4) as usize],
             tight: rng.below(3) == 0,
             forgets: seed.is_multiple_of(5),
+            thin: None,
+            long_ttl: None,
             trouble,
             harsh,
         };

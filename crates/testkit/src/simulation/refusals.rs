@@ -10,8 +10,10 @@ use crate::clock::Time;
 pub(super) enum Needs {
     /// To look at something.
     Read,
-    /// To change something that is there, or to add as much as is needed to finish it.
+    /// To hand out or take away what is there, for which no memory is needed.
     Write,
+    /// To add as much as is needed to finish what is there.
+    Add,
     /// To add what it did not have: that is all that a full server refuses.
     Announce,
 }
@@ -20,23 +22,27 @@ pub(super) enum Needs {
 #[derive(Debug, Clone, Copy, Default)]
 struct Until {
     announcements: Time,
+    additions: Time,
     writes: Time,
     everything: Time,
 }
 
 impl Until {
     fn of(&self, needs: Needs) -> Time {
-        let announcements = self.announcements.max(self.writes);
+        let writes = self.everything.max(self.writes);
+        let additions = writes.max(self.additions);
         match needs {
             Needs::Read => self.everything,
-            Needs::Write => self.everything.max(self.writes),
-            Needs::Announce => self.everything.max(announcements),
+            Needs::Write => writes,
+            Needs::Add => additions,
+            Needs::Announce => additions.max(self.announcements),
         }
     }
 
     fn set(&mut self, what: Refused, until: Time) {
         let set = match what {
             Refused::Announcements => &mut self.announcements,
+            Refused::Additions => &mut self.additions,
             Refused::Writes => &mut self.writes,
             Refused::Everything => &mut self.everything,
         };

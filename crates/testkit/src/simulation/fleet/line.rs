@@ -1,5 +1,6 @@
 //! [`Line`]: one process's way to the servers, which is its backend.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,15 +9,16 @@ use async_trait::async_trait;
 use futures_lite::future;
 use streamlease_core::{
     Acquire, AcquireOutcome, Backend, BackendProvider, BeatOutcome, ClaimOutcome, CompleteOutcome,
-    ConsumerName, ConsumerState, Delivery, EntryId, Error, Fenced, FetchRequest, Fetched, HandBack,
-    HandBackOutcome, Hint, LeaseRef, LockId, LockManager, LockScheme, LockState, Member, Notifier,
-    OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease,
-    Quarantined, Release, ReleaseOutcome, Result, Runtime, Scope, ServiceName, Session, SessionId,
-    StreamName, SubmitBatch, Subscription, TakeOverOutcome, Transport,
+    ConsumerName, ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest,
+    Fetched, HandBack, HandBackOutcome, Hint, LeaseRef, LockId, LockManager, LockScheme, LockState,
+    Member, Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    QuarantineRelease, Quarantined, Release, ReleaseOutcome, Result, Runtime, Scope, ServiceName,
+    Session, SessionId, StreamName, SubmitBatch, Subscription, TakeOverOutcome, Transport,
 };
 
 use super::servers::{HintsAre, Server, Shared, State, lock, unavailable};
 use crate::clock::{Time, ns};
+use crate::simulation::link::{Link, Size};
 use crate::simulation::network::Network;
 use crate::simulation::rng::Rng;
 
@@ -40,6 +42,9 @@ pub(super) struct LineState {
     replies_lost_until: Time,
     demoted_until: Time,
     connects_until: Time,
+    link: Link,
+    /// Calls that have been answered at least once.
+    worked: BTreeSet<&'static str>,
 }
 
 impl Line {
@@ -50,6 +55,8 @@ impl Line {
             replies_lost_until: 0,
             demoted_until: 0,
             connects_until: 0,
+            link: Link::default(),
+            worked: BTreeSet::new(),
         };
         Self {
             number,
@@ -80,6 +87,13 @@ impl Line {
         lock(&self.state).connects_until = self.shared.now() + ns(length);
     }
 
+    /// Its link is thin for so long: an entry with its info takes `each`, and everything
+    /// else as much less as it is shorter. Infos come beside the rest, in short pages.
+    pub fn narrow(&self, each: Duration, length: Duration) {
+        let now = self.shared.now();
+        lock(&self.state).link.narrow(now, each, length);
+    }
+
     /// One request, its execution, and its reply. Once polled, all of it
     /// happens: the network is nobody's process.
     async fn call<T: Debug + Send + 'static>(
@@ -89,10 +103,10 @@ impl Line {
         operation: impl FnOnce(&mut State, u64, &mut Vec<Hint>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let line = self.clone();
-        self.on_the_network(async move {
+        self.on_the_network(name, async move {
             line.request().await?;
             let result = line.shared.execute(server, name, line.number, operation);
-            line.reply().await?;
+            line.reply(Size::Items(1)).await?;
             result
         })
         .await
@@ -116,14 +130,30 @@ impl Line {
 
     async fn on_the_network<T: Send + 'static>(
         &self,
+        name: &'static str,
         trip: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = async_channel::bounded(1);
+        let line = self.clone();
         self.shared.sim.spawn(Box::pin(async move {
-            let _ = answer.try_send(trip.await);
+            let result = trip.await.map_err(|error| line.refused(name, error));
+            let worked = result.is_ok();
+            if answer.try_send(result).is_ok() && worked {
+                lock(&line.state).worked.insert(name);
+            }
         }));
         let gone = |_| Err(unavailable("the simulation has ended"));
         answered.recv().await.unwrap_or_else(gone)
+    }
+
+    fn refused(&self, name: &'static str, error: Error) -> Error {
+        let is_new = !lock(&self.state).worked.contains(name);
+        match error.kind() {
+            ErrorKind::Denied if is_new && self.shared.state().spares_the_new() => {
+                unavailable("nobody is there")
+            }
+            _ => error,
+        }
     }
 
     async fn request(&self) -> Result<()> {
@@ -145,9 +175,18 @@ impl Line {
         }
     }
 
-    async fn reply(&self) -> Result<()> {
+    async fn reply(&self, size: Size) -> Result<()> {
         let now = self.shared.now();
-        let cut = lock(&self.state).replies_lost_until > now;
+        let (cut, late) = {
+            let state = &mut *lock(&self.state);
+            let cut = state.replies_lost_until > now;
+            (cut, state.link.delay(now, size, false))
+        };
+        if late > 0 {
+            let sim = &self.shared.sim;
+            sim.sleep_until(sim.now() + Duration::from_nanos(late))
+                .await;
+        }
         self.travel(cut).await
     }
 
@@ -176,6 +215,7 @@ impl LineState {
         self.replies_lost_until = 0;
         self.demoted_until = 0;
         self.connects_until = 0;
+        self.link = Link::default();
     }
 
     /// When a hint arrives here, and how often.
@@ -248,9 +288,11 @@ impl Transport for Line {
             wait,
         } = request.clone();
         let line = self.clone();
-        self.on_the_network(async move {
+        self.on_the_network("fetch", async move {
             line.request().await?;
             let shared = &line.shared;
+            let fits = lock(&line.state).link.piece(shared.now());
+            let max = fits.unwrap_or(max).min(max);
             let (answer, answered) = async_channel::bounded(1);
             let now = shared.sim.now();
             let begin = |state: &mut State, at, _: &mut Vec<Hint>| {
@@ -280,16 +322,27 @@ impl Transport for Line {
                     fetched
                 }
             };
-            line.reply().await?;
+            let brought = result.as_ref().map_or(0, |fetched| fetched.entries.len());
+            line.reply(Size::Entries(brought)).await?;
             result
         })
         .await
     }
 
     async fn list_pending(&self, scope: &Scope, limit: usize) -> Result<PendingPage> {
-        let scope = scope.clone();
-        self.lbs("list_pending", move |state, at, _| {
-            state.servers.lbs.list(&scope, limit, at)
+        let (scope, line) = (scope.clone(), self.clone());
+        self.on_the_network("list_pending", async move {
+            line.request().await?;
+            let (shared, link) = (&line.shared, lock(&line.state).link);
+            let list = |state: &mut State, at, _: &mut Vec<Hint>| {
+                let mut page = state.servers.lbs.list(&scope, limit, at)?;
+                link.shorten(shared.now(), &mut page);
+                Ok(page)
+            };
+            let result = shared.execute(Server::Lbs, "list_pending", line.number, list);
+            let brought = result.as_ref().map_or(0, |page| page.entries.len());
+            line.reply(Size::Entries(brought)).await?;
+            result
         })
         .await
     }

@@ -63,6 +63,8 @@ enum Step {
 impl<'a> Run<'a> {
     pub(super) fn new(trial: &'a Trial, sim: &SimRuntime, main: Main<'a>) -> Self {
         let servers = SimServers::with_mutant(sim, Trial::SERVICE, trial.scheme, trial.mutant);
+        // Whether a program is started again that ended is not the trial's.
+        servers.spare_the_new();
         Self {
             trial,
             ledger: Ledger::new(&servers),
@@ -319,6 +321,9 @@ impl<'a> Run<'a> {
             }
             (Fault::Refuses { of, what, length }, _) => self.servers.refuse(of, what, length),
             (Fault::Demoted { length, .. }, Some(nth)) => self.nodes[nth].line().demote(length),
+            (Fault::ThinLink { each, length, .. }, Some(nth)) => {
+                self.nodes[nth].line().narrow(each, length);
+            }
             (Fault::SlowConnect { length, .. }, Some(nth)) => {
                 self.nodes[nth].line().connect_slowly(length);
             }

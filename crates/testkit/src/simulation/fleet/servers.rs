@@ -62,6 +62,8 @@ pub(super) struct State {
     leaps: Vec<(Time, u64)>,
     set_back: bool,
     lossy: BTreeSet<&'static str>,
+    /// Rights are gone only for calls that were answered before.
+    spares_the_new: bool,
     trace: Option<Vec<String>>,
 }
 
@@ -130,6 +132,7 @@ impl SimServers {
             leaps: Vec::new(),
             set_back: false,
             lossy: BTreeSet::new(),
+            spares_the_new: false,
             trace: None,
         };
         let shared = Arc::new(Shared {
@@ -277,9 +280,15 @@ impl SimServers {
         let until = self.shared.now() + ns(length);
         let state = &mut *self.shared.state();
         state.servers.refusals.begin(of, what, until);
-        if of.lbs() && what != Refused::Announcements {
+        if of.lbs() && matches!(what, Refused::Writes | Refused::Everything) {
             state.fail_waiters(|| unavailable("UNBLOCKED: it was demoted"));
         }
+    }
+
+    /// Whose rights are gone ends if a call is refused to it that has never worked: that
+    /// is a mistake in its setup. From now on such a call finds nobody there instead.
+    pub(super) fn spare_the_new(&self) {
+        self.shared.state().spares_the_new = true;
     }
 
     /// A key of the service is evicted, or deleted by somebody: the `nth` where there
@@ -441,7 +450,10 @@ fn needs(call: &str) -> Needs {
         "list_pending" | "list_pending_ids" | "consumers" | "list_undelivered"
         | "list_quarantined" | "inspect" | "members" | "records" | "subscribe" => Needs::Read,
         "submit" | "release_quarantined" => Needs::Announce,
-        _ => Needs::Write,
+        "fetch" | "complete" | "release" | "close" | "forget_consumer" | "drop_quarantined" => {
+            Needs::Write
+        }
+        _ => Needs::Add,
     }
 }
 
@@ -450,6 +462,10 @@ impl State {
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:>12.6} {what}", now as f64 / 1e9));
         }
+    }
+
+    pub(super) fn spares_the_new(&self) -> bool {
+        self.spares_the_new
     }
 
     pub(super) fn saw_ttl(&mut self, ttl: Duration) {

@@ -8,7 +8,7 @@ use streamlease_core::{Announcement, BoxFuture, Info, LockScheme, StreamName};
 use super::Process;
 use super::run::Run;
 use crate::sim::SimRuntime;
-use crate::simulation::fault::{Fault, Refused};
+use crate::simulation::fault::Fault;
 use crate::simulation::model::Mutant;
 use crate::simulation::network::Network;
 use crate::simulation::plan::Plan;
@@ -126,12 +126,8 @@ impl Trial {
     }
 }
 
-/// What can happen to a client as it is, from without. A client that starts while its
-/// rights are gone ends, and whether its program is started again is not the trial's.
+/// What can happen to a client as it is, from without.
 fn strikes_real_clients(fault: &Fault) -> bool {
-    if let Fault::Refuses { what, .. } = fault {
-        return *what != Refused::Everything;
-    }
     !matches!(
         fault,
         Fault::ForeignFetch { .. }

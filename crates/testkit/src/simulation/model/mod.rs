@@ -23,6 +23,8 @@ pub enum Mutant {
     ClaimsTheGone,
     /// The LBS takes claims and completions whatever their token (R4).
     NoFence,
+    /// Infos come on the connection of the beats (R2).
+    InfosAmongBeats,
     /// Handing back takes the entry off the LBS (R7).
     HandBackRemoves,
     /// Tokens are counted, without regard to floor and clock (R5).
@@ -57,10 +59,11 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, each with the rule whose check is to find it.
-    pub const ALL: [(Self, &'static str); 22] = [
+    pub const ALL: [(Self, &'static str); 23] = [
         (Self::ClockStops, "R1"),
         (Self::TimersAreLate, "R1"),
         (Self::ErrorIsLoss, "R2"),
+        (Self::InfosAmongBeats, "R2"),
         (Self::ClaimsTheGone, "R3"),
         (Self::RefusedIsDone, "R3"),
         (Self::NoFence, "R4"),

@@ -17,6 +17,7 @@ use super::user::Waiting;
 use super::{Event, World, trace, unavailable};
 use crate::clock::{Clock, SECOND, Time, ns};
 use crate::simulation::checker::Watch;
+use crate::simulation::link::Link;
 use crate::simulation::model::Mutant;
 use crate::simulation::plan::Manual;
 use crate::simulation::rng::Rng;
@@ -49,6 +50,7 @@ pub(super) struct Node {
     pub(super) demoted_until: Time,
     /// It has no connection yet.
     pub(super) connects_until: Time,
+    pub(super) link: Link,
     last_call: u64,
     /// What its user has asked for, of which lease.
     pub(super) asked: BTreeMap<CallId, (EntryId, FencingToken, StreamName)>,
@@ -170,6 +172,7 @@ impl World {
             replies_lost_until: 0,
             demoted_until: 0,
             connects_until: 0,
+            link: Link::default(),
             last_call: 0,
             asked: BTreeMap::new(),
             worked: Vec::new(),
@@ -181,6 +184,10 @@ impl World {
     /// Each start draws anew: a restart under the same name may change them.
     fn draw_settings(&mut self, slot: usize) -> Settings {
         let ttl = self.plan.ttl * if self.rng.below(4) == 0 { 2 } else { 1 };
+        let ttl = match self.plan.long_ttl {
+            Some(long) if self.rng.below(3) == 0 => long,
+            _ => ttl,
+        };
         let manual = match self.plan.manual {
             Manual::Nobody => false,
             Manual::All => true,

@@ -13,6 +13,13 @@ use crate::clock::{SECOND, Time, ns};
 use crate::simulation::model::Mutant;
 use crate::simulation::network::{Network, TRAVEL};
 
+/// The longest that the driver waits for an answer, beside what a fetch waits for.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+fn at_least(ms: u64, limit: Duration) -> Duration {
+    limit.clamp(Duration::from_millis(ms), LONGEST_WAIT)
+}
+
 impl World {
     pub(super) fn send(&mut self, node: usize, id: ActionId, action: Action) {
         trace!(self, "n{node} sends {id:?} {action:?}");
@@ -27,10 +34,10 @@ impl World {
         let n = &mut self.nodes[node];
         let ttl = n.settings.ttl;
         let limit = match &action {
-            Action::Beat { .. } | Action::Open(_) => (ttl / 4).max(Duration::from_millis(50)),
-            Action::Fetch { wait, .. } => *wait + ttl.max(Duration::from_secs(2)),
-            Action::List { .. } => ttl.max(Duration::from_secs(2)),
-            _ => (ttl / 2).max(Duration::from_millis(500)),
+            Action::Beat { .. } | Action::Open(_) => at_least(50, ttl / 4),
+            Action::Fetch { wait, .. } => *wait + at_least(2_000, ttl),
+            Action::List { .. } => at_least(2_000, ttl),
+            _ => at_least(500, ttl / 2),
         };
         let give_up = n.clock.when(sent + limit, now);
         let cut = n.requests_lost_until > now;
@@ -82,8 +89,9 @@ impl World {
         result: streamlease_core::Result<Reply>,
     ) {
         let lost = self.nodes[node].replies_lost_until > self.now;
+        let sent = self.now + self.carry(node, &result);
         match self.travel(node).filter(|_| !lost) {
-            Some(delay) => self.push(self.now + delay, Event::Reply(node, id, result)),
+            Some(delay) => self.push(sent + delay, Event::Reply(node, id, result)),
             None => {
                 self.messages.replies_lost += 1;
                 self.break_connection(node, id, self.now + SECOND);

@@ -5,12 +5,13 @@ use std::time::Duration;
 use streamlease_core::machine::{Action, ActionId, Reply};
 use streamlease_core::{
     Announcement, ClaimOutcome, EntryId, Error, Fetched, Hint, Info, MalformedReason, Quarantine,
-    StreamName,
+    StreamName, TakeOverOutcome,
 };
 
 use super::{Event, World, trace, unavailable};
-use crate::clock::ns;
+use crate::clock::{Time, ns};
 use crate::simulation::checker::TICK;
+use crate::simulation::link::Size;
 use crate::simulation::model::Mutant;
 use crate::simulation::refusals::Needs;
 
@@ -69,11 +70,15 @@ impl World {
             return self.answer(node, id, Ok(Reply::Claimed(done)));
         }
         if let Action::Fetch { max, wait } = action {
+            let max = self.fits(node, max);
             return self.fetch(node, id, max, wait);
         }
         let failures = self.failures_before(&action);
         let mut hints = Vec::new();
-        let result = self.call_server(node, &action, &mut hints);
+        let mut result = self.call_server(node, &action, &mut hints);
+        if let Ok(Reply::Listed(page)) = &mut result {
+            self.nodes[node].link.shorten(self.now, page);
+        }
         trace!(
             self,
             "executed for n{node} {id:?} {}: {result:?}",
@@ -173,6 +178,23 @@ impl World {
                 max,
             } => Reply::Records(locks.records(session, after.as_ref(), *max)),
         })
+    }
+
+    /// As many entries as a fetch asks for: on a thin link mostly no more than come
+    /// soon, but their length is a guess.
+    fn fits(&mut self, node: usize, max: usize) -> usize {
+        let n = &mut self.nodes[node];
+        match n.link.piece(self.now) {
+            Some(piece) if n.rng.permille(700) => max.min(piece),
+            _ => max,
+        }
+    }
+
+    /// By how much the reply is late because of what it carries.
+    pub(super) fn carry(&mut self, node: usize, result: &streamlease_core::Result<Reply>) -> Time {
+        let size = result.as_ref().map_or(Size::Items(1), size);
+        let shared = self.mutant == Some(Mutant::InfosAmongBeats);
+        self.nodes[node].link.delay(self.now, size, shared)
     }
 
     pub(super) fn fetch(&mut self, node: usize, id: ActionId, max: usize, wait: Duration) {
@@ -288,7 +310,27 @@ fn needs(action: &Action) -> Needs {
         | Action::Inspect(_)
         | Action::Members
         | Action::Records { .. } => Needs::Read,
-        _ => Needs::Write,
+        Action::Fetch { .. }
+        | Action::Complete(_)
+        | Action::Release(..)
+        | Action::Close(_)
+        | Action::ForgetConsumer(_) => Needs::Write,
+        _ => Needs::Add,
+    }
+}
+
+/// What a reply carries.
+fn size(reply: &Reply) -> Size {
+    match reply {
+        Reply::Fetched(fetched) => Size::Entries(fetched.entries.len()),
+        Reply::Listed(page) => Size::Entries(page.entries.len()),
+        Reply::ListedIds(ids) => Size::Items(ids.entries.len()),
+        Reply::Claimed(outcomes) => Size::Items(outcomes.len()),
+        Reply::Acquired(outcomes) => Size::Items(outcomes.len()),
+        Reply::Inspected(states) => Size::Items(states.len()),
+        Reply::TakenOver(TakeOverOutcome::Taken { leases, .. }) => Size::Items(leases.len()),
+        Reply::Records(leases) => Size::Items(leases.len()),
+        _ => Size::Items(1),
     }
 }
 

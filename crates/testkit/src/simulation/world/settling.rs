@@ -13,6 +13,7 @@ use super::{Event, LEAST_STEPS, Outcome, World, trace};
 use crate::clock::{Time, ns};
 use crate::simulation::checker::TICK;
 use crate::simulation::fault::Fault;
+use crate::simulation::link::Link;
 use crate::simulation::network::TRAVEL;
 use crate::simulation::plan::{LEAST_FAULTS, Manual};
 
@@ -80,6 +81,7 @@ impl World {
             n.replies_lost_until = 0;
             n.demoted_until = 0;
             n.connects_until = 0;
+            n.link = Link::default();
             n.slow_until = 0;
             n.silent_until = 0;
             n.paused_until = n.paused_until.min(self.now);
@@ -227,6 +229,7 @@ impl World {
         if freed.is_empty() || self.checker.violation.is_some() {
             return (None, 0);
         }
+        let thin = self.narrow_one(victim, slow);
         let (number, lost) = (freed.len(), slow.map(|slow| self.checker.lost(slow)));
         self.checker.count_taking(freed);
         self.crash(victim);
@@ -237,6 +240,13 @@ impl World {
         {
             let what = format!("n{slow}'s user is slow, and it loses leases");
             self.checker.fail("R10", "a slow user loses leases", what);
+        }
+        if let Some((thin, lost)) = thin {
+            if self.checker.lost(thin) > lost {
+                let what = format!("n{thin}'s link is thin, and it loses leases");
+                self.checker.fail("R2", "a thin link loses leases", what);
+            }
+            self.nodes[thin].link = Link::default();
         }
         if !in_time {
             let what = format!(
@@ -252,6 +262,18 @@ impl World {
         // By hand it takes as long as the users do, and see `taken_within`.
         let by_itself = self.plan.manual == Manual::Nobody && !self.is_shared(victim);
         (by_itself.then_some(failover), herd)
+    }
+
+    /// Somebody's link is thin while it takes over, if the plan says so; and how many
+    /// leases it has lost until then.
+    fn narrow_one(&mut self, victim: usize, slow: Option<usize>) -> Option<(usize, u64)> {
+        let each = self.plan.thin?;
+        let others = self.running().filter(|n| *n != victim && Some(*n) != slow);
+        let thin = others.max_by_key(|n| self.nodes[*n].settings.capacity)?;
+        trace!(self, "n{thin} has a thin link, {each:?} for each entry");
+        let length = self.checker.longest_ttl * 100;
+        self.nodes[thin].link.narrow(self.now, each, length);
+        Some((thin, self.checker.lost(thin)))
     }
 
     /// Which of the streams from that one on nobody has a lease of, although
@@ -280,7 +302,16 @@ impl World {
             true => ns(self.longest_ttl().ttl) + self.two_sweeps(),
             false => 0,
         };
-        ns(LOOK_JITTER + LATEST_TURN + pages + steps + again) + shared + self.by_hand()
+        // Whoever has a thin link, and alone has room, reads each of them once for the
+        // list of the dead and once by its name; beside that it sweeps twice, and reads
+        // there what is pending at others. Its turn waits for a TTL while it reads.
+        let read = 2 * (streams + self.servers.lbs.len()) as u32;
+        let thin = self
+            .plan
+            .thin
+            .map(|each| each * read + self.checker.longest_ttl);
+        let thin = thin.unwrap_or_default();
+        ns(LOOK_JITTER + LATEST_TURN + pages + steps + again + thin) + shared + self.by_hand()
     }
 
     /// Whether somebody who runs has the name of that process, which is dead.

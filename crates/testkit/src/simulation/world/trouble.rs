@@ -127,6 +127,9 @@ impl World {
                 self.nodes[node].connects_until = now + ns(length);
                 self.drop_connection(node, None);
             }
+            Fault::ThinLink { each, length, .. } => {
+                self.nodes[node].link.narrow(now, each, length);
+            }
             _ => {}
         }
     }
@@ -185,7 +188,7 @@ impl World {
             Fault::FetchesComeBack { permille } => self.servers.lbs.waits_permille = permille,
             Fault::Refuses { of, what, length } => {
                 self.servers.refusals.begin(of, what, now + ns(length));
-                if of.lbs() && what != Refused::Announcements {
+                if of.lbs() && matches!(what, Refused::Writes | Refused::Everything) {
                     self.fail_waiters(|| unavailable("UNBLOCKED: it was demoted"));
                 }
             }
