@@ -6,8 +6,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use streamlease::Lease;
-
 /// A directory for the infos of this process's streams, made when there is one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InfoFiles {
@@ -19,8 +17,8 @@ pub(crate) struct InfoFiles {
 pub(super) struct InfoFile(PathBuf);
 
 impl InfoFiles {
-    pub(super) fn write(&self, lease: &Lease, json: &str) -> io::Result<InfoFile> {
-        let path = self.dir()?.join(format!("{}.json", lease.token()));
+    pub(super) fn write(&self, token: &str, json: &str) -> io::Result<InfoFile> {
+        let path = self.dir()?.join(format!("{token}.json"));
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)

@@ -6,6 +6,7 @@
 
 mod children;
 mod info_file;
+mod starter;
 mod starts;
 mod watch;
 
@@ -18,10 +19,11 @@ use std::time::Duration;
 
 use async_channel::Receiver;
 use futures_lite::future;
-use streamlease::{Lease, Runtime};
+use streamlease::{Lease, Runtime, Timestamp};
 
 use self::children::Program;
 use self::info_file::InfoFile;
+use self::starter::Starter;
 use self::watch::Watch;
 use crate::Failure;
 use crate::runtime::AnyRuntime;
@@ -46,9 +48,16 @@ pub(crate) struct Graces {
 /// How to run a program per stream.
 #[derive(Debug)]
 pub(crate) struct Exec {
+    programs: Arc<Programs>,
+    graces: Graces,
+    starter: Starter,
+}
+
+/// How a program is started.
+#[derive(Debug)]
+struct Programs {
     program: OsString,
     args: Vec<OsString>,
-    graces: Graces,
     /// Standard output speaks JSON, so a program's goes to standard error.
     output_is_ours: bool,
     children: Children,
@@ -103,43 +112,28 @@ impl Exec {
                 "--exec: there is no executable file {program:?} (also not in PATH)"
             )));
         }
-        Ok(Self {
+        let programs = Programs {
             program,
             args: command.collect(),
-            graces,
             output_is_ours: json,
             children,
             infos,
+        };
+        Ok(Self {
+            programs: Arc::new(programs),
+            graces,
+            starter: Starter::new()?,
         })
     }
 
     /// Runs the program for a lease, until it has ended, the lease is lost or the
-    /// command stops. When this returns, nothing of it runs any more.
+    /// command stops. When this returns, nothing of it runs any more; only if its start
+    /// hung until the lease was lost, it is killed as soon as it is there.
     pub(crate) async fn run(&self, job: Job<'_>) -> Outcome {
         let give_up_at = job.runtime.now() + job.patience;
         loop {
-            let turn = async {
-                job.starts.turn().await;
-                None
-            };
-            let too_late = async {
-                job.runtime.sleep_until(give_up_at).await;
-                Some(Outcome::NotStarted)
-            };
-            let stopped = async {
-                let _ = job.stop.recv().await;
-                Some(Outcome::NotStarted)
-            };
-            let lost = async {
-                job.lease.lost().await;
-                Some(Outcome::Lost)
-            };
-            let waited = future::or(future::or(lost, stopped), future::or(turn, too_late));
-            if let Some(outcome) = waited.await {
-                return outcome;
-            }
-            match self.spawn(job.lease) {
-                Ok((program, info)) => {
+            match self.try_to_start(&job, give_up_at).await {
+                Tried::Started(program, info) => {
                     let running = job.starts.succeeded();
                     let watch = Watch {
                         program,
@@ -154,24 +148,118 @@ impl Exec {
                     return outcome;
                 }
                 // A NUL in the name.
-                Err(err) if err.kind() == io::ErrorKind::InvalidInput => {
+                Tried::Failed(err) if err.kind() == io::ErrorKind::InvalidInput => {
                     return Outcome::BadStream(err);
                 }
-                Err(err) => job.starts.failed(&err),
+                Tried::Failed(err) => job.starts.failed(&err),
+                Tried::GivenUp(outcome) => return outcome,
             }
         }
     }
 
-    fn spawn(&self, lease: &Lease) -> io::Result<(Program, InfoFile)> {
-        let json = lease.info().as_json().unwrap_or("null");
-        let file = self.infos.write(lease, json)?;
+    async fn try_to_start(&self, job: &Job<'_>, give_up_at: Timestamp) -> Tried {
+        let lost = async {
+            job.lease.lost().await;
+            Tried::GivenUp(Outcome::Lost)
+        };
+        let start = async {
+            let too_late = async {
+                job.runtime.sleep_until(give_up_at).await;
+            };
+            let stopped = async {
+                let _ = job.stop.recv().await;
+            };
+            let no_turn = async {
+                future::or(stopped, too_late).await;
+                false
+            };
+            let turn = async {
+                job.starts.turn().await;
+                true
+            };
+            match future::or(no_turn, turn).await {
+                true if job.lease.is_valid() => self.start(job, give_up_at).await,
+                true => Tried::GivenUp(Outcome::Lost),
+                false => Tried::GivenUp(Outcome::NotStarted),
+            }
+        };
+        // What has been started is to be watched until it is gone.
+        future::or(start, lost).await
+    }
+
+    /// While a start is under way its stream is kept: were it handed back, the program
+    /// could begin beside that of the next owner.
+    async fn start(&self, job: &Job<'_>, give_up_at: Timestamp) -> Tried {
+        let (programs, stream) = (self.programs.clone(), Stream::of(job.lease));
+        let start = self.starter.begin(move || programs.start(&stream));
+        let result = async {
+            match start.result().await {
+                Some(Ok((program, info))) => Tried::Started(program, info),
+                Some(Err(err)) => Tried::Failed(err),
+                None => Tried::Failed(io::Error::other("its start panicked")),
+            }
+        };
+        let too_late = async {
+            job.runtime.sleep_until(give_up_at).await;
+            let limit = job.patience;
+            let message = format!("its start takes longer than {limit:?}");
+            let err = io::Error::new(io::ErrorKind::TimedOut, message);
+            job.starts.failed(&err);
+            if !start.withdraw() {
+                future::pending::<()>().await;
+            }
+            Tried::GivenUp(Outcome::NotStarted)
+        };
+        let stopped = async {
+            let _ = job.stop.recv().await;
+            if !start.withdraw() {
+                job.runtime.sleep(self.graces.stop).await;
+                log::warn!("the start of a program hangs: {}", job.labels);
+            }
+            Tried::GivenUp(Outcome::NotStarted)
+        };
+        future::or(result, future::or(stopped, too_late)).await
+    }
+}
+
+/// What came of a try to start a program.
+enum Tried {
+    Started(Program, InfoFile),
+    Failed(io::Error),
+    GivenUp(Outcome),
+}
+
+/// What a program is told of its stream.
+#[derive(Debug)]
+struct Stream {
+    name: String,
+    entry: String,
+    token: String,
+    info: String,
+}
+
+impl Stream {
+    fn of(lease: &Lease) -> Self {
+        Self {
+            name: lease.stream().as_str().to_owned(),
+            entry: lease.entry().to_string(),
+            token: lease.token().to_string(),
+            info: lease.info().as_json().unwrap_or("null").to_owned(),
+        }
+    }
+}
+
+impl Programs {
+    /// May hang.
+    fn start(&self, stream: &Stream) -> io::Result<(Program, InfoFile)> {
+        let file = self.infos.write(&stream.token, &stream.info)?;
         let command = || {
             let mut command = Command::new(&self.program);
             command
                 .args(&self.args)
-                .env("STREAMLEASE_STREAM", lease.stream().as_str())
-                .env("STREAMLEASE_ENTRY", lease.entry().to_string())
-                .env("STREAMLEASE_TOKEN", lease.token().to_string())
+                .env("STREAMLEASE_STREAM", &stream.name)
+                .env("STREAMLEASE_ENTRY", &stream.entry)
+                .env("STREAMLEASE_TOKEN", &stream.token)
                 .env("STREAMLEASE_INFO_FILE", file.path())
                 .env_remove("STREAMLEASE_INFO")
                 .stdin(Stdio::null());
@@ -180,9 +268,9 @@ impl Exec {
             }
             command
         };
-        if "STREAMLEASE_INFO=".len() + json.len() < LONGEST_VARIABLE {
+        if "STREAMLEASE_INFO=".len() + stream.info.len() < LONGEST_VARIABLE {
             let mut with_info = command();
-            with_info.env("STREAMLEASE_INFO", json);
+            with_info.env("STREAMLEASE_INFO", &stream.info);
             match self.children.spawn(&mut with_info) {
                 // Together with everything else it is too much.
                 Err(err) if err.kind() == io::ErrorKind::ArgumentListTooLong => {}
