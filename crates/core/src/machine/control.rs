@@ -3,32 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::items::{Item, State};
-use super::session::Status;
-use super::{Action, Answer, CallId, DisownReason, Flight, Input, Machine, Notice, Output, Reply};
+use super::cx::{Leaving, Phase, Status};
+use super::leases::table::{Item, State};
+use super::{Action, Answer, CallId, DisownReason, Flight, Input, Machine, Notice, Reply};
 use crate::{Error, ErrorKind, Result, Timestamp};
-
-/// Whether the machine works, ends or has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    Running,
-    /// Everything is being handed back, at most until then.
-    Draining {
-        until: Timestamp,
-        step: Leaving,
-    },
-    Stopped,
-}
-
-/// How far a shutdown has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leaving {
-    HandingBack,
-    /// The session, which tells the others.
-    Closing,
-    /// The name in the group, if nothing is pending at it.
-    Forgetting,
-}
 
 /// How often each of the last two steps is tried.
 const LEAVING_TRIES: u32 = 4;
@@ -101,10 +79,6 @@ pub(super) struct Outage {
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 impl Machine {
-    pub(super) fn is_draining(&self) -> bool {
-        self.phase != Phase::Running
-    }
-
     /// When the backend may be tried again after an outage; long past if there is none.
     pub(super) fn retry_at(&self) -> Timestamp {
         let outages = self.outages.iter().flatten();
@@ -113,26 +87,23 @@ impl Machine {
     }
 
     pub(super) fn may_retry(&self) -> bool {
-        self.retry_at() <= self.now
+        self.retry_at() <= self.cx.now
     }
 
     pub(super) fn pump_control(&mut self) {
-        if let Phase::Draining { until, .. } = self.phase {
+        if let Phase::Draining { until, .. } = self.cx.phase {
             // Without a session nothing is held, and past the bound TTLs do the rest. One
             // that is being opened is closed again, so that nobody waits for its end.
-            if until <= self.now || self.sitting.status == Status::Closed {
+            if until <= self.cx.now || self.cx.status == Status::Closed {
                 self.stop(None);
             }
             return;
         }
-        let preparing = self
-            .flights
-            .values()
-            .any(|f| matches!(f.flight, Flight::Prepare));
+        let preparing = self.cx.awaits(|flight| matches!(flight, Flight::Prepare));
         if !self.prepared && !preparing && self.may_retry() {
-            self.act(Action::Prepare, Flight::Prepare);
+            self.cx.act(Action::Prepare, Flight::Prepare);
         }
-        if self.prepared && self.sitting.status == Status::Closed && self.may_retry() {
+        if self.prepared && self.cx.status == Status::Closed && self.may_retry() {
             self.open_session();
         }
     }
@@ -161,7 +132,7 @@ impl Machine {
 
     /// Something can be reached again: what else was out may be, too.
     pub(super) fn retry_soon(&mut self) {
-        let soon = self.now + self.deadline_jitter();
+        let soon = self.cx.now + self.cx.deadline_jitter();
         for outage in self.outages.iter_mut().flatten() {
             outage.retry_at = outage.retry_at.min(soon);
         }
@@ -177,8 +148,8 @@ impl Machine {
             return false;
         };
         if outage.told.is_some() {
-            let after = self.now.saturating_since(outage.since);
-            self.notify(Notice::Reached { part, after });
+            let after = self.cx.now.saturating_since(outage.since);
+            self.cx.notify(Notice::Reached { part, after });
         }
         true
     }
@@ -200,15 +171,15 @@ impl Machine {
         let outage = self.outages[part as usize];
         // However long the policy waits, after about a TTL it is tried again: a client
         // that could not reach its server for long is to be back soon.
-        let soon = self.now + self.rng.jittered(self.settings.ttl);
+        let soon = self.cx.now + self.cx.rng.jittered(self.cx.settings.ttl);
         if let Some(outage) = &mut self.outages[part as usize] {
             if refusal_told {
-                outage.told = Some(self.now);
+                outage.told = Some(self.cx.now);
             }
-            if outage.retry_at > self.now {
+            if outage.retry_at > self.cx.now {
                 return;
             }
-            if outage.counts_at > self.now {
+            if outage.counts_at > self.cx.now {
                 outage.retry_at = outage.counts_at.min(soon);
                 return;
             }
@@ -218,9 +189,9 @@ impl Machine {
             None if is_missing => {
                 self.outages[part as usize] = Some(Outage {
                     failed: 0,
-                    counts_at: self.now,
-                    retry_at: self.now,
-                    since: self.now,
+                    counts_at: self.cx.now,
+                    retry_at: self.cx.now,
+                    since: self.cx.now,
                     told: None,
                 });
                 return;
@@ -228,27 +199,27 @@ impl Machine {
             None => 1,
             Some(outage) => outage.failed + 1,
         };
-        let Some(wait) = self.settings.retry.wait_after(failed) else {
+        let Some(wait) = self.cx.settings.retry.wait_after(failed) else {
             return self.stop(Some(error));
         };
         let mut told = outage.and_then(|outage| outage.told);
         if refusal_told {
-            told = Some(self.now);
+            told = Some(self.cx.now);
         }
         // One failure is no outage yet.
         if failed > 1
             && error.is_retryable()
-            && told.is_none_or(|told| told + TELL_AGAIN <= self.now)
+            && told.is_none_or(|told| told + TELL_AGAIN <= self.cx.now)
         {
-            told = Some(self.now);
-            self.notify(Notice::Unreachable { part, error });
+            told = Some(self.cx.now);
+            self.cx.notify(Notice::Unreachable { part, error });
         }
-        let counts_at = self.now + self.rng.jittered(wait);
+        let counts_at = self.cx.now + self.cx.rng.jittered(wait);
         self.outages[part as usize] = Some(Outage {
             failed,
             counts_at,
             retry_at: counts_at.min(soon),
-            since: outage.map_or(self.now, |outage| outage.since),
+            since: outage.map_or(self.cx.now, |outage| outage.since),
             told,
         });
     }
@@ -266,63 +237,62 @@ impl Machine {
     /// One warning names a refusal, not one for each try of each step; another while it
     /// goes on. Whether it was told now.
     fn tell_refusal(&mut self, call: &'static str, error: &Error) -> bool {
-        let again = |told: Timestamp| told + TELL_AGAIN <= self.now;
+        let again = |told: Timestamp| told + TELL_AGAIN <= self.cx.now;
         if error.is_retryable() || !self.refusal_told.is_none_or(again) {
             return false;
         }
-        self.refusal_told = Some(self.now);
+        self.refusal_told = Some(self.cx.now);
         let error = Error::new(error.kind(), error.to_string());
-        self.notify(Notice::Refused { call, error });
+        self.cx.notify(Notice::Refused { call, error });
         true
     }
 
     pub(super) fn shut_down(&mut self, call: Option<CallId>) {
         self.shutdown_calls.extend(call);
-        if self.is_draining() {
+        if self.cx.is_draining() {
             return;
         }
-        self.phase = Phase::Draining {
-            until: self.now + self.settings.ttl,
+        self.cx.phase = Phase::Draining {
+            until: self.cx.now + self.cx.settings.ttl,
             step: Leaving::HandingBack,
         };
         self.cancel_fetch();
         // What is locked or about to be is given up when the answer is there.
         let is_held = |item: &Item| matches!(item.state, State::Held(_));
-        let held = self.items.iter().filter(|(_, item)| is_held(item));
+        let held = self.leases.items.iter().filter(|(_, item)| is_held(item));
         for entry in held.map(|(entry, _)| entry).collect::<Vec<_>>() {
-            self.begin_hand_back(entry, None, None);
+            self.leases.begin_hand_back(&mut self.cx, entry, None, None);
         }
     }
 
     pub(super) fn cancel_fetch(&mut self) {
-        let fetch = self
-            .flights
-            .iter()
-            .find(|(_, f)| matches!(f.flight, Flight::Fetch { .. }));
-        if let Some((&id, _)) = fetch {
-            self.flights.remove(&id);
-            self.outputs.push_back(Output::Cancel(id));
-        }
+        self.cx
+            .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
     }
 
     /// Once nothing is held any more, the session is closed (which tells the
     /// others), then the name removed if nothing is pending at it.
     pub(super) fn pump_drain(&mut self) {
-        let Phase::Draining { until, step } = self.phase else {
+        let Phase::Draining { until, step } = self.cx.phase else {
             return;
         };
         match step {
             Leaving::HandingBack => {
-                while let Some(entry) = self.items.any_waiting() {
-                    self.forget(entry);
+                while let Some(entry) = self.leases.items.any_waiting() {
+                    self.leases.forget(&mut self.cx, entry);
                 }
-                if self.items.is_empty() && self.lanes.is_drained() && self.late.is_settled() {
+                if self.leases.items.is_empty()
+                    && self.leases.lanes.is_drained()
+                    && self.leases.late.is_settled()
+                {
                     let step = Leaving::Closing;
-                    self.phase = Phase::Draining { until, step };
+                    self.cx.phase = Phase::Draining { until, step };
                     self.send_leave(step);
                 }
             }
-            _ if self.leaving.is_ready(self.now) && !self.is_leave_sent() => self.send_leave(step),
+            _ if self.leaving.is_ready(self.cx.now) && !self.is_leave_sent() => {
+                self.send_leave(step)
+            }
             _ => {}
         }
     }
@@ -331,24 +301,25 @@ impl Machine {
         match step {
             Leaving::HandingBack => {}
             Leaving::Closing => {
-                let session = self.sitting.session.id.clone();
-                self.act(Action::Close(session), Flight::Close);
+                let session = self.cx.session.id.clone();
+                self.cx.act(Action::Close(session), Flight::Close);
             }
             Leaving::Forgetting => {
-                let consumer = self.consumer.clone();
-                self.act(Action::ForgetConsumer(consumer), Flight::Forget(None));
+                let consumer = self.cx.consumer.clone();
+                self.cx
+                    .act(Action::ForgetConsumer(consumer), Flight::Forget(None));
             }
         }
     }
 
     fn is_leave_sent(&self) -> bool {
         let is_one = |flight: &Flight| matches!(flight, Flight::Close | Flight::Forget(None));
-        self.flights.values().any(|f| is_one(&f.flight))
+        self.cx.awaits(is_one)
     }
 
     /// Nothing is held any more: the session is extended no longer.
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Draining { step, .. } if step != Leaving::HandingBack)
+        matches!(self.cx.phase, Phase::Draining { step, .. } if step != Leaving::HandingBack)
     }
 
     pub(super) fn close_done(&mut self, result: &Result<Reply>) {
@@ -356,9 +327,9 @@ impl Machine {
             return;
         }
         self.leaving = super::Backoff::default();
-        if let Phase::Draining { until, .. } = self.phase {
+        if let Phase::Draining { until, .. } = self.cx.phase {
             let step = Leaving::Forgetting;
-            self.phase = Phase::Draining { until, step };
+            self.cx.phase = Phase::Draining { until, step };
             self.send_leave(step);
         }
     }
@@ -375,31 +346,32 @@ impl Machine {
             return false;
         }
         self.leaving
-            .fail(self.now, self.settings.ttl, &mut self.rng);
+            .fail(self.cx.now, self.cx.settings.ttl, &mut self.cx.rng);
         self.leaving.failures < LEAVING_TRIES
     }
 
     /// The end. After `Terminated` nothing comes (R12).
     pub(super) fn stop(&mut self, error: Option<Error>) {
-        self.disown_all(DisownReason::ClientStopped);
+        self.leases
+            .disown_all(&mut self.cx, DisownReason::ClientStopped);
         self.cancel_fetch();
-        self.flights.clear();
-        self.phase = Phase::Stopped;
-        self.notify(Notice::Terminated { error });
+        self.cx.flights.clear();
+        self.cx.phase = Phase::Stopped;
+        self.cx.notify(Notice::Terminated { error });
         for call in std::mem::take(&mut self.shutdown_calls) {
-            self.answer(call, Ok(Answer::Stopped));
+            self.cx.answer(call, Ok(Answer::Stopped));
         }
     }
 
     pub(super) fn control_timeout(&self) -> Timestamp {
-        match self.phase {
+        match self.cx.phase {
             Phase::Draining { until, step } => match step {
                 Leaving::HandingBack => until,
                 _ if self.is_leave_sent() => until,
                 _ => until.min(self.leaving.not_before),
             },
             // The retry of prepare or open; if it is due already, it is under way.
-            Phase::Running if self.retry_at() > self.now => self.retry_at(),
+            Phase::Running if self.retry_at() > self.cx.now => self.retry_at(),
             Phase::Running => Timestamp::MAX,
             Phase::Stopped => Timestamp::MAX,
         }
@@ -413,13 +385,16 @@ impl Machine {
         };
         match command {
             Command::Complete { call, .. } | Command::DoneStream { call, .. } => {
-                self.answer(call, Ok(Answer::Completion(Completion::NotOwner)));
+                self.cx
+                    .answer(call, Ok(Answer::Completion(Completion::NotOwner)));
             }
             Command::HandBack {
                 call: Some(call), ..
-            } => self.answer(call, Ok(Answer::Handover(Handover::NotOwner))),
-            Command::Shutdown { call: Some(call) } => self.answer(call, Ok(Answer::Stopped)),
-            Command::Claim { call, .. } => self.answer(call, Err(closed())),
+            } => self
+                .cx
+                .answer(call, Ok(Answer::Handover(Handover::NotOwner))),
+            Command::Shutdown { call: Some(call) } => self.cx.answer(call, Ok(Answer::Stopped)),
+            Command::Claim { call, .. } => self.cx.answer(call, Err(closed())),
             Command::HandBack { call: None, .. }
             | Command::Shutdown { call: None }
             | Command::LimitSilence { .. }

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::control::Vital;
-use super::items::Origin;
-use super::lanes::{GATHER, Parking};
+use super::leases::lanes::{GATHER, Parking};
+use super::leases::table::Origin;
 use super::{Action, Flight, Machine, Notice, PAGE, Reply};
 use crate::{Result, Timestamp};
 
@@ -39,36 +39,39 @@ pub(super) struct Fetching {
 
 impl Machine {
     pub(super) fn pump_fetch(&mut self) {
-        let wanted = !self.is_draining() && self.prepared && !self.fetch.busy && self.may_retry();
+        let wanted =
+            !self.cx.is_draining() && self.prepared && !self.fetch.busy && self.may_retry();
         if !wanted {
             return;
         }
         if !self.started {
             self.started = true;
-            self.notify(Notice::Started);
+            self.cx.notify(Notice::Started);
         }
         // R11: orphans before fresh entries, as long as room is short.
-        let room = match self.orphans.is_serving() {
-            true => self.room().saturating_sub(2 * PAGE),
-            false => self.room(),
+        let is_serving = !self.leases.adopting.is_empty() || self.orphans.is_taking();
+        let room = match is_serving {
+            true => self.leases.room(&self.cx).saturating_sub(2 * PAGE),
+            false => self.leases.room(&self.cx),
         };
-        if room == 0 || self.fetch.not_before > self.now {
+        if room == 0 || self.fetch.not_before > self.cx.now {
             return;
         }
         let (page, wait) = self.next_page();
         // Completions under way will make more room in a moment, and one page for
         // all of it costs much less than one for each.
-        let worthwhile = page.min(PAGE).min(self.settings.capacity / 8);
-        if room < worthwhile && self.lanes.complete.busy {
-            let until = self.fetch.held_until.get_or_insert(self.now + GATHER);
-            if *until > self.now {
+        let worthwhile = page.min(PAGE).min(self.cx.settings.capacity / 8);
+        if room < worthwhile && self.leases.lanes.complete.busy {
+            let until = self.fetch.held_until.get_or_insert(self.cx.now + GATHER);
+            if *until > self.cx.now {
                 return;
             }
         }
         self.fetch.held_until = None;
         let max = page.min(room);
         self.fetch.busy = true;
-        self.act(Action::Fetch { max, wait }, Flight::Fetch { max, wait });
+        self.cx
+            .act(Action::Fetch { max, wait }, Flight::Fetch { max, wait });
     }
 
     /// A share of the backlog that leaves the others theirs. An idle consumer
@@ -103,7 +106,8 @@ impl Machine {
             result => {
                 // It may have delivered entries, or still will: look at what is pending here.
                 self.fetch.was_full = 0;
-                self.fetch.not_before = self.now + self.rng.jittered(Duration::from_millis(10));
+                self.fetch.not_before =
+                    self.cx.now + self.cx.rng.jittered(Duration::from_millis(10));
                 self.look_at_own();
                 let error = result
                     .err()
@@ -119,29 +123,36 @@ impl Machine {
             true => self.fetch.surplus.min(fetched.backlog),
             false => fetched.backlog,
         };
-        let came_early = self.now.saturating_since(sent) < wait.min(UNBLOCKED);
+        let came_early = self.cx.now.saturating_since(sent) < wait.min(UNBLOCKED);
         if fetched.entries.is_empty() && came_early {
-            self.fetch.not_before = self.fetch.not_before.max(self.now + UNBLOCKED);
+            self.fetch.not_before = self.fetch.not_before.max(self.cx.now + UNBLOCKED);
         }
         for delivery in fetched.entries {
             match delivery.content {
-                Ok(content) => self.admit(delivery.entry, content, Origin::Mine),
+                Ok(content) => {
+                    self.leases
+                        .admit(&mut self.cx, delivery.entry, content, Origin::Mine)
+                }
                 Err(reason) => {
-                    self.id_is_of(delivery.entry, None);
+                    self.leases.id_is_of(&mut self.cx, delivery.entry, None);
                     let parking = Parking::unreadable(crate::FencingToken::NONE, &reason);
-                    self.park(delivery.entry, parking);
+                    self.leases.park(delivery.entry, parking);
                 }
             }
         }
     }
 
     pub(super) fn fetch_timeout(&self) -> Timestamp {
-        if self.fetch.busy || self.is_draining() || !self.prepared {
+        if self.fetch.busy || self.cx.is_draining() || !self.prepared {
             return Timestamp::MAX;
         }
         // What is due already waits for room, not for time.
         let held_until = self.fetch.held_until.unwrap_or(Timestamp::ZERO);
         let due = self.fetch.not_before.max(self.retry_at()).max(held_until);
-        if due > self.now { due } else { Timestamp::MAX }
+        if due > self.cx.now {
+            due
+        } else {
+            Timestamp::MAX
+        }
     }
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::items::Origin;
-use super::lanes::Parking;
+use super::leases::lanes::Parking;
+use super::leases::table::Origin;
 use super::look::{LOOK_PAGE, MOST_RECHECKS, Target, Unsure};
 use super::{Machine, Notice};
 use crate::{
@@ -14,25 +14,25 @@ use crate::{
 impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
     pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Unsure> {
-        self.raise_floor(pending.token);
+        self.leases.raise_floor(&mut self.cx, pending.token);
         if matches!(target, Target::Entries(_)) {
             let owner = pending.consumer.as_ref().filter(|_| !pending.handed_back);
             self.watch_another(pending.entry, owner);
         }
         let expired = self.looking.expired.remove(&pending.entry).is_some();
         let stream = pending.content.as_ref().ok().map(|content| &content.stream);
-        self.id_is_of(pending.entry, stream);
-        let mut adopted = self.orphans.adopting.remove(&pending.entry);
+        self.leases.id_is_of(&mut self.cx, pending.entry, stream);
+        let mut adopted = self.leases.adopting.remove(&pending.entry);
         if let Some(other) = adopted.take_if(|lease| Some(&lease.stream) != stream) {
-            self.give_back(other);
+            self.leases.give_back(&mut self.cx, other);
         }
         let content = match &pending.content {
             Ok(content) => content.clone(),
             Err(reason) => {
-                let waiting = &self.lanes.quarantine.queue;
-                if self.parking_places() > waiting.len() {
+                let waiting = &self.leases.lanes.quarantine.queue;
+                if self.leases.parking_places(&self.cx) > waiting.len() {
                     let parking = Parking::unreadable(pending.token, reason);
-                    self.park(pending.entry, parking);
+                    self.leases.park(pending.entry, parking);
                 } else if !waiting.contains(&pending.entry) {
                     self.looking.left_behind = true;
                 }
@@ -42,23 +42,23 @@ impl Machine {
         if let Some(lease) = adopted {
             if self.rests(&pending) {
                 self.remember_expired(pending.entry);
-                self.give_back(lease);
+                self.leases.give_back(&mut self.cx, lease);
             } else {
-                self.adopt(lease, content.info);
+                self.leases.adopt(&mut self.cx, lease, content.info);
             }
             return None;
         }
-        if self.items.contains(pending.entry) {
+        if self.leases.items.contains(pending.entry) {
             // Known and waiting: what made us look may have cleared its way.
             if matches!(target, Target::Entries(_)) {
-                self.wake_stream(&content.stream);
+                self.leases.wake_stream(&mut self.cx, &content.stream);
             }
             self.leave_to_others(target, pending.entry);
             return None;
         }
-        let is_own = self.late.take_own(pending.entry);
-        let handed_back_for_a_claim = pending.handed_back && self.is_manual() && !is_own;
-        let is_here = pending.consumer.as_ref() == Some(&self.consumer);
+        let is_own = self.leases.late.take_own(pending.entry);
+        let handed_back_for_a_claim = pending.handed_back && self.cx.is_manual() && !is_own;
+        let is_here = pending.consumer.as_ref() == Some(&self.cx.consumer);
         if is_here && !handed_back_for_a_claim {
             let entry = pending.entry;
             if !self.rests(&pending) {
@@ -68,12 +68,12 @@ impl Machine {
         } else if pending.handed_back {
             count_unresolved(target);
             // Who hands back releases right after: the hint may be faster.
-            if self.is_manual() || self.is_first_in_turn(&pending) {
+            if self.cx.is_manual() || self.is_first_in_turn(&pending) {
                 return Some(Unsure { pending, expired });
             }
             self.orphan(pending, content, Origin::HandedBack);
         } else if (expired || self.is_first_pass(target))
-            && !self.is_manual()
+            && !self.cx.is_manual()
             && !self.may_be_in_between(&pending)
         {
             // What is reported must be claimable, so with manual claiming the lock is
@@ -90,7 +90,7 @@ impl Machine {
     /// What a dead one of this consumer's own name left, and there is no room for:
     /// the others learn of the death as long as it is not buried.
     fn leave_to_others(&self, target: &mut Target, entry: EntryId) {
-        if self.no_room.contains(&entry) {
+        if self.leases.no_room.contains(&entry) {
             count_unresolved(target);
         }
     }
@@ -102,23 +102,23 @@ impl Machine {
     fn rests(&mut self, pending: &Pending) -> bool {
         // Not counted yet: that is done by the next claim.
         let has_owner = pending.token != FencingToken::NONE && !pending.handed_back;
-        let crashed = has_owner && !self.late.owes(pending.entry);
+        let crashed = has_owner && !self.leases.late.owes(pending.entry);
         let failures = pending.failures.saturating_add(u32::from(crashed));
-        let limit = self.settings.quarantine_after;
+        let limit = self.cx.settings.quarantine_after;
         let is_to_be_parked = limit.is_some_and(|limit| failures >= limit);
         // To count the last one, or to park what was counted before, needs no rest.
         if failures == 0 || (is_to_be_parked && crashed) {
             return false;
         }
         let rest = match is_to_be_parked {
-            true => self.settings.rest_before_parking(failures),
-            false => self.settings.rest(failures),
+            true => self.cx.settings.rest_before_parking(failures),
+            false => self.cx.settings.rest(failures),
         };
         let key = (pending.entry, pending.token);
         let rest = rest.saturating_sub(pending.idle);
-        let until = self.now + rest;
+        let until = self.cx.now + rest;
         let until = (*self.looking.resting.entry(key).or_insert(until)).min(until);
-        if until <= self.now {
+        if until <= self.cx.now {
             return false;
         }
         self.recheck(until, pending.entry);
@@ -131,7 +131,7 @@ impl Machine {
         let Ok(content) = pending.content.clone() else {
             return;
         };
-        if self.items.contains(pending.entry) {
+        if self.leases.items.contains(pending.entry) {
             return;
         }
         let held = match state {
@@ -164,7 +164,7 @@ impl Machine {
                 Some(consumer) => self.watch(consumer, entry, &held),
                 // Taken from its owner, who may be dead by then.
                 None => {
-                    let at = self.now + held.remaining + self.deadline_jitter();
+                    let at = self.cx.now + held.remaining + self.cx.deadline_jitter();
                     self.recheck(at, entry);
                 }
             },
@@ -189,24 +189,28 @@ impl Machine {
         }
         // One that lives may have that name now, and what it has just fetched is
         // not to be reported. To go for it does no harm.
-        let is_dead = !self.is_manual() || !self.looking.live.contains_key(consumer);
+        let is_dead = !self.cx.is_manual() || !self.looking.live.contains_key(consumer);
         if was_watched || (is_dead && matches!(target, Target::Suspect { .. })) {
             return true;
         }
         let (age, needed) = match self.looking.live.contains_key(consumer) {
             // That consumer is full, or does not know of it.
             true => {
-                let since = *self.looking.unlocked_since.entry(entry).or_insert(self.now);
-                (self.now.saturating_since(since), self.settings.ttl)
+                let since = *self
+                    .looking
+                    .unlocked_since
+                    .entry(entry)
+                    .or_insert(self.cx.now);
+                (self.cx.now.saturating_since(since), self.cx.settings.ttl)
             }
             // A foreign consumer that it was just delivered to is left alone.
-            false => (idle, self.settings.foreign_grace()),
+            false => (idle, self.cx.settings.foreign_grace()),
         };
         if age >= needed {
             self.looking.unlocked_since.remove(&entry);
             return true;
         }
-        let at = self.now + (needed - age) + self.deadline_jitter();
+        let at = self.cx.now + (needed - age) + self.cx.deadline_jitter();
         self.recheck(at, entry);
         false
     }
@@ -214,21 +218,25 @@ impl Machine {
     /// A consumer of the wire format completes in two steps: what it has acknowledged
     /// and not deleted yet is at nobody, and must not be begun anew.
     fn may_be_in_between(&self, pending: &Pending) -> bool {
-        pending.consumer.is_none() && self.scheme == LockScheme::PerStream
+        pending.consumer.is_none() && self.cx.scheme == LockScheme::PerStream
     }
 
     /// Of an entry that is pending at nobody and locked by nobody.
     fn is_stranded(&mut self, entry: EntryId) -> bool {
-        if self.scheme == LockScheme::Session {
+        if self.cx.scheme == LockScheme::Session {
             return true;
         }
-        let since = *self.looking.unlocked_since.entry(entry).or_insert(self.now);
-        let age = self.now.saturating_since(since);
-        let needed = self.settings.foreign_grace();
+        let since = *self
+            .looking
+            .unlocked_since
+            .entry(entry)
+            .or_insert(self.cx.now);
+        let age = self.cx.now.saturating_since(since);
+        let needed = self.cx.settings.foreign_grace();
         if age >= needed {
             return true;
         }
-        let at = self.now + (needed - age) + self.deadline_jitter();
+        let at = self.cx.now + (needed - age) + self.cx.deadline_jitter();
         self.recheck(at, entry);
         false
     }
@@ -238,7 +246,7 @@ impl Machine {
     fn watch(&mut self, consumer: ConsumerName, entry: EntryId, held: &Held) {
         let watched = *self.looking.watched.entry(consumer).or_insert(entry);
         if watched == entry {
-            let at = self.now + held.remaining + self.deadline_jitter();
+            let at = self.cx.now + held.remaining + self.cx.deadline_jitter();
             self.recheck(at, entry);
         }
     }
@@ -246,7 +254,7 @@ impl Machine {
     /// A dead session's lock outlives it a little; then nothing stands against taking it.
     fn look_when_expired(&mut self, entry: EntryId, held: &Held) {
         self.remember_expired(entry);
-        let at = self.now + held.remaining + self.deadline_jitter();
+        let at = self.cx.now + held.remaining + self.cx.deadline_jitter();
         self.recheck(at, entry);
     }
 
@@ -254,8 +262,8 @@ impl Machine {
         self.looking.expired.remove(&entry);
         self.looking.unlocked_since.remove(&entry);
         self.looking.turns.remove(entry);
-        if let Some(lease) = self.orphans.adopting.remove(&entry) {
-            self.give_back(lease);
+        if let Some(lease) = self.leases.adopting.remove(&entry) {
+            self.leases.give_back(&mut self.cx, lease);
         }
         self.watch_another(entry, None);
     }
@@ -279,9 +287,9 @@ impl Machine {
                 // That nobody owns it is known already.
                 self.remember_expired(entry);
             }
-        } else if self.is_manual() {
+        } else if self.cx.is_manual() {
             self.report(pending, content);
-        } else if self.room() == 0 {
+        } else if self.leases.room(&self.cx) == 0 {
             self.leave_behind(entry, origin);
             let left = &mut self.looking.stranded_left;
             if pending.consumer.is_none() && left.len() < MOST_RECHECKS {
@@ -302,8 +310,9 @@ impl Machine {
     }
 
     fn admit_from(&mut self, pending: Pending, content: Announcement, origin: Origin) {
-        self.admit(pending.entry, content, origin);
-        if let Some(item) = self.items.get_mut(pending.entry) {
+        self.leases
+            .admit(&mut self.cx, pending.entry, content, origin);
+        if let Some(item) = self.leases.items.get_mut(pending.entry) {
             item.giver = pending.consumer.filter(|_| pending.handed_back);
         }
     }
@@ -311,20 +320,21 @@ impl Machine {
     fn report(&mut self, pending: Pending, content: Announcement) {
         let (entry, token) = (pending.entry, pending.token);
         if self
+            .leases
             .shunned
             .get(&entry)
-            .is_some_and(|until| *until > self.now)
+            .is_some_and(|until| *until > self.cx.now)
         {
             return;
         }
         // Once per TTL, unless it has had another owner since.
         let last = self.looking.reported.get(&entry);
         if last.is_some_and(|(of, at)| {
-            *of == token && self.now.saturating_since(*at) < self.settings.ttl
+            *of == token && self.cx.now.saturating_since(*at) < self.cx.settings.ttl
         }) {
             return;
         }
-        if self.event_places() == 0 {
+        if self.leases.event_places(&self.cx) == 0 {
             // A sweep finds what there are too many of.
             if self.looking.unreported.len() < MOST_RECHECKS {
                 self.looking.unreported.insert(entry);
@@ -332,8 +342,8 @@ impl Machine {
             return;
         }
         self.looking.unreported.remove(&entry);
-        self.looking.reported.insert(entry, (token, self.now));
-        self.notify_queued(Notice::Expired {
+        self.looking.reported.insert(entry, (token, self.cx.now));
+        self.cx.notify_queued(Notice::Expired {
             entry,
             stream: content.stream,
             info: content.info,
@@ -346,7 +356,7 @@ impl Machine {
         if self.looking.unreported.is_empty() {
             return;
         }
-        for _ in 0..self.event_places().min(LOOK_PAGE) {
+        for _ in 0..self.leases.event_places(&self.cx).min(LOOK_PAGE) {
             let Some(entry) = self.looking.unreported.pop_first() else {
                 break;
             };

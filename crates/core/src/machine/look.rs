@@ -18,10 +18,10 @@ use std::time::Duration;
 use self::steps::Look;
 pub(super) use self::steps::Unsure;
 use self::sweep::Sweep;
-use super::items::{Origin, State};
+use super::leases::table::{Origin, State};
 use super::orphans::SuspectKey;
 use super::turns::Turns;
-use super::{Backoff, Machine};
+use super::{Backoff, Deadlines, Machine};
 use crate::{ConsumerName, EntryId, FencingToken, LockScheme, Timestamp};
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
@@ -65,9 +65,7 @@ pub(super) struct Looking {
     pub(super) live_as_of: Option<Timestamp>,
     /// Entries at live consumers that nobody has locked, since when (R9).
     pub(super) unlocked_since: BTreeMap<EntryId, Timestamp>,
-    rechecks: BTreeSet<(Timestamp, EntryId)>,
-    /// The same by entry.
-    recheck_at: BTreeMap<EntryId, Timestamp>,
+    rechecks: Deadlines<EntryId>,
     /// One held entry per consumer that has no session: its deadline tells of its death.
     pub(super) watched: BTreeMap<ConsumerName, EntryId>,
     /// Consumers to list because their watched entry is gone.
@@ -135,8 +133,7 @@ impl Looking {
             live: BTreeMap::new(),
             live_as_of: None,
             unlocked_since: BTreeMap::new(),
-            rechecks: BTreeSet::new(),
-            recheck_at: BTreeMap::new(),
+            rechecks: Deadlines::default(),
             watched: BTreeMap::new(),
             to_list: BTreeSet::new(),
             resting: BTreeMap::new(),
@@ -169,18 +166,18 @@ impl Machine {
     /// had an owner meanwhile, may have failed once more, and is to rest then.
     pub(super) fn look_at_handed_back(&mut self, entries: Vec<EntryId>) {
         for entry in &entries {
-            if let Some(item) = self.items.get(*entry)
+            if let Some(item) = self.leases.items.get(*entry)
                 && matches!(item.state, State::Waiting { .. })
                 && !matches!(item.origin, Origin::Call(_))
             {
-                self.items.remove(*entry);
+                self.leases.items.remove(*entry);
             }
         }
         self.look_at(entries);
     }
 
     pub(super) fn look_at_expired(&mut self, entry: EntryId) {
-        if self.items.contains(entry) {
+        if self.leases.items.contains(entry) {
             return;
         }
         self.remember_expired(entry);
@@ -189,42 +186,39 @@ impl Machine {
 
     /// Nobody owned it when it was seen last, so that is not to be waited for again.
     pub(super) fn remember_expired(&mut self, entry: EntryId) {
-        self.looking.expired.insert(entry, self.now);
+        self.looking.expired.insert(entry, self.cx.now);
     }
 
     pub(super) fn look_at_own(&mut self) {
-        self.looking.own_due = self.looking.own_due.min(self.now);
+        self.looking.own_due = self.looking.own_due.min(self.cx.now);
     }
 
     /// Hints may have been lost: one's own part, and (by the beat) who is dead.
     pub(super) fn look_after_silence(&mut self) {
         self.look_at_own();
-        self.beat_by(self.now);
+        self.beat_by(self.cx.now);
     }
 
     /// Look at an entry again at that time, or before: each look says anew when
     /// the next one is needed, so that one is enough.
     pub(super) fn recheck(&mut self, at: Timestamp, entry: EntryId) {
-        let looking = &mut self.looking;
-        match looking.recheck_at.get(&entry) {
-            Some(&before) if before <= at => return,
-            Some(&before) => {
-                looking.rechecks.remove(&(before, entry));
-            }
-            None if looking.rechecks.len() >= MOST_RECHECKS => return,
-            None => {}
+        let rechecks = &mut self.looking.rechecks;
+        let is_better = match rechecks.get(&entry) {
+            Some(before) => at < before,
+            None => rechecks.len() < MOST_RECHECKS,
+        };
+        if is_better {
+            rechecks.set(entry, at);
         }
-        looking.recheck_at.insert(entry, at);
-        looking.rechecks.insert((at, entry));
     }
 
     /// What nobody has asked about for long is not remembered for ever.
     fn forget_old(&mut self) {
-        let before = self.now - self.settings.sweep_interval() * 4;
+        let before = self.cx.now - self.cx.settings.sweep_interval() * 4;
         let looking = &mut self.looking;
-        let rechecks = &looking.recheck_at;
+        let rechecks = &looking.rechecks;
         let is_kept =
-            |entry: &EntryId, seen: &Timestamp| *seen >= before || rechecks.contains_key(entry);
+            |entry: &EntryId, seen: &Timestamp| *seen >= before || rechecks.get(entry).is_some();
         looking.expired.retain(|entry, seen| is_kept(entry, seen));
         looking
             .unlocked_since
@@ -232,15 +226,15 @@ impl Machine {
         looking.reported.retain(|_, (_, at)| *at >= before);
         looking.resting.retain(|_, until| *until >= before);
         looking.turns.forget_old(before);
-        self.shunned.retain(|_, until| *until > self.now);
+        self.leases.shunned.retain(|_, until| *until > self.cx.now);
     }
 
     pub(super) fn pump_looks(&mut self) {
-        if self.is_draining() {
+        if self.cx.is_draining() {
             return;
         }
         self.pump_look_timers();
-        if self.looking.current.is_some() || !self.looking.backoff.is_ready(self.now) {
+        if self.looking.current.is_some() || !self.looking.backoff.is_ready(self.cx.now) {
             return;
         }
         let Some(target) = self.next_target() else {
@@ -250,20 +244,15 @@ impl Machine {
     }
 
     fn pump_look_timers(&mut self) {
-        let now = self.now;
-        while let Some(&(at, entry)) = self.looking.rechecks.first() {
-            if at > now {
-                break;
-            }
-            self.looking.rechecks.pop_first();
-            self.looking.recheck_at.remove(&entry);
+        let now = self.cx.now;
+        while let Some(entry) = self.looking.rechecks.pop_due(now) {
             self.looking.hinted.insert(entry);
         }
         self.pump_sweep();
         self.pump_stranded();
-        if self.scheme == LockScheme::PerStream && self.looking.refresh_due <= now {
+        if self.cx.scheme == LockScheme::PerStream && self.looking.refresh_due <= now {
             self.looking.refresh_due = now + REFRESH;
-            self.refresh_all();
+            self.leases.refresh_all();
         }
     }
 
@@ -273,7 +262,7 @@ impl Machine {
         if self.looking.stranded_left.is_empty() || !self.looking.hinted.is_empty() {
             return;
         }
-        let room = self.room();
+        let room = self.leases.room(&self.cx);
         let looking = &mut self.looking;
         while looking.hinted.len() < room
             && let Some(entry) = looking.stranded_left.pop_first()
@@ -287,7 +276,7 @@ impl Machine {
     /// before them, and before the dead. Where infos are slow to read, these would else
     /// be read again and again before the turn at any of them was looked at.
     fn next_target(&mut self) -> Option<Target> {
-        let long_ago = self.now - self.settings.ttl;
+        let long_ago = self.cx.now - self.cx.settings.ttl;
         if self.looking.own_due <= long_ago {
             return self.own_target();
         }
@@ -297,7 +286,7 @@ impl Machine {
             return self.sweep_target();
         }
         if self.looking.turns.timeout() <= long_ago {
-            let come = self.looking.turns.take_due(self.now, LOOK_PAGE);
+            let come = self.looking.turns.take_due(self.cx.now, LOOK_PAGE);
             return Some(Target::Turns(come));
         }
         if let Some(key) = self.next_suspect() {
@@ -318,11 +307,11 @@ impl Machine {
                 rest,
             )));
         }
-        let come = looking.turns.take_due(self.now, LOOK_PAGE);
+        let come = looking.turns.take_due(self.cx.now, LOOK_PAGE);
         if !come.is_empty() {
             return Some(Target::Turns(come));
         }
-        if looking.own_due <= self.now {
+        if looking.own_due <= self.cx.now {
             return self.own_target();
         }
         if let Some(consumer) = looking.to_list.pop_first() {
@@ -336,7 +325,7 @@ impl Machine {
 
     fn own_target(&mut self) -> Option<Target> {
         // Set before the look, so that what asks for one meanwhile gets another.
-        self.looking.own_due = self.now + self.own_interval();
+        self.looking.own_due = self.cx.now + self.own_interval();
         self.looking.own_found = None;
         Some(Target::Own {
             after: EntryId::MIN,
@@ -344,15 +333,12 @@ impl Machine {
     }
 
     pub(super) fn look_timeout(&self) -> Timestamp {
-        if self.is_draining() {
+        if self.cx.is_draining() {
             return Timestamp::MAX;
         }
         let looking = &self.looking;
-        let mut next = looking
-            .rechecks
-            .first()
-            .map_or(Timestamp::MAX, |(at, _)| *at);
-        if self.scheme == LockScheme::PerStream {
+        let mut next = looking.rechecks.next();
+        if self.cx.scheme == LockScheme::PerStream {
             next = next.min(looking.refresh_due);
         }
         if self.sweeps_alone() && looking.sweep.is_none() {
@@ -362,7 +348,7 @@ impl Machine {
             let work = !looking.hinted.is_empty()
                 || !looking.to_list.is_empty()
                 || looking.sweep.is_some();
-            let due = if work { self.now } else { looking.own_due };
+            let due = if work { self.cx.now } else { looking.own_due };
             let due = due.min(self.suspect_timeout()).min(looking.turns.timeout());
             next = next.min(due.max(looking.backoff.not_before));
         }

@@ -32,30 +32,22 @@
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
 //! alone, enough for every orphan to be found; hints only make it faster.
 
-mod acquiring;
 mod control;
-mod doubt;
-mod ending;
+mod cx;
+mod deadlines;
 mod fetch;
-mod forgiving;
-mod fresh;
-mod ids;
 mod io;
-mod items;
 mod judging;
-mod lanes;
-mod late;
+mod leases;
 mod look;
 mod orphans;
+mod punctuality;
 mod rng;
 mod session;
-mod silence;
 #[cfg(test)]
 mod tests;
 mod turns;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use io::{
@@ -64,17 +56,13 @@ pub use io::{
 };
 
 pub use crate::belief::Belief;
-use crate::{
-    ClaimMode, ConsumerName, EntryId, Fenced, FencingToken, Hint, LeaseRef, LockScheme, Settings,
-    Timestamp,
-};
+use crate::{ConsumerName, Hint, LockScheme, Settings, Timestamp};
+use control::Outage;
 pub use control::Part;
 pub(crate) use control::closed;
-use control::{Outage, Phase};
-use forgiving::Forgiving;
-use items::Items;
-use lanes::Lanes;
-use late::{Late, Punctuality};
+use cx::{Cx, Effect, Flight, InFlight, Phase};
+use deadlines::Deadlines;
+use leases::Leases;
 use look::Looking;
 use orphans::Orphans;
 use rng::Rng;
@@ -100,16 +88,8 @@ pub struct Config {
 /// One consumer's state machine. See the [module docs](self).
 #[derive(Debug)]
 pub struct Machine {
-    consumer: ConsumerName,
-    settings: Settings,
-    scheme: LockScheme,
-    rng: Rng,
-    now: Timestamp,
-    outputs: VecDeque<Output>,
-    flights: BTreeMap<ActionId, InFlight>,
-    last_action: u64,
+    cx: Cx,
 
-    phase: Phase,
     /// By [`control::Part`].
     outages: [Option<Outage>; 3],
     /// Which calls have ever worked, by [`control::Vital`].
@@ -123,98 +103,18 @@ pub struct Machine {
     leaving: Backoff,
 
     sitting: Sitting,
-    items: Items,
-    lanes: Lanes,
-    /// Greatest token seen anywhere (R5).
-    floor: FencingToken,
-    last_attempt: u64,
-    /// Who waits for the end of an entry's lease.
-    end_calls: BTreeMap<EntryId, Vec<CallId>>,
-    /// Entries handed back here: left to others until then (R7).
-    shunned: BTreeMap<EntryId, Timestamp>,
+    leases: Leases,
 
     fetch: fetch::Fetching,
     looking: Looking,
     orphans: Orphans,
-
-    /// Events that the user has not taken yet.
-    undelivered: usize,
-    /// Quarantinings under way, each of which will be an event.
-    quarantining: usize,
-    /// Nobody takes events any more.
-    deaf: bool,
-    /// When a lease's handler must have reported progress (looked up again then).
-    silences: BTreeSet<(Timestamp, EntryId)>,
-    /// When to look again at waiting items.
-    wakes: BTreeSet<(Timestamp, EntryId)>,
-    /// Items that wait for nothing but room.
-    no_room: BTreeSet<EntryId>,
-    forgiving: Forgiving,
-    late: Late,
-    punctuality: Punctuality,
-}
-
-/// An action whose reply is awaited.
-#[derive(Debug)]
-struct InFlight {
-    /// The sitting it belongs to; replies for an earlier one change nothing.
-    sitting: u64,
-    sent: Timestamp,
-    /// Leases that it brings are believed no longer than this, until the record
-    /// shows them (see `doubt`).
-    capped: Timestamp,
-    flight: Flight,
-}
-
-/// What the reply of an action will be about.
-#[derive(Debug)]
-enum Flight {
-    Prepare,
-    Open,
-    Close,
-    Beat {
-        leases: Arc<[LeaseRef]>,
-        quiet_since: Option<u64>,
-    },
-    Records(doubt::Reading),
-    Fetch {
-        max: usize,
-        wait: Duration,
-    },
-    Acquire(Vec<(EntryId, u64)>),
-    Claim(Vec<(EntryId, FencingToken)>),
-    Refresh(Vec<(EntryId, FencingToken)>),
-    ClearFailures(Vec<Fenced>),
-    Complete(Vec<(EntryId, FencingToken)>),
-    HandBack(Vec<(EntryId, FencingToken)>),
-    LateHandBack(Vec<(EntryId, FencingToken)>),
-    Quarantine(Vec<(EntryId, lanes::Parking)>),
-    Release(Vec<LeaseRef>),
-    Look,
-    TakeOver {
-        suspect: orphans::SuspectKey,
-        /// How many leases it may bring.
-        places: usize,
-    },
-    Bury(orphans::SuspectKey),
-    /// Of a dead consumer, or one's own name.
-    Forget(Option<orphans::SuspectKey>),
 }
 
 impl Machine {
     /// A machine that has not done anything yet; drain its outputs to start it.
     pub fn new(config: Config, now: Timestamp) -> Self {
-        let mut rng = Rng::new(config.seed);
-        let sitting = Sitting::new(&config, &mut rng, now);
         let mut machine = Self {
-            consumer: config.consumer,
-            scheme: config.scheme,
-            rng,
-            now,
-            outputs: VecDeque::new(),
-            flights: BTreeMap::new(),
-            last_action: 0,
-            phase: Phase::Running,
+            cx: Cx::new(config, now),
             outages: [None; 3],
             answered: [false; 4],
             refusal_told: None,
@@ -222,26 +122,11 @@ impl Machine {
             started: false,
             shutdown_calls: Vec::new(),
             leaving: Backoff::default(),
-            sitting,
-            items: Items::default(),
-            lanes: Lanes::default(),
-            floor: FencingToken::NONE,
-            last_attempt: 0,
-            end_calls: BTreeMap::new(),
-            shunned: BTreeMap::new(),
+            sitting: Sitting::new(now),
+            leases: Leases::default(),
             fetch: fetch::Fetching::default(),
             looking: Looking::new(now),
             orphans: Orphans::default(),
-            undelivered: 0,
-            quarantining: 0,
-            deaf: false,
-            silences: BTreeSet::new(),
-            wakes: BTreeSet::new(),
-            no_room: BTreeSet::new(),
-            forgiving: Forgiving::default(),
-            late: Late::default(),
-            punctuality: Punctuality::new(),
-            settings: config.settings,
         };
         machine.pump();
         machine
@@ -251,10 +136,10 @@ impl Machine {
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         if let Input::Suspended(time) = input {
             // Before the clock is looked at.
-            self.punctuality.suspended(time);
+            self.cx.punctuality.suspended(time);
         }
         self.advance(now);
-        if self.phase == Phase::Stopped {
+        if self.cx.phase == Phase::Stopped {
             self.answer_late(input);
             return;
         }
@@ -262,11 +147,13 @@ impl Machine {
             Input::Done(id, result) => self.done(id, result),
             Input::Hint(hint) => self.hint(hint),
             Input::Command(command) => self.command(command),
-            Input::EventsTaken(n) => self.undelivered = self.undelivered.saturating_sub(n),
+            Input::EventsTaken(n) => {
+                self.cx.budget.undelivered = self.cx.budget.undelivered.saturating_sub(n)
+            }
             // Nothing but the clock has moved.
             Input::Suspended(_) => {}
             Input::NobodyListens => {
-                self.deaf = true;
+                self.cx.budget.receiver_dropped = true;
                 // It would bring what only others can take.
                 self.cancel_fetch();
             }
@@ -282,16 +169,16 @@ impl Machine {
 
     /// The next thing to do. Call until it yields `Timeout` or `Stopped`.
     pub fn poll_output(&mut self) -> Output {
-        if let Some(output) = self.outputs.pop_front() {
+        if let Some(output) = self.cx.outputs.pop_front() {
             return output;
         }
-        match self.phase {
+        match self.cx.phase {
             Phase::Stopped => Output::Stopped,
             _ => {
                 let at = self.next_timeout();
-                debug_assert!(at > self.now, "spins on a time in the past: {self:?}");
-                let at = at.max(self.now + Duration::from_millis(1));
-                self.punctuality.promise(at);
+                debug_assert!(at > self.cx.now, "spins on a time in the past: {self:?}");
+                let at = at.max(self.cx.now + Duration::from_millis(1));
+                self.cx.punctuality.promise(at);
                 Output::Timeout(at)
             }
         }
@@ -299,63 +186,97 @@ impl Machine {
 
     /// How many streams are held. For metrics.
     pub fn held(&self) -> usize {
-        self.items.locked()
+        self.leases.items.locked()
+    }
+
+    /// Nobody runs this machine any more: its leases are over.
+    pub(crate) fn end_beliefs(&self) {
+        self.leases.end_beliefs();
     }
 
     /// Moves the clock, never back, and disowns before anything else is done (R1).
     fn advance(&mut self, now: Timestamp) {
-        self.now = self.now.max(now);
-        self.punctuality.look(self.now, self.settings.ttl);
-        if self.phase != Phase::Stopped && self.belief_ran_out() {
+        self.cx.now = self.cx.now.max(now);
+        self.cx.punctuality.look(self.cx.now, self.cx.settings.ttl);
+        if self.cx.phase != Phase::Stopped && self.belief_ran_out() {
             self.abandon_session(DisownReason::Expired);
         }
     }
 
     /// Everything that may be due or have become possible. Cheap when nothing is.
     fn pump(&mut self) {
-        if self.phase == Phase::Stopped {
+        if self.cx.phase == Phase::Stopped {
             return;
         }
+        self.apply();
         self.pump_control();
-        if self.phase != Phase::Stopped && self.sitting.is_open() {
+        if self.cx.phase != Phase::Stopped && self.cx.is_open() {
             self.pump_session();
         }
-        if self.phase != Phase::Stopped {
-            self.pump_late();
+        if self.cx.phase != Phase::Stopped {
+            self.leases.pump_late(&mut self.cx);
+            self.apply();
         }
     }
 
     fn pump_session(&mut self) {
-        self.pump_waiting();
-        self.pump_silence();
-        self.pump_forgiving();
+        self.leases.pump_waiting(&mut self.cx);
+        self.leases.pump_silence(&mut self.cx);
+        self.leases.pump_forgiving(&mut self.cx);
+        self.apply();
         self.pump_unreported();
         self.pump_looks();
-        self.pump_lanes();
+        self.apply();
+        self.leases.pump_lanes(&mut self.cx);
         self.pump_fetch();
         self.pump_beat();
-        self.pump_doubt();
+        self.leases.pump_doubt(&mut self.cx);
         self.pump_drain();
+        self.apply();
+    }
+
+    /// Carries out what parts want of each other, in the order in which they asked.
+    fn apply(&mut self) {
+        while let Some(effect) = self.cx.effects.pop_front() {
+            match effect {
+                Effect::Recheck(entry, at) => self.recheck(at, entry),
+                Effect::Unowned(entry) => self.remember_expired(entry),
+                Effect::LeftBehind => self.looking.left_behind = true,
+                Effect::Look(entries) => self.look_at(entries),
+                Effect::LookAtOwn => self.look_at_own(),
+                Effect::HeartbeatBy(at) => self.beat_by(at),
+                Effect::FetchNotBefore(at) => {
+                    self.fetch.not_before = self.fetch.not_before.max(at);
+                }
+                Effect::AbandonSession(reason) => self.abandon_session(reason),
+                Effect::Failed(call, error) => self.step_failed(call, &Err(error)),
+            }
+        }
     }
 
     fn done(&mut self, id: ActionId, result: crate::Result<Reply>) {
         // A reply that comes twice is known by its id being gone.
         let Some(InFlight {
-            sitting,
+            session,
             sent,
             capped,
             flight,
-        }) = self.flights.remove(&id)
+        }) = self.cx.flights.remove(&id)
         else {
             return;
         };
-        let current = sitting == self.sitting.number;
+        let current = session == self.cx.session_number;
         match flight {
             Flight::Prepare => self.prepare_done(result),
             Flight::Fetch { max, wait } => self.fetch_done(sent, (max, wait), result),
             Flight::Look => self.look_done(result),
-            Flight::LateHandBack(page) => self.late_hand_back_done(&page, result),
-            Flight::Quarantine(page) => self.quarantine_done(page, result, current),
+            Flight::LateHandBack(page) => {
+                self.leases.late_hand_back_done(&mut self.cx, &page, result)
+            }
+            Flight::Quarantine(page) => {
+                self.leases
+                    .quarantine_done(&mut self.cx, page, result, current)
+            }
             Flight::Forget(None) => self.forget_own_done(&result),
             Flight::Forget(Some(suspect)) => self.forget_done(&suspect, &result),
             Flight::Close => self.close_done(&result),
@@ -367,14 +288,19 @@ impl Machine {
                 leases,
                 quiet_since,
             } => self.beat_done(sent, &leases, quiet_since, result),
-            Flight::Records(reading) => self.records_done(reading, result),
-            Flight::Acquire(page) => self.acquire_done(sent, capped, &page, result),
-            Flight::Claim(page) => self.claim_done(&page, result),
-            Flight::Refresh(page) => self.refresh_done(&page, result),
-            Flight::ClearFailures(page) => self.clear_failures_done(page, result),
-            Flight::Complete(page) => self.complete_done(&page, result),
-            Flight::HandBack(page) => self.hand_back_done(&page, result),
-            Flight::Release(page) => self.release_done(&page, result),
+            Flight::Records(reading) => self.leases.records_done(&mut self.cx, reading, result),
+            Flight::Acquire(page) => {
+                self.leases
+                    .acquire_done(&mut self.cx, &self.orphans, sent, capped, &page, result)
+            }
+            Flight::Claim(page) => self.leases.claim_done(&mut self.cx, &page, result),
+            Flight::Refresh(page) => self.leases.refresh_done(&mut self.cx, &page, result),
+            Flight::ClearFailures(page) => {
+                self.leases.clear_failures_done(&mut self.cx, page, result)
+            }
+            Flight::Complete(page) => self.leases.complete_done(&mut self.cx, &page, result),
+            Flight::HandBack(page) => self.leases.hand_back_done(&mut self.cx, &page, result),
+            Flight::Release(page) => self.leases.release_done(&mut self.cx, &page, result),
             Flight::TakeOver { suspect, places } => {
                 self.take_over_done(&suspect, places, (sent, capped), result);
             }
@@ -388,7 +314,7 @@ impl Machine {
             Hint::HandedBack(entries) => self.look_at_handed_back(entries),
             Hint::Freed(streams) => {
                 for stream in &streams {
-                    self.wake_stream(stream);
+                    self.leases.wake_stream(&mut self.cx, stream);
                     self.turn_freed(stream);
                 }
             }
@@ -403,15 +329,18 @@ impl Machine {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Complete { entry, token, call } => self.complete(entry, token, call),
+            Command::Complete { entry, token, call } => {
+                self.leases.complete(&mut self.cx, entry, token, call)
+            }
             Command::DoneStream { stream, call } => {
-                let lease = self
-                    .items
-                    .active_entry(&stream)
-                    .and_then(|entry| Some((entry, self.items.get(entry)?.state.lock()?.token)));
+                let lease = self.leases.items.active_entry(&stream).and_then(|entry| {
+                    Some((entry, self.leases.items.get(entry)?.state.lock()?.token))
+                });
                 match lease {
-                    Some((entry, token)) => self.complete(entry, token, call),
-                    None => self.answer(call, Ok(Answer::Completion(Completion::NotOwner))),
+                    Some((entry, token)) => self.leases.complete(&mut self.cx, entry, token, call),
+                    None => self
+                        .cx
+                        .answer(call, Ok(Answer::Completion(Completion::NotOwner))),
                 }
             }
             Command::HandBack {
@@ -420,7 +349,8 @@ impl Machine {
                 failed,
                 call,
             } => {
-                self.hand_back(entry, token, failed, call);
+                self.leases
+                    .hand_back(&mut self.cx, entry, token, failed, call);
             }
             Command::Claim {
                 entry,
@@ -428,99 +358,38 @@ impl Machine {
                 info,
                 call,
             } => {
-                self.claim_orphan(entry, stream, info, call);
+                self.leases
+                    .claim_orphan(&mut self.cx, entry, stream, info, call);
             }
             Command::LimitSilence {
                 entry,
                 token,
                 limit,
-            } => self.limit_silence(entry, token, limit),
+            } => self.leases.limit_silence(&mut self.cx, entry, token, limit),
             Command::SetCapacity(capacity) => {
-                self.late.allow(self.settings.capacity);
-                self.settings.capacity = capacity;
+                self.leases.late.allow(self.cx.settings.capacity);
+                self.cx.settings.capacity = capacity;
             }
             Command::Shutdown { call } => self.shut_down(call),
         }
     }
 
-    fn act(&mut self, action: Action, flight: Flight) {
-        self.last_action += 1;
-        let id = ActionId(self.last_action);
-        let in_flight = InFlight {
-            sitting: self.sitting.number,
-            sent: self.now,
-            capped: Timestamp::MAX,
-            flight,
-        };
-        self.flights.insert(id, in_flight);
-        self.outputs.push_back(Output::Action(id, action));
-    }
-
-    fn notify(&mut self, notice: Notice) {
-        self.outputs.push_back(Output::Notice(notice));
-    }
-
-    /// A notice that takes a place in the user's queue until they take it out.
-    fn notify_queued(&mut self, notice: Notice) {
-        self.undelivered += 1;
-        self.notify(notice);
-    }
-
-    fn answer(&mut self, call: CallId, answer: crate::Result<Answer>) {
-        self.outputs.push_back(Output::Answer(call, answer));
-    }
-
-    /// How many more streams may be taken now: within the capacity (R11) and
-    /// the event queue, which each will need a place in (R10).
-    fn room(&self) -> usize {
-        if self.deaf || self.phase != Phase::Running || !self.sitting.is_open() {
-            return 0;
-        }
-        let arriving = self.orphans.arriving();
-        let taken = self.items.active() + arriving;
-        let seats = self.settings.capacity.saturating_sub(taken);
-        let parking = self.lanes.quarantine.queue.len();
-        seats.min(self.event_places().saturating_sub(parking))
-    }
-
-    /// How many may be parked now: each will be an event. What nobody listens to,
-    /// or what is to be over soon, waits for no place.
-    fn parking_places(&self) -> usize {
-        match self.deaf || self.is_draining() {
-            true => usize::MAX,
-            false => self.event_places(),
-        }
-    }
-
-    /// Places in the event queue that nothing under way will need (R10).
-    fn event_places(&self) -> usize {
-        let coming = self.items.inbound() + self.orphans.arriving() + self.quarantining;
-        self.settings
-            .event_queue
-            .saturating_sub(self.undelivered + coming)
-    }
-
-    fn is_manual(&self) -> bool {
-        self.settings.claim == ClaimMode::Manual
-    }
-
-    /// A short wait with jitter, for looking at a deadline that has just passed.
-    fn deadline_jitter(&mut self) -> Duration {
-        self.rng.up_to(orphans::LATEST_NEWS)
-    }
-
     fn next_timeout(&self) -> Timestamp {
-        let mut next = self.control_timeout().min(self.late.timeout());
-        if self.sitting.is_open() {
+        let mut next = self.control_timeout().min(self.leases.late.timeout());
+        if self.cx.is_open() {
             next = next
                 .min(self.session_timeout())
-                .min(self.doubt_timeout())
-                .min(self.lanes.timeout(self.parking_places() > 0))
+                .min(self.leases.doubt_timeout())
+                .min(
+                    self.leases
+                        .lanes
+                        .timeout(self.leases.parking_places(&self.cx) > 0),
+                )
                 .min(self.look_timeout())
                 .min(self.fetch_timeout())
-                .min(self.forgiving.timeout())
-                .min(self.silences.first().map_or(Timestamp::MAX, |(at, _)| *at))
-                .min(self.wakes.first().map_or(Timestamp::MAX, |(at, _)| *at));
+                .min(self.leases.forgiving.timeout())
+                .min(self.leases.silences.next())
+                .min(self.leases.wakes.next());
         }
         next
     }

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::acquiring::SOONEST;
+use super::leases::acquire::SOONEST;
 use super::{Action, DisownReason, Flight, Machine, PAGE, Reply};
-use crate::{
-    ConsumerName, EntryId, LeaseRef, LockScheme, Result, SessionId, TakeOverOutcome, Timestamp,
-};
+use crate::{ConsumerName, LockScheme, Result, SessionId, TakeOverOutcome, Timestamp};
 
 /// A consumer that is, or may be, dead; with the session that was, if it had one.
 pub(super) type SuspectKey = (ConsumerName, Option<SessionId>);
@@ -37,10 +35,6 @@ const OTHERS_FIRST: Duration = Duration::from_millis(40);
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
     suspects: BTreeMap<SuspectKey, Suspect>,
-    /// Leases that a take-over brought, until their entries have been read.
-    pub(super) adopting: BTreeMap<EntryId, LeaseRef>,
-    /// How many leases the take-overs under way may bring.
-    expected: usize,
 }
 
 /// How far the inheritance of a suspect has come.
@@ -89,31 +83,15 @@ impl Orphans {
             .contains_key(&(session.consumer.clone(), Some(session.clone())))
     }
 
-    /// A lease that a take-over brought is to be released instead of adopted.
-    pub(super) fn disclaim(&mut self, lease: &LeaseRef) {
-        if self.is_adopting(lease) {
-            self.adopting.remove(&lease.entry);
-        }
-    }
-
-    pub(super) fn is_adopting(&self, lease: &LeaseRef) -> bool {
-        self.adopting.get(&lease.entry) == Some(lease)
-    }
-
-    /// Places that leases on their way here will take.
-    pub(super) fn arriving(&self) -> usize {
-        self.adopting.len() + self.expected
-    }
-
     #[cfg(test)]
     pub(super) fn suspects(&self) -> usize {
         self.suspects.len()
     }
 
     /// Orphans are being taken right now.
-    pub(super) fn is_serving(&self) -> bool {
+    pub(super) fn is_taking(&self) -> bool {
         let takes = |suspect: &Suspect| suspect.busy && suspect.stage != Stage::Forget;
-        !self.adopting.is_empty() || self.suspects.values().any(takes)
+        self.suspects.values().any(takes)
     }
 
     pub(super) fn is_first_pass(&self, key: &SuspectKey) -> bool {
@@ -127,19 +105,19 @@ impl Machine {
     /// This consumer is dead, or its session is: take over what it left.
     pub(super) fn suspect(&mut self, consumer: ConsumerName, session: Option<SessionId>) {
         let is_self = match &session {
-            Some(id) => *id == self.sitting.session.id,
-            None => consumer == self.consumer,
+            Some(id) => *id == self.cx.session.id,
+            None => consumer == self.cx.consumer,
         };
-        if is_self || self.is_draining() {
+        if is_self || self.cx.is_draining() {
             return;
         }
-        let stage = match (self.scheme, &session) {
-            (LockScheme::Session, Some(_)) if !self.is_manual() => Stage::TakeOver,
+        let stage = match (self.cx.scheme, &session) {
+            (LockScheme::Session, Some(_)) if !self.cx.is_manual() => Stage::TakeOver,
             _ => Stage::List,
         };
-        let now = self.now;
+        let now = self.cx.now;
         let all_know_at = self.sitting.all_know_at.min(now + LATEST_NEWS + ASKING);
-        if self.is_manual()
+        if self.cx.is_manual()
             && !self
                 .orphans
                 .suspects
@@ -166,7 +144,7 @@ impl Machine {
     /// The dead, as a beat tells of them. Who is full keeps none whom others have
     /// buried meanwhile: every beat tells again of those who are not.
     pub(super) fn told_dead(&mut self, dead: Vec<SessionId>) {
-        if !self.is_manual() && self.room() == 0 {
+        if !self.cx.is_manual() && self.leases.room(&self.cx) == 0 {
             self.orphans.suspects.retain(|(_, session), suspect| {
                 suspect.busy || session.as_ref().is_none_or(|id| dead.contains(id))
             });
@@ -188,9 +166,11 @@ impl Machine {
             .collect();
         for (key, stage, left, share) in ready {
             // Manual claiming takes only what is left without an entry, to release it.
-            let max = match self.is_manual() {
+            let max = match self.cx.is_manual() {
                 true => PAGE,
-                false => self.take_over_page(left, share).min(self.room()),
+                false => self
+                    .take_over_page(left, share)
+                    .min(self.leases.room(&self.cx)),
             };
             if stage == Stage::TakeOver && max == 0 {
                 continue;
@@ -200,12 +180,12 @@ impl Machine {
             }
             match (stage, &key.1) {
                 (Stage::TakeOver, Some(dead)) => {
-                    let session = self.sitting.session.clone();
+                    let session = self.cx.session.clone();
                     let dead = dead.clone();
-                    let places = if self.is_manual() { 0 } else { max };
-                    self.orphans.expected += places;
-                    self.sitting.ops += 1;
-                    self.act(
+                    let places = if self.cx.is_manual() { 0 } else { max };
+                    self.cx.budget.reserved += places;
+                    self.cx.lock_ops += 1;
+                    self.cx.act(
                         Action::TakeOver { session, dead, max },
                         Flight::TakeOver {
                             suspect: key,
@@ -214,11 +194,11 @@ impl Machine {
                     );
                 }
                 (Stage::Bury, Some(dead)) => {
-                    self.act(Action::Bury(dead.clone()), Flight::Bury(key));
+                    self.cx.act(Action::Bury(dead.clone()), Flight::Bury(key));
                 }
                 (Stage::Forget, _) => {
                     let forget = Action::ForgetConsumer(key.0.clone());
-                    self.act(forget, Flight::Forget(Some(key)));
+                    self.cx.act(forget, Flight::Forget(Some(key)));
                 }
                 (Stage::Bury | Stage::TakeOver, None) => {
                     self.orphans.suspects.remove(&key);
@@ -239,12 +219,13 @@ impl Machine {
 
     /// When all are full, the dead wait here, and freed capacity serves them first.
     fn is_ready(&self, suspect: &Suspect) -> bool {
-        let has_room = self.is_manual() || self.room() > 0 || suspect.needs_no_room();
-        !suspect.busy && suspect.not_before <= self.now && has_room
+        let has_room =
+            self.cx.is_manual() || self.leases.room(&self.cx) > 0 || suspect.needs_no_room();
+        !suspect.busy && suspect.not_before <= self.cx.now && has_room
     }
 
     pub(super) fn suspect_timeout(&self) -> Timestamp {
-        let has_room = self.is_manual() || self.room() > 0;
+        let has_room = self.cx.is_manual() || self.leases.room(&self.cx) > 0;
         self.orphans
             .suspects
             .values()
@@ -256,9 +237,8 @@ impl Machine {
 
     /// A take-over is not answered yet: which leases it brings is not known.
     pub(super) fn is_taking_over(&self) -> bool {
-        self.flights
-            .values()
-            .any(|f| matches!(f.flight, Flight::TakeOver { .. }))
+        self.cx
+            .awaits(|flight| matches!(flight, Flight::TakeOver { .. }))
     }
 
     pub(super) fn take_over_done(
@@ -268,14 +248,14 @@ impl Machine {
         (sent, capped): (Timestamp, Timestamp),
         result: Result<Reply>,
     ) {
-        self.sitting.ops += 1;
-        self.orphans.expected -= places;
-        let retry_at = self.now + self.rng.jittered(self.settings.ttl / 10);
+        self.cx.lock_ops += 1;
+        self.cx.budget.reserved -= places;
+        let retry_at = self.cx.now + self.cx.rng.jittered(self.cx.settings.ttl / 10);
         // Small pages leave the others time to come: they look up to 20 ms later.
-        let next_small_at = self.now + self.rng.jittered(Duration::from_millis(20));
-        let others_first = self.now + OTHERS_FIRST;
+        let next_small_at = self.cx.now + self.cx.rng.jittered(Duration::from_millis(20));
+        let others_first = self.cx.now + OTHERS_FIRST;
         let members = u64::from(self.sitting.members);
-        let manual = self.is_manual();
+        let manual = self.cx.is_manual();
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
         };
@@ -310,13 +290,13 @@ impl Machine {
                     suspect.stage = if manual { Stage::Bury } else { Stage::List };
                 }
                 for lease in leases {
-                    self.raise_floor(lease.token);
+                    self.leases.raise_floor(&mut self.cx, lease.token);
                     if manual {
-                        self.give_back(lease);
+                        self.leases.give_back(&mut self.cx, lease);
                     } else {
-                        self.sitting.record.doubt(&lease, capped);
-                        self.fresh_until(&lease, sent);
-                        self.adopt_when_read(lease);
+                        self.leases.record.doubt(&lease, capped);
+                        self.leases.fresh_until(&mut self.cx, &lease, sent);
+                        self.leases.adopt_when_read(&mut self.cx, lease);
                     }
                 }
             }
@@ -327,8 +307,8 @@ impl Machine {
                 self.abandon_session(DisownReason::Expired);
             }
             Ok(Reply::TakenOver(TakeOverOutcome::NotYet { retry_in })) => {
-                suspect.not_before = self.now + retry_in.max(SOONEST);
-                self.lock_server_restarted();
+                suspect.not_before = self.cx.now + retry_in.max(SOONEST);
+                self.leases.lock_server_restarted(&mut self.cx);
             }
             // Unknown: what was taken is found by its record (see `reconcile`).
             result => {
@@ -343,11 +323,11 @@ impl Machine {
     pub(super) fn suspect_pass_done(&mut self, key: &SuspectKey, unresolved: usize) {
         // What there was no room for is gone for as soon as there is some, see
         // `is_ready`; many places that are freed one by one cost few looks.
-        let is_full = !self.is_manual() && self.room() == 0;
-        let wait = match self.is_manual() {
-            true => self.settings.sweep_interval(),
-            false if is_full => self.rng.jittered(FULL),
-            false => self.rng.jittered(self.settings.ttl / 4),
+        let is_full = !self.cx.is_manual() && self.leases.room(&self.cx) == 0;
+        let wait = match self.cx.is_manual() {
+            true => self.cx.settings.sweep_interval(),
+            false if is_full => self.cx.rng.jittered(FULL),
+            false => self.cx.rng.jittered(self.cx.settings.ttl / 4),
         };
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
@@ -359,19 +339,19 @@ impl Machine {
         } else if key.1.is_none() && suspect.passes >= MOST_PASSES && !is_full {
             self.orphans.suspects.remove(key);
         } else {
-            suspect.not_before = self.now + wait;
+            suspect.not_before = self.cx.now + wait;
         }
     }
 
     pub(super) fn bury_done(&mut self, key: &SuspectKey, result: Result<Reply>) {
-        let retry_at = self.now + self.rng.jittered(self.settings.ttl / 4);
+        let retry_at = self.cx.now + self.cx.rng.jittered(self.cx.settings.ttl / 4);
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
         };
         suspect.busy = false;
         match result {
             Ok(Reply::Buried(true)) => {
-                if key.0 == self.consumer {
+                if key.0 == self.cx.consumer {
                     self.orphans.suspects.remove(key);
                 } else {
                     suspect.stage = Stage::Forget;
@@ -379,7 +359,7 @@ impl Machine {
                 }
             }
             // It still holds locks of entries that are gone.
-            Ok(Reply::Buried(false)) if self.scheme == LockScheme::Session => {
+            Ok(Reply::Buried(false)) if self.cx.scheme == LockScheme::Session => {
                 suspect.stage = Stage::TakeOver;
                 suspect.not_before = retry_at;
             }
@@ -398,7 +378,7 @@ impl Machine {
     /// It is tried a few times: a name that stays costs little, and nothing but the
     /// next shutdown, or death, under it would remove it.
     pub(super) fn forget_done(&mut self, key: &SuspectKey, result: &Result<Reply>) {
-        let retry_at = self.now + self.rng.jittered(self.settings.ttl / 4);
+        let retry_at = self.cx.now + self.cx.rng.jittered(self.cx.settings.ttl / 4);
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
         };

@@ -13,13 +13,13 @@
 //! Dead sessions with session leases have no part in this: their leases are
 //! taken over in pages (see `orphans`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Machine;
-use super::items::Origin;
+use super::leases::table::Origin;
 use super::look::MOST_RECHECKS;
 use super::rng::mix;
+use super::{Deadlines, Machine};
 use crate::{
     Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockId, LockState, Pending,
     StreamName, Timestamp,
@@ -42,7 +42,7 @@ const LAST_PLACE: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     turns: BTreeMap<EntryId, Turn>,
-    due: BTreeSet<(Timestamp, EntryId)>,
+    due: Deadlines<EntryId>,
     /// Those that this consumer is the first to go for, and whose lock was still
     /// their former owner's, by data stream: its release is announced.
     unfreed: BTreeMap<StreamName, EntryId>,
@@ -69,7 +69,7 @@ struct Turn {
 impl Turns {
     pub(super) fn remove(&mut self, entry: EntryId) {
         if let Some(turn) = self.turns.remove(&entry) {
-            self.due.remove(&(turn.at, entry));
+            self.due.cancel(&entry);
             self.unfreed.remove(&turn.stream);
         }
     }
@@ -77,11 +77,9 @@ impl Turns {
     /// Whose turn it is now, lowest first.
     pub(super) fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<EntryId> {
         let mut come = Vec::new();
-        while let Some(&(at, entry)) = self.due.first() {
-            if at > now || come.len() == max {
-                break;
-            }
-            self.due.pop_first();
+        while come.len() < max
+            && let Some(entry) = self.due.pop_due(now)
+        {
             come.push(entry);
         }
         come
@@ -102,7 +100,7 @@ impl Turns {
         for entry in entries {
             if let Some(turn) = self.turns.get_mut(&entry) {
                 turn.at = at;
-                self.due.insert((at, entry));
+                self.due.set(entry, at);
             }
         }
     }
@@ -114,7 +112,7 @@ impl Turns {
     }
 
     pub(super) fn timeout(&self) -> Timestamp {
-        self.due.first().map_or(Timestamp::MAX, |(at, _)| *at)
+        self.due.next()
     }
 }
 
@@ -122,8 +120,8 @@ impl Machine {
     /// Whether what its owner gave up is to be gone for now, if its lock is free.
     pub(super) fn is_first_in_turn(&self, pending: &Pending) -> bool {
         let is_known = self.turn_of(pending).is_some();
-        !self.is_manual()
-            && self.room() > 0
+        !self.cx.is_manual()
+            && self.leases.room(&self.cx) > 0
             && !is_known
             && self.place(pending.entry, pending.consumer.as_ref()) == Some(0)
     }
@@ -151,8 +149,8 @@ impl Machine {
         let wait = match self.place(pending.entry, pending.consumer.as_ref()) {
             _ if has_come => return true,
             Some(0) => return true,
-            Some(place) => STEP * place.min(LAST_PLACE) + self.deadline_jitter(),
-            None => self.rng.up_to(UNKNOWN),
+            Some(place) => STEP * place.min(LAST_PLACE) + self.cx.deadline_jitter(),
+            None => self.cx.rng.up_to(UNKNOWN),
         };
         let stream = content.stream.clone();
         self.wait_for_turn(pending, stream, origin, wait);
@@ -170,7 +168,7 @@ impl Machine {
             self.looking.left_behind = true;
             return;
         }
-        let at = self.now + wait;
+        let at = self.cx.now + wait;
         let turn = Turn {
             stream,
             origin,
@@ -183,7 +181,7 @@ impl Machine {
             early_until: Timestamp::MAX,
         };
         self.looking.turns.turns.insert(pending.entry, turn);
-        self.looking.turns.due.insert((at, pending.entry));
+        self.looking.turns.due.set(pending.entry, at);
     }
 
     /// It was given up, and its lock is held.
@@ -204,7 +202,7 @@ impl Machine {
             return;
         };
         if let Some(turn) = turns.turns.get_mut(&entry) {
-            turns.due.remove(&(turn.at, entry));
+            turns.due.cancel(&entry);
             turn.come = true;
             self.look_at(vec![entry]);
         }
@@ -217,9 +215,9 @@ impl Machine {
             return None;
         }
         let seed = mix(entry.ms ^ mix(entry.seq));
-        let own = mix(seed ^ hash(&self.consumer));
+        let own = mix(seed ^ hash(&self.cx.consumer));
         let others = self.looking.live.iter().filter(|(name, hash)| {
-            **name != self.consumer && Some(*name) != from && mix(seed ^ **hash) > own
+            **name != self.cx.consumer && Some(*name) != from && mix(seed ^ **hash) > own
         });
         Some(u32::try_from(others.count()).unwrap_or(u32::MAX))
     }
@@ -234,16 +232,16 @@ impl Machine {
                 turn.come = true;
                 if turn.origin == Origin::Orphan {
                     // That nobody owns it is known already.
-                    self.looking.expired.insert(entry, self.now);
+                    self.looking.expired.insert(entry, self.cx.now);
                 }
                 self.look_at(vec![entry]);
             }
             LockState::Held(held) if is_held_by(&held, turn.from.as_ref()) => {
                 // Not freed yet, or not expired.
-                let margin = self.settings.margin();
+                let margin = self.cx.settings.margin();
                 if turn.early == 0 {
-                    turn.early_until = self.now + held.remaining + margin;
-                } else if turn.early_until <= self.now {
+                    turn.early_until = self.cx.now + held.remaining + margin;
+                } else if turn.early_until <= self.cx.now {
                     // One of that name has it for good, restarted maybe. If it
                     // fails, that is told; if it cannot release, a sweep sees it.
                     return self.looking.turns.remove(entry);
@@ -251,7 +249,10 @@ impl Machine {
                 turn.early += 1;
                 let unfreed = turn.is_first.then(|| (turn.stream.clone(), entry));
                 let wait = EARLY * 2u32.pow(turn.early.min(10));
-                let at = self.now + wait.min(held.remaining.max(EARLY)).min(self.settings.ttl);
+                let at = self.cx.now
+                    + wait
+                        .min(held.remaining.max(EARLY))
+                        .min(self.cx.settings.ttl);
                 self.looking.turns.unfreed.extend(unfreed);
                 self.looking.turns.put_off(vec![entry], at);
             }

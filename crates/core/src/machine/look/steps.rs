@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::super::items::State;
+use super::super::leases::table::State;
 use super::super::turns::hashed;
 use super::super::{Action, Flight, Machine, Notice, Reply};
 use super::{LOOK_PAGE, Looking, Target};
@@ -82,8 +82,8 @@ impl Looking {
 
 impl Machine {
     pub(super) fn begin_look(&mut self, target: Target) {
-        let ttl = self.settings.ttl;
-        let step = match self.looking.needs_members(&target, self.now, ttl) {
+        let ttl = self.cx.settings.ttl;
+        let step = match self.looking.needs_members(&target, self.cx.now, ttl) {
             true => Step::Members,
             false => self.looking.first_step(&target),
         };
@@ -91,7 +91,7 @@ impl Machine {
     }
 
     fn take_step(&mut self, target: Target, step: Step) {
-        let sent = self.now;
+        let sent = self.cx.now;
         let look = Look { target, step, sent };
         let action = match &look.step {
             Step::Members => Action::Members,
@@ -135,13 +135,13 @@ impl Machine {
             Step::InspectTurns(locks) => Action::Inspect(locks.clone()),
         };
         self.looking.current = Some(look);
-        self.act(action, Flight::Look);
+        self.cx.act(action, Flight::Look);
     }
 
     fn scope_of(&self, target: &Target) -> Scope {
         match target {
             Target::Own { after } => Scope::Consumer {
-                consumer: self.consumer.clone(),
+                consumer: self.cx.consumer.clone(),
                 after: *after,
             },
             Target::Suspect { key, after, .. } => Scope::Consumer {
@@ -162,7 +162,7 @@ impl Machine {
         let Some(look) = self.looking.current.take() else {
             return;
         };
-        if self.is_draining() {
+        if self.cx.is_draining() {
             return;
         }
         match (look.step, result) {
@@ -171,7 +171,7 @@ impl Machine {
                     .into_iter()
                     .map(|member| hashed(member.session.consumer))
                     .collect();
-                self.looking.live_as_of = Some(self.now);
+                self.looking.live_as_of = Some(self.cx.now);
                 let step = self.looking.first_step(&look.target);
                 self.take_step(look.target, step);
             }
@@ -210,7 +210,7 @@ impl Machine {
             (step, result) => {
                 self.looking
                     .backoff
-                    .fail(self.now, self.settings.ttl, &mut self.rng);
+                    .fail(self.cx.now, self.cx.settings.ttl, &mut self.cx.rng);
                 self.step_failed(step.name(), &result);
                 self.look_failed(look.target);
             }
@@ -223,7 +223,7 @@ impl Machine {
             // Still due.
             Target::Sweep { .. } | Target::Stranded { .. } => {}
             Target::Entries(entries) => self.looking.hinted.extend(entries),
-            Target::Turns(entries) => self.looking.turns.put_off(entries, self.now),
+            Target::Turns(entries) => self.looking.turns.put_off(entries, self.cx.now),
             Target::Consumer { consumer, .. } => {
                 self.looking.to_list.insert(consumer);
             }
@@ -243,7 +243,7 @@ impl Machine {
             }
             seen += 1;
             // What a take-over brought is to be read before it is held.
-            if self.items.contains(entry) && !self.orphans.adopting.contains_key(&entry) {
+            if self.leases.items.contains(entry) && !self.leases.adopting.contains_key(&entry) {
                 self.looking.expired.remove(&entry);
             } else {
                 unknown.push(entry);
@@ -303,13 +303,14 @@ impl Machine {
     /// them, unless somebody took it from here: a foreign consumer, or an operator who
     /// removed this consumer's name from the group. It is claimed again, or found gone.
     fn claim_what_was_taken(&mut self, after: EntryId, page: &PendingIds, sent: Timestamp) {
-        let held = self.items.after(after);
+        let held = self.leases.items.after(after);
         let held = held.take_while(|(entry, _)| page.next.is_none_or(|next| *entry <= next));
         let taken = held.filter(|(entry, item)| {
             let is_held = matches!(&item.state, State::Held(holding) if holding.since < sent);
             is_held && page.entries.binary_search(entry).is_err()
         });
-        self.lanes
+        self.leases
+            .lanes
             .refresh
             .queue
             .extend(taken.map(|(entry, _)| entry));
@@ -317,9 +318,9 @@ impl Machine {
 
     fn claim_what_is_stranded(&mut self, entries: &[EntryId]) {
         for entry in entries {
-            let state = self.items.get(*entry).map(|item| &item.state);
+            let state = self.leases.items.get(*entry).map(|item| &item.state);
             if matches!(state, Some(State::Held(_))) {
-                self.lanes.refresh.queue.insert(*entry);
+                self.leases.lanes.refresh.queue.insert(*entry);
             }
         }
     }
@@ -345,14 +346,14 @@ impl Machine {
     }
 
     fn page_done(&mut self, target: Target, next: Option<EntryId>) {
-        let full = !self.is_manual() && self.room() == 0;
+        let full = !self.cx.is_manual() && self.leases.room(&self.cx) == 0;
         match (target, next) {
             (Target::Entries(_) | Target::Turns(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
                 self.forget_old();
                 if let Some(entries) = self.looking.own_found.take() {
                     self.looking.own_pending = entries;
-                    self.notify(Notice::OwnListed { entries });
+                    self.cx.notify(Notice::OwnListed { entries });
                 }
             }
             (Target::Sweep { .. }, None) => self.pending_swept(),
@@ -371,7 +372,7 @@ impl Machine {
                 if let Some(sweep) = &mut self.looking.sweep {
                     sweep.after = after;
                     // A page that takes longer than a TTL has not waited for it.
-                    sweep.looked = self.now;
+                    sweep.looked = self.cx.now;
                 }
             }
             (target, Some(after)) => {

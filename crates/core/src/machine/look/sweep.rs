@@ -29,50 +29,50 @@ impl Machine {
     /// Whether no turn is needed: with manual claiming everybody is to hear of
     /// every orphan, and without sessions everybody must see others' deadlines.
     pub(super) fn sweeps_alone(&self) -> bool {
-        self.is_manual() || (!self.sitting.knows_members && self.room() > 0)
+        self.cx.is_manual() || (!self.sitting.knows_members && self.leases.room(&self.cx) > 0)
     }
 
     /// Automatic claiming: one sweeps for all, and only who has room.
     pub(in super::super) fn wants_sweep(&self) -> bool {
-        !self.is_manual()
+        !self.cx.is_manual()
             && self.looking.sweep.is_none()
-            && self.looking.sweep_due <= self.now
-            && self.room() > 0
+            && self.looking.sweep_due <= self.cx.now
+            && self.leases.room(&self.cx) > 0
     }
 
     /// What there was no room for is to be found soon after there is.
     pub(super) fn pump_sweep(&mut self) {
-        if self.looking.left_behind && self.room() > 0 {
+        if self.looking.left_behind && self.leases.room(&self.cx) > 0 {
             self.looking.left_behind = false;
-            let soon = self.looking.last_sweep + self.settings.ttl / 2;
+            let soon = self.looking.last_sweep + self.cx.settings.ttl / 2;
             self.looking.sweep_due = self.looking.sweep_due.min(soon);
         }
-        if self.sweeps_alone() && self.looking.sweep_due <= self.now {
+        if self.sweeps_alone() && self.looking.sweep_due <= self.cx.now {
             self.begin_sweep();
         }
     }
 
     pub(in super::super) fn begin_sweep(&mut self) {
-        if self.looking.sweep.is_some() || self.is_draining() {
+        if self.looking.sweep.is_some() || self.cx.is_draining() {
             return;
         }
-        self.looking.sweep_due = self.now + self.sweep_interval();
+        self.looking.sweep_due = self.cx.now + self.sweep_interval();
         let looking = &mut self.looking;
         looking.sweep = Some(Sweep {
             after: EntryId::MIN,
             stranded: false,
-            looked: self.now,
+            looked: self.cx.now,
             seen: 0,
             looked_up: 0,
         });
-        looking.last_sweep = self.now;
+        looking.last_sweep = self.cx.now;
         looking.live_as_of = None;
     }
 
     /// Its next page, if there is a sweep.
     pub(super) fn sweep_target(&mut self) -> Option<Target> {
         let sweep = self.looking.sweep.as_mut()?;
-        sweep.looked = self.now;
+        sweep.looked = self.cx.now;
         let after = sweep.after;
         Some(match sweep.stranded {
             true => Target::Stranded { after },
@@ -103,23 +103,23 @@ impl Machine {
         }
         // Who swept lets the others have the next turn: they see what is
         // stuck at this one, and learn whose deadlines to watch.
-        let others_first = match self.is_manual() {
+        let others_first = match self.cx.is_manual() {
             true => Duration::ZERO,
-            false => self.settings.beat_interval(),
+            false => self.cx.settings.beat_interval(),
         };
         self.looking.sweep_due = self.looking.last_sweep + self.sweep_interval() + others_first;
     }
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
     pub(in super::super) fn sweep_interval(&self) -> Duration {
-        self.settings.sweep_interval() + self.looking.sweep_rest
+        self.cx.settings.sweep_interval() + self.looking.sweep_rest
     }
 
     /// The same for one's own part, of which every member has one.
     pub(super) fn own_interval(&self) -> Duration {
         let members = self.sitting.members as usize;
         let seen = self.looking.own_pending.saturating_mul(members);
-        self.settings.sweep_interval() + self.rest_after(seen, 0)
+        self.cx.settings.sweep_interval() + self.rest_after(seen, 0)
     }
 
     /// What keeps looking below a hundredth of the server's time: an id costs
@@ -128,7 +128,7 @@ impl Machine {
     /// a sweep sees consumers without a session that are new.
     fn rest_after(&self, seen: usize, looked_up: usize) -> Duration {
         let times = |each: u64, n: usize| Duration::from_micros(each.saturating_mul(n as u64));
-        let per_look_up = match self.scheme {
+        let per_look_up = match self.cx.scheme {
             LockScheme::Session => 2_000,
             LockScheme::PerStream => 200,
         };

@@ -12,7 +12,7 @@ fn taken_over(rig: &mut Rig, leases: Vec<LeaseRef>) {
     rig.beat_with(|reply| reply.dead = vec![session_of("b")]);
     let taken = TakeOverOutcome::Taken { leases, left: 0 };
     rig.answer("TakeOver", Reply::TakenOver(taken));
-    while !rig.machine.orphans.adopting.is_empty() {
+    while !rig.machine.leases.adopting.is_empty() {
         let look = if rig.has("List") { "List" } else { "Members" };
         rig.answer_routine(look);
     }
@@ -81,7 +81,7 @@ fn a_lease_ends_when_its_id_is_seen_to_be_another_announcements() {
         rig.input(Input::Hint(Hint::HandedBack(vec![entry(1)])));
         rig.housekeep();
         assert_eq!(rig.ends(1), [GONE], "{scheme:?}");
-        assert!(!rig.machine.items.contains(entry(1)) || rig.has("Acquire"));
+        assert!(!rig.machine.leases.items.contains(entry(1)) || rig.has("Acquire"));
     }
 }
 

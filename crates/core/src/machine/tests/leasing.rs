@@ -269,7 +269,7 @@ fn many_hints_about_a_waiting_entry_leave_one_wake() {
         rig.now = rig.now + MS / 10;
         rig.input(Input::Hint(Hint::Freed(vec![super::rig::stream("s")])));
     }
-    assert_eq!(rig.machine.wakes.len(), 1);
+    assert_eq!(rig.machine.leases.wakes.len(), 1);
 }
 
 #[test]

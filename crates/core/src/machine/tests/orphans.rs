@@ -136,7 +136,7 @@ fn an_adopted_lease_whose_entry_is_gone_or_cannot_be_read_is_released() {
     let leases = vec![lease("s", 1, 500), lease("t", 2, 501)];
     rig.answer("TakeOver", taken(leases.clone(), 0));
     let mut released = Vec::new();
-    while !rig.machine.orphans.adopting.is_empty() {
+    while !rig.machine.leases.adopting.is_empty() {
         let look = if rig.has("List") { "List" } else { "Members" };
         rig.answer_routine(look);
         if rig.has("Release") {
@@ -232,7 +232,7 @@ fn what_was_handed_back_is_not_remembered_for_ever() {
         rig.pending.clear();
     }
     rig.live(TTL * 6);
-    assert_eq!(rig.machine.shunned.len(), 0);
+    assert_eq!(rig.machine.leases.shunned.len(), 0);
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn what_a_short_page_left_out_is_looked_up_next() {
         for n in 1..=20 {
             let name = format!("s{n}");
             assert!(
-                rig.machine.items.contains(entry(n)),
+                rig.machine.leases.items.contains(entry(n)),
                 "{name} was not looked up, sweep: {sweep}"
             );
         }
@@ -443,7 +443,7 @@ fn what_was_just_handed_back_is_not_adopted_from_ones_own_dead_session() {
     rig.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
     // The first release is its own session's.
     rig.answer_routine("Release");
-    while !rig.machine.orphans.adopting.is_empty() {
+    while !rig.machine.leases.adopting.is_empty() {
         let look = if rig.has("List") { "List" } else { "Members" };
         rig.answer_routine(look);
     }

@@ -93,6 +93,6 @@ fn streams_that_have_ended_leave_nothing_behind() {
             rig.input(Input::EventsTaken(1));
             rig.housekeep();
         }
-        assert_eq!(rig.machine.silences.len(), 0, "{scheme:?}");
+        assert_eq!(rig.machine.leases.silences.len(), 0, "{scheme:?}");
     }
 }

@@ -1,21 +1,23 @@
 //! What is held, and its one end: refreshed, then completed, handed back,
 //! quarantined or lost; last of all the lock is released (R4, R7, R12).
 
-use super::control::closed;
-use super::forgiving::Forgiving;
-use super::items::{Ending, Holding, Item, Origin, State};
+use super::Leases;
+use super::failure_reset::Forgiving;
 use super::lanes::{GATHER, Lane, Lanes, Parking, still_locked};
-use super::{
-    Action, Answer, CallId, Completion, DisownReason, End, Flight, Handover, Machine, Notice, Reply,
+use super::table::{Ending, Holding, Item, Origin, State};
+use crate::machine::control::closed;
+use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::{
+    Action, Answer, CallId, Completion, DisownReason, End, Handover, Notice, Reply,
 };
 use crate::{
     ClaimOutcome, CompleteOutcome, EntryId, Error, ErrorKind, FencingToken, HandBack,
     HandBackOutcome, LeaseRef, Quarantine, QuarantineOutcome, Release, Result,
 };
 
-impl Machine {
+impl Leases {
     /// All Held entries, to be claimed again.
-    pub(super) fn refresh_all(&mut self) {
+    pub(crate) fn refresh_all(&mut self) {
         let held = self
             .items
             .iter()
@@ -23,16 +25,20 @@ impl Machine {
         self.lanes.refresh.queue = held.map(|(entry, _)| entry).collect();
     }
 
-    pub(super) fn refresh_done(&mut self, page: &[(EntryId, FencingToken)], result: Result<Reply>) {
+    pub(crate) fn refresh_done(
+        &mut self,
+        cx: &mut Cx,
+        page: &[(EntryId, FencingToken)],
+        result: Result<Reply>,
+    ) {
         let lane = &mut self.lanes.refresh;
         lane.busy = false;
         let outcomes = match result {
             Ok(Reply::Claimed(outcomes)) if outcomes.len() == page.len() => outcomes,
             result => {
                 lane.queue.extend(still_locked(&self.items, page));
-                lane.backoff
-                    .fail(self.now, self.settings.ttl, &mut self.rng);
-                return self.step_failed("claim", &result);
+                lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                return cx.step_failed("claim", result);
             }
         };
         lane.backoff.succeed();
@@ -53,14 +59,22 @@ impl Machine {
                 ClaimOutcome::Stale { .. } => End::Disowned(DisownReason::Superseded),
                 _ => continue,
             };
-            self.end(entry, end, Completion::NotOwner);
+            self.end(cx, entry, end, Completion::NotOwner);
         }
     }
 
-    pub(super) fn complete(&mut self, entry: EntryId, token: FencingToken, call: CallId) {
+    pub(crate) fn complete(
+        &mut self,
+        cx: &mut Cx,
+        entry: EntryId,
+        token: FencingToken,
+        call: CallId,
+    ) {
         let state = match self.items.get(entry).map(|item| &item.state) {
             Some(state) if state.lock().is_some_and(|lock| lock.token == token) => state,
-            _ => return self.answer(call, Ok(Answer::Completion(Completion::NotOwner))),
+            _ => {
+                return cx.answer(call, Ok(Answer::Completion(Completion::NotOwner)));
+            }
         };
         match state {
             State::Held(_) => {
@@ -72,7 +86,7 @@ impl Machine {
             State::Ending(_, Ending::Complete) => {
                 self.end_calls.entry(entry).or_default().push(call);
             }
-            _ => self.answer(call, Ok(Answer::Completion(Completion::NotOwner))),
+            _ => cx.answer(call, Ok(Answer::Completion(Completion::NotOwner))),
         }
     }
 
@@ -99,20 +113,21 @@ impl Machine {
         }
     }
 
-    pub(super) fn complete_done(
+    pub(crate) fn complete_done(
         &mut self,
+        cx: &mut Cx,
         page: &[(EntryId, FencingToken)],
         result: Result<Reply>,
     ) {
         self.lanes.complete.busy = false;
         let outcomes = match result {
             Ok(Reply::Completed(outcomes)) if outcomes.len() == page.len() => outcomes,
-            Err(error) if self.is_final(&error, |lanes| &mut lanes.complete) => {
+            Err(error) if self.is_final(cx, &error, |lanes| &mut lanes.complete) => {
                 self.may_be_completed(page);
                 for &(entry, token) in page {
-                    self.completion_refused(entry, token, &error);
+                    self.completion_refused(cx, entry, token, &error);
                 }
-                return self.step_failed("complete", &Err(error));
+                return cx.step_failed("complete", Err(error));
             }
             result => {
                 self.may_be_completed(page);
@@ -121,14 +136,14 @@ impl Machine {
                 self.lanes
                     .complete
                     .backoff
-                    .fail(self.now, self.settings.ttl, &mut self.rng);
-                return self.step_failed("complete", &result);
+                    .fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                return cx.step_failed("complete", result);
             }
         };
         self.lanes.complete.succeed();
         // What waits already is not held up by more, unless it is being sent.
         let release_by = match self.lanes.releasing.is_empty() || self.lanes.release.busy {
-            true => self.now + GATHER,
+            true => cx.now + GATHER,
             false => self.lanes.release_by,
         };
         for (&(entry, token), outcome) in page.iter().zip(outcomes) {
@@ -152,7 +167,7 @@ impl Machine {
                     Completion::NotOwner,
                 ),
             };
-            self.end(entry, end, completion);
+            self.end(cx, entry, end, completion);
         }
         self.lanes.release_by = release_by;
     }
@@ -160,28 +175,39 @@ impl Machine {
     /// Whether users are to hear that what they asked for is refused: after a TTL of
     /// nothing else. Rights that are gone for a moment, or a server that is being
     /// replaced, are waited for like any outage. Whoever ends waits for nothing.
-    fn is_final(&mut self, error: &Error, lane: impl Fn(&mut Lanes) -> &mut Lane) -> bool {
+    fn is_final(
+        &mut self,
+        cx: &mut Cx,
+        error: &Error,
+        lane: impl Fn(&mut Lanes) -> &mut Lane,
+    ) -> bool {
         if error.is_retryable() {
             return false;
         }
-        let ttl = self.settings.ttl;
-        let refused = lane(&mut self.lanes).refused_for(self.now, ttl);
-        refused >= ttl || self.is_draining()
+        let ttl = cx.settings.ttl;
+        let refused = lane(&mut self.lanes).refused_for(cx.now, ttl);
+        refused >= ttl || cx.is_draining()
     }
 
     /// The server will not have it: the user keeps the lease, and hears why.
-    fn completion_refused(&mut self, entry: EntryId, token: FencingToken, error: &Error) {
+    fn completion_refused(
+        &mut self,
+        cx: &mut Cx,
+        entry: EntryId,
+        token: FencingToken,
+        error: &Error,
+    ) {
         if self.items.lock_with(entry, token).is_none() {
             return;
         }
-        self.keep(entry, error);
-        if self.is_draining() || self.is_dropped(entry) {
-            self.begin_hand_back(entry, None, None);
+        self.keep(cx, entry, error);
+        if cx.is_draining() || self.is_dropped(entry) {
+            self.begin_hand_back(cx, entry, None, None);
         }
     }
 
     /// What was to end a lease was refused for good: it goes on.
-    fn keep(&mut self, entry: EntryId, error: &Error) {
+    fn keep(&mut self, cx: &mut Cx, entry: EntryId, error: &Error) {
         let Some(item) = self.items.get_mut(entry) else {
             return;
         };
@@ -192,16 +218,17 @@ impl Machine {
         };
         // It waited for this answer, and goes on from here.
         if let Some(belief) = item.state.belief() {
-            belief.report_progress(self.now);
+            belief.report_progress(cx.now);
         }
-        self.listen(entry);
+        self.listen(cx, entry);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
-            self.answer(call, Err(Error::new(error.kind(), error.to_string())));
+            cx.answer(call, Err(Error::new(error.kind(), error.to_string())));
         }
     }
 
-    pub(super) fn hand_back(
+    pub(crate) fn hand_back(
         &mut self,
+        cx: &mut Cx,
         entry: EntryId,
         token: FencingToken,
         failed: Option<String>,
@@ -220,7 +247,7 @@ impl Machine {
         match state {
             Some(State::Held(_)) => {
                 self.end_calls.entry(entry).or_default().extend(call);
-                self.begin_hand_back(entry, failed, None);
+                self.begin_hand_back(cx, entry, failed, None);
             }
             // Asked twice: both hear of the one outcome.
             Some(State::Ending(_, Ending::HandBack { .. })) => {
@@ -229,32 +256,33 @@ impl Machine {
             // Over already, or about to be: nothing is left to give up.
             _ => {
                 if let Some(call) = call {
-                    self.answer(call, Ok(Answer::Handover(Handover::NotOwner)));
+                    cx.answer(call, Ok(Answer::Handover(Handover::NotOwner)));
                 }
             }
         }
     }
 
-    pub(super) fn revoke(&mut self, entry: EntryId) {
+    pub(crate) fn revoke(&mut self, cx: &mut Cx, entry: EntryId) {
         match self.items.get(entry).map(|item| &item.state) {
             Some(State::Held(_)) => {
-                self.begin_hand_back(entry, None, Some(DisownReason::Revoked));
+                self.begin_hand_back(cx, entry, None, Some(DisownReason::Revoked));
             }
             // Not told to the user yet: just give it up.
             Some(State::Claiming { .. }) => {
                 // Its claim may have been executed already, or be so later.
                 if !self.lanes.claim.queue.remove(&entry) {
-                    self.owe_present(entry);
+                    self.owe_present(cx, entry);
                 }
-                self.shun(entry);
-                self.forget(entry);
+                self.shun(cx, entry);
+                self.forget(cx, entry);
             }
             _ => {}
         }
     }
 
-    pub(super) fn begin_hand_back(
+    pub(crate) fn begin_hand_back(
         &mut self,
+        cx: &mut Cx,
         entry: EntryId,
         failed: Option<String>,
         because: Option<DisownReason>,
@@ -263,7 +291,7 @@ impl Machine {
             return;
         };
         // With its last failure it is to be parked, and needs no rest before that.
-        let limit = self.settings.quarantine_after;
+        let limit = cx.settings.quarantine_after;
         let is_last = limit.is_some_and(|limit| holding.failures.saturating_add(1) >= limit);
         let ending = Ending::HandBack {
             rests: failed.is_some() && !is_last,
@@ -274,7 +302,7 @@ impl Machine {
         self.lanes.hand_back.queue.insert(entry);
     }
 
-    pub(super) fn send_hand_back(&mut self, page: Vec<EntryId>) {
+    pub(crate) fn send_hand_back(&mut self, cx: &mut Cx, page: Vec<EntryId>) {
         let mut entries = Vec::with_capacity(page.len());
         for entry in page {
             let Some(State::Ending(holding, Ending::HandBack { failed, rests, .. })) =
@@ -290,11 +318,12 @@ impl Machine {
             });
         }
         let flight = entries.iter().map(|e| (e.entry, e.token)).collect();
-        self.act(Action::HandBack(entries), Flight::HandBack(flight));
+        cx.act(Action::HandBack(entries), Flight::HandBack(flight));
     }
 
-    pub(super) fn hand_back_done(
+    pub(crate) fn hand_back_done(
         &mut self,
+        cx: &mut Cx,
         page: &[(EntryId, FencingToken)],
         result: Result<Reply>,
     ) {
@@ -304,14 +333,13 @@ impl Machine {
             Ok(Reply::HandedBack(outcomes)) if outcomes.len() == page.len() => outcomes,
             result => {
                 lane.queue.extend(still_locked(&self.items, page));
-                lane.backoff
-                    .fail(self.now, self.settings.ttl, &mut self.rng);
+                lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
                 if let Err(error) = &result
-                    && self.is_final(error, |lanes| &mut lanes.hand_back)
+                    && self.is_final(cx, error, |lanes| &mut lanes.hand_back)
                 {
-                    self.hand_backs_refused(page, error);
+                    self.hand_backs_refused(cx, page, error);
                 }
-                return self.step_failed("hand_back", &result);
+                return cx.step_failed("hand_back", result);
             }
         };
         lane.succeed();
@@ -330,14 +358,14 @@ impl Machine {
                 HandBackOutcome::Gone => gone(holding),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
-            self.shun(entry);
-            self.end(entry, end, Completion::NotOwner);
+            self.shun(cx, entry);
+            self.end(cx, entry, end, Completion::NotOwner);
         }
     }
 
     /// The server will not have it: whoever asked keeps the lease, and hears why.
     /// What nobody waits for, or must go, is tried until the lease runs out.
-    fn hand_backs_refused(&mut self, page: &[(EntryId, FencingToken)], error: &Error) {
+    fn hand_backs_refused(&mut self, cx: &mut Cx, page: &[(EntryId, FencingToken)], error: &Error) {
         for entry in still_locked(&self.items, page).collect::<Vec<_>>() {
             let state = self.items.get(entry).map(|item| &item.state);
             let because_asked = matches!(
@@ -345,9 +373,9 @@ impl Machine {
                 Some(State::Ending(_, Ending::HandBack { because: None, .. }))
             );
             let is_waited_for = self.end_calls.contains_key(&entry);
-            if because_asked && is_waited_for && !self.is_draining() && !self.is_dropped(entry) {
+            if because_asked && is_waited_for && !cx.is_draining() && !self.is_dropped(entry) {
                 self.lanes.hand_back.queue.remove(&entry);
-                self.keep(entry, error);
+                self.keep(cx, entry, error);
             }
         }
     }
@@ -358,19 +386,19 @@ impl Machine {
     }
 
     /// Who gave an entry up leaves it to the others for a TTL (R7).
-    fn shun(&mut self, entry: EntryId) {
-        let until = self.now + self.settings.ttl;
+    fn shun(&mut self, cx: &mut Cx, entry: EntryId) {
+        let until = cx.now + cx.settings.ttl;
         self.shunned.insert(entry, until);
-        self.recheck(until, entry);
+        cx.effect(Effect::Recheck(entry, until));
     }
 
     /// Into quarantine, with or without a lease on it.
-    pub(super) fn park(&mut self, entry: EntryId, parking: Parking) {
+    pub(crate) fn park(&mut self, entry: EntryId, parking: Parking) {
         self.lanes.parking.insert(entry, parking);
         self.lanes.quarantine.queue.insert(entry);
     }
 
-    pub(super) fn send_quarantine(&mut self, page: Vec<EntryId>) {
+    pub(crate) fn send_quarantine(&mut self, cx: &mut Cx, page: Vec<EntryId>) {
         let mut entries = Vec::with_capacity(page.len());
         let mut flight = Vec::with_capacity(page.len());
         for entry in page {
@@ -384,17 +412,18 @@ impl Machine {
                 flight.push((entry, parking.clone()));
             }
         }
-        self.quarantining += entries.len();
-        self.act(Action::Quarantine(entries), Flight::Quarantine(flight));
+        cx.budget.quarantining += entries.len();
+        cx.act(Action::Quarantine(entries), Flight::Quarantine(flight));
     }
 
-    pub(super) fn quarantine_done(
+    pub(crate) fn quarantine_done(
         &mut self,
+        cx: &mut Cx,
         page: Vec<(EntryId, Parking)>,
         result: Result<Reply>,
         current: bool,
     ) {
-        self.quarantining = self.quarantining.saturating_sub(page.len());
+        cx.budget.quarantining = cx.budget.quarantining.saturating_sub(page.len());
         let outcomes = match result {
             Ok(Reply::Quarantined(outcomes)) if outcomes.len() == page.len() => outcomes,
             result => {
@@ -402,9 +431,8 @@ impl Machine {
                     let lane = &mut self.lanes.quarantine;
                     lane.busy = false;
                     lane.queue.extend(page.iter().map(|(entry, ..)| *entry));
-                    lane.backoff
-                        .fail(self.now, self.settings.ttl, &mut self.rng);
-                    self.step_failed("quarantine", &result);
+                    lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                    cx.step_failed("quarantine", result);
                 }
                 return;
             }
@@ -416,7 +444,7 @@ impl Machine {
         for ((entry, parking), outcome) in page.into_iter().zip(outcomes) {
             let token = parking.token;
             if outcome == QuarantineOutcome::Quarantined {
-                self.notify_queued(Notice::Quarantined {
+                cx.notify_queued(Notice::Quarantined {
                     entry,
                     reason: parking.reason,
                     failures: parking.failures,
@@ -437,7 +465,7 @@ impl Machine {
                 self.set_ending(entry, Ending::hand_back(None));
                 self.lanes.hand_back.queue.insert(entry);
             } else if let Some(item) = self.items.remove(entry) {
-                self.release_lock_of(entry, &item, false);
+                self.release_lock_of(cx, entry, &item, false);
             }
         }
     }
@@ -448,30 +476,30 @@ impl Machine {
     }
 
     /// The one end of a lease (R12): the item goes, the user hears of it, the lock is released.
-    pub(super) fn end(&mut self, entry: EntryId, end: End, completion: Completion) {
+    pub(crate) fn end(&mut self, cx: &mut Cx, entry: EntryId, end: End, completion: Completion) {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
         let handed_back = end == End::HandedBack || end == End::Disowned(DisownReason::Revoked);
-        self.release_lock_of(entry, &item, handed_back);
+        self.release_lock_of(cx, entry, &item, handed_back);
         let handing_back = matches!(item.state, State::Ending(_, Ending::HandBack { .. }));
         // Who came after has counted this owner as dead.
         if end == End::Disowned(DisownReason::Superseded) && !handing_back {
-            self.owe_one(entry, &item);
+            self.owe_one(cx, entry, &item);
         }
-        self.tell_end(entry, item, end);
+        self.tell_end(cx, entry, item, end);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             let answer = match handing_back {
                 true => Answer::Handover(end.into()),
                 false => Answer::Completion(completion),
             };
-            self.answer(call, Ok(answer));
+            cx.answer(call, Ok(answer));
         }
     }
 
     /// The lock is not held any more: nothing to release, and the entry may be
     /// pending here still, so it is looked for.
-    pub(super) fn lose(&mut self, entry: EntryId, reason: DisownReason) {
+    pub(crate) fn lose(&mut self, cx: &mut Cx, entry: EntryId, reason: DisownReason) {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
@@ -481,15 +509,15 @@ impl Machine {
         self.lanes.hand_back.queue.remove(&entry);
         // An id that is another announcement's now is not to be touched.
         if reason != DisownReason::EntryGone {
-            self.owe_one(entry, &item);
+            self.owe_one(cx, entry, &item);
         }
-        self.tell_lost(entry, item, reason);
-        self.look_at_own();
+        self.tell_lost(cx, entry, item, reason);
+        cx.effect(Effect::LookAtOwn);
     }
 
     /// One lease is over while others are not, although its lock may stand still: that
     /// is freed.
-    pub(super) fn lapse(&mut self, entry: EntryId, reason: DisownReason) {
+    pub(crate) fn lapse(&mut self, cx: &mut Cx, entry: EntryId, reason: DisownReason) {
         if let Some(item) = self.items.get(entry)
             && let Some(lock) = item.state.lock()
         {
@@ -499,15 +527,15 @@ impl Machine {
                 entry,
                 token,
             };
-            self.release(lease, true);
+            self.release(cx, lease, true);
         }
-        self.lose(entry, reason);
+        self.lose(cx, entry, reason);
     }
 
     /// R1, a lost session, or the end of the client: everything is over at once.
-    pub(super) fn disown_all(&mut self, reason: DisownReason) {
+    pub(crate) fn disown_all(&mut self, cx: &mut Cx, reason: DisownReason) {
         for (entry, item) in std::mem::take(&mut self.items).into_items() {
-            self.tell_lost(entry, item, reason);
+            self.tell_lost(cx, entry, item, reason);
         }
         self.lanes = Lanes::default();
         self.end_calls.clear();
@@ -526,16 +554,16 @@ impl Machine {
         }
     }
 
-    fn tell_lost(&mut self, entry: EntryId, item: Item, reason: DisownReason) {
+    fn tell_lost(&mut self, cx: &mut Cx, entry: EntryId, item: Item, reason: DisownReason) {
         let asked_completion = matches!(item.state, State::Ending(_, Ending::Complete));
         if let Origin::Call(call) = item.origin {
             let why = match reason {
                 DisownReason::ClientStopped => closed(),
-                _ => self.not_now(),
+                _ => self.not_now(cx),
             };
-            self.answer(call, Err(why));
+            cx.answer(call, Err(why));
         }
-        self.tell_end(entry, item, End::Disowned(reason));
+        self.tell_end(cx, entry, item, End::Disowned(reason));
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             // A completion that is under way may have happened, or still may.
             let answer = match asked_completion {
@@ -545,25 +573,23 @@ impl Machine {
                 )),
                 false => Ok(Answer::Handover(Handover::NotOwner)),
             };
-            self.answer(call, answer);
+            cx.answer(call, answer);
         }
     }
 
-    fn tell_end(&mut self, entry: EntryId, item: Item, end: End) {
+    fn tell_end(&mut self, cx: &mut Cx, entry: EntryId, item: Item, end: End) {
         let (State::Held(holding) | State::Ending(holding, _)) = item.state else {
             return;
         };
-        if let Some(at) = holding.heard_until {
-            self.silences.remove(&(at, entry));
-        }
+        self.silences.cancel(&entry);
         let Some(belief) = holding.belief else { return };
         belief.end();
-        let held = self.now.saturating_since(holding.since);
+        let held = cx.now.saturating_since(holding.since);
         let (stream, token) = (item.stream, holding.lock.token);
         if matches!(end, End::Disowned(_)) {
-            self.undelivered += 1;
+            cx.budget.undelivered += 1;
         }
-        self.notify(Notice::Ended {
+        cx.notify(Notice::Ended {
             entry,
             stream,
             token,
@@ -572,30 +598,36 @@ impl Machine {
         });
     }
 
-    pub(super) fn release_lock_of(&mut self, entry: EntryId, item: &Item, announce: bool) {
+    pub(crate) fn release_lock_of(
+        &mut self,
+        cx: &mut Cx,
+        entry: EntryId,
+        item: &Item,
+        announce: bool,
+    ) {
         if let Some(lock) = item.state.lock() {
             let lease = LeaseRef {
                 stream: item.stream.clone(),
                 entry,
                 token: lock.token,
             };
-            self.release(lease, announce);
+            self.release(cx, lease, announce);
         }
     }
 
     /// Frees a lock; repeated until answered.
-    pub(super) fn release(&mut self, lease: LeaseRef, announce: bool) {
+    pub(crate) fn release(&mut self, cx: &mut Cx, lease: LeaseRef, announce: bool) {
         // Not to be gathered, unless it is of a completion (see `complete_done`).
-        self.lanes.release_by = self.now;
+        self.lanes.release_by = cx.now;
         self.lanes.releasing.insert(lease, announce);
     }
 
-    pub(super) fn send_release(&mut self) {
+    pub(crate) fn send_release(&mut self, cx: &mut Cx) {
         let releases: Vec<Release> = self
             .lanes
             .releasing
             .iter()
-            .take(super::PAGE)
+            .take(crate::machine::PAGE)
             .map(|(lease, &announce)| Release {
                 lease: lease.clone(),
                 announce,
@@ -605,17 +637,17 @@ impl Machine {
             return;
         }
         self.lanes.release.busy = true;
-        self.sitting.ops += 1;
+        cx.lock_ops += 1;
         let flight = releases
             .iter()
             .map(|release| release.lease.clone())
             .collect();
-        let session = self.sitting.session.id.clone();
-        self.act(Action::Release(session, releases), Flight::Release(flight));
+        let session = cx.session.id.clone();
+        cx.act(Action::Release(session, releases), Flight::Release(flight));
     }
 
-    pub(super) fn release_done(&mut self, page: &[LeaseRef], result: Result<Reply>) {
-        self.sitting.ops += 1;
+    pub(crate) fn release_done(&mut self, cx: &mut Cx, page: &[LeaseRef], result: Result<Reply>) {
+        cx.lock_ops += 1;
         self.lanes.release.busy = false;
         match result {
             // Released or not held: either way it is not ours any more.
@@ -623,13 +655,13 @@ impl Machine {
                 self.lanes.release.backoff.succeed();
                 for lease in page {
                     self.lanes.releasing.remove(lease);
-                    self.wake_stream(&lease.stream);
+                    self.wake_stream(cx, &lease.stream);
                 }
             }
             result => {
                 let backoff = &mut self.lanes.release.backoff;
-                backoff.fail(self.now, self.settings.ttl, &mut self.rng);
-                self.step_failed("release", &result);
+                backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                cx.step_failed("release", result);
             }
         }
     }

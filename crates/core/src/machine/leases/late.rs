@@ -9,28 +9,18 @@
 //! machine's own timers are not served. Time for which the machine was suspended does not
 //! count for that; the driver says how long it was.
 
+use super::Leases;
+use crate::machine::cx::{Cx, Effect, Flight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::items::{Ending, Item, State};
-use super::{Action, Backoff, Flight, Machine, PAGE, Reply};
+use super::table::{Ending, Item, State};
+use crate::machine::{Action, Backoff, PAGE, Reply};
 use crate::{EntryId, FencingToken, HandBack, HandBackOutcome, Result, Timestamp};
-
-/// Whether the process serves the machine's timers.
-#[derive(Debug)]
-pub(super) struct Punctuality {
-    /// The time that the last [`Timeout`](super::Output::Timeout) named.
-    promised: Timestamp,
-    /// For how long the machine has been suspended since.
-    suspended: Duration,
-    /// When it was last seen that the process had stood still.
-    stood_still: Option<Timestamp>,
-}
 
 /// What is to be handed back late.
 #[derive(Debug, Default)]
-pub(super) struct Late {
+pub(crate) struct Late {
     /// At most one lease of an entry: the next one's claim waits for its answer.
     owed: BTreeMap<EntryId, (FencingToken, Option<Arc<str>>)>,
     /// The greatest capacity so far: a lower one takes nothing away that is held.
@@ -41,67 +31,27 @@ pub(super) struct Late {
     own: BTreeSet<EntryId>,
 }
 
-impl Punctuality {
-    pub(super) fn new() -> Self {
-        Self {
-            promised: Timestamp::MAX,
-            suspended: Duration::ZERO,
-            stood_still: None,
-        }
-    }
-
-    pub(super) fn promise(&mut self, at: Timestamp) {
-        self.promised = at;
-        self.suspended = Duration::ZERO;
-    }
-
-    pub(super) fn suspended(&mut self, time: Duration) {
-        self.suspended += time;
-    }
-
-    /// A block of a whole TTL makes some timer late by at least this, wherever between
-    /// two beats it begins: they are a third of a TTL apart, an answer to one takes no
-    /// more than a quarter, and the belief lasts for nine tenths. Scheduling on a busy
-    /// machine does not.
-    fn limit(ttl: Duration) -> Duration {
-        ttl / 4
-    }
-
-    pub(super) fn look(&mut self, now: Timestamp, ttl: Duration) {
-        let late = now.saturating_since(self.promised);
-        if late.saturating_sub(self.suspended) > Self::limit(ttl) {
-            self.stood_still = Some(now);
-        }
-    }
-
-    /// Whether leases that end now may do so because the process stood still.
-    fn is_to_blame(&self, now: Timestamp, ttl: Duration) -> bool {
-        self.stood_still
-            .is_some_and(|at| now.saturating_since(at) < ttl)
-    }
-}
-
 impl Late {
     /// So many leases there may be.
-    pub(super) fn allow(&mut self, capacity: usize) {
+    pub(crate) fn allow(&mut self, capacity: usize) {
         self.most = self.most.max(capacity);
     }
 
     /// An earlier lease of the entry is to be handed back before it is claimed anew.
-    pub(super) fn owes(&self, entry: EntryId) -> bool {
+    pub(crate) fn owes(&self, entry: EntryId) -> bool {
         self.owed.contains_key(&entry)
     }
 
     /// This consumer lost the entry and has handed it back late; told once.
-    pub(super) fn take_own(&mut self, entry: EntryId) -> bool {
+    pub(crate) fn take_own(&mut self, entry: EntryId) -> bool {
         self.own.remove(&entry)
     }
 
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.owed.is_empty()
     }
 
-    pub(super) fn timeout(&self) -> Timestamp {
+    pub(crate) fn timeout(&self) -> Timestamp {
         match self.busy || self.owed.is_empty() {
             true => Timestamp::MAX,
             false => self.backoff.not_before,
@@ -109,44 +59,44 @@ impl Late {
     }
 }
 
-impl Machine {
+impl Leases {
     /// The session is lost, and everything in it.
-    pub(super) fn owe_all(&mut self) {
+    pub(crate) fn owe_all(&mut self, cx: &mut Cx) {
         self.late.own.clear();
         let locked = self.items.iter();
         let locked = locked.filter(|(_, item)| item.state.lock().is_some());
         for entry in locked.map(|(entry, _)| entry).collect::<Vec<_>>() {
-            self.owe_present(entry);
+            self.owe_present(cx, entry);
         }
     }
 
     /// It is about to go, and its answer is not there yet.
-    pub(super) fn owe_present(&mut self, entry: EntryId) {
+    pub(crate) fn owe_present(&mut self, cx: &mut Cx, entry: EntryId) {
         let owed = self.items.get(entry).and_then(owed_of);
-        self.owe(entry, owed);
+        self.owe(cx, entry, owed);
     }
 
     /// A single lease is lost.
-    pub(super) fn owe_one(&mut self, entry: EntryId, item: &Item) {
-        self.owe(entry, owed_of(item));
+    pub(crate) fn owe_one(&mut self, cx: &mut Cx, entry: EntryId, item: &Item) {
+        self.owe(cx, entry, owed_of(item));
     }
 
-    fn owe(&mut self, entry: EntryId, owed: Option<(FencingToken, Option<Arc<str>>)>) {
+    fn owe(&mut self, cx: &mut Cx, entry: EntryId, owed: Option<(FencingToken, Option<Arc<str>>)>) {
         let Some(owed) = owed else { return };
-        if self.punctuality.is_to_blame(self.now, self.settings.ttl) {
+        if cx.punctuality.is_to_blame(cx.now, cx.settings.ttl) {
             return;
         }
         // Where one is owed already, the claim of this one was never sent. And no more
         // than one session can hold: what was lost beyond that is counted.
-        self.late.allow(self.settings.capacity);
+        self.late.allow(cx.settings.capacity);
         if self.late.owed.len() < self.late.most {
             self.late.owed.entry(entry).or_insert(owed);
         }
     }
 
     /// Needs no session.
-    pub(super) fn pump_late(&mut self) {
-        if self.late.timeout() > self.now {
+    pub(crate) fn pump_late(&mut self, cx: &mut Cx) {
+        if self.late.timeout() > cx.now {
             return;
         }
         let page = self.late.owed.iter().take(PAGE);
@@ -160,11 +110,12 @@ impl Machine {
             .collect();
         self.late.busy = true;
         let flight = page.iter().map(|back| (back.entry, back.token)).collect();
-        self.act(Action::HandBack(page), Flight::LateHandBack(flight));
+        cx.act(Action::HandBack(page), Flight::LateHandBack(flight));
     }
 
-    pub(super) fn late_hand_back_done(
+    pub(crate) fn late_hand_back_done(
         &mut self,
+        cx: &mut Cx,
         page: &[(EntryId, FencingToken)],
         result: Result<Reply>,
     ) {
@@ -172,16 +123,16 @@ impl Machine {
         let outcomes = match result {
             Ok(Reply::HandedBack(outcomes)) if outcomes.len() == page.len() => outcomes,
             result => {
-                let (now, ttl) = (self.now, self.settings.ttl);
-                self.late.backoff.fail(now, ttl, &mut self.rng);
-                return self.step_failed("hand_back", &result);
+                let (now, ttl) = (cx.now, cx.settings.ttl);
+                self.late.backoff.fail(now, ttl, &mut cx.rng);
+                return cx.step_failed("hand_back", result);
             }
         };
         self.late.backoff.succeed();
         let mut own = Vec::new();
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             self.late.owed.remove(&entry);
-            if outcome == HandBackOutcome::HandedBack && self.is_manual() {
+            if outcome == HandBackOutcome::HandedBack && cx.is_manual() {
                 self.late.own.insert(entry);
                 own.push(entry);
             }
@@ -192,7 +143,7 @@ impl Machine {
             }
         }
         if !own.is_empty() {
-            self.look_at(own);
+            cx.effect(Effect::Look(own));
         }
     }
 }

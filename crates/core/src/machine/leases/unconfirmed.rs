@@ -11,22 +11,24 @@
 //! on a beat that was sent before it. So a restart costs no lease that is on
 //! record, and the belief in one that is not ends in time (R1).
 
+use super::Leases;
+use crate::machine::cx::{Cx, Flight};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fresh::Fresh;
-use super::{Action, Backoff, DisownReason, Flight, Machine, PAGE, Reply};
+use crate::machine::{Action, Backoff, DisownReason, PAGE, Reply};
 use crate::{LeaseRef, LockScheme, Result, StreamName, Timestamp};
 
 /// What is known of the record.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// As of the last beat.
     generation: Option<u64>,
     /// Counts its changes; what was read before the last one shows nothing.
     changes: u64,
     /// Leases in doubt, and until when they are believed.
     doubted: BTreeMap<LeaseRef, Timestamp>,
-    pub(super) fresh: Fresh,
+    pub(crate) fresh: Fresh,
     reading: bool,
     /// When reading it last began.
     last_read: Timestamp,
@@ -35,7 +37,7 @@ pub(super) struct Record {
 
 /// One reading of the record, page by page.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(crate) struct Reading {
     changes: u64,
     /// What was held before the first page was read: of that, what is held
     /// still was on record all the time, if it ever was.
@@ -46,14 +48,14 @@ pub(super) struct Reading {
 impl Record {
     /// Until when the lease is believed as long as the record does not show it, or
     /// it is fresh.
-    pub(super) fn capped(&self, lease: &LeaseRef) -> Timestamp {
+    pub(crate) fn capped(&self, lease: &LeaseRef) -> Timestamp {
         let fresh = self.fresh.get(lease).map(|(_, until)| until);
         let doubted = self.doubted.get(lease);
         let capped = fresh.into_iter().chain(doubted).min();
         capped.copied().unwrap_or(Timestamp::MAX)
     }
 
-    pub(super) fn doubt(&mut self, lease: &LeaseRef, capped: Timestamp) {
+    pub(crate) fn doubt(&mut self, lease: &LeaseRef, capped: Timestamp) {
         if capped < Timestamp::MAX {
             let known = self.doubted.entry(lease.clone()).or_insert(capped);
             *known = capped.min(*known);
@@ -61,13 +63,18 @@ impl Record {
     }
 }
 
-impl Machine {
+impl Leases {
     /// A beat brought the number of the record's generation. To be called before
     /// anything is extended by that beat. Whether it is the same as before.
-    pub(super) fn compare_generation(&mut self, generation: u64) -> bool {
-        let record = &mut self.sitting.record;
+    pub(crate) fn compare_generation(
+        &mut self,
+        cx: &mut Cx,
+        generation: u64,
+        cap: Timestamp,
+    ) -> bool {
+        let record = &mut self.record;
         let unchanged = record.generation == Some(generation);
-        if self.scheme != LockScheme::Session || unchanged {
+        if cx.scheme != LockScheme::Session || unchanged {
             return unchanged;
         }
         // The first number of a session may be a second one: what came between
@@ -75,9 +82,8 @@ impl Machine {
         let before = record.generation.replace(generation);
         record.changes += 1;
         record.backoff = Backoff::default();
-        let cap = self.sitting.deadline;
         // What was acquired before, and is answered only later.
-        for flight in self.flights.values_mut() {
+        for flight in cx.flights.values_mut() {
             if matches!(flight.flight, Flight::Acquire(_) | Flight::TakeOver { .. }) {
                 flight.capped = flight.capped.min(cap);
             }
@@ -85,8 +91,8 @@ impl Machine {
         for lease in self.items.leases() {
             self.doubt_held(&lease, cap);
         }
-        for lease in self.orphans.adopting.values() {
-            self.sitting.record.doubt(lease, cap);
+        for lease in self.adopting.values() {
+            self.record.doubt(lease, cap);
         }
         // The LBS may be of the same server, and have lost what it knew of the owners.
         if before.is_some() {
@@ -96,15 +102,15 @@ impl Machine {
     }
 
     fn doubt_held(&mut self, lease: &LeaseRef, cap: Timestamp) {
-        self.sitting.record.doubt(lease, cap);
-        let capped = self.sitting.record.capped(lease);
+        self.record.doubt(lease, cap);
+        let capped = self.record.capped(lease);
         if capped < Timestamp::MAX {
-            self.expires_at(capped, lease.entry);
+            self.items.expires_at(capped, lease.entry);
             self.believe_until(lease, capped);
         }
     }
 
-    pub(super) fn believe_until(&mut self, lease: &LeaseRef, until: Timestamp) {
+    pub(crate) fn believe_until(&mut self, lease: &LeaseRef, until: Timestamp) {
         let Some(item) = self.items.get(lease.entry) else {
             return;
         };
@@ -120,16 +126,16 @@ impl Machine {
     }
 
     /// As long as anything is in doubt, the record is read.
-    pub(super) fn pump_doubt(&mut self) {
-        let record = &self.sitting.record;
+    pub(crate) fn pump_doubt(&mut self, cx: &mut Cx) {
+        let record = &self.record;
         let due = !record.doubted.is_empty() && !record.reading;
-        if due && record.backoff.is_ready(self.now) && self.sitting.is_open() {
-            self.reconcile();
+        if due && record.backoff.is_ready(cx.now) && cx.is_open() {
+            self.reconcile(cx);
         }
     }
 
-    pub(super) fn doubt_timeout(&self) -> Timestamp {
-        let record = &self.sitting.record;
+    pub(crate) fn doubt_timeout(&self) -> Timestamp {
+        let record = &self.record;
         match record.doubted.is_empty() || record.reading {
             true => Timestamp::MAX,
             false => record.backoff.not_before,
@@ -140,38 +146,38 @@ impl Machine {
     /// under way that says enough; while streams come and go it may mean
     /// nothing, so then the record is not read all the time, but well within
     /// the TTL for which a restarted server holds takeovers and acquires back.
-    pub(super) fn doubt_record(&mut self, is_quiet: bool) {
-        let overdue = self.sitting.record.last_read + self.settings.ttl / 2 <= self.now;
-        if (is_quiet || overdue) && !self.sitting.record.reading {
-            self.reconcile();
+    pub(crate) fn doubt_record(&mut self, cx: &mut Cx, is_quiet: bool) {
+        let overdue = self.record.last_read + cx.settings.ttl / 2 <= cx.now;
+        if (is_quiet || overdue) && !self.record.reading {
+            self.reconcile(cx);
         }
     }
 
     /// It lets live owners beat first, and may have lost the last writes:
     /// whoever holds something that is not on record must not believe in it
     /// for longer than that.
-    pub(super) fn lock_server_restarted(&mut self) {
-        if self.scheme == LockScheme::Session {
-            self.doubt_record(false);
+    pub(crate) fn lock_server_restarted(&mut self, cx: &mut Cx) {
+        if cx.scheme == LockScheme::Session {
+            self.doubt_record(cx, false);
         }
     }
 
     /// Reads the record, page by page, to adopt or release what differs.
-    fn reconcile(&mut self) {
-        self.sitting.record.last_read = self.now;
-        let adopting = self.orphans.adopting.values().cloned();
+    fn reconcile(&mut self, cx: &mut Cx) {
+        self.record.last_read = cx.now;
+        let adopting = self.adopting.values().cloned();
         let reading = Reading {
-            changes: self.sitting.record.changes,
+            changes: self.record.changes,
             held: self.items.leases().into_iter().chain(adopting).collect(),
             seen: BTreeSet::new(),
         };
-        self.read_records(None, reading);
+        self.read_records(cx, None, reading);
     }
 
-    fn read_records(&mut self, after: Option<StreamName>, reading: Reading) {
-        self.sitting.record.reading = true;
-        let session = self.sitting.session.id.clone();
-        self.act(
+    fn read_records(&mut self, cx: &mut Cx, after: Option<StreamName>, reading: Reading) {
+        self.record.reading = true;
+        let session = cx.session.id.clone();
+        cx.act(
             Action::Records {
                 session,
                 after,
@@ -181,25 +187,30 @@ impl Machine {
         );
     }
 
-    pub(super) fn records_done(&mut self, mut reading: Reading, result: Result<Reply>) {
-        self.sitting.record.reading = false;
+    pub(crate) fn records_done(
+        &mut self,
+        cx: &mut Cx,
+        mut reading: Reading,
+        result: Result<Reply>,
+    ) {
+        self.record.reading = false;
         let page = match result {
             Ok(Reply::Records(page)) => page,
             // Read again while anything is in doubt, else when a beat says so.
             result => {
-                let backoff = &mut self.sitting.record.backoff;
-                backoff.fail(self.now, self.settings.ttl, &mut self.rng);
-                return self.step_failed("records", &result);
+                let backoff = &mut self.record.backoff;
+                backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                return cx.step_failed("records", result);
             }
         };
-        self.sitting.record.backoff.succeed();
+        self.record.backoff.succeed();
         // Whatever it showed may have been lost since.
-        if reading.changes != self.sitting.record.changes {
+        if reading.changes != self.record.changes {
             return;
         }
         for lease in &page {
-            if self.sitting.record.doubted.remove(lease).is_some() {
-                let until = self.sitting.record.capped(lease);
+            if self.record.doubted.remove(lease).is_some() {
+                let until = self.record.capped(lease);
                 self.believe_until(lease, until);
             }
         }
@@ -207,12 +218,12 @@ impl Machine {
         let is_last = page.len() < PAGE;
         reading.seen.extend(page);
         if !is_last && last.is_some() {
-            return self.read_records(last, reading);
+            return self.read_records(cx, last, reading);
         }
-        self.compare_record(reading);
+        self.compare_record(cx, reading);
     }
 
-    fn compare_record(&mut self, Reading { held, seen, .. }: Reading) {
+    fn compare_record(&mut self, cx: &mut Cx, Reading { held, seen, .. }: Reading) {
         for lease in held {
             if seen.contains(&lease) {
                 continue;
@@ -220,23 +231,24 @@ impl Machine {
             // Freed, too: if the list that was read has vanished alone, the lock may
             // stand, and would as long as this session lives.
             if self.items.lock_with(lease.entry, lease.token).is_some() {
-                self.lapse(lease.entry, DisownReason::LockLost);
+                self.lapse(cx, lease.entry, DisownReason::LockLost);
             } else {
-                self.orphans.disclaim(&lease);
-                self.release(lease, true);
+                self.disclaim(&lease);
+                self.release(cx, lease, true);
             }
         }
         for lease in seen {
             let is_held = self.items.lock_with(lease.entry, lease.token).is_some();
-            let is_known = is_held || self.orphans.is_adopting(&lease);
-            if !is_known && !self.may_become_ours(&lease) {
-                self.release(lease, true);
+            let is_known = is_held || self.is_adopting(&lease);
+            if !is_known && !self.may_become_ours(cx, &lease) {
+                self.release(cx, lease, true);
             }
         }
         // What came too late for this reading is in the next one.
-        let (items, orphans) = (&self.items, &self.orphans);
-        self.sitting.record.doubted.retain(|lease, _| {
-            items.lock_with(lease.entry, lease.token).is_some() || orphans.is_adopting(lease)
+        let (items, adopting) = (&self.items, &self.adopting);
+        self.record.doubted.retain(|lease, _| {
+            items.lock_with(lease.entry, lease.token).is_some()
+                || adopting.get(&lease.entry) == Some(lease)
         });
     }
 }

@@ -8,10 +8,11 @@
 //! than that in what a restart may still lose: until a beat that was sent a while
 //! after the answer to the acquire shows that there was no restart in between.
 
+use super::Leases;
+use crate::machine::cx::{Cx, Effect};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Machine;
 use crate::{LONGEST_CALM, LeaseRef, LockScheme, Timestamp};
 
 /// For how long a server may lose what it has answered: Redis writes its log out once
@@ -23,24 +24,29 @@ const BELIEVED: Duration = LONGEST_CALM.saturating_sub(Duration::from_secs(1));
 
 /// The fresh leases: when they were acquired at the latest, and until when they are
 /// believed as long as they are fresh.
-pub(super) type Fresh = BTreeMap<LeaseRef, (Timestamp, Timestamp)>;
+pub(crate) type Fresh = BTreeMap<LeaseRef, (Timestamp, Timestamp)>;
 
-impl Machine {
+impl Leases {
     /// Until when a lease is believed that came with the answer to a call sent at `sent`.
-    pub(super) fn fresh_until(&mut self, lease: &LeaseRef, sent: Timestamp) -> Timestamp {
-        if self.scheme != LockScheme::Session || self.settings.ttl <= LONGEST_CALM {
+    pub(crate) fn fresh_until(
+        &mut self,
+        cx: &mut Cx,
+        lease: &LeaseRef,
+        sent: Timestamp,
+    ) -> Timestamp {
+        if cx.scheme != LockScheme::Session || cx.settings.ttl <= LONGEST_CALM {
             return Timestamp::MAX;
         }
-        self.beat_by(self.now + UNSYNCED);
-        let fresh = &mut self.sitting.record.fresh;
+        cx.effect(Effect::HeartbeatBy(cx.now + UNSYNCED));
+        let fresh = &mut self.record.fresh;
         let known = fresh.entry(lease.clone());
-        known.or_insert((self.now, sent + BELIEVED)).1
+        known.or_insert((cx.now, sent + BELIEVED)).1
     }
 
     /// A beat sent at `sent` was answered; `unchanged`: the record lost nothing before it.
-    pub(super) fn lasting(&mut self, sent: Timestamp, unchanged: bool) {
+    pub(crate) fn lasting(&mut self, cx: &mut Cx, sent: Timestamp, unchanged: bool) {
         let mut lasting = Vec::new();
-        self.sitting.record.fresh.retain(|lease, (acquired, _)| {
+        self.record.fresh.retain(|lease, (acquired, _)| {
             let lasts = unchanged && *acquired + UNSYNCED <= sent;
             if lasts {
                 lasting.push(lease.clone());
@@ -48,12 +54,14 @@ impl Machine {
             !lasts
         });
         for lease in &lasting {
-            let until = self.sitting.record.capped(lease);
+            let until = self.record.capped(lease);
             self.believe_until(lease, until);
         }
-        let fresh = self.sitting.record.fresh.values();
+        let fresh = self.record.fresh.values();
         if let Some(oldest) = fresh.map(|(acquired, _)| *acquired).min() {
-            self.beat_by((oldest + UNSYNCED).max(self.now + UNSYNCED / 10));
+            cx.effect(Effect::HeartbeatBy(
+                (oldest + UNSYNCED).max(cx.now + UNSYNCED / 10),
+            ));
         }
     }
 }

@@ -5,8 +5,9 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::io::{CallId, DisownReason};
 use crate::belief::Belief;
+use crate::machine::Deadlines;
+use crate::machine::io::{CallId, DisownReason};
 use crate::{ConsumerName, EntryId, FencingToken, Info, LeaseRef, StreamName, Timestamp};
 
 /// An entry on its way through this consumer.
@@ -18,8 +19,6 @@ pub(crate) struct Item {
     /// Who gave it up, if somebody did.
     pub(crate) giver: Option<ConsumerName>,
     pub(crate) state: State,
-    /// When it is to be tried next, if it waits for a time.
-    pub(crate) wake: Timestamp,
 }
 
 /// How the machine came to know of an entry.
@@ -77,8 +76,6 @@ pub(crate) struct Holding {
     pub(crate) is_dropped: bool,
     /// How long the handler may go without reporting progress.
     pub(crate) max_silence: Option<Duration>,
-    /// When that is looked at next.
-    pub(crate) heard_until: Option<Timestamp>,
     /// A completion was sent, and what became of it is unknown: it may have removed the
     /// entry. Stays so if the server then refuses another try, and the lease goes on.
     pub(crate) may_be_completed: bool,
@@ -157,6 +154,9 @@ pub(crate) struct Items {
     active: BTreeMap<StreamName, EntryId>,
     /// The waiting entries, by data stream.
     waiting: BTreeMap<StreamName, BTreeSet<EntryId>>,
+    /// When to look at the lock deadline of each lease that has one of its own. That is
+    /// moved without touching this; a time that has passed is looked up again.
+    expiries: Deadlines<EntryId>,
     inbound: usize,
     locked: usize,
 }
@@ -246,7 +246,6 @@ impl Items {
                 origin,
                 giver: None,
                 state,
-                wake: Timestamp::ZERO,
             },
         );
     }
@@ -260,6 +259,9 @@ impl Items {
         self.inbound += usize::from(item.state.is_inbound());
         self.locked -= usize::from(old.is_locked());
         self.locked += usize::from(item.state.is_locked());
+        if old.is_locked() && !item.state.is_locked() {
+            self.expiries.cancel(&entry);
+        }
         if was_waiting && !is_waiting {
             let stream = item.stream.clone();
             self.unindex_waiting(entry, &stream);
@@ -294,6 +296,7 @@ impl Items {
         }
         self.inbound -= usize::from(item.state.is_inbound());
         self.locked -= usize::from(item.state.is_locked());
+        self.expiries.cancel(&entry);
         Some(item)
     }
 
@@ -303,6 +306,35 @@ impl Items {
             .state
             .lock()
             .filter(|lock| lock.token == token)
+    }
+
+    /// The lease of `entry` has a deadline of its own.
+    pub(crate) fn expires_at(&mut self, deadline: Timestamp, entry: EntryId) {
+        self.expiries.set(entry, deadline);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn expiries(&self) -> usize {
+        self.expiries.len()
+    }
+
+    /// The next time at which a lock of its own deadline may have run out.
+    pub(crate) fn next_expiry(&self) -> Timestamp {
+        self.expiries.next()
+    }
+
+    /// Those whose locks have run out by now.
+    pub(crate) fn expired(&mut self, now: Timestamp) -> Vec<EntryId> {
+        let mut expired = Vec::new();
+        while let Some(entry) = self.expiries.pop_due(now) {
+            let lock = self.map.get(&entry).and_then(|item| item.state.lock());
+            match lock.map(|lock| lock.deadline) {
+                Some(deadline) if deadline <= now => expired.push(entry),
+                Some(deadline) if deadline < Timestamp::MAX => self.expiries.set(entry, deadline),
+                _ => {}
+            }
+        }
+        expired
     }
 
     /// Everything locked, as backends know it. Linear, once per beat.

@@ -4,14 +4,16 @@
 //! set back, or if that of the replica that was promoted is behind. What was known
 //! by such an id is then gone, and the lock server may still know a lease of it.
 
-use super::items::State;
-use super::{DisownReason, Machine};
+use super::Leases;
+use super::table::State;
+use crate::machine::DisownReason;
+use crate::machine::cx::{Cx, Effect};
 use crate::{EntryId, LeaseRef, StreamName};
 
-impl Machine {
+impl Leases {
     /// The LBS has an announcement of `stream` under this id, or one that cannot be
     /// read. What is known of the id here and is not of that stream is over.
-    pub(super) fn id_is_of(&mut self, entry: EntryId, stream: Option<&StreamName>) {
+    pub(crate) fn id_is_of(&mut self, cx: &mut Cx, entry: EntryId, stream: Option<&StreamName>) {
         let Some(item) = self.items.get(entry) else {
             return;
         };
@@ -20,21 +22,21 @@ impl Machine {
         }
         // Its answer may bring a lock, which only this item can release.
         if matches!(item.state, State::Acquiring { .. }) {
-            return self.recheck(self.now + self.settings.ttl / 4, entry);
+            return cx.effect(Effect::Recheck(entry, cx.now + cx.settings.ttl / 4));
         }
         self.lanes.quarantine.queue.remove(&entry);
         self.lanes.parking.remove(&entry);
-        self.lapse(entry, DisownReason::EntryGone);
+        self.lapse(cx, entry, DisownReason::EntryGone);
     }
 
     /// A take-over brought this lease; its entry is to be read before it is held.
-    pub(super) fn adopt_when_read(&mut self, lease: LeaseRef) {
-        self.look_at(vec![lease.entry]);
-        let before = self.orphans.adopting.insert(lease.entry, lease.clone());
+    pub(crate) fn adopt_when_read(&mut self, cx: &mut Cx, lease: LeaseRef) {
+        cx.effect(Effect::Look(vec![lease.entry]));
+        let before = self.adopting.insert(lease.entry, lease.clone());
         if let Some(before) = before.filter(|before| before.stream != lease.stream) {
             // One of the two at least is of an announcement that is gone; if it is the
             // later one, the other's is found as an orphan.
-            self.give_back(before);
+            self.give_back(cx, before);
         }
     }
 }

@@ -2,36 +2,34 @@
 //! yet nothing happens on a stream. With `max_silence` such a stream goes to
 //! another consumer.
 
+use super::Leases;
+use crate::machine::cx::Cx;
 use std::time::Duration;
 
-use super::items::State;
-use super::{DisownReason, Machine};
+use super::table::State;
+use crate::machine::DisownReason;
 use crate::{EntryId, FencingToken};
 
-impl Machine {
+impl Leases {
     /// Looks at the lease's last progress when its limit may be over. Progress is
     /// reported by an atomic store that the machine does not see, so a time that
     /// has passed is compared with it, and moved.
-    pub(super) fn listen(&mut self, entry: EntryId) {
-        let Some(State::Held(holding)) = self.items.get_mut(entry).map(|item| &mut item.state)
-        else {
+    pub(crate) fn listen(&mut self, cx: &mut Cx, entry: EntryId) {
+        let Some(State::Held(holding)) = self.items.get(entry).map(|item| &item.state) else {
             return;
         };
-        if let Some(before) = holding.heard_until.take() {
-            self.silences.remove(&(before, entry));
-        }
+        self.silences.cancel(&entry);
         let (Some(limit), Some(belief)) = (holding.max_silence, &holding.belief) else {
             return;
         };
         // Nobody has taken it up yet: who has not begun is not silent (R10).
-        let last_progress = belief.last_progress().unwrap_or(self.now);
-        let at = last_progress + limit;
-        holding.heard_until = Some(at);
-        self.silences.insert((at, entry));
+        let last_progress = belief.last_progress().unwrap_or(cx.now);
+        self.silences.set(entry, last_progress + limit);
     }
 
-    pub(super) fn limit_silence(
+    pub(crate) fn limit_silence(
         &mut self,
+        cx: &mut Cx,
         entry: EntryId,
         token: FencingToken,
         limit: Option<Duration>,
@@ -46,20 +44,16 @@ impl Machine {
             return;
         }
         holding.max_silence = limit;
-        self.listen(entry);
+        self.listen(cx, entry);
     }
 
-    pub(super) fn pump_silence(&mut self) {
-        while let Some(&(at, entry)) = self.silences.first() {
-            if at > self.now {
-                break;
-            }
-            self.silences.pop_first();
-            self.listen(entry);
+    pub(crate) fn pump_silence(&mut self, cx: &mut Cx) {
+        while let Some(entry) = self.silences.pop_due(cx.now) {
+            self.listen(cx, entry);
             let Some(State::Held(holding)) = self.items.get(entry).map(|item| &item.state) else {
                 continue;
             };
-            if holding.heard_until.is_none_or(|at| at > self.now) {
+            if self.silences.get(&entry).is_none_or(|at| at > cx.now) {
                 continue;
             }
             // The handler is to stop before another consumer starts.
@@ -70,7 +64,7 @@ impl Machine {
             // hang ends in quarantine.
             let limit = holding.max_silence.unwrap_or_default();
             let reason = format!("its handler reported no progress for {limit:?}");
-            self.begin_hand_back(entry, Some(reason), Some(DisownReason::Silent));
+            self.begin_hand_back(cx, entry, Some(reason), Some(DisownReason::Silent));
         }
     }
 }

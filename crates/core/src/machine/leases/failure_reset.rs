@@ -3,73 +3,83 @@
 //! reason, and the count starts anew. Without this a stream that lives for months
 //! would end in quarantine for the outages of its servers.
 
-use std::collections::BTreeSet;
-
-use super::items::State;
-use super::{Action, Backoff, Flight, Machine, PAGE, Reply};
+use super::Leases;
+use super::table::State;
+use crate::machine::cx::{Cx, Flight};
+use crate::machine::{Action, Backoff, Deadlines, PAGE, Reply};
 use crate::{EntryId, Fenced, FencingToken, Result, Timestamp};
 
 /// Leases of entries that owners have failed on, and when that is to be forgotten.
 #[derive(Debug, Default)]
-pub(super) struct Forgiving {
+pub(crate) struct Forgiving {
     /// Those of leases that have ended by then are dropped when it is their time.
-    due: BTreeSet<(Timestamp, EntryId, FencingToken)>,
+    due: Deadlines<(EntryId, FencingToken)>,
     busy: bool,
     backoff: Backoff,
 }
 
 impl Forgiving {
-    pub(super) fn timeout(&self) -> Timestamp {
-        match self.due.first() {
-            Some((at, ..)) if !self.busy => self.backoff.not_before.max(*at),
-            _ => Timestamp::MAX,
+    pub(crate) fn timeout(&self) -> Timestamp {
+        match self.busy {
+            true => Timestamp::MAX,
+            false => self.backoff.not_before.max(self.due.next()),
         }
     }
 }
 
-impl Machine {
+impl Leases {
     /// A lease begins.
-    pub(super) fn forgive_later(&mut self, entry: EntryId, token: FencingToken, failures: u32) {
+    pub(crate) fn forgive_later(
+        &mut self,
+        cx: &mut Cx,
+        entry: EntryId,
+        token: FencingToken,
+        failures: u32,
+    ) {
         if failures > 0 {
-            let at = self.now + self.settings.forget_failures_after;
-            self.forgiving.due.insert((at, entry, token));
+            let at = cx.now + cx.settings.forget_failures_after;
+            self.forgiving.due.set((entry, token), at);
         }
     }
 
-    pub(super) fn pump_forgiving(&mut self) {
-        if self.forgiving.timeout() > self.now {
+    pub(crate) fn pump_forgiving(&mut self, cx: &mut Cx) {
+        if self.forgiving.timeout() > cx.now {
             return;
         }
         let mut page = Vec::new();
         while page.len() < PAGE
-            && let Some(&(at, entry, token)) = self.forgiving.due.first()
-            && at <= self.now
+            && let Some((entry, token)) = self.forgiving.due.pop_due(cx.now)
         {
-            self.forgiving.due.pop_first();
             if self.holds(entry, token) {
                 page.push(Fenced { entry, token });
             }
         }
         if !page.is_empty() {
             self.forgiving.busy = true;
-            self.act(
+            cx.act(
                 Action::ClearFailures(page.clone()),
                 Flight::ClearFailures(page),
             );
         }
     }
 
-    pub(super) fn clear_failures_done(&mut self, page: Vec<Fenced>, result: Result<Reply>) {
+    pub(crate) fn clear_failures_done(
+        &mut self,
+        cx: &mut Cx,
+        page: Vec<Fenced>,
+        result: Result<Reply>,
+    ) {
         self.forgiving.busy = false;
         if matches!(result, Ok(Reply::FailuresCleared)) {
             return self.forgiving.backoff.succeed();
         }
-        let again = page.into_iter().map(|of| (self.now, of.entry, of.token));
-        self.forgiving.due.extend(again);
+        for Fenced { entry, token } in page {
+            self.forgiving.due.set((entry, token), cx.now);
+        }
         self.forgiving
             .backoff
-            .fail(self.now, self.settings.ttl, &mut self.rng);
-        self.step_failed("clear_failures", &result);
+            .fail(cx.now, cx.settings.ttl, &mut cx.rng);
+        cx.step_failed("clear_failures", result);
     }
 
     fn holds(&self, entry: EntryId, token: FencingToken) -> bool {

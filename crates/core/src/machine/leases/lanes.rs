@@ -2,15 +2,17 @@
 //! whatever waits for it as soon as its last page was answered, so that batches
 //! fill under load and nothing waits when idle.
 
+use super::Leases;
+use crate::machine::cx::{Cx, Flight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Action, Backoff, Flight, Machine, PAGE};
+use crate::machine::{Action, Backoff, PAGE};
 use crate::{EntryId, Fenced, FencingToken, LeaseRef, MalformedReason, StreamName, Timestamp};
 
 /// How long at most something waits for completions that are under way, so that
 /// it comes as one page with what they bring.
-pub(super) const GATHER: Duration = Duration::from_millis(10);
+pub(crate) const GATHER: Duration = Duration::from_millis(10);
 
 /// How long at most completions wait for those whom the last page has let go. Callers
 /// that complete again at once, from a fixed number of tasks, would otherwise come in
@@ -22,48 +24,48 @@ const FEW_CALLERS: usize = 8;
 
 /// Waiting work per kind of step.
 #[derive(Debug, Default)]
-pub(super) struct Lanes {
-    pub(super) acquire: Lane,
-    pub(super) claim: Lane,
+pub(crate) struct Lanes {
+    pub(crate) acquire: Lane,
+    pub(crate) claim: Lane,
     /// Claims of what is held already, so that it keeps looking fresh.
-    pub(super) refresh: Lane,
-    pub(super) complete: Lane,
-    pub(super) gathering: Gathering,
-    pub(super) hand_back: Lane,
-    pub(super) quarantine: Lane,
+    pub(crate) refresh: Lane,
+    pub(crate) complete: Lane,
+    pub(crate) gathering: Gathering,
+    pub(crate) hand_back: Lane,
+    pub(crate) quarantine: Lane,
     /// What is to be parked.
-    pub(super) parking: BTreeMap<EntryId, Parking>,
-    pub(super) release: Lane,
+    pub(crate) parking: BTreeMap<EntryId, Parking>,
+    pub(crate) release: Lane,
     /// Releases that are not answered yet, to be announced or not. Until then
     /// their data streams are not acquired again ("late release").
-    pub(super) releasing: BTreeMap<LeaseRef, bool>,
+    pub(crate) releasing: BTreeMap<LeaseRef, bool>,
     /// Those of completed streams wait for others until then.
-    pub(super) release_by: Timestamp,
+    pub(crate) release_by: Timestamp,
 }
 
 /// One page at a time, so that the next fills up by what comes meanwhile.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
-    pub(super) queue: BTreeSet<EntryId>,
-    pub(super) busy: bool,
-    pub(super) backoff: Backoff,
+pub(crate) struct Lane {
+    pub(crate) queue: BTreeSet<EntryId>,
+    pub(crate) busy: bool,
+    pub(crate) backoff: Backoff,
     /// When the server began to refuse, and when it did last.
     refused: Option<(Timestamp, Timestamp)>,
 }
 
 /// With which token an entry is to be parked, and why.
 #[derive(Debug, Clone)]
-pub(super) struct Parking {
-    pub(super) token: FencingToken,
+pub(crate) struct Parking {
+    pub(crate) token: FencingToken,
     /// With fewer than these on record it is not to be parked any more.
-    pub(super) min_failures: u32,
-    pub(super) reason: String,
+    pub(crate) min_failures: u32,
+    pub(crate) reason: String,
     /// Why the last of its owners failed.
-    pub(super) failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
 impl Parking {
-    pub(super) fn unreadable(token: FencingToken, reason: &MalformedReason) -> Self {
+    pub(crate) fn unreadable(token: FencingToken, reason: &MalformedReason) -> Self {
         Self {
             token,
             min_failures: 0,
@@ -75,7 +77,7 @@ impl Parking {
 
 /// Completions that are waited for, see [`GATHER_CALLERS`].
 #[derive(Debug, Default)]
-pub(super) struct Gathering {
+pub(crate) struct Gathering {
     /// The page of completions that is under way.
     sent: usize,
     /// How many waited for an answer while it was, in the page or for the next.
@@ -85,11 +87,11 @@ pub(super) struct Gathering {
 }
 
 impl Lane {
-    pub(super) fn take(&mut self, now: Timestamp) -> Vec<EntryId> {
+    pub(crate) fn take(&mut self, now: Timestamp) -> Vec<EntryId> {
         self.take_at_most(PAGE, now)
     }
 
-    pub(super) fn take_at_most(&mut self, max: usize, now: Timestamp) -> Vec<EntryId> {
+    pub(crate) fn take_at_most(&mut self, max: usize, now: Timestamp) -> Vec<EntryId> {
         let max = max.min(PAGE);
         if max == 0 || self.busy || self.queue.is_empty() || !self.backoff.is_ready(now) {
             return Vec::new();
@@ -99,7 +101,7 @@ impl Lane {
     }
 
     /// It was refused now; for how long it has been, with no pause of `pause`.
-    pub(super) fn refused_for(&mut self, now: Timestamp, pause: Duration) -> Duration {
+    pub(crate) fn refused_for(&mut self, now: Timestamp, pause: Duration) -> Duration {
         let goes_on = |(_, last): &(Timestamp, Timestamp)| now < *last + pause;
         let since = self.refused.filter(goes_on).map_or(now, |(since, _)| since);
         self.refused = Some((since, now));
@@ -107,12 +109,12 @@ impl Lane {
     }
 
     /// It was answered.
-    pub(super) fn succeed(&mut self) {
+    pub(crate) fn succeed(&mut self) {
         self.backoff.succeed();
         self.refused = None;
     }
 
-    pub(super) fn timeout(&self) -> Timestamp {
+    pub(crate) fn timeout(&self) -> Timestamp {
         if self.busy || self.queue.is_empty() {
             Timestamp::MAX
         } else {
@@ -127,7 +129,7 @@ impl Lane {
 
 impl Lanes {
     /// `may_park`: whether what waits for quarantine waits for time, not for room.
-    pub(super) fn timeout(&self, may_park: bool) -> Timestamp {
+    pub(crate) fn timeout(&self, may_park: bool) -> Timestamp {
         let quarantine = match may_park {
             true => self.quarantine.timeout(),
             false => Timestamp::MAX,
@@ -181,16 +183,16 @@ impl Lanes {
         self.complete.busy && self.releasing.len() < PAGE
     }
 
-    pub(super) fn no_lock_op_open(&self) -> bool {
+    pub(crate) fn no_lock_op_open(&self) -> bool {
         self.acquire.is_idle() && self.releasing.is_empty()
     }
 
     /// Nothing is under way that a shutdown would have to wait for.
-    pub(super) fn is_drained(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         self.releasing.is_empty() && self.acquire.is_idle() && self.claim.is_idle()
     }
 
-    pub(super) fn is_releasing(&self, stream: &StreamName) -> bool {
+    pub(crate) fn is_releasing(&self, stream: &StreamName) -> bool {
         self.releasing
             .range(first_lease_of(stream)..)
             .next()
@@ -198,42 +200,42 @@ impl Lanes {
     }
 }
 
-impl Machine {
-    pub(super) fn pump_lanes(&mut self) {
-        let now = self.now;
+impl Leases {
+    pub(crate) fn pump_lanes(&mut self, cx: &mut Cx) {
+        let now = cx.now;
         let page = self.lanes.acquire.take(now);
         if !page.is_empty() {
-            self.send_acquire(page);
+            self.send_acquire(cx, page);
         }
         let page = self.lanes.claim.take(now);
         if !page.is_empty() {
             let page = self.with_tokens(page);
-            self.act(Action::Claim(fenced(&page)), Flight::Claim(page));
+            cx.act(Action::Claim(fenced(&page)), Flight::Claim(page));
         }
         let page = self.lanes.refresh.take(now);
         if !page.is_empty() {
             let page = self.with_tokens(page);
-            self.act(Action::Claim(fenced(&page)), Flight::Refresh(page));
+            cx.act(Action::Claim(fenced(&page)), Flight::Refresh(page));
         }
         self.lanes.gather_completions(now);
         let page = self.lanes.complete.take(now);
         if !page.is_empty() {
             self.lanes.gathering.sent = page.len();
             let page = self.with_tokens(page);
-            self.act(Action::Complete(fenced(&page)), Flight::Complete(page));
+            cx.act(Action::Complete(fenced(&page)), Flight::Complete(page));
         }
         let page = self.lanes.hand_back.take(now);
         if !page.is_empty() {
-            self.send_hand_back(page);
+            self.send_hand_back(cx, page);
         }
-        let places = self.parking_places();
+        let places = self.parking_places(cx);
         let page = self.lanes.quarantine.take_at_most(places, now);
         if !page.is_empty() {
-            self.send_quarantine(page);
+            self.send_quarantine(cx, page);
         }
         let gathered = !self.lanes.gathers_releases() || self.lanes.release_by <= now;
         if gathered && !self.lanes.release.busy && self.lanes.release.backoff.is_ready(now) {
-            self.send_release();
+            self.send_release(cx);
         }
     }
 
@@ -251,7 +253,7 @@ fn fenced(page: &[(EntryId, FencingToken)]) -> Vec<Fenced> {
         .collect()
 }
 
-pub(super) fn still_locked<'a>(
+pub(crate) fn still_locked<'a>(
     items: &'a super::Items,
     page: &'a [(EntryId, FencingToken)],
 ) -> impl Iterator<Item = EntryId> + 'a {

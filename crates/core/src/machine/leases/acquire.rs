@@ -1,12 +1,15 @@
 //! Into this consumer: admit → lock → fenced claim → added (R3, R4, R6).
 
+use super::Leases;
+use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::orphans::Orphans;
 use std::time::Duration;
 
-use super::control::closed;
-use super::items::{Ending, Holding, Lock, Origin, State};
 use super::lanes::{Parking, still_locked};
-use super::{Action, Answer, CallId, ClaimResult, DisownReason, Flight, Machine, Notice, Reply};
+use super::table::{Ending, Holding, Lock, Origin, State};
 use crate::belief::Belief;
+use crate::machine::control::closed;
+use crate::machine::{Action, Answer, CallId, ClaimResult, DisownReason, Notice, Reply};
 use crate::{
     Acquire, AcquireOutcome, Announcement, ClaimOutcome, ConsumerName, EntryId, Error, ErrorKind,
     Failures, FencingToken, Held, Holder, Info, LeaseRef, LockScheme, Result, StreamName,
@@ -18,29 +21,35 @@ use crate::{
 const HAND_BACK_TRIES: u32 = 6;
 
 /// Until the next try at the soonest, whatever the lock server says.
-pub(super) const SOONEST: Duration = Duration::from_millis(10);
+pub(crate) const SOONEST: Duration = Duration::from_millis(10);
 
-impl Machine {
+impl Leases {
     /// An entry that this consumer should work on, unless it is known already.
-    pub(super) fn admit(&mut self, entry: EntryId, content: Announcement, origin: Origin) {
-        self.id_is_of(entry, Some(&content.stream));
+    pub(crate) fn admit(
+        &mut self,
+        cx: &mut Cx,
+        entry: EntryId,
+        content: Announcement,
+        origin: Origin,
+    ) {
+        self.id_is_of(cx, entry, Some(&content.stream));
         if self.items.contains(entry) {
             return;
         }
         if let Some(&until) = self.shunned.get(&entry) {
-            if until > self.now {
-                self.recheck(until, entry);
+            if until > cx.now {
+                cx.effect(Effect::Recheck(entry, until));
                 return;
             }
             self.shunned.remove(&entry);
         }
         self.items
             .insert(entry, content.stream, content.info, origin);
-        self.try_start(entry);
+        self.try_start(cx, entry);
     }
 
     /// Into the acquire lane, if nothing stands against it.
-    fn try_start(&mut self, entry: EntryId) {
+    fn try_start(&mut self, cx: &mut Cx, entry: EntryId) {
         let Some(item) = self.items.get(entry) else {
             return;
         };
@@ -49,33 +58,33 @@ impl Machine {
         };
         let (stream, origin) = (item.stream.clone(), item.origin);
         if self.items.active_entry(&stream).is_some() || self.lanes.is_releasing(&stream) {
-            return self.wait_for_stream(entry, origin);
+            return self.wait_for_stream(cx, entry, origin);
         }
         if !matches!(origin, Origin::Call(_)) {
             match self.items.first_waiting(&stream) {
-                Some(first) if first != entry => return self.wait_for_stream(entry, origin),
+                Some(first) if first != entry => return self.wait_for_stream(cx, entry, origin),
                 _ => {}
             }
         }
-        if self.room() == 0 {
+        if self.room(cx) == 0 {
             return match origin {
                 Origin::Mine => {
                     self.no_room.insert(entry);
                 }
                 Origin::HandedBack | Origin::Orphan => {
                     self.items.remove(entry);
-                    self.looking.left_behind = true;
+                    cx.effect(Effect::LeftBehind);
                     // There was room when it was seen. That nobody owns it is known
                     // already, and who had it may be buried before the next sweep.
                     if origin == Origin::Orphan {
-                        self.remember_expired(entry);
-                        let soon = self.rng.jittered(self.settings.ttl / 4);
-                        self.recheck(self.now + soon, entry);
+                        cx.effect(Effect::Unowned(entry));
+                        let soon = cx.rng.jittered(cx.settings.ttl / 4);
+                        cx.effect(Effect::Recheck(entry, cx.now + soon));
                     }
                 }
                 Origin::Call(call) => {
                     self.items.remove(entry);
-                    self.answer(call, Ok(Answer::Claim(ClaimResult::Full)));
+                    cx.answer(call, Ok(Answer::Claim(ClaimResult::Full)));
                 }
             };
         }
@@ -92,30 +101,27 @@ impl Machine {
     }
 
     /// R6: woken by the end of what is in the way, at the latest after a TTL.
-    fn wait_for_stream(&mut self, entry: EntryId, origin: Origin) {
+    fn wait_for_stream(&mut self, cx: &mut Cx, entry: EntryId, origin: Origin) {
         match origin {
             Origin::Call(call) => {
                 self.items.remove(entry);
-                self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
+                cx.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
             }
             _ => {
-                self.wake_at(self.now + self.settings.ttl, entry);
+                self.wake_at(cx.now + cx.settings.ttl, entry);
             }
         }
     }
 
     /// Tries a waiting item then, instead of whenever it was to be tried before.
     fn wake_at(&mut self, at: Timestamp, entry: EntryId) {
-        let Some(item) = self.items.get_mut(entry) else {
-            return;
-        };
-        let before = std::mem::replace(&mut item.wake, at);
-        self.wakes.remove(&(before, entry));
-        self.wakes.insert((at, entry));
+        if self.items.contains(entry) {
+            self.wakes.set(entry, at);
+        }
     }
 
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
-    pub(super) fn wake_stream(&mut self, stream: &StreamName) {
+    pub(crate) fn wake_stream(&mut self, cx: &mut Cx, stream: &StreamName) {
         if let Some(entry) = self.items.active_entry(stream)
             && let Some(item) = self.items.get_mut(entry)
             && let State::Acquiring { freed, .. } = &mut item.state
@@ -123,27 +129,23 @@ impl Machine {
             *freed = true;
         }
         if let Some(entry) = self.items.first_waiting(stream) {
-            self.try_start(entry);
+            self.try_start(cx, entry);
         }
     }
 
-    pub(super) fn pump_waiting(&mut self) {
-        while let Some(&(at, entry)) = self.wakes.first() {
-            if at > self.now {
-                break;
-            }
-            self.wakes.pop_first();
-            self.try_start(entry);
+    pub(crate) fn pump_waiting(&mut self, cx: &mut Cx) {
+        while let Some(entry) = self.wakes.pop_due(cx.now) {
+            self.try_start(cx, entry);
         }
-        while self.room() > 0 {
+        while self.room(cx) > 0 {
             let Some(entry) = self.no_room.pop_first() else {
                 break;
             };
-            self.try_start(entry);
+            self.try_start(cx, entry);
         }
     }
 
-    pub(super) fn send_acquire(&mut self, page: Vec<EntryId>) {
+    pub(crate) fn send_acquire(&mut self, cx: &mut Cx, page: Vec<EntryId>) {
         let mut requests = Vec::with_capacity(page.len());
         let mut flight = Vec::with_capacity(page.len());
         for entry in page {
@@ -153,7 +155,7 @@ impl Machine {
             let State::Acquiring { attempt, .. } = item.state else {
                 continue;
             };
-            let (stream, floor) = (item.stream.clone(), self.floor);
+            let (stream, floor) = (item.stream.clone(), cx.floor);
             requests.push(Acquire {
                 stream,
                 entry,
@@ -162,19 +164,21 @@ impl Machine {
             });
             flight.push((entry, attempt));
         }
-        self.sitting.ops += 1;
-        let session = self.sitting.session.clone();
-        self.act(Action::Acquire(session, requests), Flight::Acquire(flight));
+        cx.lock_ops += 1;
+        let session = cx.session.clone();
+        cx.act(Action::Acquire(session, requests), Flight::Acquire(flight));
     }
 
-    pub(super) fn acquire_done(
+    pub(crate) fn acquire_done(
         &mut self,
+        cx: &mut Cx,
+        orphans: &Orphans,
         sent: Timestamp,
         capped: Timestamp,
         page: &[(EntryId, u64)],
         result: Result<Reply>,
     ) {
-        self.sitting.ops += 1;
+        cx.lock_ops += 1;
         let lane = &mut self.lanes.acquire;
         lane.busy = false;
         let outcomes = match result {
@@ -183,58 +187,58 @@ impl Machine {
             // so can the lock, if it was acquired, be found and kept.
             result => {
                 lane.queue.extend(page.iter().map(|(entry, _)| *entry));
-                lane.backoff
-                    .fail(self.now, self.settings.ttl, &mut self.rng);
-                return self.step_failed("acquire", &result);
+                lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                return cx.step_failed("acquire", result);
             }
         };
         lane.backoff.succeed();
         if outcomes.contains(&AcquireOutcome::SessionGone) {
-            return self.abandon_session(DisownReason::Expired);
+            return cx.effect(Effect::AbandonSession(DisownReason::Expired));
         }
         let mut restarted = false;
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             match outcome {
-                AcquireOutcome::Acquired(token) => self.acquired(entry, token, sent, capped),
-                AcquireOutcome::Held(held) => self.refused(entry, &held),
+                AcquireOutcome::Acquired(token) => self.acquired(cx, entry, token, sent, capped),
+                AcquireOutcome::Held(held) => self.refused(cx, orphans, entry, &held),
                 AcquireOutcome::NotYet { retry_in } => {
                     restarted = true;
-                    self.put_off(entry, retry_in);
+                    self.put_off(cx, entry, retry_in);
                 }
                 AcquireOutcome::SessionGone => {}
             }
         }
         if restarted {
-            self.lock_server_restarted();
+            self.lock_server_restarted(cx);
         }
     }
 
     /// The lock server makes everybody wait; fetching too, so that nobody hoards
     /// entries meanwhile.
-    fn put_off(&mut self, entry: EntryId, retry_in: Duration) {
-        let at = self.now + retry_in.max(SOONEST);
+    fn put_off(&mut self, cx: &mut Cx, entry: EntryId, retry_in: Duration) {
+        let at = cx.now + retry_in.max(SOONEST);
         self.items.set(entry, State::Waiting { refused: 0 });
         self.wake_at(at, entry);
-        self.fetch.not_before = self.fetch.not_before.max(at);
+        cx.effect(Effect::FetchNotBefore(at));
     }
 
     /// What is acquired from now on has a greater token. Not than what is none: a store's
     /// odd record of one entry would keep everything from being acquired.
-    pub(super) fn raise_floor(&mut self, seen: FencingToken) {
+    pub(crate) fn raise_floor(&mut self, cx: &mut Cx, seen: FencingToken) {
         if seen < FencingToken::LIMIT {
-            self.floor = self.floor.max(seen);
+            cx.floor = cx.floor.max(seen);
         }
     }
 
     /// `capped`: how long it is believed at most, unless the record shows it.
-    pub(super) fn acquired(
+    pub(crate) fn acquired(
         &mut self,
+        cx: &mut Cx,
         entry: EntryId,
         token: FencingToken,
         sent: Timestamp,
         capped: Timestamp,
     ) {
-        self.raise_floor(token);
+        self.raise_floor(cx, token);
         let Some(stream) = self.items.get(entry).map(|item| item.stream.clone()) else {
             return;
         };
@@ -243,23 +247,23 @@ impl Machine {
             entry,
             token,
         };
-        let deadline = match self.scheme {
-            LockScheme::PerStream => self.believed_until(sent),
-            LockScheme::Session => capped.min(self.fresh_until(&lease, sent)),
+        let deadline = match cx.scheme {
+            LockScheme::PerStream => cx.believed_until(sent),
+            LockScheme::Session => capped.min(self.fresh_until(cx, &lease, sent)),
         };
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
-        if !self.may_take() || deadline <= self.now {
-            return self.forget(entry);
+        if !self.may_take(cx) || deadline <= cx.now {
+            return self.forget(cx, entry);
         }
         if deadline < Timestamp::MAX {
-            self.expires_at(deadline, entry);
+            self.items.expires_at(deadline, entry);
         }
-        if self.scheme == LockScheme::Session {
-            self.sitting.record.doubt(&lease, capped);
+        if cx.scheme == LockScheme::Session {
+            self.record.doubt(&lease, capped);
         } else {
             // If the answer was slow, the lock cannot wait for the next beat.
-            self.beat_by(sent + self.settings.beat_interval());
+            cx.effect(Effect::HeartbeatBy(sent + cx.settings.beat_interval()));
         }
         if !self.late.owes(entry) {
             self.lanes.claim.queue.insert(entry);
@@ -267,44 +271,44 @@ impl Machine {
     }
 
     /// A lease that came with a take-over: locked already, claimed next.
-    pub(super) fn adopt(&mut self, lease: LeaseRef, info: Info) {
+    pub(crate) fn adopt(&mut self, cx: &mut Cx, lease: LeaseRef, info: Info) {
         if self.items.active_entry(&lease.stream).is_some() {
-            return self.give_back(lease);
+            return self.give_back(cx, lease);
         }
         // Handed back here a moment ago, by a session that could not release it any more (R7).
-        if self.is_shunned(lease.entry) {
-            return self.release(lease, true);
+        if self.is_shunned(cx, lease.entry) {
+            return self.release(cx, lease, true);
         }
-        let capped = self.sitting.record.capped(&lease);
+        let capped = self.record.capped(&lease);
         // It may have waited here for its former owner to end.
-        self.forget(lease.entry);
+        self.forget(cx, lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
-        let now = self.now;
-        self.acquired(lease.entry, lease.token, now, capped);
+        let now = cx.now;
+        self.acquired(cx, lease.entry, lease.token, now, capped);
     }
 
-    fn is_shunned(&self, entry: EntryId) -> bool {
+    fn is_shunned(&self, cx: &Cx, entry: EntryId) -> bool {
         let until = self.shunned.get(&entry);
-        until.is_some_and(|until| *until > self.now)
+        until.is_some_and(|until| *until > cx.now)
     }
 
     /// Frees a lease that a take-over brought and that is not wanted, unless it
     /// is held already or an acquire is under way for its entry: the repeat of
     /// that acquire is answered with this very lease, which must then stand.
     /// Should it not be, the record shows one lease too many.
-    pub(super) fn give_back(&mut self, lease: LeaseRef) {
+    pub(crate) fn give_back(&mut self, cx: &mut Cx, lease: LeaseRef) {
         if self.items.active_entry(&lease.stream) != Some(lease.entry) {
-            self.release(lease, true);
+            self.release(cx, lease, true);
         }
     }
 
-    fn may_take(&self) -> bool {
-        !self.deaf && !self.is_draining()
+    fn may_take(&self, cx: &Cx) -> bool {
+        !cx.budget.receiver_dropped && !cx.is_draining()
     }
 
     /// The lock is held by somebody else (or by this session under another entry).
-    pub(super) fn refused(&mut self, entry: EntryId, held: &Held) {
+    fn refused(&mut self, cx: &mut Cx, orphans: &Orphans, entry: EntryId, held: &Held) {
         let Some(item) = self.items.get(entry) else {
             return;
         };
@@ -324,7 +328,7 @@ impl Machine {
         };
         let keep = match origin {
             Origin::Call(call) => {
-                self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
+                cx.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
                 false
             }
             // Somebody else took what was given up. If they fail, that is told,
@@ -335,25 +339,30 @@ impl Machine {
             Origin::HandedBack => refused < HAND_BACK_TRIES,
             // A dead holder's lock can outlive its session by a little.
             Origin::Orphan => match &held.holder {
-                Holder::Session(id) => self.orphans.is_dead(id),
+                Holder::Session(id) => orphans.is_dead(id),
                 Holder::Foreign(_) => refused == 0,
             },
         };
         if !keep {
             self.items.remove(entry);
         } else if freed {
-            self.try_start(entry);
+            self.try_start(cx, entry);
         } else {
             let wait = match origin {
                 Origin::HandedBack => Duration::from_millis(10) * 2u32.pow(refused),
-                _ => held.remaining.min(self.settings.ttl),
+                _ => held.remaining.min(cx.settings.ttl),
             };
-            let at = self.now + wait.min(self.settings.ttl) + self.deadline_jitter();
+            let at = cx.now + wait.min(cx.settings.ttl) + cx.deadline_jitter();
             self.wake_at(at, entry);
         }
     }
 
-    pub(super) fn claim_done(&mut self, page: &[(EntryId, FencingToken)], result: Result<Reply>) {
+    pub(crate) fn claim_done(
+        &mut self,
+        cx: &mut Cx,
+        page: &[(EntryId, FencingToken)],
+        result: Result<Reply>,
+    ) {
         let lane = &mut self.lanes.claim;
         lane.busy = false;
         let outcomes = match result {
@@ -362,9 +371,8 @@ impl Machine {
                 // Unknown: tried again with the same token for as long as the lock is believed.
                 let items = &self.items;
                 lane.queue.extend(still_locked(items, page));
-                lane.backoff
-                    .fail(self.now, self.settings.ttl, &mut self.rng);
-                return self.step_failed("claim", &result);
+                lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                return cx.step_failed("claim", result);
             }
         };
         lane.backoff.succeed();
@@ -373,19 +381,20 @@ impl Machine {
                 continue;
             }
             match outcome {
-                ClaimOutcome::Claimed { from, failures } => self.claimed(entry, from, failures),
+                ClaimOutcome::Claimed { from, failures } => self.claimed(cx, entry, from, failures),
                 // Completed meanwhile, by whoever had it: no event (R3).
                 ClaimOutcome::Gone => {
-                    self.answer_claim(entry, ClaimResult::Gone);
-                    self.forget(entry);
+                    self.answer_claim(cx, entry, ClaimResult::Gone);
+                    self.forget(cx, entry);
                 }
-                ClaimOutcome::Stale { seen } => self.claim_with_greater_token(entry, seen),
+                ClaimOutcome::Stale { seen } => self.claim_with_greater_token(cx, entry, seen),
             }
         }
     }
 
-    pub(super) fn claimed(
+    pub(crate) fn claimed(
         &mut self,
+        cx: &mut Cx,
         entry: EntryId,
         from: Option<ConsumerName>,
         failures: Failures,
@@ -398,29 +407,28 @@ impl Machine {
         };
         let mut holding = Holding {
             lock,
-            since: self.now,
+            since: cx.now,
             belief: None,
             is_dropped: false,
-            max_silence: self.settings.max_silence,
-            heard_until: None,
+            max_silence: cx.settings.max_silence,
             may_be_completed: false,
             failures: failures.count,
         };
-        if !self.may_take() {
+        if !self.may_take(cx) {
             if let Origin::Call(call) = item.origin {
                 self.items.set_origin(entry, Origin::Orphan);
-                self.answer(call, Err(self.not_now()));
+                cx.answer(call, Err(self.not_now(cx)));
             }
             return self.give_away(entry, holding, Ending::hand_back(None));
         }
-        let limit = self.settings.quarantine_after;
+        let limit = cx.settings.quarantine_after;
         if limit.is_some_and(|limit| failures.count >= limit) {
             // The death that this claim counted may be none: its owner can have been cut
             // off, and takes it back as soon as it reaches the LBS. Until then it rests.
             if failures.counted_now
                 && limit.is_some_and(|limit| failures.count.saturating_sub(1) < limit)
             {
-                self.answer_claim(entry, ClaimResult::HeldElsewhere);
+                self.answer_claim(cx, entry, ClaimResult::HeldElsewhere);
                 let ending = Ending::HandBack {
                     failed: None,
                     rests: true,
@@ -428,7 +436,7 @@ impl Machine {
                 };
                 return self.give_away(entry, holding, ending);
             }
-            self.answer_claim(entry, ClaimResult::Gone);
+            self.answer_claim(cx, entry, ClaimResult::Gone);
             self.items
                 .set(entry, State::Ending(holding, Ending::Quarantine));
             let mut reason = format!("{} owners failed on it", failures.count);
@@ -443,20 +451,20 @@ impl Machine {
             };
             return self.park(entry, parking);
         }
-        let belief = Belief::new(lock.deadline, self.sitting.belief.clone());
+        let belief = Belief::new(lock.deadline, cx.belief.clone());
         let (stream, info) = (item.stream.clone(), item.info.clone());
         holding.belief = Some(belief.clone());
-        self.answer_claim(entry, ClaimResult::Claimed);
+        self.answer_claim(cx, entry, ClaimResult::Claimed);
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
-        self.listen(entry);
-        self.forgive_later(entry, lock.token, failures.count);
-        self.notify_queued(Notice::Added {
+        self.listen(cx, entry);
+        self.forgive_later(cx, entry, lock.token, failures.count);
+        cx.notify_queued(Notice::Added {
             entry,
             stream,
             info,
             token: lock.token,
-            claimed_from: from.filter(|from| *from != self.consumer),
+            claimed_from: from.filter(|from| *from != cx.consumer),
             belief,
         });
     }
@@ -469,13 +477,13 @@ impl Machine {
 
     /// The LBS has seen a greater token than the locks have minted (they lost
     /// writes, or live elsewhere): acquire once more, above it (R5).
-    fn claim_with_greater_token(&mut self, entry: EntryId, seen: FencingToken) {
+    fn claim_with_greater_token(&mut self, cx: &mut Cx, entry: EntryId, seen: FencingToken) {
         if seen >= FencingToken::LIMIT {
             // Nobody can have a greater one. It is looked at again when it is found again.
-            self.forget(entry);
+            self.forget(cx, entry);
             return;
         }
-        self.raise_floor(seen);
+        self.raise_floor(cx, seen);
         let Some(old) = self.items.set(entry, State::Waiting { refused: 0 }) else {
             return;
         };
@@ -489,35 +497,35 @@ impl Machine {
                 token: lock.token,
             };
             // Its answer wakes the stream's lowest entry, be it this one or not.
-            self.release(lease, false);
+            self.release(cx, lease, false);
         }
-        self.wake_at(self.now + self.settings.ttl, entry);
+        self.wake_at(cx.now + cx.settings.ttl, entry);
     }
 
     /// Gives up an item that the user never heard of, with its lock if it has one.
-    pub(super) fn forget(&mut self, entry: EntryId) {
+    pub(crate) fn forget(&mut self, cx: &mut Cx, entry: EntryId) {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
         if let Origin::Call(call) = item.origin {
-            self.answer(call, Err(self.not_now()));
+            cx.answer(call, Err(self.not_now(cx)));
         }
-        self.release_lock_of(entry, &item, true);
+        self.release_lock_of(cx, entry, &item, true);
     }
 
-    fn answer_claim(&mut self, entry: EntryId, result: ClaimResult) {
+    fn answer_claim(&mut self, cx: &mut Cx, entry: EntryId, result: ClaimResult) {
         let Some(Origin::Call(call)) = self.items.get(entry).map(|item| item.origin) else {
             return;
         };
         self.items.set_origin(entry, Origin::Orphan);
-        self.answer(call, Ok(Answer::Claim(result)));
+        cx.answer(call, Ok(Answer::Claim(result)));
     }
 
     /// What a claim is told that cannot be followed up.
-    pub(super) fn not_now(&self) -> Error {
-        if self.is_draining() {
+    pub(crate) fn not_now(&self, cx: &Cx) -> Error {
+        if cx.is_draining() {
             closed()
-        } else if self.deaf {
+        } else if cx.budget.receiver_dropped {
             Error::new(
                 ErrorKind::Closed,
                 "the client's events were dropped, so it takes no more streams; build a new one",
@@ -531,20 +539,26 @@ impl Machine {
     }
 
     /// A user's claim of an orphan.
-    pub(super) fn claim_orphan(
+    pub(crate) fn claim_orphan(
         &mut self,
+        cx: &mut Cx,
         entry: EntryId,
         stream: StreamName,
         info: Info,
         call: CallId,
     ) {
-        if !self.sitting.is_open() || !self.may_take() {
-            return self.answer(call, Err(self.not_now()));
+        if !cx.is_open() || !self.may_take(cx) {
+            return cx.answer(call, Err(self.not_now(cx)));
         }
         if self.items.contains(entry) {
-            return self.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
+            return cx.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
         }
         self.shunned.remove(&entry);
-        self.admit(entry, Announcement::new(stream, info), Origin::Call(call));
+        self.admit(
+            cx,
+            entry,
+            Announcement::new(stream, info),
+            Origin::Call(call),
+        );
     }
 }

@@ -1,0 +1,270 @@
+//! What every part of the machine may use: the time, the settings, randomness, the calls
+//! that are under way, and the ways out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::leases::lanes::Parking;
+use super::leases::unconfirmed::Reading;
+use super::orphans::{LATEST_NEWS, SuspectKey};
+use super::punctuality::Punctuality;
+use super::{Action, ActionId, Answer, CallId, Config, DisownReason, Notice, Output, Reply, Rng};
+use crate::belief::SessionBelief;
+use crate::{
+    ClaimMode, ConsumerName, EntryId, Error, Fenced, FencingToken, LeaseRef, LockScheme, Result,
+    Session, SessionId, Settings, Timestamp,
+};
+
+#[derive(Debug)]
+pub(crate) struct Cx {
+    pub(crate) consumer: ConsumerName,
+    pub(crate) settings: Settings,
+    pub(crate) scheme: LockScheme,
+    pub(crate) now: Timestamp,
+    pub(crate) rng: Rng,
+    pub(crate) phase: Phase,
+    /// The current session.
+    pub(crate) session: Session,
+    pub(crate) status: Status,
+    /// Counts the sessions of this machine. What an earlier one asked for changes nothing.
+    pub(crate) session_number: u64,
+    /// Greatest token seen anywhere (R5).
+    pub(crate) floor: FencingToken,
+    /// Counts lock operations sent and answered, so that a beat can tell
+    /// whether its count of records compares with what is held.
+    pub(crate) lock_ops: u64,
+    /// What is believed of everything that hangs on the current session.
+    pub(crate) belief: Arc<SessionBelief>,
+    pub(crate) punctuality: Punctuality,
+    pub(crate) budget: Budget,
+    pub(crate) flights: BTreeMap<ActionId, InFlight>,
+    last_action: u64,
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) outputs: VecDeque<Output>,
+}
+
+/// What one part wants of another. The machine carries it out as soon as that part is done.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Look at the entry again at that time, or before.
+    Recheck(EntryId, Timestamp),
+    /// Nobody owned the entry when it was seen last: that is not to be waited for again.
+    Unowned(EntryId),
+    /// There was no room for an orphan.
+    LeftBehind,
+    /// Look at these entries.
+    Look(Vec<EntryId>),
+    /// Look at what is pending at this consumer.
+    LookAtOwn,
+    /// The next heartbeat is to be sent by then.
+    HeartbeatBy(Timestamp),
+    /// Nothing is to be fetched before then.
+    FetchNotBefore(Timestamp),
+    /// The session is over, and everything that hangs on it.
+    AbandonSession(DisownReason),
+    /// A call, of this name, failed. Its part tries it again.
+    Failed(&'static str, Error),
+}
+
+/// What takes places in the event queue, and of the capacity, besides what is held.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    /// Events that the user has not taken yet.
+    pub(crate) undelivered: usize,
+    /// Quarantinings under way, each of which will be an event.
+    pub(crate) quarantining: usize,
+    /// How many leases the take-overs under way may bring.
+    pub(crate) reserved: usize,
+    /// Nobody takes events any more.
+    pub(crate) receiver_dropped: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Closed,
+    Opening,
+    Open,
+}
+
+/// Whether the machine works, ends or has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    /// Everything is being handed back, at most until then.
+    Draining {
+        until: Timestamp,
+        step: Leaving,
+    },
+    Stopped,
+}
+
+/// How far a shutdown has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    HandingBack,
+    /// The session, which tells the others.
+    Closing,
+    /// The name in the group, if nothing is pending at it.
+    Forgetting,
+}
+
+/// An action whose reply is awaited.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    /// The number of the session that it belongs to.
+    pub(crate) session: u64,
+    pub(crate) sent: Timestamp,
+    /// Leases that it brings are believed no longer than this, until the record
+    /// shows them (see `doubt`).
+    pub(crate) capped: Timestamp,
+    pub(crate) flight: Flight,
+}
+
+/// What the reply of an action will be about.
+#[derive(Debug)]
+pub(crate) enum Flight {
+    Prepare,
+    Open,
+    Close,
+    Beat {
+        leases: Arc<[LeaseRef]>,
+        quiet_since: Option<u64>,
+    },
+    Records(Reading),
+    Fetch {
+        max: usize,
+        wait: Duration,
+    },
+    Acquire(Vec<(EntryId, u64)>),
+    Claim(Vec<(EntryId, FencingToken)>),
+    Refresh(Vec<(EntryId, FencingToken)>),
+    ClearFailures(Vec<Fenced>),
+    Complete(Vec<(EntryId, FencingToken)>),
+    HandBack(Vec<(EntryId, FencingToken)>),
+    LateHandBack(Vec<(EntryId, FencingToken)>),
+    Quarantine(Vec<(EntryId, Parking)>),
+    Release(Vec<LeaseRef>),
+    Look,
+    TakeOver {
+        suspect: SuspectKey,
+        /// How many leases it may bring.
+        places: usize,
+    },
+    Bury(SuspectKey),
+    /// Of a dead consumer, or one's own name.
+    Forget(Option<SuspectKey>),
+}
+
+impl Cx {
+    pub(crate) fn new(config: Config, now: Timestamp) -> Self {
+        let mut rng = Rng::new(config.seed);
+        let session = Session {
+            id: SessionId::new(config.consumer.clone(), rng.next()),
+            ttl: config.settings.ttl,
+        };
+        Self {
+            consumer: config.consumer,
+            settings: config.settings,
+            scheme: config.scheme,
+            now,
+            rng,
+            phase: Phase::Running,
+            session,
+            status: Status::Closed,
+            session_number: 0,
+            floor: FencingToken::NONE,
+            lock_ops: 0,
+            belief: SessionBelief::new(Timestamp::MAX),
+            punctuality: Punctuality::new(),
+            budget: Budget::default(),
+            flights: BTreeMap::new(),
+            last_action: 0,
+            effects: VecDeque::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Another session, whose id was never used.
+    pub(crate) fn begin_session(&mut self) {
+        self.session_number += 1;
+        self.session.id = SessionId::new(self.consumer.clone(), self.rng.next());
+        self.status = Status::Closed;
+        self.belief = SessionBelief::new(Timestamp::MAX);
+        self.budget.reserved = 0;
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.status == Status::Open
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase != Phase::Running
+    }
+
+    pub(crate) fn act(&mut self, action: Action, flight: Flight) {
+        self.last_action += 1;
+        let id = ActionId(self.last_action);
+        let in_flight = InFlight {
+            session: self.session_number,
+            sent: self.now,
+            capped: Timestamp::MAX,
+            flight,
+        };
+        self.flights.insert(id, in_flight);
+        self.outputs.push_back(Output::Action(id, action));
+    }
+
+    /// Whether an action is under way whose reply will be about this.
+    pub(crate) fn awaits(&self, is_it: impl Fn(&Flight) -> bool) -> bool {
+        self.flights.values().any(|f| is_it(&f.flight))
+    }
+
+    /// Drops such an action, if there is one; its reply is not awaited any more.
+    pub(crate) fn cancel(&mut self, is_it: impl Fn(&Flight) -> bool) {
+        let found = self.flights.iter().find(|(_, f)| is_it(&f.flight));
+        if let Some((&id, _)) = found {
+            self.flights.remove(&id);
+            self.outputs.push_back(Output::Cancel(id));
+        }
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    /// A call failed; its part tries it again.
+    pub(crate) fn step_failed(&mut self, call: &'static str, result: Result<Reply>) {
+        if let Err(error) = result {
+            self.effect(Effect::Failed(call, error));
+        }
+    }
+
+    pub(crate) fn notify(&mut self, notice: Notice) {
+        self.outputs.push_back(Output::Notice(notice));
+    }
+
+    /// A notice that takes a place in the user's queue until they take it out.
+    pub(crate) fn notify_queued(&mut self, notice: Notice) {
+        self.budget.undelivered += 1;
+        self.notify(notice);
+    }
+
+    pub(crate) fn answer(&mut self, call: CallId, answer: Result<Answer>) {
+        self.outputs.push_back(Output::Answer(call, answer));
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        self.settings.claim == ClaimMode::Manual
+    }
+
+    /// Until when something that was extended by a call sent at `sent` is believed.
+    pub(crate) fn believed_until(&self, sent: Timestamp) -> Timestamp {
+        sent + (self.settings.ttl - self.settings.margin())
+    }
+
+    /// A short wait with jitter, for looking at a deadline that has just passed.
+    pub(crate) fn deadline_jitter(&mut self) -> Duration {
+        self.rng.up_to(LATEST_NEWS)
+    }
+}

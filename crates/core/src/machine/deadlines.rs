@@ -1,0 +1,111 @@
+//! Things that are due at a time, each once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::Timestamp;
+
+/// When each of some keys is due.
+#[derive(Debug)]
+pub(crate) struct Deadlines<K> {
+    by_time: BTreeSet<(Timestamp, K)>,
+    by_key: BTreeMap<K, Timestamp>,
+}
+
+impl<K> Default for Deadlines<K> {
+    fn default() -> Self {
+        Self {
+            by_time: BTreeSet::new(),
+            by_key: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Ord + Clone> Deadlines<K> {
+    /// Due then, instead of whenever it was due before.
+    pub(crate) fn set(&mut self, key: K, at: Timestamp) {
+        if let Some(before) = self.by_key.insert(key.clone(), at) {
+            self.by_time.remove(&(before, key.clone()));
+        }
+        self.by_time.insert((at, key));
+    }
+
+    pub(crate) fn cancel(&mut self, key: &K) {
+        if let Some(at) = self.by_key.remove(key) {
+            self.by_time.remove(&(at, key.clone()));
+        }
+    }
+
+    /// When this one is due.
+    pub(crate) fn get(&self, key: &K) -> Option<Timestamp> {
+        self.by_key.get(key).copied()
+    }
+
+    /// When the first one is due.
+    pub(crate) fn next(&self) -> Timestamp {
+        self.by_time.first().map_or(Timestamp::MAX, |(at, _)| *at)
+    }
+
+    /// The first one that is due by now, which is then due no more.
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<K> {
+        if self.next() > now {
+            return None;
+        }
+        let (_, key) = self.by_time.pop_first()?;
+        self.by_key.remove(&key);
+        Some(key)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.by_time.clear();
+        self.by_key.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::machine::Rng;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(ms)
+    }
+
+    /// The same as a plain map that is searched, whatever is done to it.
+    #[test]
+    fn each_key_is_due_once_and_at_the_time_that_was_set_last() {
+        for seed in 0..200 {
+            let mut rng = Rng::new(seed);
+            let (mut deadlines, mut model) = (Deadlines::default(), BTreeMap::new());
+            for _ in 0..300 {
+                let (key, time) = (rng.next() % 12, at(rng.next() % 40));
+                match rng.next() % 4 {
+                    0 | 1 => {
+                        deadlines.set(key, time);
+                        model.insert(key, time);
+                    }
+                    2 => {
+                        deadlines.cancel(&key);
+                        model.remove(&key);
+                    }
+                    _ => {
+                        let first = model.iter().map(|(key, at)| (*at, *key)).min();
+                        let due = first.filter(|(at, _)| *at <= time).map(|(_, key)| key);
+                        assert_eq!(deadlines.pop_due(time), due);
+                        due.map(|key| model.remove(&key));
+                    }
+                }
+                assert_eq!(deadlines.get(&key), model.get(&key).copied());
+                let next = model.values().min().copied();
+                assert_eq!(deadlines.next(), next.unwrap_or(Timestamp::MAX));
+                assert_eq!(deadlines.len(), model.len());
+            }
+        }
+    }
+}
