@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Checks everything, on a machine with only Rust: installs redis-server if it is
-# missing, then format, lints, docs, feature combinations, dependency guards and
-# all tests. Goes on after a step that fails, and ends with the test runner's
+# Checks everything: format, lints, docs, feature combinations, dependency guards
+# and all tests. Goes on after a step that fails, and ends with the test runner's
 # summary, or with what failed before it. `tests/run.sh lints docs` runs only those.
+#
+# System packages that are missing are installed with `--install`, or as root where
+# the environment variable CI is set. Otherwise the script only says what to install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,6 +26,35 @@ as_root() {
     else
         fail "not root and no sudo; as root, run: $*"
     fi
+}
+
+may_install() {
+    [ -n "${STREAMLEASE_INSTALL:-}" ] || { [ -n "${CI:-}" ] && [ "$(id -u)" -eq 0 ]; }
+}
+
+# get NAME MANAGER=PACKAGES…: brings what NAME says with the package manager of this
+# machine, or says which packages of it are missing.
+get() {
+    local what=$1 choice manager packages=()
+    shift
+    for choice in "$@"; do
+        manager=${choice%%=*}
+        if command -v "$manager" >/dev/null; then
+            read -ra packages <<<"${choice#*=}"
+            break
+        fi
+    done
+    [ ${#packages[@]} -gt 0 ] ||
+        fail "$what is missing, and no known package manager is here; install it by hand"
+    may_install ||
+        fail "$what is missing; install it ($manager: ${packages[*]}), or run tests/run.sh --install"
+    case $manager in
+        apt-get) apt_install_stopped "${packages[@]}" ;;
+        dnf) as_root dnf install -y -q "${packages[@]}" ;;
+        apk) as_root apk add --quiet "${packages[@]}" ;;
+        pacman) as_root pacman -S --noconfirm --needed "${packages[@]}" ;;
+        brew) brew install "${packages[@]}" ;;
+    esac
 }
 
 # Debian's packages start a service of theirs on the usual port. Ours are spawned
@@ -54,20 +85,8 @@ step_redis_server() {
         redis-server --version
         return
     fi
-    if command -v apt-get >/dev/null; then
-        apt_install_stopped redis-server redis-sentinel
-    elif command -v dnf >/dev/null; then
-        as_root dnf install -y -q redis
-    elif command -v apk >/dev/null; then
-        as_root apk add --quiet redis
-    elif command -v pacman >/dev/null; then
-        as_root pacman -S --noconfirm --needed redis
-    elif command -v brew >/dev/null; then
-        brew install redis
-    else
-        fail "redis-server (7.0 or later) is missing and no known package manager is here;" \
-            "install it so that it is found in PATH, for example from https://redis.io/downloads"
-    fi
+    get "redis-server (7.0 or later, in PATH)" "apt-get=redis-server redis-sentinel" \
+        dnf=redis apk=redis pacman=redis brew=redis
     command -v redis-server >/dev/null ||
         fail "the package manager did not bring redis-server; install Redis 7.0 or later by hand"
     redis-server --version
@@ -122,12 +141,9 @@ step_tls_features() {
     local tls runtimes native=tls-native-tls
     # Elsewhere the system's own TLS is used.
     if [ "$(uname)" = Linux ] && ! pkg-config --exists openssl 2>/dev/null; then
-        if command -v apt-get >/dev/null; then
-            apt_install_stopped libssl-dev pkg-config
-        else
-            fail "the feature tls-native-tls needs OpenSSL's headers and pkg-config to be checked;" \
-                "install them (Fedora: openssl-devel; Alpine: openssl-dev; Arch: openssl; and pkg-config)"
-        fi
+        get "OpenSSL's headers or pkg-config (for the feature tls-native-tls)" \
+            "apt-get=libssl-dev pkg-config" "dnf=openssl-devel pkgconf" \
+            "apk=openssl-dev pkgconf" "pacman=openssl pkgconf"
     fi
     for tls in tls-rustls "$native"; do
         for runtimes in "" ,runtime-tokio ,runtime-smol ,runtime-tokio,runtime-async-std; do
@@ -220,6 +236,10 @@ if [ "${1:-}" = --step ]; then
     exit
 fi
 
+if [ "${1:-}" = --install ]; then
+    export STREAMLEASE_INSTALL=1
+    shift
+fi
 [ $# -eq 0 ] || STEPS=("$@")
 failed=()
 for step in "${STEPS[@]}"; do

@@ -250,7 +250,7 @@ impl RedisServer {
                     "cannot run redis-server ({err}); these tests need a real one. Install it: \
                      Debian and Ubuntu `apt-get install redis-server`, Fedora `dnf install redis`, \
                      Alpine `apk add redis`, Arch `pacman -S redis`, macOS `brew install redis`; \
-                     or run tests/run.sh, which does"
+                     or run tests/run.sh --install"
                 )
             });
         self.child = Some(child);

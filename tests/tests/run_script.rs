@@ -1,0 +1,112 @@
+//! `tests/run.sh` leaves the system's packages alone unless it is told otherwise.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A PATH of its own in which nothing is real that could change this machine:
+/// each program only writes down that it was called.
+struct Sandbox {
+    bin: PathBuf,
+    calls: PathBuf,
+}
+
+/// What one run said, and what it called.
+struct Outcome {
+    success: bool,
+    said: String,
+    calls: String,
+}
+
+impl Sandbox {
+    /// Without `redis-server`, for the user with this id.
+    fn new(name: &str, uid: u32) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = fs::remove_dir_all(&dir);
+        let sandbox = Self {
+            bin: dir.join("bin"),
+            calls: dir.join("calls"),
+        };
+        fs::create_dir_all(&sandbox.bin).expect("a directory for programs");
+        for real in ["bash", "dirname"] {
+            symlink(which(real), sandbox.bin.join(real)).expect("a link");
+        }
+        for fake in ["apt-get", "sudo", "env", "tee", "chmod", "rm", "systemctl"] {
+            sandbox.program(
+                fake,
+                &format!("echo \"{fake} $*\" >>'{}'", sandbox.calls.display()),
+            );
+        }
+        sandbox.program("id", &format!("echo {uid}"));
+        sandbox.program("uname", "echo Linux");
+        sandbox
+    }
+
+    fn program(&self, name: &str, body: &str) {
+        let path = self.bin.join(name);
+        fs::write(&path, format!("#!{}\n{body}\n", which("bash").display())).expect("a program");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
+    }
+
+    /// `tests/run.sh` with these arguments, on a machine that says `CI` or not.
+    fn run(&self, args: &[&str], ci: Option<&str>) -> Outcome {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("run.sh");
+        let mut command = Command::new(which("bash"));
+        command.arg(script).args(args).env_clear();
+        command.env("PATH", &self.bin);
+        if let Some(ci) = ci {
+            command.env("CI", ci);
+        }
+        let output = command.output().expect("bash can be started");
+        Outcome {
+            success: output.status.success(),
+            said: String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr),
+            calls: fs::read_to_string(&self.calls).unwrap_or_default(),
+        }
+    }
+}
+
+fn which(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").expect("PATH is set");
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{program} is not in PATH"))
+}
+
+#[test]
+fn what_is_missing_is_named_and_not_installed() {
+    for (uid, ci) in [(1000, None), (0, None), (0, Some("")), (1000, Some("true"))] {
+        for (step, package) in [
+            ("redis_server", "redis-server"),
+            ("tls_features", "libssl-dev"),
+        ] {
+            let sandbox = Sandbox::new("named", uid);
+            let outcome = sandbox.run(&[step], ci);
+            let Outcome { said, calls, .. } = &outcome;
+            assert_eq!("", calls, "user {uid}, CI {ci:?}: {said}");
+            assert!(!outcome.success, "{said}");
+            assert!(said.contains(package), "{said}");
+            assert!(said.contains("tests/run.sh --install"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_installed_when_told_to() {
+    for (uid, args, ci) in [
+        (1000, &["--install", "redis_server"][..], None),
+        (0, &["--install", "redis_server"], None),
+        (0, &["redis_server"], Some("true")),
+    ] {
+        let sandbox = Sandbox::new("installed", uid);
+        let Outcome { said, calls, .. } = sandbox.run(args, ci);
+        assert!(
+            calls.contains("apt-get install") && calls.contains("redis-server"),
+            "user {uid}, {args:?}, CI {ci:?}: {said}\n{calls}"
+        );
+        assert_eq!(uid != 0, calls.contains("sudo apt-get"), "{calls}");
+    }
+}
