@@ -36,6 +36,7 @@ pub(crate) struct Cx {
     pub(crate) lock_ops: u64,
     /// What is believed of everything that hangs on the current session.
     pub(crate) belief: Arc<SessionBelief>,
+    pub(crate) peers: Peers,
     pub(crate) punctuality: Punctuality,
     pub(crate) budget: Budget,
     pub(crate) flights: BTreeMap<ActionId, InFlight>,
@@ -78,6 +79,28 @@ pub(crate) struct Budget {
     pub(crate) reserved: usize,
     /// Nobody takes events any more.
     pub(crate) receiver_dropped: bool,
+}
+
+/// The other consumers, as the last heartbeat told of them.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    /// Live sessions of the service, at least this one.
+    pub(crate) members: u32,
+    /// Whether the backend keeps sessions, so that heartbeats tell who is dead.
+    pub(crate) are_known: bool,
+    /// If another dies at the next deadline, everybody has heard of it, and asked what it
+    /// left, by then.
+    pub(crate) all_know_at: Timestamp,
+}
+
+impl Peers {
+    fn unknown(now: Timestamp) -> Self {
+        Self {
+            members: 1,
+            are_known: true,
+            all_know_at: now,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +199,7 @@ impl Cx {
             floor: FencingToken::NONE,
             lock_ops: 0,
             belief: SessionBelief::new(Timestamp::MAX),
+            peers: Peers::unknown(now),
             punctuality: Punctuality::new(),
             budget: Budget::default(),
             flights: BTreeMap::new(),
@@ -191,6 +215,7 @@ impl Cx {
         self.session.id = SessionId::new(self.consumer.clone(), self.rng.next());
         self.status = Status::Closed;
         self.belief = SessionBelief::new(Timestamp::MAX);
+        self.peers = Peers::unknown(self.now);
         self.budget.reserved = 0;
     }
 
@@ -200,6 +225,14 @@ impl Cx {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.phase != Phase::Running
+    }
+
+    /// What is acquired from now on has a greater token. Not than what is none: a store's
+    /// odd record of one entry would keep everything from being acquired.
+    pub(crate) fn raise_floor(&mut self, seen: FencingToken) {
+        if seen < FencingToken::LIMIT {
+            self.floor = self.floor.max(seen);
+        }
     }
 
     pub(crate) fn act(&mut self, action: Action, flight: Flight) {

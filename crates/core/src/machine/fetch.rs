@@ -81,7 +81,7 @@ impl Machine {
     fn next_page(&self) -> (usize, Duration) {
         let fetch = &self.fetch;
         let backlog = fetch.backlog.saturating_sub(fetch.surplus);
-        let share = backlog / (8 * u64::from(self.sitting.members));
+        let share = backlog / (8 * u64::from(self.cx.peers.members));
         if !self.has_answered(Vital::Fetch) {
             // The first one shows at once whether it is allowed.
             (1, Duration::ZERO)

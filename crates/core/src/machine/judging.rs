@@ -14,7 +14,7 @@ use crate::{
 impl Machine {
     /// Deals with what needs no inspection of its lock; returns what does.
     pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Unsure> {
-        self.leases.raise_floor(&mut self.cx, pending.token);
+        self.cx.raise_floor(pending.token);
         if matches!(target, Target::Entries(_)) {
             let owner = pending.consumer.as_ref().filter(|_| !pending.handed_back);
             self.watch_another(pending.entry, owner);
@@ -319,12 +319,7 @@ impl Machine {
 
     fn report(&mut self, pending: Pending, content: Announcement) {
         let (entry, token) = (pending.entry, pending.token);
-        if self
-            .leases
-            .shunned
-            .get(&entry)
-            .is_some_and(|until| *until > self.cx.now)
-        {
+        if self.leases.is_cooling_down(&self.cx, entry) {
             return;
         }
         // Once per TTL, unless it has had another owner since.

@@ -22,17 +22,13 @@ use super::leases::table::{Origin, State};
 use super::orphans::SuspectKey;
 use super::turns::Turns;
 use super::{Backoff, Deadlines, Machine};
-use crate::{ConsumerName, EntryId, FencingToken, LockScheme, Timestamp};
+use crate::{ConsumerName, EntryId, FencingToken, Timestamp};
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
 pub(super) const LOOK_PAGE: usize = 250;
 
 /// Most entries remembered for a second look; the sweep finds the rest.
 pub(super) const MOST_RECHECKS: usize = 10_000;
-
-/// How often owners claim their entries again with per-stream locks: well below
-/// the 40 s after which a booting Go consumer takes what looks idle.
-const REFRESH: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Looking {
@@ -58,7 +54,6 @@ pub(super) struct Looking {
     /// Those of them that are pending at nobody. Nothing else tells of them, and they may
     /// be all that the LBS had: freed room serves them, without another sweep.
     pub(super) stranded_left: BTreeSet<EntryId>,
-    refresh_due: Timestamp,
 
     /// Consumers with a live session (with a hash of each name), and when that was asked.
     pub(super) live: BTreeMap<ConsumerName, u64>,
@@ -129,7 +124,6 @@ impl Looking {
             sweep_rest: Duration::ZERO,
             left_behind: false,
             stranded_left: BTreeSet::new(),
-            refresh_due: now + REFRESH,
             live: BTreeMap::new(),
             live_as_of: None,
             unlocked_since: BTreeMap::new(),
@@ -226,7 +220,6 @@ impl Machine {
         looking.reported.retain(|_, (_, at)| *at >= before);
         looking.resting.retain(|_, until| *until >= before);
         looking.turns.forget_old(before);
-        self.leases.shunned.retain(|_, until| *until > self.cx.now);
     }
 
     pub(super) fn pump_looks(&mut self) {
@@ -250,10 +243,6 @@ impl Machine {
         }
         self.pump_sweep();
         self.pump_stranded();
-        if self.cx.scheme == LockScheme::PerStream && self.looking.refresh_due <= now {
-            self.looking.refresh_due = now + REFRESH;
-            self.leases.refresh_all();
-        }
     }
 
     /// As many of what was left at nobody as there is room for. Others have some of them
@@ -338,9 +327,6 @@ impl Machine {
         }
         let looking = &self.looking;
         let mut next = looking.rechecks.next();
-        if self.cx.scheme == LockScheme::PerStream {
-            next = next.min(looking.refresh_due);
-        }
         if self.sweeps_alone() && looking.sweep.is_none() {
             next = next.min(looking.sweep_due);
         }

@@ -123,7 +123,7 @@ impl Machine {
             shutdown_calls: Vec::new(),
             leaving: Backoff::default(),
             sitting: Sitting::new(now),
-            leases: Leases::default(),
+            leases: Leases::new(now),
             fetch: fetch::Fetching::default(),
             looking: Looking::new(now),
             orphans: Orphans::default(),
@@ -227,6 +227,7 @@ impl Machine {
         self.pump_unreported();
         self.pump_looks();
         self.apply();
+        self.leases.pump_refresh(&self.cx);
         self.leases.pump_lanes(&mut self.cx);
         self.pump_fetch();
         self.pump_beat();
@@ -386,6 +387,7 @@ impl Machine {
                         .timeout(self.leases.parking_places(&self.cx) > 0),
                 )
                 .min(self.look_timeout())
+                .min(self.leases.refresh_timeout(&self.cx))
                 .min(self.fetch_timeout())
                 .min(self.leases.forgiving.timeout())
                 .min(self.leases.silences.next())

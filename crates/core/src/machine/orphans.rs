@@ -116,7 +116,7 @@ impl Machine {
             _ => Stage::List,
         };
         let now = self.cx.now;
-        let all_know_at = self.sitting.all_know_at.min(now + LATEST_NEWS + ASKING);
+        let all_know_at = self.cx.peers.all_know_at.min(now + LATEST_NEWS + ASKING);
         if self.cx.is_manual()
             && !self
                 .orphans
@@ -213,7 +213,7 @@ impl Machine {
     /// share as fast as it can, and of what is over less and less, so that others
     /// get some, too.
     fn take_over_page(&self, left: u64, share: Option<u64>) -> usize {
-        let page = share.unwrap_or(left / (2 * u64::from(self.sitting.members)));
+        let page = share.unwrap_or(left / (2 * u64::from(self.cx.peers.members)));
         usize::try_from(page).unwrap_or(PAGE).clamp(1, PAGE)
     }
 
@@ -254,7 +254,7 @@ impl Machine {
         // Small pages leave the others time to come: they look up to 20 ms later.
         let next_small_at = self.cx.now + self.cx.rng.jittered(Duration::from_millis(20));
         let others_first = self.cx.now + OTHERS_FIRST;
-        let members = u64::from(self.sitting.members);
+        let members = u64::from(self.cx.peers.members);
         let manual = self.cx.is_manual();
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
@@ -290,7 +290,7 @@ impl Machine {
                     suspect.stage = if manual { Stage::Bury } else { Stage::List };
                 }
                 for lease in leases {
-                    self.leases.raise_floor(&mut self.cx, lease.token);
+                    self.cx.raise_floor(lease.token);
                     if manual {
                         self.leases.give_back(&mut self.cx, lease);
                     } else {

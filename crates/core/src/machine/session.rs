@@ -27,14 +27,8 @@ pub(super) struct Sitting {
     next_beat: Timestamp,
     beating: bool,
     round: Round,
-    /// Live sessions of the service, at least this one.
-    pub(super) members: u32,
-    /// Whether the backend keeps sessions, so that beats tell who is dead.
-    pub(super) knows_members: bool,
     /// Beats in a row that said that a deadline is now, and brought no new death.
     in_vain: u32,
-    /// If another dies at the next deadline, everybody has heard of it, and asked what is left, by then.
-    pub(super) all_know_at: Timestamp,
 }
 
 /// One extension of everything held: with per-stream locks as many beats as it
@@ -56,10 +50,7 @@ impl Sitting {
                 began: now,
                 left: Vec::new(),
             },
-            members: 1,
-            knows_members: true,
             in_vain: 0,
-            all_know_at: now,
         }
     }
 }
@@ -252,8 +243,8 @@ impl Machine {
     }
 
     fn beat_told(&mut self, reply: BeatReply, quiet_since: Option<u64>) {
-        self.sitting.members = reply.members.max(1);
-        self.sitting.knows_members = reply.members > 0;
+        self.cx.peers.members = reply.members.max(1);
+        self.cx.peers.are_known = reply.members > 0;
         for lease in reply.lost {
             if self
                 .leases
@@ -275,7 +266,7 @@ impl Machine {
         self.told_dead(reply.dead);
         if let Some(deadline) = reply.next_deadline {
             let at = self.cx.now + deadline.max(self.before_next_deadline(deadline));
-            self.sitting.all_know_at = at + LATEST_NEWS + ASKING;
+            self.cx.peers.all_know_at = at + LATEST_NEWS + ASKING;
             let at = at + self.cx.deadline_jitter();
             self.beat_by(at);
         }

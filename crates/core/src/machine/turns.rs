@@ -211,7 +211,7 @@ impl Machine {
     /// This consumer's place in the order for the entry: how many of those who
     /// live, besides the former owner, come before. `None` if nobody knows.
     fn place(&self, entry: EntryId, from: Option<&ConsumerName>) -> Option<u32> {
-        if !self.sitting.knows_members {
+        if !self.cx.peers.are_known {
             return None;
         }
         let seed = mix(entry.ms ^ mix(entry.seq));

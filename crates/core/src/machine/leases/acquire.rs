@@ -36,12 +36,12 @@ impl Leases {
         if self.items.contains(entry) {
             return;
         }
-        if let Some(&until) = self.shunned.get(&entry) {
+        if let Some(until) = self.cooldown.get(&entry) {
             if until > cx.now {
                 cx.effect(Effect::Recheck(entry, until));
                 return;
             }
-            self.shunned.remove(&entry);
+            self.cooldown.cancel(&entry);
         }
         self.items
             .insert(entry, content.stream, content.info, origin);
@@ -134,6 +134,7 @@ impl Leases {
     }
 
     pub(crate) fn pump_waiting(&mut self, cx: &mut Cx) {
+        while self.cooldown.pop_due(cx.now).is_some() {}
         while let Some(entry) = self.wakes.pop_due(cx.now) {
             self.try_start(cx, entry);
         }
@@ -221,14 +222,6 @@ impl Leases {
         cx.effect(Effect::FetchNotBefore(at));
     }
 
-    /// What is acquired from now on has a greater token. Not than what is none: a store's
-    /// odd record of one entry would keep everything from being acquired.
-    pub(crate) fn raise_floor(&mut self, cx: &mut Cx, seen: FencingToken) {
-        if seen < FencingToken::LIMIT {
-            cx.floor = cx.floor.max(seen);
-        }
-    }
-
     /// `capped`: how long it is believed at most, unless the record shows it.
     pub(crate) fn acquired(
         &mut self,
@@ -238,7 +231,7 @@ impl Leases {
         sent: Timestamp,
         capped: Timestamp,
     ) {
-        self.raise_floor(cx, token);
+        cx.raise_floor(token);
         let Some(stream) = self.items.get(entry).map(|item| item.stream.clone()) else {
             return;
         };
@@ -276,7 +269,7 @@ impl Leases {
             return self.give_back(cx, lease);
         }
         // Handed back here a moment ago, by a session that could not release it any more (R7).
-        if self.is_shunned(cx, lease.entry) {
+        if self.is_cooling_down(cx, lease.entry) {
             return self.release(cx, lease, true);
         }
         let capped = self.record.capped(&lease);
@@ -288,9 +281,9 @@ impl Leases {
         self.acquired(cx, lease.entry, lease.token, now, capped);
     }
 
-    fn is_shunned(&self, cx: &Cx, entry: EntryId) -> bool {
-        let until = self.shunned.get(&entry);
-        until.is_some_and(|until| *until > cx.now)
+    pub(crate) fn is_cooling_down(&self, cx: &Cx, entry: EntryId) -> bool {
+        let until = self.cooldown.get(&entry);
+        until.is_some_and(|until| until > cx.now)
     }
 
     /// Frees a lease that a take-over brought and that is not wanted, unless it
@@ -483,7 +476,7 @@ impl Leases {
             self.forget(cx, entry);
             return;
         }
-        self.raise_floor(cx, seen);
+        cx.raise_floor(seen);
         let Some(old) = self.items.set(entry, State::Waiting { refused: 0 }) else {
             return;
         };
@@ -553,7 +546,7 @@ impl Leases {
         if self.items.contains(entry) {
             return cx.answer(call, Ok(Answer::Claim(ClaimResult::HeldElsewhere)));
         }
-        self.shunned.remove(&entry);
+        self.cooldown.cancel(&entry);
         self.admit(
             cx,
             entry,

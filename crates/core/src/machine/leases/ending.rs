@@ -273,7 +273,7 @@ impl Leases {
                 if !self.lanes.claim.queue.remove(&entry) {
                     self.owe_present(cx, entry);
                 }
-                self.shun(cx, entry);
+                self.cool_down(cx, entry);
                 self.forget(cx, entry);
             }
             _ => {}
@@ -358,7 +358,7 @@ impl Leases {
                 HandBackOutcome::Gone => gone(holding),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
-            self.shun(cx, entry);
+            self.cool_down(cx, entry);
             self.end(cx, entry, end, Completion::NotOwner);
         }
     }
@@ -386,9 +386,9 @@ impl Leases {
     }
 
     /// Who gave an entry up leaves it to the others for a TTL (R7).
-    fn shun(&mut self, cx: &mut Cx, entry: EntryId) {
+    fn cool_down(&mut self, cx: &mut Cx, entry: EntryId) {
         let until = cx.now + cx.settings.ttl;
-        self.shunned.insert(entry, until);
+        self.cooldown.set(entry, until);
         cx.effect(Effect::Recheck(entry, until));
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod table;
 pub(crate) mod unconfirmed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use self::failure_reset::Forgiving;
 use self::lanes::Lanes;
@@ -22,9 +23,9 @@ use self::unconfirmed::Record;
 use super::CallId;
 use super::cx::{Cx, Flight, Phase};
 use super::deadlines::Deadlines;
-use crate::{EntryId, LeaseRef, Timestamp};
+use crate::{EntryId, LeaseRef, LockScheme, Timestamp};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Leases {
     pub(crate) items: Items,
     pub(crate) lanes: Lanes,
@@ -36,7 +37,7 @@ pub(crate) struct Leases {
     /// Who waits for the end of an entry's lease.
     end_calls: BTreeMap<EntryId, Vec<CallId>>,
     /// Entries handed back here: left to others until then (R7).
-    pub(crate) shunned: BTreeMap<EntryId, Timestamp>,
+    pub(crate) cooldown: Deadlines<EntryId>,
     /// When a lease's handler must have reported progress (looked up again then).
     pub(crate) silences: Deadlines<EntryId>,
     /// When to look again at waiting items.
@@ -45,9 +46,51 @@ pub(crate) struct Leases {
     pub(crate) no_room: BTreeSet<EntryId>,
     pub(crate) forgiving: Forgiving,
     pub(crate) late: Late,
+    /// When all that is held is claimed again (per-stream locks).
+    refresh_due: Timestamp,
 }
 
+/// How often owners claim their entries again with per-stream locks: well below
+/// the 40 s after which a booting Go consumer takes what looks idle.
+const REFRESH: Duration = Duration::from_secs(10);
+
 impl Leases {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self {
+            items: Items::default(),
+            lanes: Lanes::default(),
+            adopting: BTreeMap::new(),
+            record: Record::default(),
+            last_attempt: 0,
+            end_calls: BTreeMap::new(),
+            cooldown: Deadlines::default(),
+            silences: Deadlines::default(),
+            wakes: Deadlines::default(),
+            no_room: BTreeSet::new(),
+            forgiving: Forgiving::default(),
+            late: Late::default(),
+            refresh_due: now + REFRESH,
+        }
+    }
+
+    pub(crate) fn pump_refresh(&mut self, cx: &Cx) {
+        if self.refresh_due <= cx.now && self.refreshes(cx) {
+            self.refresh_due = cx.now + REFRESH;
+            self.refresh_all();
+        }
+    }
+
+    pub(crate) fn refresh_timeout(&self, cx: &Cx) -> Timestamp {
+        match self.refreshes(cx) {
+            true => self.refresh_due,
+            false => Timestamp::MAX,
+        }
+    }
+
+    fn refreshes(&self, cx: &Cx) -> bool {
+        cx.scheme == LockScheme::PerStream && !cx.is_draining()
+    }
+
     /// How many more streams may be taken now: within the capacity (R11) and
     /// the event queue, which each will need a place in (R10).
     pub(crate) fn room(&self, cx: &Cx) -> usize {

@@ -29,7 +29,7 @@ impl Machine {
     /// Whether no turn is needed: with manual claiming everybody is to hear of
     /// every orphan, and without sessions everybody must see others' deadlines.
     pub(super) fn sweeps_alone(&self) -> bool {
-        self.cx.is_manual() || (!self.sitting.knows_members && self.leases.room(&self.cx) > 0)
+        self.cx.is_manual() || (!self.cx.peers.are_known && self.leases.room(&self.cx) > 0)
     }
 
     /// Automatic claiming: one sweeps for all, and only who has room.
@@ -117,7 +117,7 @@ impl Machine {
 
     /// The same for one's own part, of which every member has one.
     pub(super) fn own_interval(&self) -> Duration {
-        let members = self.sitting.members as usize;
+        let members = self.cx.peers.members as usize;
         let seen = self.looking.own_pending.saturating_mul(members);
         self.cx.settings.sweep_interval() + self.rest_after(seen, 0)
     }

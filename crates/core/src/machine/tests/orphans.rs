@@ -232,7 +232,7 @@ fn what_was_handed_back_is_not_remembered_for_ever() {
         rig.pending.clear();
     }
     rig.live(TTL * 6);
-    assert_eq!(rig.machine.leases.shunned.len(), 0);
+    assert_eq!(rig.machine.leases.cooldown.len(), 0);
 }
 
 #[test]
