@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::leases::lanes::Parking;
+use super::leases::table::Origin;
 use super::leases::unconfirmed::Reading;
-use super::orphans::{LATEST_NEWS, SuspectKey};
 use super::punctuality::Punctuality;
+use super::recovery::takeover::{LATEST_NEWS, SuspectKey};
 use super::{Action, ActionId, Answer, CallId, Config, DisownReason, Notice, Output, Reply, Rng};
 use crate::belief::SessionBelief;
 use crate::{
-    ClaimMode, ConsumerName, EntryId, Error, Fenced, FencingToken, LeaseRef, LockScheme, Result,
-    Session, SessionId, Settings, Timestamp,
+    Announcement, ClaimMode, ConsumerName, EntryId, Error, Fenced, FencingToken, Info, LeaseRef,
+    LockScheme, Result, Session, SessionId, Settings, StreamName, Timestamp,
 };
 
 #[derive(Debug)]
@@ -62,6 +63,35 @@ pub(crate) enum Effect {
     HeartbeatBy(Timestamp),
     /// Nothing is to be fetched before then.
     FetchNotBefore(Timestamp),
+    /// An entry was read: under its id the LBS has an announcement of this stream, or one
+    /// that cannot be read.
+    Read(EntryId, Option<StreamName>),
+    /// Lock it and claim it. With who gave it up, if somebody did.
+    Admit {
+        entry: EntryId,
+        content: Announcement,
+        origin: Origin,
+        giver: Option<ConsumerName>,
+    },
+    /// Claim what a take-over brought, now that its entry was read.
+    Adopt(LeaseRef, Info),
+    /// Free what a take-over brought.
+    GiveBack(LeaseRef),
+    /// A take-over brought a lease: when that was sent, and until when the lease is
+    /// believed at most.
+    TakenOver {
+        lease: LeaseRef,
+        sent: Timestamp,
+        capped: Timestamp,
+    },
+    /// Into quarantine.
+    Park(EntryId, Parking),
+    /// Claim again what is held.
+    Refresh(Vec<EntryId>),
+    /// Something in the way of this stream may be gone.
+    Wake(StreamName),
+    /// The lock server makes everybody wait, for it was restarted.
+    LocksRestarted,
     /// The session is over, and everything that hangs on it.
     AbandonSession(DisownReason),
     /// A call, of this name, failed. Its part tries it again.

@@ -49,7 +49,7 @@ impl Machine {
             self.cx.notify(Notice::Started);
         }
         // R11: orphans before fresh entries, as long as room is short.
-        let is_serving = !self.leases.adopting.is_empty() || self.orphans.is_taking();
+        let is_serving = !self.leases.adopting.is_empty() || self.recovery.orphans.is_taking();
         let room = match is_serving {
             true => self.leases.room(&self.cx).saturating_sub(2 * PAGE),
             false => self.leases.room(&self.cx),
@@ -108,7 +108,7 @@ impl Machine {
                 self.fetch.was_full = 0;
                 self.fetch.not_before =
                     self.cx.now + self.cx.rng.jittered(Duration::from_millis(10));
-                self.look_at_own();
+                self.recovery.look_at_own(&mut self.cx);
                 let error = result
                     .err()
                     .unwrap_or_else(|| super::control::wrong_reply("fetch"));

@@ -37,16 +37,13 @@ mod cx;
 mod deadlines;
 mod fetch;
 mod io;
-mod judging;
 mod leases;
-mod look;
-mod orphans;
 mod punctuality;
+mod recovery;
 mod rng;
 mod session;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 use std::time::Duration;
 
@@ -63,8 +60,7 @@ pub(crate) use control::closed;
 use cx::{Cx, Effect, Flight, InFlight, Phase};
 use deadlines::Deadlines;
 use leases::Leases;
-use look::Looking;
-use orphans::Orphans;
+use recovery::Recovery;
 use rng::Rng;
 pub(crate) use rng::mix;
 use session::Sitting;
@@ -106,8 +102,7 @@ pub struct Machine {
     leases: Leases,
 
     fetch: fetch::Fetching,
-    looking: Looking,
-    orphans: Orphans,
+    recovery: Recovery,
 }
 
 impl Machine {
@@ -125,8 +120,7 @@ impl Machine {
             sitting: Sitting::new(now),
             leases: Leases::new(now),
             fetch: fetch::Fetching::default(),
-            looking: Looking::new(now),
-            orphans: Orphans::default(),
+            recovery: Recovery::new(now),
         };
         machine.pump();
         machine
@@ -224,8 +218,8 @@ impl Machine {
         self.leases.pump_silence(&mut self.cx);
         self.leases.pump_forgiving(&mut self.cx);
         self.apply();
-        self.pump_unreported();
-        self.pump_looks();
+        self.recovery.pump_unreported(&mut self.cx, &self.leases);
+        self.recovery.pump_looks(&mut self.cx, &self.leases);
         self.apply();
         self.leases.pump_refresh(&self.cx);
         self.leases.pump_lanes(&mut self.cx);
@@ -240,18 +234,48 @@ impl Machine {
     fn apply(&mut self) {
         while let Some(effect) = self.cx.effects.pop_front() {
             match effect {
-                Effect::Recheck(entry, at) => self.recheck(at, entry),
-                Effect::Unowned(entry) => self.remember_expired(entry),
-                Effect::LeftBehind => self.looking.left_behind = true,
-                Effect::Look(entries) => self.look_at(entries),
-                Effect::LookAtOwn => self.look_at_own(),
+                Effect::Recheck(entry, at) => self.recovery.recheck(at, entry),
+                Effect::Unowned(entry) => self.recovery.remember_expired(&mut self.cx, entry),
+                Effect::LeftBehind => self.recovery.looking.left_behind = true,
+                Effect::Look(entries) => self.recovery.look_at(entries),
+                Effect::LookAtOwn => self.recovery.look_at_own(&mut self.cx),
                 Effect::HeartbeatBy(at) => self.beat_by(at),
                 Effect::FetchNotBefore(at) => {
                     self.fetch.not_before = self.fetch.not_before.max(at);
                 }
+                Effect::Read(entry, stream) => {
+                    self.leases.read(&mut self.cx, entry, stream.as_ref());
+                }
+                Effect::Admit {
+                    entry,
+                    content,
+                    origin,
+                    giver,
+                } => self
+                    .leases
+                    .admit_from(&mut self.cx, entry, content, origin, giver),
+                Effect::Adopt(lease, info) => self.leases.adopt(&mut self.cx, lease, info),
+                Effect::GiveBack(lease) => self.leases.give_back(&mut self.cx, lease),
+                Effect::TakenOver {
+                    lease,
+                    sent,
+                    capped,
+                } => self.leases.taken_over(&mut self.cx, lease, sent, capped),
+                Effect::Park(entry, parking) => self.leases.park(entry, parking),
+                Effect::Refresh(entries) => self.leases.lanes.refresh.queue.extend(entries),
+                Effect::Wake(stream) => self.leases.wake_stream(&mut self.cx, &stream),
+                Effect::LocksRestarted => self.leases.lock_server_restarted(&mut self.cx),
                 Effect::AbandonSession(reason) => self.abandon_session(reason),
                 Effect::Failed(call, error) => self.step_failed(call, &Err(error)),
             }
+        }
+    }
+
+    /// Works through a page that a look has read, and what is wanted of the leases.
+    fn classify_page(&mut self) {
+        self.apply();
+        while self.recovery.step(&mut self.cx, &self.leases) {
+            self.apply();
         }
     }
 
@@ -270,7 +294,10 @@ impl Machine {
         match flight {
             Flight::Prepare => self.prepare_done(result),
             Flight::Fetch { max, wait } => self.fetch_done(sent, (max, wait), result),
-            Flight::Look => self.look_done(result),
+            Flight::Look => {
+                self.recovery.look_done(&mut self.cx, &self.leases, result);
+                self.classify_page();
+            }
             Flight::LateHandBack(page) => {
                 self.leases.late_hand_back_done(&mut self.cx, &page, result)
             }
@@ -279,7 +306,9 @@ impl Machine {
                     .quarantine_done(&mut self.cx, page, result, current)
             }
             Flight::Forget(None) => self.forget_own_done(&result),
-            Flight::Forget(Some(suspect)) => self.forget_done(&suspect, &result),
+            Flight::Forget(Some(suspect)) => {
+                self.recovery.forget_done(&mut self.cx, &suspect, result)
+            }
             Flight::Close => self.close_done(&result),
             // What an abandoned session did no longer matters: what it held is
             // dead with it, and all of it is listed again.
@@ -290,10 +319,14 @@ impl Machine {
                 quiet_since,
             } => self.beat_done(sent, &leases, quiet_since, result),
             Flight::Records(reading) => self.leases.records_done(&mut self.cx, reading, result),
-            Flight::Acquire(page) => {
-                self.leases
-                    .acquire_done(&mut self.cx, &self.orphans, sent, capped, &page, result)
-            }
+            Flight::Acquire(page) => self.leases.acquire_done(
+                &mut self.cx,
+                &self.recovery.orphans,
+                sent,
+                capped,
+                &page,
+                result,
+            ),
             Flight::Claim(page) => self.leases.claim_done(&mut self.cx, &page, result),
             Flight::Refresh(page) => self.leases.refresh_done(&mut self.cx, &page, result),
             Flight::ClearFailures(page) => {
@@ -303,27 +336,39 @@ impl Machine {
             Flight::HandBack(page) => self.leases.hand_back_done(&mut self.cx, &page, result),
             Flight::Release(page) => self.leases.release_done(&mut self.cx, &page, result),
             Flight::TakeOver { suspect, places } => {
-                self.take_over_done(&suspect, places, (sent, capped), result);
+                self.recovery.take_over_done(
+                    &mut self.cx,
+                    &suspect,
+                    places,
+                    (sent, capped),
+                    result,
+                );
             }
-            Flight::Bury(suspect) => self.bury_done(&suspect, result),
+            Flight::Bury(suspect) => self.recovery.bury_done(&mut self.cx, &suspect, result),
         }
     }
 
     fn hint(&mut self, hint: Hint) {
         match hint {
-            Hint::LockExpired { entry, .. } => self.look_at_expired(entry),
-            Hint::HandedBack(entries) => self.look_at_handed_back(entries),
+            Hint::LockExpired { entry, .. } => {
+                self.recovery
+                    .look_at_expired(&mut self.cx, &self.leases, entry)
+            }
+            Hint::HandedBack(entries) => {
+                self.leases.reconsider(&entries);
+                self.recovery.look_at(entries);
+            }
             Hint::Freed(streams) => {
                 for stream in &streams {
                     self.leases.wake_stream(&mut self.cx, stream);
-                    self.turn_freed(stream);
+                    self.recovery.turn_freed(stream);
                 }
             }
-            Hint::HolderGone(consumer) => self.suspect(consumer, None),
+            Hint::HolderGone(consumer) => self.recovery.suspect(&mut self.cx, consumer, None),
             Hint::MayHaveMissed => {
                 // Hints come again: so may everything else.
                 self.retry_soon();
-                self.look_after_silence();
+                self.recovery.look_after_silence(&mut self.cx);
             }
         }
     }
@@ -386,7 +431,7 @@ impl Machine {
                         .lanes
                         .timeout(self.leases.parking_places(&self.cx) > 0),
                 )
-                .min(self.look_timeout())
+                .min(self.recovery.look_timeout(&self.cx, &self.leases))
                 .min(self.leases.refresh_timeout(&self.cx))
                 .min(self.fetch_timeout())
                 .min(self.leases.forgiving.timeout())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::control::Vital;
 use super::cx::{Flight, Status};
-use super::orphans::{ASKING, LATEST_NEWS};
+use super::recovery::takeover::{ASKING, LATEST_NEWS};
 use super::{Action, DisownReason, Machine, Reply};
 use crate::{
     BeatOutcome, BeatReply, LeaseRef, LockScheme, OpenOutcome, Result, SessionId, Timestamp,
@@ -88,8 +88,7 @@ impl Machine {
         self.leases.record = super::leases::unconfirmed::Record::default();
         self.cx.begin_session();
         self.sitting = Sitting::new(self.cx.now);
-        self.looking.start_over(self.cx.now);
-        self.orphans.start_over();
+        self.recovery.start_over(&self.cx);
     }
 
     pub(super) fn open_session(&mut self) {
@@ -144,10 +143,15 @@ impl Machine {
         let leases: Arc<[LeaseRef]> = left
             .split_off(left.len().saturating_sub(BEAT_LEASES))
             .into();
-        let want_sweep = self.wants_sweep().then(|| self.sweep_interval());
+        let want_sweep = self
+            .recovery
+            .wants_sweep(&self.cx, &self.leases)
+            .then(|| self.recovery.sweep_interval(&self.cx));
         let quiet = self.leases.lanes.no_lock_op_open()
             && self.leases.adopting.is_empty()
-            && !self.is_taking_over();
+            && !self
+                .cx
+                .awaits(|flight| matches!(flight, Flight::TakeOver { .. }));
         let quiet_since = quiet.then_some(self.cx.lock_ops);
         let session = self.cx.session.clone();
         self.cx.act(
@@ -259,11 +263,12 @@ impl Machine {
         for lease in reply.revoked {
             self.leases.give_up_revoked(&mut self.cx, lease);
         }
-        let is_known = |dead: &SessionId| self.orphans.is_dead(dead);
+        let is_known = |dead: &SessionId| self.recovery.orphans.is_dead(dead);
         if !reply.dead.iter().all(is_known) {
             self.sitting.in_vain = 0;
         }
-        self.told_dead(reply.dead);
+        self.recovery
+            .told_dead(&mut self.cx, &self.leases, reply.dead);
         if let Some(deadline) = reply.next_deadline {
             let at = self.cx.now + deadline.max(self.before_next_deadline(deadline));
             self.cx.peers.all_know_at = at + LATEST_NEWS + ASKING;
@@ -271,7 +276,7 @@ impl Machine {
             self.beat_by(at);
         }
         if reply.sweep {
-            self.begin_sweep();
+            self.recovery.begin_sweep(&mut self.cx);
         }
         let held = self.leases.items.locked() as u64;
         if reply.on_record.is_some_and(|on_record| on_record != held) {

@@ -2,7 +2,7 @@
 
 use super::Leases;
 use crate::machine::cx::{Cx, Effect, Flight};
-use crate::machine::orphans::Orphans;
+use crate::machine::recovery::takeover::Orphans;
 use std::time::Duration;
 
 use super::lanes::{Parking, still_locked};
@@ -46,6 +46,34 @@ impl Leases {
         self.items
             .insert(entry, content.stream, content.info, origin);
         self.try_start(cx, entry);
+    }
+
+    pub(crate) fn admit_from(
+        &mut self,
+        cx: &mut Cx,
+        entry: EntryId,
+        content: Announcement,
+        origin: Origin,
+        giver: Option<ConsumerName>,
+    ) {
+        self.late.forget_own(entry);
+        self.admit(cx, entry, content, origin);
+        if let Some(item) = self.items.get_mut(entry) {
+            item.giver = giver;
+        }
+    }
+
+    /// What was known of these is outdated: one that waits here for its turn
+    /// had an owner meanwhile, may have failed once more, and is to rest then.
+    pub(crate) fn reconsider(&mut self, entries: &[EntryId]) {
+        for entry in entries {
+            if let Some(item) = self.items.get(*entry)
+                && matches!(item.state, State::Waiting { .. })
+                && !matches!(item.origin, Origin::Call(_))
+            {
+                self.items.remove(*entry);
+            }
+        }
     }
 
     /// Into the acquire lane, if nothing stands against it.
@@ -265,6 +293,7 @@ impl Leases {
 
     /// A lease that came with a take-over: locked already, claimed next.
     pub(crate) fn adopt(&mut self, cx: &mut Cx, lease: LeaseRef, info: Info) {
+        self.disclaim(&lease);
         if self.items.active_entry(&lease.stream).is_some() {
             return self.give_back(cx, lease);
         }
@@ -291,6 +320,7 @@ impl Leases {
     /// that acquire is answered with this very lease, which must then stand.
     /// Should it not be, the record shows one lease too many.
     pub(crate) fn give_back(&mut self, cx: &mut Cx, lease: LeaseRef) {
+        self.disclaim(&lease);
         if self.items.active_entry(&lease.stream) != Some(lease.entry) {
             self.release(cx, lease, true);
         }

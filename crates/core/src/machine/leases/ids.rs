@@ -8,7 +8,7 @@ use super::Leases;
 use super::table::State;
 use crate::machine::DisownReason;
 use crate::machine::cx::{Cx, Effect};
-use crate::{EntryId, LeaseRef, StreamName};
+use crate::{EntryId, LeaseRef, StreamName, Timestamp};
 
 impl Leases {
     /// The LBS has an announcement of `stream` under this id, or one that cannot be
@@ -29,8 +29,32 @@ impl Leases {
         self.lapse(cx, entry, DisownReason::EntryGone);
     }
 
+    /// The entry was read, see [`Effect::Read`].
+    pub(crate) fn read(&mut self, cx: &mut Cx, entry: EntryId, stream: Option<&StreamName>) {
+        self.id_is_of(cx, entry, stream);
+        if let Some(lease) = self.adopting.get(&entry)
+            && Some(&lease.stream) != stream
+        {
+            let other = lease.clone();
+            self.give_back(cx, other);
+        }
+    }
+
+    /// A take-over brought this lease.
+    pub(crate) fn taken_over(
+        &mut self,
+        cx: &mut Cx,
+        lease: LeaseRef,
+        sent: Timestamp,
+        capped: Timestamp,
+    ) {
+        self.record.doubt(&lease, capped);
+        self.fresh_until(cx, &lease, sent);
+        self.adopt_when_read(cx, lease);
+    }
+
     /// A take-over brought this lease; its entry is to be read before it is held.
-    pub(crate) fn adopt_when_read(&mut self, cx: &mut Cx, lease: LeaseRef) {
+    fn adopt_when_read(&mut self, cx: &mut Cx, lease: LeaseRef) {
         cx.effect(Effect::Look(vec![lease.entry]));
         let before = self.adopting.insert(lease.entry, lease.clone());
         if let Some(before) = before.filter(|before| before.stream != lease.stream) {

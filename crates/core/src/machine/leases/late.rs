@@ -42,9 +42,13 @@ impl Late {
         self.owed.contains_key(&entry)
     }
 
-    /// This consumer lost the entry and has handed it back late; told once.
-    pub(crate) fn take_own(&mut self, entry: EntryId) -> bool {
-        self.own.remove(&entry)
+    /// This consumer lost the entry, has handed it back late, and has not taken it again.
+    pub(crate) fn is_own(&self, entry: EntryId) -> bool {
+        self.own.contains(&entry)
+    }
+
+    pub(crate) fn forget_own(&mut self, entry: EntryId) {
+        self.own.remove(&entry);
     }
 
     pub(crate) fn is_settled(&self) -> bool {

@@ -676,7 +676,7 @@ fn orphans_that_others_took_are_not_remembered_for_ever() {
     }
     assert!(rig.acquires().is_empty(), "full");
     rig.live(TTL * 20);
-    assert_eq!(rig.machine.looking.expired.len(), 0);
+    assert_eq!(rig.machine.recovery.looking.expired.len(), 0);
 }
 
 /// Its other survivors learn of a death by their beats until the dead session is
@@ -806,11 +806,15 @@ fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
         let name = format!("dead-{n}");
         rig.beat_with(|reply| reply.dead = dead(&["stays", &name]));
     }
-    assert_eq!(rig.machine.orphans.suspects(), 2, "as of the last beat");
+    assert_eq!(
+        rig.machine.recovery.orphans.suspects(),
+        2,
+        "as of the last beat"
+    );
     rig.beat.dead = dead(&["stays"]);
     rig.pass_to_beat();
     rig.answer_routine("Beat");
-    assert_eq!(rig.machine.orphans.suspects(), 1);
+    assert_eq!(rig.machine.recovery.orphans.suspects(), 1);
     rig.housekeep();
     rig.complete(1, token);
     let done = vec![crate::CompleteOutcome::Completed];

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::leases::acquire::SOONEST;
-use super::{Action, DisownReason, Flight, Machine, PAGE, Reply};
+use super::Recovery;
+use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::leases::Leases;
+use crate::machine::leases::acquire::SOONEST;
+use crate::machine::{Action, DisownReason, PAGE, Reply};
 use crate::{ConsumerName, LockScheme, Result, SessionId, TakeOverOutcome, Timestamp};
 
 /// A consumer that is, or may be, dead; with the session that was, if it had one.
-pub(super) type SuspectKey = (ConsumerName, Option<SessionId>);
+pub(crate) type SuspectKey = (ConsumerName, Option<SessionId>);
 
 /// Passes over a suspect without a session; after those the sweep is enough.
 const MOST_PASSES: u32 = 8;
@@ -23,17 +26,17 @@ const FORGET_TRIES: u32 = 4;
 const SMALL_PAGE: usize = 8;
 
 /// Everybody looks that soon after another's deadline, see [`Machine::deadline_jitter`].
-pub(super) const LATEST_NEWS: Duration = Duration::from_millis(20);
+pub(crate) const LATEST_NEWS: Duration = Duration::from_millis(20);
 
 /// For the beat that tells of a death, and for the first page of a take-over.
-pub(super) const ASKING: Duration = Duration::from_millis(10);
+pub(crate) const ASKING: Duration = Duration::from_millis(10);
 
 /// Who has taken its share waits so long before it takes more: others may have
 /// learnt of the death late, or be slow.
 const OTHERS_FIRST: Duration = Duration::from_millis(40);
 
 #[derive(Debug, Default)]
-pub(super) struct Orphans {
+pub(crate) struct Orphans {
     suspects: BTreeMap<SuspectKey, Suspect>,
 }
 
@@ -74,50 +77,55 @@ impl Suspect {
 }
 
 impl Orphans {
-    pub(super) fn start_over(&mut self) {
+    pub(crate) fn start_over(&mut self) {
         *self = Self::default();
     }
 
-    pub(super) fn is_dead(&self, session: &SessionId) -> bool {
+    pub(crate) fn is_dead(&self, session: &SessionId) -> bool {
         self.suspects
             .contains_key(&(session.consumer.clone(), Some(session.clone())))
     }
 
     #[cfg(test)]
-    pub(super) fn suspects(&self) -> usize {
+    pub(crate) fn suspects(&self) -> usize {
         self.suspects.len()
     }
 
     /// Orphans are being taken right now.
-    pub(super) fn is_taking(&self) -> bool {
+    pub(crate) fn is_taking(&self) -> bool {
         let takes = |suspect: &Suspect| suspect.busy && suspect.stage != Stage::Forget;
         self.suspects.values().any(takes)
     }
 
-    pub(super) fn is_first_pass(&self, key: &SuspectKey) -> bool {
+    pub(crate) fn is_first_pass(&self, key: &SuspectKey) -> bool {
         self.suspects
             .get(key)
             .is_some_and(|suspect| suspect.passes == 0)
     }
 }
 
-impl Machine {
+impl Recovery {
     /// This consumer is dead, or its session is: take over what it left.
-    pub(super) fn suspect(&mut self, consumer: ConsumerName, session: Option<SessionId>) {
+    pub(crate) fn suspect(
+        &mut self,
+        cx: &mut Cx,
+        consumer: ConsumerName,
+        session: Option<SessionId>,
+    ) {
         let is_self = match &session {
-            Some(id) => *id == self.cx.session.id,
-            None => consumer == self.cx.consumer,
+            Some(id) => *id == cx.session.id,
+            None => consumer == cx.consumer,
         };
-        if is_self || self.cx.is_draining() {
+        if is_self || cx.is_draining() {
             return;
         }
-        let stage = match (self.cx.scheme, &session) {
-            (LockScheme::Session, Some(_)) if !self.cx.is_manual() => Stage::TakeOver,
+        let stage = match (cx.scheme, &session) {
+            (LockScheme::Session, Some(_)) if !cx.is_manual() => Stage::TakeOver,
             _ => Stage::List,
         };
-        let now = self.cx.now;
-        let all_know_at = self.cx.peers.all_know_at.min(now + LATEST_NEWS + ASKING);
-        if self.cx.is_manual()
+        let now = cx.now;
+        let all_know_at = cx.peers.all_know_at.min(now + LATEST_NEWS + ASKING);
+        if cx.is_manual()
             && !self
                 .orphans
                 .suspects
@@ -143,34 +151,32 @@ impl Machine {
 
     /// The dead, as a beat tells of them. Who is full keeps none whom others have
     /// buried meanwhile: every beat tells again of those who are not.
-    pub(super) fn told_dead(&mut self, dead: Vec<SessionId>) {
-        if !self.cx.is_manual() && self.leases.room(&self.cx) == 0 {
+    pub(crate) fn told_dead(&mut self, cx: &mut Cx, leases: &Leases, dead: Vec<SessionId>) {
+        if !cx.is_manual() && leases.room(cx) == 0 {
             self.orphans.suspects.retain(|(_, session), suspect| {
                 suspect.busy || session.as_ref().is_none_or(|id| dead.contains(id))
             });
         }
         for session in dead {
-            self.suspect(session.consumer.clone(), Some(session));
+            self.suspect(cx, session.consumer.clone(), Some(session));
         }
     }
 
     /// The next suspect whose pending list is to be looked at. Sends what the
     /// other stages need on the way.
-    pub(super) fn next_suspect(&mut self) -> Option<SuspectKey> {
+    pub(crate) fn next_suspect(&mut self, cx: &mut Cx, leases: &Leases) -> Option<SuspectKey> {
         let ready: Vec<(SuspectKey, Stage, u64, Option<u64>)> = self
             .orphans
             .suspects
             .iter()
-            .filter(|(_, suspect)| self.is_ready(suspect))
+            .filter(|(_, suspect)| self.is_ready(cx, leases, suspect))
             .map(|(key, suspect)| (key.clone(), suspect.stage, suspect.left, suspect.share))
             .collect();
         for (key, stage, left, share) in ready {
             // Manual claiming takes only what is left without an entry, to release it.
-            let max = match self.cx.is_manual() {
+            let max = match cx.is_manual() {
                 true => PAGE,
-                false => self
-                    .take_over_page(left, share)
-                    .min(self.leases.room(&self.cx)),
+                false => self.take_over_page(cx, left, share).min(leases.room(cx)),
             };
             if stage == Stage::TakeOver && max == 0 {
                 continue;
@@ -180,12 +186,12 @@ impl Machine {
             }
             match (stage, &key.1) {
                 (Stage::TakeOver, Some(dead)) => {
-                    let session = self.cx.session.clone();
+                    let session = cx.session.clone();
                     let dead = dead.clone();
-                    let places = if self.cx.is_manual() { 0 } else { max };
-                    self.cx.budget.reserved += places;
-                    self.cx.lock_ops += 1;
-                    self.cx.act(
+                    let places = if cx.is_manual() { 0 } else { max };
+                    cx.budget.reserved += places;
+                    cx.lock_ops += 1;
+                    cx.act(
                         Action::TakeOver { session, dead, max },
                         Flight::TakeOver {
                             suspect: key,
@@ -194,11 +200,11 @@ impl Machine {
                     );
                 }
                 (Stage::Bury, Some(dead)) => {
-                    self.cx.act(Action::Bury(dead.clone()), Flight::Bury(key));
+                    cx.act(Action::Bury(dead.clone()), Flight::Bury(key));
                 }
                 (Stage::Forget, _) => {
                     let forget = Action::ForgetConsumer(key.0.clone());
-                    self.cx.act(forget, Flight::Forget(Some(key)));
+                    cx.act(forget, Flight::Forget(Some(key)));
                 }
                 (Stage::Bury | Stage::TakeOver, None) => {
                     self.orphans.suspects.remove(&key);
@@ -212,20 +218,19 @@ impl Machine {
     /// R11: the first page only asks how much there is. Then everybody takes its
     /// share as fast as it can, and of what is over less and less, so that others
     /// get some, too.
-    fn take_over_page(&self, left: u64, share: Option<u64>) -> usize {
-        let page = share.unwrap_or(left / (2 * u64::from(self.cx.peers.members)));
+    fn take_over_page(&self, cx: &Cx, left: u64, share: Option<u64>) -> usize {
+        let page = share.unwrap_or(left / (2 * u64::from(cx.peers.members)));
         usize::try_from(page).unwrap_or(PAGE).clamp(1, PAGE)
     }
 
     /// When all are full, the dead wait here, and freed capacity serves them first.
-    fn is_ready(&self, suspect: &Suspect) -> bool {
-        let has_room =
-            self.cx.is_manual() || self.leases.room(&self.cx) > 0 || suspect.needs_no_room();
-        !suspect.busy && suspect.not_before <= self.cx.now && has_room
+    fn is_ready(&self, cx: &Cx, leases: &Leases, suspect: &Suspect) -> bool {
+        let has_room = cx.is_manual() || leases.room(cx) > 0 || suspect.needs_no_room();
+        !suspect.busy && suspect.not_before <= cx.now && has_room
     }
 
-    pub(super) fn suspect_timeout(&self) -> Timestamp {
-        let has_room = self.cx.is_manual() || self.leases.room(&self.cx) > 0;
+    pub(crate) fn suspect_timeout(&self, cx: &Cx, leases: &Leases) -> Timestamp {
+        let has_room = cx.is_manual() || leases.room(cx) > 0;
         self.orphans
             .suspects
             .values()
@@ -235,27 +240,22 @@ impl Machine {
             .unwrap_or(Timestamp::MAX)
     }
 
-    /// A take-over is not answered yet: which leases it brings is not known.
-    pub(super) fn is_taking_over(&self) -> bool {
-        self.cx
-            .awaits(|flight| matches!(flight, Flight::TakeOver { .. }))
-    }
-
-    pub(super) fn take_over_done(
+    pub(crate) fn take_over_done(
         &mut self,
+        cx: &mut Cx,
         key: &SuspectKey,
         places: usize,
         (sent, capped): (Timestamp, Timestamp),
         result: Result<Reply>,
     ) {
-        self.cx.lock_ops += 1;
-        self.cx.budget.reserved -= places;
-        let retry_at = self.cx.now + self.cx.rng.jittered(self.cx.settings.ttl / 10);
+        cx.lock_ops += 1;
+        cx.budget.reserved -= places;
+        let retry_at = cx.now + cx.rng.jittered(cx.settings.ttl / 10);
         // Small pages leave the others time to come: they look up to 20 ms later.
-        let next_small_at = self.cx.now + self.cx.rng.jittered(Duration::from_millis(20));
-        let others_first = self.cx.now + OTHERS_FIRST;
-        let members = u64::from(self.cx.peers.members);
-        let manual = self.cx.is_manual();
+        let next_small_at = cx.now + cx.rng.jittered(Duration::from_millis(20));
+        let others_first = cx.now + OTHERS_FIRST;
+        let members = u64::from(cx.peers.members);
+        let manual = cx.is_manual();
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
         };
@@ -290,44 +290,51 @@ impl Machine {
                     suspect.stage = if manual { Stage::Bury } else { Stage::List };
                 }
                 for lease in leases {
-                    self.cx.raise_floor(lease.token);
-                    if manual {
-                        self.leases.give_back(&mut self.cx, lease);
-                    } else {
-                        self.leases.record.doubt(&lease, capped);
-                        self.leases.fresh_until(&mut self.cx, &lease, sent);
-                        self.leases.adopt_when_read(&mut self.cx, lease);
-                    }
+                    cx.raise_floor(lease.token);
+                    cx.effect(match manual {
+                        true => Effect::GiveBack(lease),
+                        false => Effect::TakenOver {
+                            lease,
+                            sent,
+                            capped,
+                        },
+                    });
                 }
             }
             Ok(Reply::TakenOver(TakeOverOutcome::Alive { .. })) => {
                 self.orphans.suspects.remove(key);
             }
             Ok(Reply::TakenOver(TakeOverOutcome::SessionGone)) => {
-                self.abandon_session(DisownReason::Expired);
+                cx.effect(Effect::AbandonSession(DisownReason::Expired));
             }
             Ok(Reply::TakenOver(TakeOverOutcome::NotYet { retry_in })) => {
-                suspect.not_before = self.cx.now + retry_in.max(SOONEST);
-                self.leases.lock_server_restarted(&mut self.cx);
+                suspect.not_before = cx.now + retry_in.max(SOONEST);
+                cx.effect(Effect::LocksRestarted);
             }
             // Unknown: what was taken is found by its record (see `reconcile`).
             result => {
                 suspect.not_before = retry_at;
-                self.step_failed("take_over", &result);
+                cx.step_failed("take_over", result);
             }
         }
     }
 
     /// A look at everything pending at the suspect has ended; `unresolved`
     /// entries are not known to have a live owner yet.
-    pub(super) fn suspect_pass_done(&mut self, key: &SuspectKey, unresolved: usize) {
+    pub(crate) fn suspect_pass_done(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        key: &SuspectKey,
+        unresolved: usize,
+    ) {
         // What there was no room for is gone for as soon as there is some, see
         // `is_ready`; many places that are freed one by one cost few looks.
-        let is_full = !self.cx.is_manual() && self.leases.room(&self.cx) == 0;
-        let wait = match self.cx.is_manual() {
-            true => self.cx.settings.sweep_interval(),
-            false if is_full => self.cx.rng.jittered(FULL),
-            false => self.cx.rng.jittered(self.cx.settings.ttl / 4),
+        let is_full = !cx.is_manual() && leases.room(cx) == 0;
+        let wait = match cx.is_manual() {
+            true => cx.settings.sweep_interval(),
+            false if is_full => cx.rng.jittered(FULL),
+            false => cx.rng.jittered(cx.settings.ttl / 4),
         };
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
@@ -339,19 +346,19 @@ impl Machine {
         } else if key.1.is_none() && suspect.passes >= MOST_PASSES && !is_full {
             self.orphans.suspects.remove(key);
         } else {
-            suspect.not_before = self.cx.now + wait;
+            suspect.not_before = cx.now + wait;
         }
     }
 
-    pub(super) fn bury_done(&mut self, key: &SuspectKey, result: Result<Reply>) {
-        let retry_at = self.cx.now + self.cx.rng.jittered(self.cx.settings.ttl / 4);
+    pub(crate) fn bury_done(&mut self, cx: &mut Cx, key: &SuspectKey, result: Result<Reply>) {
+        let retry_at = cx.now + cx.rng.jittered(cx.settings.ttl / 4);
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
         };
         suspect.busy = false;
         match result {
             Ok(Reply::Buried(true)) => {
-                if key.0 == self.cx.consumer {
+                if key.0 == cx.consumer {
                     self.orphans.suspects.remove(key);
                 } else {
                     suspect.stage = Stage::Forget;
@@ -359,7 +366,7 @@ impl Machine {
                 }
             }
             // It still holds locks of entries that are gone.
-            Ok(Reply::Buried(false)) if self.cx.scheme == LockScheme::Session => {
+            Ok(Reply::Buried(false)) if cx.scheme == LockScheme::Session => {
                 suspect.stage = Stage::TakeOver;
                 suspect.not_before = retry_at;
             }
@@ -370,15 +377,15 @@ impl Machine {
             }
             result => {
                 suspect.not_before = retry_at;
-                self.step_failed("bury", &result);
+                cx.step_failed("bury", result);
             }
         }
     }
 
     /// It is tried a few times: a name that stays costs little, and nothing but the
     /// next shutdown, or death, under it would remove it.
-    pub(super) fn forget_done(&mut self, key: &SuspectKey, result: &Result<Reply>) {
-        let retry_at = self.cx.now + self.cx.rng.jittered(self.cx.settings.ttl / 4);
+    pub(crate) fn forget_done(&mut self, cx: &mut Cx, key: &SuspectKey, result: Result<Reply>) {
+        let retry_at = cx.now + cx.rng.jittered(cx.settings.ttl / 4);
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
         };
@@ -388,6 +395,6 @@ impl Machine {
         if result.is_ok() || suspect.passes >= FORGET_TRIES {
             self.orphans.suspects.remove(key);
         }
-        self.step_failed("forget_consumer", result);
+        cx.step_failed("forget_consumer", result);
     }
 }

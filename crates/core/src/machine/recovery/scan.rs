@@ -9,80 +9,81 @@
 //! Here: what makes the machine look, and at what next. `steps`: how one look
 //! goes. `sweep`: whose turn it is to look at everything, and when.
 
-mod steps;
-mod sweep;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use self::steps::Look;
-pub(super) use self::steps::Unsure;
-use self::sweep::Sweep;
-use super::leases::table::{Origin, State};
-use super::orphans::SuspectKey;
-use super::turns::Turns;
-use super::{Backoff, Deadlines, Machine};
+use super::Recovery;
+use super::rank::Turns;
+use super::steps::{Look, Page};
+use super::sweep::Sweep;
+use super::takeover::SuspectKey;
+use crate::machine::Backoff;
+use crate::machine::cx::{Cx, Effect};
+use crate::machine::deadlines::Deadlines;
+use crate::machine::leases::Leases;
 use crate::{ConsumerName, EntryId, FencingToken, Timestamp};
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
-pub(super) const LOOK_PAGE: usize = 250;
+pub(crate) const LOOK_PAGE: usize = 250;
 
 /// Most entries remembered for a second look; the sweep finds the rest.
-pub(super) const MOST_RECHECKS: usize = 10_000;
+pub(crate) const MOST_RECHECKS: usize = 10_000;
 
 #[derive(Debug)]
-pub(super) struct Looking {
-    current: Option<Look>,
-    backoff: Backoff,
+pub(crate) struct Looking {
+    pub(super) current: Option<Look>,
+    /// What it has read and not classified yet.
+    pub(super) page: Option<Page>,
+    pub(super) backoff: Backoff,
     /// Entries to look at because something may have happened to them.
-    hinted: BTreeSet<EntryId>,
+    pub(super) hinted: BTreeSet<EntryId>,
     /// Entries whose lock was reported or seen to expire, and when.
-    pub(super) expired: BTreeMap<EntryId, Timestamp>,
-    own_due: Timestamp,
-    own_found: Option<usize>,
+    pub(crate) expired: BTreeMap<EntryId, Timestamp>,
+    pub(super) own_due: Timestamp,
+    pub(super) own_found: Option<usize>,
     /// How many entries the last look at one's own saw.
-    own_pending: usize,
-    sweep: Option<Sweep>,
+    pub(super) own_pending: usize,
+    pub(super) sweep: Option<Sweep>,
     /// Sweeps that ended since one looked for what is stranded.
-    sweeps_since_stranded: u32,
-    sweep_due: Timestamp,
-    last_sweep: Timestamp,
+    pub(super) sweeps_since_stranded: u32,
+    pub(super) sweep_due: Timestamp,
+    pub(super) last_sweep: Timestamp,
     /// How long to wait before the next sweep, in view of what the last one cost.
-    sweep_rest: Duration,
+    pub(super) sweep_rest: Duration,
     /// Orphans were seen that there was no room for.
-    pub(super) left_behind: bool,
+    pub(crate) left_behind: bool,
     /// Those of them that are pending at nobody. Nothing else tells of them, and they may
     /// be all that the LBS had: freed room serves them, without another sweep.
-    pub(super) stranded_left: BTreeSet<EntryId>,
+    pub(crate) stranded_left: BTreeSet<EntryId>,
 
     /// Consumers with a live session (with a hash of each name), and when that was asked.
-    pub(super) live: BTreeMap<ConsumerName, u64>,
-    pub(super) live_as_of: Option<Timestamp>,
+    pub(crate) live: BTreeMap<ConsumerName, u64>,
+    pub(crate) live_as_of: Option<Timestamp>,
     /// Entries at live consumers that nobody has locked, since when (R9).
-    pub(super) unlocked_since: BTreeMap<EntryId, Timestamp>,
-    rechecks: Deadlines<EntryId>,
+    pub(crate) unlocked_since: BTreeMap<EntryId, Timestamp>,
+    pub(super) rechecks: Deadlines<EntryId>,
     /// One held entry per consumer that has no session: its deadline tells of its death.
-    pub(super) watched: BTreeMap<ConsumerName, EntryId>,
+    pub(crate) watched: BTreeMap<ConsumerName, EntryId>,
     /// Consumers to list because their watched entry is gone.
-    pub(super) to_list: BTreeSet<ConsumerName>,
+    pub(crate) to_list: BTreeSet<ConsumerName>,
 
     /// Until when entries that failed are left alone, by the token of the owner
     /// that did. Kept, because a server's clock that is set back makes idle
     /// times 0 for long.
-    pub(super) resting: BTreeMap<(EntryId, FencingToken), Timestamp>,
+    pub(crate) resting: BTreeMap<(EntryId, FencingToken), Timestamp>,
 
     /// Entries that others are to take first.
-    pub(super) turns: Turns,
+    pub(crate) turns: Turns,
 
     /// Manual claiming: orphans that the event queue had no room for. Looked at
     /// again when it has: somebody may own them by then.
-    pub(super) unreported: BTreeSet<EntryId>,
+    pub(crate) unreported: BTreeSet<EntryId>,
     /// When each was reported last, and its last owner's token then.
-    pub(super) reported: BTreeMap<EntryId, (FencingToken, Timestamp)>,
+    pub(crate) reported: BTreeMap<EntryId, (FencingToken, Timestamp)>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Own {
         after: EntryId,
     },
@@ -108,9 +109,10 @@ pub(super) enum Target {
 }
 
 impl Looking {
-    pub(super) fn new(now: Timestamp) -> Self {
+    pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             current: None,
+            page: None,
             backoff: Backoff::default(),
             hinted: BTreeSet::new(),
             expired: BTreeMap::new(),
@@ -138,64 +140,51 @@ impl Looking {
     }
 
     /// A new session looks at its own part first, and at everything in its turn.
-    pub(super) fn start_over(&mut self, now: Timestamp) {
+    pub(crate) fn start_over(&mut self, now: Timestamp) {
         self.own_due = now;
         self.sweep_due = now;
         self.sweep = None;
+        self.page = None;
         self.turns = Turns::default();
     }
 
     #[cfg(test)]
-    pub(super) fn rechecks(&self) -> usize {
+    pub(crate) fn rechecks(&self) -> usize {
         self.rechecks.len()
     }
 }
 
-impl Machine {
-    pub(super) fn look_at(&mut self, entries: Vec<EntryId>) {
+impl Recovery {
+    pub(crate) fn look_at(&mut self, entries: Vec<EntryId>) {
         self.looking.hinted.extend(entries);
     }
 
-    /// What was known of these is outdated: one that waits here for its turn
-    /// had an owner meanwhile, may have failed once more, and is to rest then.
-    pub(super) fn look_at_handed_back(&mut self, entries: Vec<EntryId>) {
-        for entry in &entries {
-            if let Some(item) = self.leases.items.get(*entry)
-                && matches!(item.state, State::Waiting { .. })
-                && !matches!(item.origin, Origin::Call(_))
-            {
-                self.leases.items.remove(*entry);
-            }
-        }
-        self.look_at(entries);
-    }
-
-    pub(super) fn look_at_expired(&mut self, entry: EntryId) {
-        if self.leases.items.contains(entry) {
+    pub(crate) fn look_at_expired(&mut self, cx: &mut Cx, leases: &Leases, entry: EntryId) {
+        if leases.items.contains(entry) {
             return;
         }
-        self.remember_expired(entry);
+        self.remember_expired(cx, entry);
         self.looking.hinted.insert(entry);
     }
 
     /// Nobody owned it when it was seen last, so that is not to be waited for again.
-    pub(super) fn remember_expired(&mut self, entry: EntryId) {
-        self.looking.expired.insert(entry, self.cx.now);
+    pub(crate) fn remember_expired(&mut self, cx: &mut Cx, entry: EntryId) {
+        self.looking.expired.insert(entry, cx.now);
     }
 
-    pub(super) fn look_at_own(&mut self) {
-        self.looking.own_due = self.looking.own_due.min(self.cx.now);
+    pub(crate) fn look_at_own(&mut self, cx: &mut Cx) {
+        self.looking.own_due = self.looking.own_due.min(cx.now);
     }
 
     /// Hints may have been lost: one's own part, and (by the beat) who is dead.
-    pub(super) fn look_after_silence(&mut self) {
-        self.look_at_own();
-        self.beat_by(self.cx.now);
+    pub(crate) fn look_after_silence(&mut self, cx: &mut Cx) {
+        self.look_at_own(cx);
+        cx.effect(Effect::HeartbeatBy(cx.now));
     }
 
     /// Look at an entry again at that time, or before: each look says anew when
     /// the next one is needed, so that one is enough.
-    pub(super) fn recheck(&mut self, at: Timestamp, entry: EntryId) {
+    pub(crate) fn recheck(&mut self, at: Timestamp, entry: EntryId) {
         let rechecks = &mut self.looking.rechecks;
         let is_better = match rechecks.get(&entry) {
             Some(before) => at < before,
@@ -207,8 +196,8 @@ impl Machine {
     }
 
     /// What nobody has asked about for long is not remembered for ever.
-    fn forget_old(&mut self) {
-        let before = self.cx.now - self.cx.settings.sweep_interval() * 4;
+    pub(super) fn forget_old(&mut self, cx: &mut Cx) {
+        let before = cx.now - cx.settings.sweep_interval() * 4;
         let looking = &mut self.looking;
         let rechecks = &looking.rechecks;
         let is_kept =
@@ -222,36 +211,36 @@ impl Machine {
         looking.turns.forget_old(before);
     }
 
-    pub(super) fn pump_looks(&mut self) {
-        if self.cx.is_draining() {
+    pub(crate) fn pump_looks(&mut self, cx: &mut Cx, leases: &Leases) {
+        if cx.is_draining() {
             return;
         }
-        self.pump_look_timers();
-        if self.looking.current.is_some() || !self.looking.backoff.is_ready(self.cx.now) {
+        self.pump_look_timers(cx, leases);
+        if self.looking.current.is_some() || !self.looking.backoff.is_ready(cx.now) {
             return;
         }
-        let Some(target) = self.next_target() else {
+        let Some(target) = self.next_target(cx, leases) else {
             return;
         };
-        self.begin_look(target);
+        self.begin_look(cx, target);
     }
 
-    fn pump_look_timers(&mut self) {
-        let now = self.cx.now;
+    pub(super) fn pump_look_timers(&mut self, cx: &mut Cx, leases: &Leases) {
+        let now = cx.now;
         while let Some(entry) = self.looking.rechecks.pop_due(now) {
             self.looking.hinted.insert(entry);
         }
-        self.pump_sweep();
-        self.pump_stranded();
+        self.pump_sweep(cx, leases);
+        self.pump_stranded(cx, leases);
     }
 
     /// As many of what was left at nobody as there is room for. Others have some of them
     /// by then: what comes of a look is taken off before the next one.
-    fn pump_stranded(&mut self) {
+    pub(super) fn pump_stranded(&mut self, cx: &mut Cx, leases: &Leases) {
         if self.looking.stranded_left.is_empty() || !self.looking.hinted.is_empty() {
             return;
         }
-        let room = self.leases.room(&self.cx);
+        let room = leases.room(cx);
         let looking = &mut self.looking;
         while looking.hinted.len() < room
             && let Some(entry) = looking.stranded_left.pop_first()
@@ -264,21 +253,21 @@ impl Machine {
     /// everything. But hints only make things faster: what has waited for a TTL goes
     /// before them, and before the dead. Where infos are slow to read, these would else
     /// be read again and again before the turn at any of them was looked at.
-    fn next_target(&mut self) -> Option<Target> {
-        let long_ago = self.cx.now - self.cx.settings.ttl;
+    pub(super) fn next_target(&mut self, cx: &mut Cx, leases: &Leases) -> Option<Target> {
+        let long_ago = cx.now - cx.settings.ttl;
         if self.looking.own_due <= long_ago {
-            return self.own_target();
+            return self.own_target(cx);
         }
         if let Some(sweep) = &self.looking.sweep
             && sweep.looked <= long_ago
         {
-            return self.sweep_target();
+            return self.sweep_target(cx);
         }
         if self.looking.turns.timeout() <= long_ago {
-            let come = self.looking.turns.take_due(self.cx.now, LOOK_PAGE);
+            let come = self.looking.turns.take_due(cx.now, LOOK_PAGE);
             return Some(Target::Turns(come));
         }
-        if let Some(key) = self.next_suspect() {
+        if let Some(key) = self.next_suspect(cx, leases) {
             return Some(Target::Suspect {
                 key,
                 after: EntryId::MIN,
@@ -296,12 +285,12 @@ impl Machine {
                 rest,
             )));
         }
-        let come = looking.turns.take_due(self.cx.now, LOOK_PAGE);
+        let come = looking.turns.take_due(cx.now, LOOK_PAGE);
         if !come.is_empty() {
             return Some(Target::Turns(come));
         }
-        if looking.own_due <= self.cx.now {
-            return self.own_target();
+        if looking.own_due <= cx.now {
+            return self.own_target(cx);
         }
         if let Some(consumer) = looking.to_list.pop_first() {
             return Some(Target::Consumer {
@@ -309,33 +298,35 @@ impl Machine {
                 after: EntryId::MIN,
             });
         }
-        self.sweep_target()
+        self.sweep_target(cx)
     }
 
-    fn own_target(&mut self) -> Option<Target> {
+    pub(super) fn own_target(&mut self, cx: &mut Cx) -> Option<Target> {
         // Set before the look, so that what asks for one meanwhile gets another.
-        self.looking.own_due = self.cx.now + self.own_interval();
+        self.looking.own_due = cx.now + self.own_interval(cx);
         self.looking.own_found = None;
         Some(Target::Own {
             after: EntryId::MIN,
         })
     }
 
-    pub(super) fn look_timeout(&self) -> Timestamp {
-        if self.cx.is_draining() {
+    pub(crate) fn look_timeout(&self, cx: &Cx, leases: &Leases) -> Timestamp {
+        if cx.is_draining() {
             return Timestamp::MAX;
         }
         let looking = &self.looking;
         let mut next = looking.rechecks.next();
-        if self.sweeps_alone() && looking.sweep.is_none() {
+        if self.sweeps_alone(cx, leases) && looking.sweep.is_none() {
             next = next.min(looking.sweep_due);
         }
         if looking.current.is_none() {
             let work = !looking.hinted.is_empty()
                 || !looking.to_list.is_empty()
                 || looking.sweep.is_some();
-            let due = if work { self.cx.now } else { looking.own_due };
-            let due = due.min(self.suspect_timeout()).min(looking.turns.timeout());
+            let due = if work { cx.now } else { looking.own_due };
+            let due = due
+                .min(self.suspect_timeout(cx, leases))
+                .min(looking.turns.timeout());
             next = next.min(due.max(looking.backoff.not_before));
         }
         next

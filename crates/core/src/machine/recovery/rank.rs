@@ -16,10 +16,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::leases::table::Origin;
-use super::look::MOST_RECHECKS;
-use super::rng::mix;
-use super::{Deadlines, Machine};
+use super::Recovery;
+use super::scan::MOST_RECHECKS;
+use crate::machine::cx::Cx;
+use crate::machine::deadlines::Deadlines;
+use crate::machine::leases::Leases;
+use crate::machine::leases::table::Origin;
+use crate::machine::rng::mix;
 use crate::{
     Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockId, LockState, Pending,
     StreamName, Timestamp,
@@ -40,7 +43,7 @@ const LAST_PLACE: u32 = 3;
 
 /// Entries that others are to take first.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     turns: BTreeMap<EntryId, Turn>,
     due: Deadlines<EntryId>,
     /// Those that this consumer is the first to go for, and whose lock was still
@@ -67,7 +70,7 @@ struct Turn {
 }
 
 impl Turns {
-    pub(super) fn remove(&mut self, entry: EntryId) {
+    pub(crate) fn remove(&mut self, entry: EntryId) {
         if let Some(turn) = self.turns.remove(&entry) {
             self.due.cancel(&entry);
             self.unfreed.remove(&turn.stream);
@@ -75,7 +78,7 @@ impl Turns {
     }
 
     /// Whose turn it is now, lowest first.
-    pub(super) fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<EntryId> {
+    pub(crate) fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<EntryId> {
         let mut come = Vec::new();
         while come.len() < max
             && let Some(entry) = self.due.pop_due(now)
@@ -85,7 +88,7 @@ impl Turns {
         come
     }
 
-    pub(super) fn locks(&self, entries: &[EntryId]) -> Vec<LockId> {
+    pub(crate) fn locks(&self, entries: &[EntryId]) -> Vec<LockId> {
         let lock = |entry: &EntryId| {
             let stream = self.turns.get(entry)?.stream.clone();
             Some(LockId {
@@ -96,7 +99,7 @@ impl Turns {
         entries.iter().filter_map(lock).collect()
     }
 
-    pub(super) fn put_off(&mut self, entries: Vec<EntryId>, at: Timestamp) {
+    pub(crate) fn put_off(&mut self, entries: Vec<EntryId>, at: Timestamp) {
         for entry in entries {
             if let Some(turn) = self.turns.get_mut(&entry) {
                 turn.at = at;
@@ -105,25 +108,25 @@ impl Turns {
         }
     }
 
-    pub(super) fn forget_old(&mut self, before: Timestamp) {
+    pub(crate) fn forget_old(&mut self, before: Timestamp) {
         self.turns.retain(|_, turn| turn.at >= before);
         self.unfreed
             .retain(|_, entry| self.turns.contains_key(entry));
     }
 
-    pub(super) fn timeout(&self) -> Timestamp {
+    pub(crate) fn timeout(&self) -> Timestamp {
         self.due.next()
     }
 }
 
-impl Machine {
+impl Recovery {
     /// Whether what its owner gave up is to be gone for now, if its lock is free.
-    pub(super) fn is_first_in_turn(&self, pending: &Pending) -> bool {
+    pub(crate) fn is_first_in_turn(&self, cx: &Cx, leases: &Leases, pending: &Pending) -> bool {
         let is_known = self.turn_of(pending).is_some();
-        !self.cx.is_manual()
-            && self.leases.room(&self.cx) > 0
+        !cx.is_manual()
+            && leases.room(cx) > 0
             && !is_known
-            && self.place(pending.entry, pending.consumer.as_ref()) == Some(0)
+            && self.place(cx, pending.entry, pending.consumer.as_ref()) == Some(0)
     }
 
     fn turn_of(&self, pending: &Pending) -> Option<&Turn> {
@@ -133,8 +136,9 @@ impl Machine {
 
     /// Whether to go for what its owner gave up or left; if not, it is looked at
     /// again when the turn comes.
-    pub(super) fn is_my_turn(
+    pub(crate) fn is_my_turn(
         &mut self,
+        cx: &mut Cx,
         pending: &Pending,
         content: &Announcement,
         origin: Origin,
@@ -146,19 +150,20 @@ impl Machine {
         }
         let has_come = self.turn_of(pending).is_some();
         self.looking.turns.remove(pending.entry);
-        let wait = match self.place(pending.entry, pending.consumer.as_ref()) {
+        let wait = match self.place(cx, pending.entry, pending.consumer.as_ref()) {
             _ if has_come => return true,
             Some(0) => return true,
-            Some(place) => STEP * place.min(LAST_PLACE) + self.cx.deadline_jitter(),
-            None => self.cx.rng.up_to(UNKNOWN),
+            Some(place) => STEP * place.min(LAST_PLACE) + cx.deadline_jitter(),
+            None => cx.rng.up_to(UNKNOWN),
         };
         let stream = content.stream.clone();
-        self.wait_for_turn(pending, stream, origin, wait);
+        self.wait_for_turn(cx, pending, stream, origin, wait);
         false
     }
 
     fn wait_for_turn(
         &mut self,
+        cx: &mut Cx,
         pending: &Pending,
         stream: StreamName,
         origin: Origin,
@@ -168,7 +173,7 @@ impl Machine {
             self.looking.left_behind = true;
             return;
         }
-        let at = self.cx.now + wait;
+        let at = cx.now + wait;
         let turn = Turn {
             stream,
             origin,
@@ -185,9 +190,15 @@ impl Machine {
     }
 
     /// It was given up, and its lock is held.
-    pub(super) fn wait_for_giver(&mut self, pending: &Pending, stream: StreamName, held: &Held) {
+    pub(crate) fn wait_for_giver(
+        &mut self,
+        cx: &mut Cx,
+        pending: &Pending,
+        stream: StreamName,
+        held: &Held,
+    ) {
         if is_held_by(held, pending.consumer.as_ref()) {
-            self.wait_for_turn(pending, stream.clone(), Origin::HandedBack, EARLY);
+            self.wait_for_turn(cx, pending, stream.clone(), Origin::HandedBack, EARLY);
             if let Some(turn) = self.looking.turns.turns.get_mut(&pending.entry) {
                 turn.is_first = true;
                 self.looking.turns.unfreed.insert(stream, pending.entry);
@@ -196,7 +207,7 @@ impl Machine {
     }
 
     /// A lock was released, maybe one that this consumer's turn waits for.
-    pub(super) fn turn_freed(&mut self, stream: &StreamName) {
+    pub(crate) fn turn_freed(&mut self, stream: &StreamName) {
         let turns = &mut self.looking.turns;
         let Some(entry) = turns.unfreed.remove(stream) else {
             return;
@@ -210,20 +221,20 @@ impl Machine {
 
     /// This consumer's place in the order for the entry: how many of those who
     /// live, besides the former owner, come before. `None` if nobody knows.
-    fn place(&self, entry: EntryId, from: Option<&ConsumerName>) -> Option<u32> {
-        if !self.cx.peers.are_known {
+    fn place(&self, cx: &Cx, entry: EntryId, from: Option<&ConsumerName>) -> Option<u32> {
+        if !cx.peers.are_known {
             return None;
         }
         let seed = mix(entry.ms ^ mix(entry.seq));
-        let own = mix(seed ^ hash(&self.cx.consumer));
+        let own = mix(seed ^ hash(&cx.consumer));
         let others = self.looking.live.iter().filter(|(name, hash)| {
-            **name != self.cx.consumer && Some(*name) != from && mix(seed ^ **hash) > own
+            **name != cx.consumer && Some(*name) != from && mix(seed ^ **hash) > own
         });
         Some(u32::try_from(others.count()).unwrap_or(u32::MAX))
     }
 
     /// The turn has come; `state` is what the lock is now.
-    pub(super) fn turn_come(&mut self, entry: EntryId, state: LockState) {
+    pub(crate) fn turn_come(&mut self, cx: &mut Cx, entry: EntryId, state: LockState) {
         let Some(turn) = self.looking.turns.turns.get_mut(&entry) else {
             return;
         };
@@ -232,16 +243,16 @@ impl Machine {
                 turn.come = true;
                 if turn.origin == Origin::Orphan {
                     // That nobody owns it is known already.
-                    self.looking.expired.insert(entry, self.cx.now);
+                    self.looking.expired.insert(entry, cx.now);
                 }
                 self.look_at(vec![entry]);
             }
             LockState::Held(held) if is_held_by(&held, turn.from.as_ref()) => {
                 // Not freed yet, or not expired.
-                let margin = self.cx.settings.margin();
+                let margin = cx.settings.margin();
                 if turn.early == 0 {
-                    turn.early_until = self.cx.now + held.remaining + margin;
-                } else if turn.early_until <= self.cx.now {
+                    turn.early_until = cx.now + held.remaining + margin;
+                } else if turn.early_until <= cx.now {
                     // One of that name has it for good, restarted maybe. If it
                     // fails, that is told; if it cannot release, a sweep sees it.
                     return self.looking.turns.remove(entry);
@@ -249,10 +260,7 @@ impl Machine {
                 turn.early += 1;
                 let unfreed = turn.is_first.then(|| (turn.stream.clone(), entry));
                 let wait = EARLY * 2u32.pow(turn.early.min(10));
-                let at = self.cx.now
-                    + wait
-                        .min(held.remaining.max(EARLY))
-                        .min(self.cx.settings.ttl);
+                let at = cx.now + wait.min(held.remaining.max(EARLY)).min(cx.settings.ttl);
                 self.looking.turns.unfreed.extend(unfreed);
                 self.looking.turns.put_off(vec![entry], at);
             }
@@ -273,7 +281,7 @@ fn is_held_by(held: &Held, consumer: Option<&ConsumerName>) -> bool {
 }
 
 /// With the hash of the name, to be mixed with each entry's.
-pub(super) fn hashed(name: ConsumerName) -> (ConsumerName, u64) {
+pub(crate) fn hashed(name: ConsumerName) -> (ConsumerName, u64) {
     let hash = hash(&name);
     (name, hash)
 }

@@ -1,20 +1,25 @@
 //! One look, step by step: who lives, what is pending, and whose locks are held
 //! of what is neither ours nor known to be free. What it shows is judged in `judging`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::super::leases::table::State;
-use super::super::turns::hashed;
-use super::super::{Action, Flight, Machine, Notice, Reply};
-use super::{LOOK_PAGE, Looking, Target};
-use crate::{EntryId, LockId, Pending, PendingIds, PendingPage, Result, Scope, Timestamp};
+use super::Recovery;
+use super::rank::hashed;
+use super::scan::{LOOK_PAGE, Looking, Target};
+use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::leases::Leases;
+use crate::machine::leases::table::State;
+use crate::machine::{Action, Notice, Reply};
+use crate::{
+    EntryId, LockId, LockState, Pending, PendingIds, PendingPage, Result, Scope, Timestamp,
+};
 
 /// Ids per listing of nothing but those.
 const ID_PAGE: usize = 1000;
 
 #[derive(Debug)]
-pub(super) struct Look {
+pub(crate) struct Look {
     target: Target,
     step: Step,
     sent: Timestamp,
@@ -55,10 +60,29 @@ impl Step {
 
 /// What is pending, and judged by its lock.
 #[derive(Debug)]
-pub(in super::super) struct Unsure {
-    pub(in super::super) pending: Pending,
+pub(crate) struct Unsure {
+    pub(crate) pending: Pending,
     /// Its lock was reported or seen to expire before.
-    pub(in super::super) expired: bool,
+    pub(crate) expired: bool,
+}
+
+/// A page that was read.
+#[derive(Debug)]
+pub(crate) struct Page {
+    target: Target,
+    todo: VecDeque<Todo>,
+    /// What is to be inspected.
+    unsure: Vec<Unsure>,
+    unread: Vec<EntryId>,
+    next: Option<EntryId>,
+}
+
+#[derive(Debug)]
+enum Todo {
+    Read(Pending),
+    Classify(Pending),
+    Classified(EntryId),
+    Judge(Unsure, LockState),
 }
 
 impl Looking {
@@ -80,23 +104,23 @@ impl Looking {
     }
 }
 
-impl Machine {
-    pub(super) fn begin_look(&mut self, target: Target) {
-        let ttl = self.cx.settings.ttl;
-        let step = match self.looking.needs_members(&target, self.cx.now, ttl) {
+impl Recovery {
+    pub(crate) fn begin_look(&mut self, cx: &mut Cx, target: Target) {
+        let ttl = cx.settings.ttl;
+        let step = match self.looking.needs_members(&target, cx.now, ttl) {
             true => Step::Members,
             false => self.looking.first_step(&target),
         };
-        self.take_step(target, step);
+        self.take_step(cx, target, step);
     }
 
-    fn take_step(&mut self, target: Target, step: Step) {
-        let sent = self.cx.now;
+    fn take_step(&mut self, cx: &mut Cx, target: Target, step: Step) {
+        let sent = cx.now;
         let look = Look { target, step, sent };
         let action = match &look.step {
             Step::Members => Action::Members,
             Step::ListIds => {
-                let (consumer, after) = match self.scope_of(&look.target) {
+                let (consumer, after) = match self.scope_of(cx, &look.target) {
                     Scope::All { after } => (None, after),
                     Scope::Consumer { consumer, after } => (Some(consumer), after),
                     Scope::Entries(_) => (None, EntryId::MIN),
@@ -115,7 +139,7 @@ impl Machine {
                 limit: LOOK_PAGE,
             },
             Step::List => Action::List {
-                scope: self.scope_of(&look.target),
+                scope: self.scope_of(cx, &look.target),
                 limit: LOOK_PAGE,
             },
             Step::LookUp { unknown, .. } => Action::List {
@@ -135,13 +159,13 @@ impl Machine {
             Step::InspectTurns(locks) => Action::Inspect(locks.clone()),
         };
         self.looking.current = Some(look);
-        self.cx.act(action, Flight::Look);
+        cx.act(action, Flight::Look);
     }
 
-    fn scope_of(&self, target: &Target) -> Scope {
+    fn scope_of(&self, cx: &Cx, target: &Target) -> Scope {
         match target {
             Target::Own { after } => Scope::Consumer {
-                consumer: self.cx.consumer.clone(),
+                consumer: cx.consumer.clone(),
                 after: *after,
             },
             Target::Suspect { key, after, .. } => Scope::Consumer {
@@ -158,11 +182,11 @@ impl Machine {
         }
     }
 
-    pub(in super::super) fn look_done(&mut self, result: Result<Reply>) {
+    pub(crate) fn look_done(&mut self, cx: &mut Cx, leases: &Leases, result: Result<Reply>) {
         let Some(look) = self.looking.current.take() else {
             return;
         };
-        if self.cx.is_draining() {
+        if cx.is_draining() {
             return;
         }
         match (look.step, result) {
@@ -171,68 +195,86 @@ impl Machine {
                     .into_iter()
                     .map(|member| hashed(member.session.consumer))
                     .collect();
-                self.looking.live_as_of = Some(self.cx.now);
+                self.looking.live_as_of = Some(cx.now);
                 let step = self.looking.first_step(&look.target);
-                self.take_step(look.target, step);
+                self.take_step(cx, look.target, step);
             }
             (Step::ListIds | Step::ListStranded, Ok(Reply::ListedIds(page))) => {
                 self.looking.backoff.succeed();
-                self.ids_listed(look.target, page, look.sent);
+                self.ids_listed(cx, leases, look.target, page, look.sent);
             }
             (Step::List, Ok(Reply::Listed(page))) => {
                 self.looking.backoff.succeed();
-                self.listed(look.target, page, Vec::new());
+                self.listed(cx, leases, look.target, page, Vec::new());
             }
             (Step::LookUp { mut unknown, next }, Ok(Reply::Listed(page))) => {
                 self.looking.backoff.succeed();
                 // The page is short if what it has is long.
                 unknown.retain(|entry| page.next.is_some_and(|last| *entry > last));
                 let entries = page.entries;
-                self.listed(look.target, PendingPage { entries, next }, unknown);
+                self.listed(
+                    cx,
+                    leases,
+                    look.target,
+                    PendingPage { entries, next },
+                    unknown,
+                );
             }
             (Step::Inspect { page, unread, next }, Ok(Reply::Inspected(states)))
                 if states.len() == page.len() =>
             {
-                let mut target = look.target;
-                for (unsure, state) in page.into_iter().zip(states) {
-                    self.judge(&mut target, unsure, state);
-                }
-                self.page_read(target, unread, next);
+                let judged = page.into_iter().zip(states);
+                self.looking.page = Some(Page {
+                    target: look.target,
+                    todo: judged
+                        .map(|(unsure, state)| Todo::Judge(unsure, state))
+                        .collect(),
+                    unsure: Vec::new(),
+                    unread,
+                    next,
+                });
             }
             (Step::InspectTurns(locks), Ok(Reply::Inspected(states)))
                 if states.len() == locks.len() =>
             {
                 self.looking.backoff.succeed();
                 for (lock, state) in locks.into_iter().zip(states) {
-                    self.turn_come(lock.entry, state);
+                    self.turn_come(cx, lock.entry, state);
                 }
             }
             (step, result) => {
                 self.looking
                     .backoff
-                    .fail(self.cx.now, self.cx.settings.ttl, &mut self.cx.rng);
-                self.step_failed(step.name(), &result);
-                self.look_failed(look.target);
+                    .fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                cx.step_failed(step.name(), result);
+                self.look_failed(cx, leases, look.target);
             }
         }
     }
 
-    fn look_failed(&mut self, target: Target) {
+    fn look_failed(&mut self, cx: &mut Cx, leases: &Leases, target: Target) {
         match target {
-            Target::Own { .. } => self.look_at_own(),
+            Target::Own { .. } => self.look_at_own(cx),
             // Still due.
             Target::Sweep { .. } | Target::Stranded { .. } => {}
             Target::Entries(entries) => self.looking.hinted.extend(entries),
-            Target::Turns(entries) => self.looking.turns.put_off(entries, self.cx.now),
+            Target::Turns(entries) => self.looking.turns.put_off(entries, cx.now),
             Target::Consumer { consumer, .. } => {
                 self.looking.to_list.insert(consumer);
             }
-            Target::Suspect { key, .. } => self.suspect_pass_done(&key, 1),
+            Target::Suspect { key, .. } => self.suspect_pass_done(cx, leases, &key, 1),
         }
     }
 
     /// Passes over what is known, and looks the rest up.
-    fn ids_listed(&mut self, target: Target, mut page: PendingIds, sent: Timestamp) {
+    fn ids_listed(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        target: Target,
+        mut page: PendingIds,
+        sent: Timestamp,
+    ) {
         let mut unknown = Vec::new();
         let mut seen = 0;
         for (index, &entry) in page.entries.iter().enumerate() {
@@ -243,7 +285,7 @@ impl Machine {
             }
             seen += 1;
             // What a take-over brought is to be read before it is held.
-            if self.leases.items.contains(entry) && !self.leases.adopting.contains_key(&entry) {
+            if leases.items.contains(entry) && !leases.adopting.contains_key(&entry) {
                 self.looking.expired.remove(&entry);
             } else {
                 unknown.push(entry);
@@ -261,20 +303,27 @@ impl Machine {
             }
             (Target::Own { after }, looking) => {
                 *looking.own_found.get_or_insert(0) += seen;
-                self.claim_what_was_taken(*after, &page, sent);
+                self.claim_what_was_taken(cx, leases, *after, &page, sent);
             }
-            (Target::Stranded { .. }, _) => self.claim_what_is_stranded(&page.entries),
+            (Target::Stranded { .. }, _) => self.claim_what_is_stranded(cx, leases, &page.entries),
             _ => {}
         }
         if unknown.is_empty() {
-            return self.page_done(target, page.next);
+            return self.page_done(cx, leases, target, page.next);
         }
         let next = page.next;
-        self.take_step(target, Step::LookUp { unknown, next });
+        self.take_step(cx, target, Step::LookUp { unknown, next });
     }
 
-    /// Sorts a page: what is ours or free is taken at once, the rest inspected.
-    fn listed(&mut self, mut target: Target, mut page: PendingPage, unread: Vec<EntryId>) {
+    /// A page is classified: what is ours or free is taken at once, the rest inspected.
+    fn listed(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        mut target: Target,
+        mut page: PendingPage,
+        unread: Vec<EntryId>,
+    ) {
         if let Target::Entries(entries) = &mut target {
             if let Some(last) = page.next.take() {
                 let (looked_at, later): (BTreeSet<EntryId>, BTreeSet<EntryId>) =
@@ -284,51 +333,108 @@ impl Machine {
             }
             let found: BTreeSet<EntryId> = page.entries.iter().map(|p| p.entry).collect();
             for entry in entries.difference(&found).copied().collect::<Vec<_>>() {
-                self.no_longer_pending(entry);
+                self.no_longer_pending(cx, leases, entry);
             }
         }
-        let mut unsure = Vec::new();
-        for pending in page.entries {
-            unsure.extend(self.sort(&mut target, pending));
+        self.looking.page = Some(Page {
+            target,
+            todo: page.entries.into_iter().map(Todo::Read).collect(),
+            unsure: Vec::new(),
+            unread,
+            next: page.next,
+        });
+    }
+
+    /// Works on with the page that was read, by one step. `false` if there is none.
+    ///
+    /// What is wanted of the leases is carried out after each step: so each entry is
+    /// classified by the room that those before it have left.
+    pub(crate) fn step(&mut self, cx: &mut Cx, leases: &Leases) -> bool {
+        let Some(mut page) = self.looking.page.take() else {
+            return false;
+        };
+        match page.todo.pop_front() {
+            Some(Todo::Read(pending)) => {
+                cx.raise_floor(pending.token);
+                let stream = pending.content.as_ref().ok();
+                let stream = stream.map(|content| content.stream.clone());
+                cx.effect(Effect::Read(pending.entry, stream));
+                page.todo.push_front(Todo::Classify(pending));
+            }
+            Some(Todo::Classify(pending)) => {
+                page.todo.push_front(Todo::Classified(pending.entry));
+                let unsure = self.classify(cx, leases, &mut page.target, pending);
+                page.unsure.extend(unsure);
+            }
+            Some(Todo::Classified(entry)) => self.leave_to_others(leases, &mut page.target, entry),
+            Some(Todo::Judge(unsure, state)) => {
+                self.judge(cx, leases, &mut page.target, unsure, state)
+            }
+            None => {
+                self.page_classified(cx, leases, page);
+                return true;
+            }
         }
+        self.looking.page = Some(page);
+        true
+    }
+
+    fn page_classified(&mut self, cx: &mut Cx, leases: &Leases, page: Page) {
+        let Page {
+            target,
+            unsure,
+            unread,
+            next,
+            ..
+        } = page;
         if unsure.is_empty() {
-            return self.page_read(target, unread, page.next);
+            return self.page_read(cx, leases, target, unread, next);
         }
-        let next = page.next;
         let page = unsure;
-        self.take_step(target, Step::Inspect { page, unread, next });
+        self.take_step(cx, target, Step::Inspect { page, unread, next });
     }
 
     /// What is held, and was when the listing of one's own entries was sent, is among
     /// them, unless somebody took it from here: a foreign consumer, or an operator who
     /// removed this consumer's name from the group. It is claimed again, or found gone.
-    fn claim_what_was_taken(&mut self, after: EntryId, page: &PendingIds, sent: Timestamp) {
-        let held = self.leases.items.after(after);
+    fn claim_what_was_taken(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        after: EntryId,
+        page: &PendingIds,
+        sent: Timestamp,
+    ) {
+        let held = leases.items.after(after);
         let held = held.take_while(|(entry, _)| page.next.is_none_or(|next| *entry <= next));
         let taken = held.filter(|(entry, item)| {
             let is_held = matches!(&item.state, State::Held(holding) if holding.since < sent);
             is_held && page.entries.binary_search(entry).is_err()
         });
-        self.leases
-            .lanes
-            .refresh
-            .queue
-            .extend(taken.map(|(entry, _)| entry));
+        let taken = taken.map(|(entry, _)| entry).collect();
+        cx.effect(Effect::Refresh(taken));
     }
 
-    fn claim_what_is_stranded(&mut self, entries: &[EntryId]) {
-        for entry in entries {
-            let state = self.leases.items.get(*entry).map(|item| &item.state);
-            if matches!(state, Some(State::Held(_))) {
-                self.leases.lanes.refresh.queue.insert(*entry);
-            }
-        }
+    fn claim_what_is_stranded(&mut self, cx: &mut Cx, leases: &Leases, entries: &[EntryId]) {
+        let is_held = |entry: &&EntryId| {
+            let item = leases.items.get(**entry);
+            item.is_some_and(|item| matches!(item.state, State::Held(_)))
+        };
+        let held = entries.iter().filter(is_held).copied().collect();
+        cx.effect(Effect::Refresh(held));
     }
 
     /// On with what a short page left out of what was to be looked up, if anything.
-    fn page_read(&mut self, target: Target, unread: Vec<EntryId>, next: Option<EntryId>) {
+    fn page_read(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        target: Target,
+        unread: Vec<EntryId>,
+        next: Option<EntryId>,
+    ) {
         let Some(first) = unread.first() else {
-            return self.page_done(target, next);
+            return self.page_done(cx, leases, target, next);
         };
         match (&target, &mut self.looking.sweep) {
             // Lets what is more urgent go first.
@@ -336,43 +442,45 @@ impl Machine {
                 sweep.seen = sweep.seen.saturating_sub(unread.len());
                 sweep.looked_up = sweep.looked_up.saturating_sub(unread.len());
                 let before = just_before(*first);
-                self.page_done(target, Some(before));
+                self.page_done(cx, leases, target, Some(before));
             }
             _ => {
                 let unknown = unread;
-                self.take_step(target, Step::LookUp { unknown, next });
+                self.take_step(cx, target, Step::LookUp { unknown, next });
             }
         }
     }
 
-    fn page_done(&mut self, target: Target, next: Option<EntryId>) {
-        let full = !self.cx.is_manual() && self.leases.room(&self.cx) == 0;
+    fn page_done(&mut self, cx: &mut Cx, leases: &Leases, target: Target, next: Option<EntryId>) {
+        let full = !cx.is_manual() && leases.room(cx) == 0;
         match (target, next) {
             (Target::Entries(_) | Target::Turns(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
-                self.forget_old();
+                self.forget_old(cx);
                 if let Some(entries) = self.looking.own_found.take() {
                     self.looking.own_pending = entries;
-                    self.cx.notify(Notice::OwnListed { entries });
+                    cx.notify(Notice::OwnListed { entries });
                 }
             }
-            (Target::Sweep { .. }, None) => self.pending_swept(),
-            (Target::Stranded { .. }, None) => self.sweep_done(),
+            (Target::Sweep { .. }, None) => self.pending_swept(cx),
+            (Target::Stranded { .. }, None) => self.sweep_done(cx),
             (
                 Target::Suspect {
                     key, unresolved, ..
                 },
                 None,
             ) => {
-                self.suspect_pass_done(&key, unresolved);
+                self.suspect_pass_done(cx, leases, &key, unresolved);
             }
-            (Target::Suspect { key, .. }, Some(_)) if full => self.suspect_pass_done(&key, 1),
+            (Target::Suspect { key, .. }, Some(_)) if full => {
+                self.suspect_pass_done(cx, leases, &key, 1)
+            }
             // Between its pages a sweep lets what is more urgent go first.
             (Target::Sweep { .. } | Target::Stranded { .. }, Some(after)) => {
                 if let Some(sweep) = &mut self.looking.sweep {
                     sweep.after = after;
                     // A page that takes longer than a TTL has not waited for it.
-                    sweep.looked = self.cx.now;
+                    sweep.looked = cx.now;
                 }
             }
             (target, Some(after)) => {
@@ -392,7 +500,7 @@ impl Machine {
                     Target::Turns(entries) => Target::Turns(entries),
                 };
                 let step = self.looking.first_step(&target);
-                self.take_step(target, step);
+                self.take_step(cx, target, step);
             }
         }
     }

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use super::super::Machine;
-use super::Target;
+use super::Recovery;
+use super::scan::Target;
+use crate::machine::cx::Cx;
+use crate::machine::leases::Leases;
 use crate::{EntryId, LockScheme, Timestamp};
 
 /// Pending entries that are so few that looking for what is stranded costs nothing.
@@ -15,64 +17,64 @@ const SWEEPS_PER_STRANDED: u32 = 4;
 
 /// How far a sweep has come, and what it has cost.
 #[derive(Debug)]
-pub(super) struct Sweep {
-    pub(super) after: EntryId,
+pub(crate) struct Sweep {
+    pub(crate) after: EntryId,
     /// It has seen all that is pending, and goes on with what is stranded.
-    pub(super) stranded: bool,
+    pub(crate) stranded: bool,
     /// When it began, went on, or ended a page last.
-    pub(super) looked: Timestamp,
-    pub(super) seen: usize,
-    pub(super) looked_up: usize,
+    pub(crate) looked: Timestamp,
+    pub(crate) seen: usize,
+    pub(crate) looked_up: usize,
 }
 
-impl Machine {
+impl Recovery {
     /// Whether no turn is needed: with manual claiming everybody is to hear of
     /// every orphan, and without sessions everybody must see others' deadlines.
-    pub(super) fn sweeps_alone(&self) -> bool {
-        self.cx.is_manual() || (!self.cx.peers.are_known && self.leases.room(&self.cx) > 0)
+    pub(crate) fn sweeps_alone(&self, cx: &Cx, leases: &Leases) -> bool {
+        cx.is_manual() || (!cx.peers.are_known && leases.room(cx) > 0)
     }
 
     /// Automatic claiming: one sweeps for all, and only who has room.
-    pub(in super::super) fn wants_sweep(&self) -> bool {
-        !self.cx.is_manual()
+    pub(crate) fn wants_sweep(&self, cx: &Cx, leases: &Leases) -> bool {
+        !cx.is_manual()
             && self.looking.sweep.is_none()
-            && self.looking.sweep_due <= self.cx.now
-            && self.leases.room(&self.cx) > 0
+            && self.looking.sweep_due <= cx.now
+            && leases.room(cx) > 0
     }
 
     /// What there was no room for is to be found soon after there is.
-    pub(super) fn pump_sweep(&mut self) {
-        if self.looking.left_behind && self.leases.room(&self.cx) > 0 {
+    pub(crate) fn pump_sweep(&mut self, cx: &mut Cx, leases: &Leases) {
+        if self.looking.left_behind && leases.room(cx) > 0 {
             self.looking.left_behind = false;
-            let soon = self.looking.last_sweep + self.cx.settings.ttl / 2;
+            let soon = self.looking.last_sweep + cx.settings.ttl / 2;
             self.looking.sweep_due = self.looking.sweep_due.min(soon);
         }
-        if self.sweeps_alone() && self.looking.sweep_due <= self.cx.now {
-            self.begin_sweep();
+        if self.sweeps_alone(cx, leases) && self.looking.sweep_due <= cx.now {
+            self.begin_sweep(cx);
         }
     }
 
-    pub(in super::super) fn begin_sweep(&mut self) {
-        if self.looking.sweep.is_some() || self.cx.is_draining() {
+    pub(crate) fn begin_sweep(&mut self, cx: &mut Cx) {
+        if self.looking.sweep.is_some() || cx.is_draining() {
             return;
         }
-        self.looking.sweep_due = self.cx.now + self.sweep_interval();
+        self.looking.sweep_due = cx.now + self.sweep_interval(cx);
         let looking = &mut self.looking;
         looking.sweep = Some(Sweep {
             after: EntryId::MIN,
             stranded: false,
-            looked: self.cx.now,
+            looked: cx.now,
             seen: 0,
             looked_up: 0,
         });
-        looking.last_sweep = self.cx.now;
+        looking.last_sweep = cx.now;
         looking.live_as_of = None;
     }
 
     /// Its next page, if there is a sweep.
-    pub(super) fn sweep_target(&mut self) -> Option<Target> {
+    pub(crate) fn sweep_target(&mut self, cx: &mut Cx) -> Option<Target> {
         let sweep = self.looking.sweep.as_mut()?;
-        sweep.looked = self.cx.now;
+        sweep.looked = cx.now;
         let after = sweep.after;
         Some(match sweep.stranded {
             true => Target::Stranded { after },
@@ -83,52 +85,52 @@ impl Machine {
     /// All that is pending has been seen. What is on the LBS and pending at nobody is
     /// looked for with every sweep as long as little is pending, else with every
     /// fourth: for the server it is five times as much work as listing ids.
-    pub(super) fn pending_swept(&mut self) {
+    pub(crate) fn pending_swept(&mut self, cx: &mut Cx) {
         let looking = &mut self.looking;
         let Some(sweep) = &mut looking.sweep else {
             return;
         };
         looking.sweeps_since_stranded = looking.sweeps_since_stranded.saturating_add(1);
         if sweep.seen > FEW && looking.sweeps_since_stranded < SWEEPS_PER_STRANDED {
-            return self.sweep_done();
+            return self.sweep_done(cx);
         }
         looking.sweeps_since_stranded = 0;
         sweep.stranded = true;
         sweep.after = EntryId::MIN;
     }
 
-    pub(super) fn sweep_done(&mut self) {
+    pub(crate) fn sweep_done(&mut self, cx: &mut Cx) {
         if let Some(sweep) = self.looking.sweep.take() {
-            self.looking.sweep_rest = self.rest_after(sweep.seen, sweep.looked_up);
+            self.looking.sweep_rest = self.rest_after(cx, sweep.seen, sweep.looked_up);
         }
         // Who swept lets the others have the next turn: they see what is
         // stuck at this one, and learn whose deadlines to watch.
-        let others_first = match self.cx.is_manual() {
+        let others_first = match cx.is_manual() {
             true => Duration::ZERO,
-            false => self.cx.settings.beat_interval(),
+            false => cx.settings.beat_interval(),
         };
-        self.looking.sweep_due = self.looking.last_sweep + self.sweep_interval() + others_first;
+        self.looking.sweep_due = self.looking.last_sweep + self.sweep_interval(cx) + others_first;
     }
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
-    pub(in super::super) fn sweep_interval(&self) -> Duration {
-        self.cx.settings.sweep_interval() + self.looking.sweep_rest
+    pub(crate) fn sweep_interval(&self, cx: &Cx) -> Duration {
+        cx.settings.sweep_interval() + self.looking.sweep_rest
     }
 
     /// The same for one's own part, of which every member has one.
-    pub(super) fn own_interval(&self) -> Duration {
-        let members = self.cx.peers.members as usize;
+    pub(crate) fn own_interval(&self, cx: &Cx) -> Duration {
+        let members = cx.peers.members as usize;
         let seen = self.looking.own_pending.saturating_mul(members);
-        self.cx.settings.sweep_interval() + self.rest_after(seen, 0)
+        cx.settings.sweep_interval() + self.rest_after(cx, seen, 0)
     }
 
     /// What keeps looking below a hundredth of the server's time: an id costs
     /// it a third of a microsecond, an entry that is looked up and whose lock is
     /// inspected about 15. With per-stream locks that must not go so far: only
     /// a sweep sees consumers without a session that are new.
-    fn rest_after(&self, seen: usize, looked_up: usize) -> Duration {
+    fn rest_after(&self, cx: &Cx, seen: usize, looked_up: usize) -> Duration {
         let times = |each: u64, n: usize| Duration::from_micros(each.saturating_mul(n as u64));
-        let per_look_up = match self.cx.scheme {
+        let per_look_up = match cx.scheme {
             LockScheme::Session => 2_000,
             LockScheme::PerStream => 200,
         };

@@ -3,36 +3,40 @@
 
 use std::time::Duration;
 
-use super::leases::lanes::Parking;
-use super::leases::table::Origin;
-use super::look::{LOOK_PAGE, MOST_RECHECKS, Target, Unsure};
-use super::{Machine, Notice};
+use super::Recovery;
+use super::scan::{LOOK_PAGE, MOST_RECHECKS, Target};
+use super::steps::Unsure;
+use crate::machine::Notice;
+use crate::machine::cx::{Cx, Effect};
+use crate::machine::leases::Leases;
+use crate::machine::leases::lanes::Parking;
+use crate::machine::leases::table::Origin;
 use crate::{
     Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockScheme, LockState, Pending,
 };
 
-impl Machine {
+impl Recovery {
     /// Deals with what needs no inspection of its lock; returns what does.
-    pub(super) fn sort(&mut self, target: &mut Target, pending: Pending) -> Option<Unsure> {
-        self.cx.raise_floor(pending.token);
+    pub(crate) fn classify(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        target: &mut Target,
+        pending: Pending,
+    ) -> Option<Unsure> {
         if matches!(target, Target::Entries(_)) {
             let owner = pending.consumer.as_ref().filter(|_| !pending.handed_back);
             self.watch_another(pending.entry, owner);
         }
         let expired = self.looking.expired.remove(&pending.entry).is_some();
-        let stream = pending.content.as_ref().ok().map(|content| &content.stream);
-        self.leases.id_is_of(&mut self.cx, pending.entry, stream);
-        let mut adopted = self.leases.adopting.remove(&pending.entry);
-        if let Some(other) = adopted.take_if(|lease| Some(&lease.stream) != stream) {
-            self.leases.give_back(&mut self.cx, other);
-        }
+        let adopted = leases.adopting.get(&pending.entry).cloned();
         let content = match &pending.content {
             Ok(content) => content.clone(),
             Err(reason) => {
-                let waiting = &self.leases.lanes.quarantine.queue;
-                if self.leases.parking_places(&self.cx) > waiting.len() {
+                let waiting = &leases.lanes.quarantine.queue;
+                if leases.parking_places(cx) > waiting.len() {
                     let parking = Parking::unreadable(pending.token, reason);
-                    self.leases.park(pending.entry, parking);
+                    cx.effect(Effect::Park(pending.entry, parking));
                 } else if !waiting.contains(&pending.entry) {
                     self.looking.left_behind = true;
                 }
@@ -40,47 +44,44 @@ impl Machine {
             }
         };
         if let Some(lease) = adopted {
-            if self.rests(&pending) {
-                self.remember_expired(pending.entry);
-                self.leases.give_back(&mut self.cx, lease);
+            if self.rests(cx, leases, &pending) {
+                self.remember_expired(cx, pending.entry);
+                cx.effect(Effect::GiveBack(lease));
             } else {
-                self.leases.adopt(&mut self.cx, lease, content.info);
+                cx.effect(Effect::Adopt(lease, content.info));
             }
             return None;
         }
-        if self.leases.items.contains(pending.entry) {
+        if leases.items.contains(pending.entry) {
             // Known and waiting: what made us look may have cleared its way.
             if matches!(target, Target::Entries(_)) {
-                self.leases.wake_stream(&mut self.cx, &content.stream);
+                cx.effect(Effect::Wake(content.stream));
             }
-            self.leave_to_others(target, pending.entry);
             return None;
         }
-        let is_own = self.leases.late.take_own(pending.entry);
-        let handed_back_for_a_claim = pending.handed_back && self.cx.is_manual() && !is_own;
-        let is_here = pending.consumer.as_ref() == Some(&self.cx.consumer);
+        let is_own = leases.late.is_own(pending.entry);
+        let handed_back_for_a_claim = pending.handed_back && cx.is_manual() && !is_own;
+        let is_here = pending.consumer.as_ref() == Some(&cx.consumer);
         if is_here && !handed_back_for_a_claim {
-            let entry = pending.entry;
-            if !self.rests(&pending) {
-                self.admit_from(pending, content, Origin::Mine);
+            if !self.rests(cx, leases, &pending) {
+                self.admit_from(cx, pending, content, Origin::Mine);
             }
-            self.leave_to_others(target, entry);
         } else if pending.handed_back {
             count_unresolved(target);
             // Who hands back releases right after: the hint may be faster.
-            if self.cx.is_manual() || self.is_first_in_turn(&pending) {
+            if cx.is_manual() || self.is_first_in_turn(cx, leases, &pending) {
                 return Some(Unsure { pending, expired });
             }
-            self.orphan(pending, content, Origin::HandedBack);
+            self.orphan(cx, leases, pending, content, Origin::HandedBack);
         } else if (expired || self.is_first_pass(target))
-            && !self.cx.is_manual()
-            && !self.may_be_in_between(&pending)
+            && !cx.is_manual()
+            && !self.may_be_in_between(cx, &pending)
         {
             // What is reported must be claimable, so with manual claiming the lock is
             // looked at whatever is known: somebody may have it already, and one of
             // a dead consumer that was acquired after the last beat outlives its session.
             count_unresolved(target);
-            self.orphan(pending, content, Origin::Orphan);
+            self.orphan(cx, leases, pending, content, Origin::Orphan);
         } else {
             return Some(Unsure { pending, expired });
         }
@@ -89,8 +90,8 @@ impl Machine {
 
     /// What a dead one of this consumer's own name left, and there is no room for:
     /// the others learn of the death as long as it is not buried.
-    fn leave_to_others(&self, target: &mut Target, entry: EntryId) {
-        if self.leases.no_room.contains(&entry) {
+    pub(crate) fn leave_to_others(&self, leases: &Leases, target: &mut Target, entry: EntryId) {
+        if leases.no_room.contains(&entry) {
             count_unresolved(target);
         }
     }
@@ -99,26 +100,26 @@ impl Machine {
     /// owners failed on it. Then it is looked at again when that is over. What
     /// would be parked now waits as well if the last failure was a death: its owner may
     /// live and take it back. (What an owner says itself it hands back without a rest.)
-    fn rests(&mut self, pending: &Pending) -> bool {
+    fn rests(&mut self, cx: &mut Cx, leases: &Leases, pending: &Pending) -> bool {
         // Not counted yet: that is done by the next claim.
         let has_owner = pending.token != FencingToken::NONE && !pending.handed_back;
-        let crashed = has_owner && !self.leases.late.owes(pending.entry);
+        let crashed = has_owner && !leases.late.owes(pending.entry);
         let failures = pending.failures.saturating_add(u32::from(crashed));
-        let limit = self.cx.settings.quarantine_after;
+        let limit = cx.settings.quarantine_after;
         let is_to_be_parked = limit.is_some_and(|limit| failures >= limit);
         // To count the last one, or to park what was counted before, needs no rest.
         if failures == 0 || (is_to_be_parked && crashed) {
             return false;
         }
         let rest = match is_to_be_parked {
-            true => self.cx.settings.rest_before_parking(failures),
-            false => self.cx.settings.rest(failures),
+            true => cx.settings.rest_before_parking(failures),
+            false => cx.settings.rest(failures),
         };
         let key = (pending.entry, pending.token);
         let rest = rest.saturating_sub(pending.idle);
-        let until = self.cx.now + rest;
+        let until = cx.now + rest;
         let until = (*self.looking.resting.entry(key).or_insert(until)).min(until);
-        if until <= self.cx.now {
+        if until <= cx.now {
             return false;
         }
         self.recheck(until, pending.entry);
@@ -126,28 +127,35 @@ impl Machine {
     }
 
     /// R9: is it an orphan?
-    pub(super) fn judge(&mut self, target: &mut Target, unsure: Unsure, state: LockState) {
+    pub(crate) fn judge(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        target: &mut Target,
+        unsure: Unsure,
+        state: LockState,
+    ) {
         let Unsure { pending, expired } = unsure;
         let Ok(content) = pending.content.clone() else {
             return;
         };
-        if self.leases.items.contains(pending.entry) {
+        if leases.items.contains(pending.entry) {
             return;
         }
         let held = match state {
             LockState::Held(held) if pending.handed_back => {
-                return self.wait_for_giver(&pending, content.stream, &held);
+                return self.wait_for_giver(cx, &pending, content.stream, &held);
             }
             LockState::Held(held) => held,
             LockState::Free if pending.handed_back => {
-                return self.orphan(pending, content, Origin::HandedBack);
+                return self.orphan(cx, leases, pending, content, Origin::HandedBack);
             }
             LockState::Free => {
                 let (entry, consumer) = (pending.entry, pending.consumer.as_ref());
-                let known = expired && !self.may_be_in_between(&pending);
-                if known || self.is_orphan(target, entry, consumer, pending.idle) {
+                let known = expired && !self.may_be_in_between(cx, &pending);
+                if known || self.is_orphan(cx, target, entry, consumer, pending.idle) {
                     count_unresolved(target);
-                    self.orphan(pending, content, Origin::Orphan);
+                    self.orphan(cx, leases, pending, content, Origin::Orphan);
                 }
                 return;
             }
@@ -157,14 +165,14 @@ impl Machine {
         match &held.holder {
             Holder::Session(id) if self.orphans.is_dead(id) => {
                 count_unresolved(target);
-                self.look_when_expired(entry, &held);
+                self.look_when_expired(cx, entry, &held);
             }
             Holder::Session(id) if self.looking.live.contains_key(&id.consumer) => {}
             Holder::Session(_) | Holder::Foreign(_) => match consumer {
-                Some(consumer) => self.watch(consumer, entry, &held),
+                Some(consumer) => self.watch(cx, consumer, entry, &held),
                 // Taken from its owner, who may be dead by then.
                 None => {
-                    let at = self.cx.now + held.remaining + self.cx.deadline_jitter();
+                    let at = cx.now + held.remaining + cx.deadline_jitter();
                     self.recheck(at, entry);
                 }
             },
@@ -173,97 +181,90 @@ impl Machine {
 
     fn is_orphan(
         &mut self,
+        cx: &mut Cx,
         target: &Target,
         entry: EntryId,
         consumer: Option<&ConsumerName>,
         idle: Duration,
     ) -> bool {
         let Some(consumer) = consumer else {
-            return self.is_stranded(entry);
+            return self.is_stranded(cx, entry);
         };
         let was_watched = self.looking.watched.get(consumer) == Some(&entry);
         if was_watched {
             // Its lock was held, and nobody extended it.
             self.looking.watched.remove(consumer);
-            self.suspect(consumer.clone(), None);
+            self.suspect(cx, consumer.clone(), None);
         }
         // One that lives may have that name now, and what it has just fetched is
         // not to be reported. To go for it does no harm.
-        let is_dead = !self.cx.is_manual() || !self.looking.live.contains_key(consumer);
+        let is_dead = !cx.is_manual() || !self.looking.live.contains_key(consumer);
         if was_watched || (is_dead && matches!(target, Target::Suspect { .. })) {
             return true;
         }
         let (age, needed) = match self.looking.live.contains_key(consumer) {
             // That consumer is full, or does not know of it.
             true => {
-                let since = *self
-                    .looking
-                    .unlocked_since
-                    .entry(entry)
-                    .or_insert(self.cx.now);
-                (self.cx.now.saturating_since(since), self.cx.settings.ttl)
+                let since = *self.looking.unlocked_since.entry(entry).or_insert(cx.now);
+                (cx.now.saturating_since(since), cx.settings.ttl)
             }
             // A foreign consumer that it was just delivered to is left alone.
-            false => (idle, self.cx.settings.foreign_grace()),
+            false => (idle, cx.settings.foreign_grace()),
         };
         if age >= needed {
             self.looking.unlocked_since.remove(&entry);
             return true;
         }
-        let at = self.cx.now + (needed - age) + self.cx.deadline_jitter();
+        let at = cx.now + (needed - age) + cx.deadline_jitter();
         self.recheck(at, entry);
         false
     }
 
     /// A consumer of the wire format completes in two steps: what it has acknowledged
     /// and not deleted yet is at nobody, and must not be begun anew.
-    fn may_be_in_between(&self, pending: &Pending) -> bool {
-        pending.consumer.is_none() && self.cx.scheme == LockScheme::PerStream
+    fn may_be_in_between(&self, cx: &Cx, pending: &Pending) -> bool {
+        pending.consumer.is_none() && cx.scheme == LockScheme::PerStream
     }
 
     /// Of an entry that is pending at nobody and locked by nobody.
-    fn is_stranded(&mut self, entry: EntryId) -> bool {
-        if self.cx.scheme == LockScheme::Session {
+    fn is_stranded(&mut self, cx: &mut Cx, entry: EntryId) -> bool {
+        if cx.scheme == LockScheme::Session {
             return true;
         }
-        let since = *self
-            .looking
-            .unlocked_since
-            .entry(entry)
-            .or_insert(self.cx.now);
-        let age = self.cx.now.saturating_since(since);
-        let needed = self.cx.settings.foreign_grace();
+        let since = *self.looking.unlocked_since.entry(entry).or_insert(cx.now);
+        let age = cx.now.saturating_since(since);
+        let needed = cx.settings.foreign_grace();
         if age >= needed {
             return true;
         }
-        let at = self.cx.now + (needed - age) + self.cx.deadline_jitter();
+        let at = cx.now + (needed - age) + cx.deadline_jitter();
         self.recheck(at, entry);
         false
     }
 
     /// Consumers without a session are known to be dead by one of their locks:
     /// all of a consumer's locks are extended together.
-    fn watch(&mut self, consumer: ConsumerName, entry: EntryId, held: &Held) {
+    fn watch(&mut self, cx: &mut Cx, consumer: ConsumerName, entry: EntryId, held: &Held) {
         let watched = *self.looking.watched.entry(consumer).or_insert(entry);
         if watched == entry {
-            let at = self.cx.now + held.remaining + self.cx.deadline_jitter();
+            let at = cx.now + held.remaining + cx.deadline_jitter();
             self.recheck(at, entry);
         }
     }
 
     /// A dead session's lock outlives it a little; then nothing stands against taking it.
-    fn look_when_expired(&mut self, entry: EntryId, held: &Held) {
-        self.remember_expired(entry);
-        let at = self.cx.now + held.remaining + self.cx.deadline_jitter();
+    fn look_when_expired(&mut self, cx: &mut Cx, entry: EntryId, held: &Held) {
+        self.remember_expired(cx, entry);
+        let at = cx.now + held.remaining + cx.deadline_jitter();
         self.recheck(at, entry);
     }
 
-    pub(super) fn no_longer_pending(&mut self, entry: EntryId) {
+    pub(crate) fn no_longer_pending(&mut self, cx: &mut Cx, leases: &Leases, entry: EntryId) {
         self.looking.expired.remove(&entry);
         self.looking.unlocked_since.remove(&entry);
         self.looking.turns.remove(entry);
-        if let Some(lease) = self.leases.adopting.remove(&entry) {
-            self.leases.give_back(&mut self.cx, lease);
+        if let Some(lease) = leases.adopting.get(&entry) {
+            cx.effect(Effect::GiveBack(lease.clone()));
         }
         self.watch_another(entry, None);
     }
@@ -280,56 +281,64 @@ impl Machine {
     }
 
     /// An orphan: taken if it has rested and there is room, reported with manual claiming.
-    fn orphan(&mut self, pending: Pending, content: Announcement, origin: Origin) {
+    fn orphan(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        pending: Pending,
+        content: Announcement,
+        origin: Origin,
+    ) {
         let entry = pending.entry;
-        if self.rests(&pending) {
+        if self.rests(cx, leases, &pending) {
             if origin == Origin::Orphan {
                 // That nobody owns it is known already.
-                self.remember_expired(entry);
+                self.remember_expired(cx, entry);
             }
-        } else if self.cx.is_manual() {
-            self.report(pending, content);
-        } else if self.leases.room(&self.cx) == 0 {
-            self.leave_behind(entry, origin);
+        } else if cx.is_manual() {
+            self.report(cx, leases, pending, content);
+        } else if leases.room(cx) == 0 {
+            self.leave_behind(cx, entry, origin);
             let left = &mut self.looking.stranded_left;
             if pending.consumer.is_none() && left.len() < MOST_RECHECKS {
                 left.insert(entry);
             }
-        } else if self.is_my_turn(&pending, &content, origin) {
-            self.admit_from(pending, content, origin);
+        } else if self.is_my_turn(cx, &pending, &content, origin) {
+            self.admit_from(cx, pending, content, origin);
         }
     }
 
     /// No room: a sweep takes it once there is some. Whatever was known of its
     /// owner then is forgotten but this, which must not be waited for again.
-    fn leave_behind(&mut self, entry: EntryId, origin: Origin) {
+    fn leave_behind(&mut self, cx: &mut Cx, entry: EntryId, origin: Origin) {
         self.looking.left_behind = true;
         if origin == Origin::Orphan && self.looking.expired.len() < MOST_RECHECKS {
-            self.remember_expired(entry);
+            self.remember_expired(cx, entry);
         }
     }
 
-    fn admit_from(&mut self, pending: Pending, content: Announcement, origin: Origin) {
-        self.leases
-            .admit(&mut self.cx, pending.entry, content, origin);
-        if let Some(item) = self.leases.items.get_mut(pending.entry) {
-            item.giver = pending.consumer.filter(|_| pending.handed_back);
-        }
+    fn admit_from(&mut self, cx: &mut Cx, pending: Pending, content: Announcement, origin: Origin) {
+        cx.effect(Effect::Admit {
+            entry: pending.entry,
+            content,
+            origin,
+            giver: pending.consumer.filter(|_| pending.handed_back),
+        });
     }
 
-    fn report(&mut self, pending: Pending, content: Announcement) {
+    fn report(&mut self, cx: &mut Cx, leases: &Leases, pending: Pending, content: Announcement) {
         let (entry, token) = (pending.entry, pending.token);
-        if self.leases.is_cooling_down(&self.cx, entry) {
+        if leases.is_cooling_down(cx, entry) {
             return;
         }
         // Once per TTL, unless it has had another owner since.
         let last = self.looking.reported.get(&entry);
-        if last.is_some_and(|(of, at)| {
-            *of == token && self.cx.now.saturating_since(*at) < self.cx.settings.ttl
-        }) {
+        if last
+            .is_some_and(|(of, at)| *of == token && cx.now.saturating_since(*at) < cx.settings.ttl)
+        {
             return;
         }
-        if self.leases.event_places(&self.cx) == 0 {
+        if leases.event_places(cx) == 0 {
             // A sweep finds what there are too many of.
             if self.looking.unreported.len() < MOST_RECHECKS {
                 self.looking.unreported.insert(entry);
@@ -337,8 +346,8 @@ impl Machine {
             return;
         }
         self.looking.unreported.remove(&entry);
-        self.looking.reported.insert(entry, (token, self.cx.now));
-        self.cx.notify_queued(Notice::Expired {
+        self.looking.reported.insert(entry, (token, cx.now));
+        cx.notify_queued(Notice::Expired {
             entry,
             stream: content.stream,
             info: content.info,
@@ -347,15 +356,15 @@ impl Machine {
     }
 
     /// There is room for reports: what waited for it is looked at again.
-    pub(super) fn pump_unreported(&mut self) {
+    pub(crate) fn pump_unreported(&mut self, cx: &mut Cx, leases: &Leases) {
         if self.looking.unreported.is_empty() {
             return;
         }
-        for _ in 0..self.leases.event_places(&self.cx).min(LOOK_PAGE) {
+        for _ in 0..leases.event_places(cx).min(LOOK_PAGE) {
             let Some(entry) = self.looking.unreported.pop_first() else {
                 break;
             };
-            self.remember_expired(entry);
+            self.remember_expired(cx, entry);
             self.look_at(vec![entry]);
         }
     }

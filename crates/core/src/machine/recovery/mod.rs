@@ -1,0 +1,42 @@
+//! What others hold, or have left: finding the streams that nobody serves, and taking
+//! them over (R7, R9, R11).
+//!
+//! Where to find what:
+//! - `scan`: what makes it look at what is pending, and at what next; `steps`: how one
+//!   look goes; `sweep`: whose turn it is to look at everything;
+//! - `classify`: what a look shows: ours, an orphan, somebody else's;
+//! - `takeover`: who is dead, and who takes over what they left;
+//! - `rank`: who of the survivors goes first for which entry.
+
+mod classify;
+mod rank;
+pub(crate) mod scan;
+mod steps;
+mod sweep;
+pub(crate) mod takeover;
+
+use self::scan::Looking;
+use self::takeover::Orphans;
+use super::cx::Cx;
+use crate::Timestamp;
+
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    pub(crate) looking: Looking,
+    pub(crate) orphans: Orphans,
+}
+
+impl Recovery {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self {
+            looking: Looking::new(now),
+            orphans: Orphans::default(),
+        }
+    }
+
+    /// A new session looks at its own part first.
+    pub(crate) fn start_over(&mut self, cx: &Cx) {
+        self.looking.start_over(cx.now);
+        self.orphans.start_over();
+    }
+}
