@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use streamlease::spi::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager, LockManager};
 use streamlease::{
-    Client, Event, Info, KeyAcquired, KeyHolder, KeyLock, KeyLockManager, LockManager,
-    MemoryBackend, Producer, Result, Runtime, ServiceName, Timestamp,
+    Client, Event, Info, MemoryBackend, Producer, Result, Runtime, ServiceName, Timestamp,
 };
 use streamlease_testkit::conformance;
 use streamlease_testkit::sim::SimRuntime;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_channel::Sender;
-use streamlease::{CONSUMER_PREFIX, Completion, ConsumerName, Event, Events, Lease, Runtime};
+use streamlease::{Completion, ConsumerName, Event, Events, Lease, Runtime};
 use streamlease_examples::Process;
 
 use crate::audit::Audit;
@@ -92,5 +92,5 @@ impl Worker {
 
 fn short(consumer: &ConsumerName) -> &str {
     let name = consumer.as_str();
-    name.strip_prefix(CONSUMER_PREFIX).unwrap_or(name)
+    name.strip_prefix("redis-consumer-").unwrap_or(name)
 }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use streamlease::{BoxFuture, Runtime, Timestamp};
+use streamlease::spi::BoxFuture;
+use streamlease::{Runtime, Timestamp};
 
 /// A [`Runtime`] that runs its tasks on another one, as long as it may.
 ///

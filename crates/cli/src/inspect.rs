@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use streamlease::spi::{
+    Backend, ConsumerState, Delivery, Held, Holder, LockId, LockState, Member, Pending, Scope,
+};
 use streamlease::{
-    Announcement, Backend, BackendProvider, ConsumerState, Delivery, EntryId, Error, ErrorKind,
-    Held, Holder, LockId, LockScheme, LockState, MalformedReason, Member, Pending, Quarantined,
-    Result, Scope,
+    Announcement, BackendProvider, EntryId, Error, ErrorKind, LockScheme, MalformedReason,
+    Quarantined, Result,
 };
 
 use crate::Failure;

@@ -20,7 +20,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use clap::Parser;
-use streamlease::redis::RedisBackend;
+use streamlease::RedisBackend;
 use streamlease::{Error, ErrorKind};
 
 use crate::args::{Cli, Command};

@@ -5,7 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamlease::{AsyncStdRuntime, BoxFuture, Runtime, SmolRuntime, Timestamp, TokioRuntime};
+use streamlease::spi::BoxFuture;
+use streamlease::{AsyncStdRuntime, Runtime, SmolRuntime, Timestamp, TokioRuntime};
 
 use crate::Failure;
 use crate::args::RuntimeKind;

@@ -8,7 +8,7 @@ use async_channel::Receiver;
 use futures_lite::future;
 use streamlease::{
     Announcement, EntryId, Error, ErrorKind, Info, Producer, RetryPolicy, Runtime, StreamName,
-    SubmitBatch, new_batch,
+    SubmitBatch,
 };
 
 use crate::Failure;
@@ -122,7 +122,7 @@ impl Progress {
             .collect();
         let batch = match &self.key {
             Some(key) => SubmitBatch::with_key(format!("{key}/{}", self.batches), announcements),
-            None => new_batch(announcements)?,
+            None => SubmitBatch::new(announcements)?,
         };
         let entries = self.submit_batch(&batch).await?;
         self.batches += 1;

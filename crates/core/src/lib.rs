@@ -16,6 +16,9 @@ mod ids;
 pub mod key_lock;
 mod lease;
 pub mod lock_manager;
+// Not part of the public interface: for the simulation and the benchmark, and free to
+// change in any version.
+#[doc(hidden)]
 pub mod machine;
 pub mod notifier;
 pub mod payload;
@@ -39,10 +42,12 @@ pub use lease::Lease;
 pub use lock_manager::*;
 pub use machine::{ClaimResult, Completion, DisownReason, Handover};
 pub use notifier::{Hint, Notifier, Subscription};
-pub use payload::{Announcement, Info, MalformedReason};
-pub use producer::{Producer, new_batch};
+pub use payload::{
+    Announcement, Info, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES, MalformedReason, PAYLOAD_FIELD,
+};
+pub use producer::Producer;
 pub use quarantine::QuarantineAdmin;
-pub use recorder::Recorder;
+pub use recorder::{Attempt, EndKind, NoRecorder, Recorder};
 pub use runtime::{BoxFuture, Runtime};
 pub use settings::{ClaimMode, RetryPolicy, Settings};
 pub use time::Timestamp;

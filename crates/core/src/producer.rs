@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::client::random;
 use crate::machine::mix;
 use crate::{
     Announcement, BackendProvider, EntryId, Error, ErrorKind, Info, Result, RetryPolicy, Runtime,
@@ -77,7 +76,7 @@ impl Producer {
 
     /// Announces many data streams, in this order; see [`submit_batch`](Self::submit_batch).
     pub async fn submit_all(&self, announcements: Vec<Announcement>) -> Result<Vec<EntryId>> {
-        self.submit_batch(&new_batch(announcements)?).await
+        self.submit_batch(&SubmitBatch::new(announcements)?).await
     }
 
     /// Appends a batch to the LBS and returns the entry ids in the order given.
@@ -133,10 +132,4 @@ fn jittered(wait: Duration, seed: u64) -> Duration {
     let half = wait / 2;
     let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
     half + Duration::from_nanos(mix(seed) % nanos.max(1))
-}
-
-/// A batch with an id of its own, to be submitted once however often it is sent.
-pub fn new_batch(announcements: Vec<Announcement>) -> Result<SubmitBatch> {
-    let id = (u128::from(random()?) << 64) | u128::from(random()?);
-    Ok(SubmitBatch { id, announcements })
 }

@@ -60,6 +60,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::client::random;
 use crate::{Announcement, ConsumerName, EntryId, FencingToken, MalformedReason, Result};
 
 /// The LBS of one service. See the [module docs](self) for the contract.
@@ -184,6 +185,15 @@ pub struct SubmitBatch {
 }
 
 impl SubmitBatch {
+    /// A batch with an id of its own, to be appended once however often it is sent.
+    ///
+    /// # Errors
+    /// [`Config`](crate::ErrorKind::Config) if the operating system gives no random numbers.
+    pub fn new(announcements: Vec<Announcement>) -> Result<Self> {
+        let id = (u128::from(random()?) << 64) | u128::from(random()?);
+        Ok(Self { id, announcements })
+    }
+
     /// A batch whose id follows from `key`, by which another process, or the same one
     /// after a crash, repeats it: a rerun of a job appends nothing twice.
     ///

@@ -9,14 +9,19 @@
     doc = "Exactly one consumer per long-lived data stream, with failover, on Redis streams."
 )]
 
-pub use streamlease_core::*;
+pub mod spi;
+
+// One by one: what users see is decided here. `tests/public_items.rs` compares.
+pub use streamlease_core::{
+    Announcement, BackendProvider, ClaimMode, ClaimResult, Client, ClientBuilder, Completion,
+    ConsumerName, DisownReason, Disowned, EntryId, Error, ErrorKind, Event, Events, FencingToken,
+    Handover, Info, Lease, LockScheme, MalformedReason, Orphan, Producer, QuarantineAdmin,
+    QuarantineRelease, Quarantined, QuarantinedEntry, Result, RetryPolicy, Runtime, ServiceName,
+    StreamName, SubmitBatch, Termination, Timestamp,
+};
 
 #[cfg(feature = "memory")]
-pub use streamlease_backend_memory as memory;
-#[cfg(feature = "memory")]
 pub use streamlease_backend_memory::MemoryBackend;
-#[cfg(feature = "redis-rs")]
-pub use streamlease_backend_redis_rs as redis;
 #[cfg(feature = "redis-rs")]
 pub use streamlease_backend_redis_rs::RedisBackend;
 #[cfg(feature = "runtime-async-std")]

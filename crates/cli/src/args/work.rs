@@ -4,9 +4,8 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use streamlease::{
-    ClaimMode, ConsumerName, Error, LONGEST_CALM, LockScheme, RetryPolicy, Settings,
-};
+use streamlease::spi::{LONGEST_CALM, Settings};
+use streamlease::{ClaimMode, ConsumerName, Error, LockScheme, RetryPolicy};
 
 use super::values::{duration, hold};
 use super::{Locks, RuntimeKind, Target};

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use streamlease::{
-    Announcement, Info, Producer, RedisBackend, SmolRuntime, StreamName, SubmitBatch, new_batch,
+    Announcement, Info, Producer, RedisBackend, SmolRuntime, StreamName, SubmitBatch,
 };
 
 use crate::plan::Work;
@@ -93,7 +93,7 @@ impl Shared {
                 })
                 .collect();
             // The same batch until it is answered: then it is there exactly once.
-            let batch = new_batch(announcements).unwrap();
+            let batch = SubmitBatch::new(announcements).unwrap();
             let since = Instant::now();
             while !self.abandoned.load(Ordering::Relaxed) {
                 match submit(&mut producer, redis, service, &batch).await {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streamlease_core::{
-    Announcement, BoxFuture, EntryId, Info, Producer, Runtime, StreamName, Timestamp, new_batch,
+    Announcement, BoxFuture, EntryId, Info, Producer, Runtime, StreamName, SubmitBatch, Timestamp,
 };
 
 use super::servers::lock;
@@ -188,7 +188,7 @@ impl<'a> Run<'a> {
         self.sim.spawn(Box::pin(async move {
             let producer =
                 Producer::new(Trial::SERVICE, &line, sim.clone()).expect("their own service");
-            let mut batch = new_batch(vec![announcement.clone()]).expect("random numbers");
+            let mut batch = SubmitBatch::new(vec![announcement.clone()]).expect("random numbers");
             loop {
                 let entries = match producer.submit_batch(&batch).await {
                     Ok(entries) => entries,
@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
                     .iter()
                     .any(|entry| announced.removed.contains(entry))
                 {
-                    batch = new_batch(vec![announcement.clone()]).expect("random numbers");
+                    batch = SubmitBatch::new(vec![announcement.clone()]).expect("random numbers");
                     continue;
                 }
                 let entries = entries.into_iter();

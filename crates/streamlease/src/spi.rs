@@ -1,0 +1,49 @@
+//! For implementors: the traits behind which everything with a clock or a socket lives,
+//! and what their methods take and give.
+//!
+//! | You have | implement | checked by, in `streamlease_testkit` |
+//! |---|---|---|
+//! | locks of your own, as plain keys | [`KeyLock`]; [`KeyLockManager`] does the rest | `lock_manager_conformance!` |
+//! | locks of your own, with sessions | [`LockManager`] | `lock_manager_conformance!` |
+//! | another store for the LBS | [`Transport`], [`Notifier`], [`BackendProvider`](crate::BackendProvider) | `transport_conformance!`, `notifier_conformance!` |
+//! | another executor | [`Runtime`](crate::Runtime) | `runtime_conformance!` |
+//! | metrics | [`Recorder`] | |
+//!
+//! Each trait's page links to its contract: idempotence, cancel-safety, concurrency, and
+//! what an error means. A crate that implements them need depend on `streamlease-core`
+//! alone, which has the same names at its root.
+//!
+//! Operators' programs use [`Transport`] and [`LockManager`] to look at a service.
+
+// All three, for one service.
+pub use streamlease_core::Backend;
+
+// The LBS, and the payload of its entries.
+pub use streamlease_core::{
+    ClaimOutcome, CompleteOutcome, ConsumerState, Delivery, Failures, Fenced, FetchRequest,
+    Fetched, HandBack, HandBackOutcome, KEPT_REASONS, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES,
+    PAYLOAD_FIELD, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Scope,
+    Transport,
+};
+
+// The locks.
+pub use streamlease_core::{
+    Acquire, AcquireOutcome, BeatOutcome, BeatReply, Held, Holder, LONGEST_CALM, LeaseRef, LockId,
+    LockManager, LockState, Member, OpenOutcome, Release, ReleaseOutcome, Session, SessionId,
+    TakeOverOutcome,
+};
+
+// Locks of plain keys.
+pub use streamlease_core::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
+
+// The hints.
+pub use streamlease_core::{Hint, Notifier, Subscription};
+
+// The executor.
+pub use streamlease_core::BoxFuture;
+
+// A client's settings, with their bounds and the times that follow from them.
+pub use streamlease_core::Settings;
+
+// The metrics.
+pub use streamlease_core::{Attempt, EndKind, Recorder};
