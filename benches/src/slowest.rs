@@ -9,16 +9,6 @@ use streamlease_tests::RedisServer;
 
 /// What takes less is not written down by the server (µs).
 const NOTED: u64 = 1_000;
-/// What the scripts of the backend begin with, as far as they share it.
-const HEADS: [&[&str]; 7] = [
-    &[],
-    &["record"],
-    &["lock"],
-    &["lock", "token"],
-    &["lock", "around"],
-    &["lock", "sessions_head"],
-    &["lock", "sessions_head", "token"],
-];
 
 /// A server of a cell's own, which notes what blocks it for long.
 pub fn server() -> RedisServer {
@@ -71,20 +61,40 @@ fn name_of(words: &[Value]) -> String {
     }
 }
 
-/// The backend's scripts by hash.
+/// The backend's scripts by hash: of which files each is made is read where it is made.
 fn scripts() -> BTreeMap<String, String> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/backend-redis-rs/src/scripts");
-    let read = |name: &str| fs::read_to_string(dir.join(name).with_extension("lua")).unwrap();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/backend-redis-rs/src");
+    let lua = |name: &str| fs::read_to_string(dir.join(format!("scripts/{name}.lua"))).unwrap();
     let mut scripts = BTreeMap::new();
-    for file in fs::read_dir(&dir).unwrap() {
-        let name = file.unwrap().path().with_extension("");
-        let name = name.file_name().unwrap().to_str().unwrap().to_owned();
-        let own = read(&name);
-        for head in HEADS {
-            let code: String = head.iter().map(|part| read(part)).collect();
-            let hash = redis::Script::new(&(code + &own)).get_hash().to_owned();
-            scripts.insert(hash, name.clone());
+    for source in sources(&dir) {
+        for list in source.split(" script!(").skip(1) {
+            let list = list.split(')').next().unwrap();
+            let parts: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+            let mut code = if list.starts_with("beyond_full") {
+                "#!lua flags=allow-oom\n".to_owned()
+            } else {
+                String::new()
+            };
+            code.extend(parts.iter().map(|part| lua(part)));
+            let hash = redis::Script::new(&code).get_hash().to_owned();
+            scripts.insert(hash, (*parts.last().unwrap()).to_owned());
         }
     }
     scripts
+}
+
+/// All Rust sources below a directory.
+fn sources(dir: &Path) -> Vec<String> {
+    let paths = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut sources = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            sources.append(&mut self::sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(fs::read_to_string(path).unwrap());
+        }
+    }
+    sources
 }

@@ -19,7 +19,10 @@ use crate::locks::scheme_name;
 /// Pending entries looked at together.
 const PAGE: usize = 250;
 
-static MIGRATE: LazyLock<Script> = script!(beyond_full: "lock", "migrate");
+static MIGRATE: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks",
+    "locks/migrate"
+);
 
 impl RedisBackend {
     /// The locks that `service` has on record; `None` if it has no record: it has

@@ -51,16 +51,25 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// goes by idle time waits for (Go consumers: 40 s).
 const HANDED_BACK_IDLE: Duration = Duration::from_secs(3600);
 
-static PREPARE: LazyLock<Script> = script!(beyond_full: "prepare");
-static CLAIM: LazyLock<Script> = script!(beyond_full: "record", "claim");
-static CLEAR_FAILURES: LazyLock<Script> = script!(beyond_full: "record", "clear_failures");
-static COMPLETE: LazyLock<Script> = script!("record", "complete");
-static HAND_BACK: LazyLock<Script> = script!(beyond_full: "record", "hand_back");
-static QUARANTINE: LazyLock<Script> = script!(beyond_full: "record", "quarantine");
-static LIST_QUARANTINED: LazyLock<Script> = script!(beyond_full: "list_quarantined");
-static RELEASE_QUARANTINED: LazyLock<Script> = script!("release_quarantined");
-static DROP_QUARANTINED: LazyLock<Script> = script!("drop_quarantined");
-static FORGET: LazyLock<Script> = script!("forget");
+static PREPARE: LazyLock<Script> = script!(beyond_full: "lbs/prepare");
+static CLAIM: LazyLock<Script> = script!(beyond_full: "lib/base", "lbs/record", "lbs/claim");
+static CLEAR_FAILURES: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lbs/record",
+    "lbs/clear_failures"
+);
+static COMPLETE: LazyLock<Script> = script!("lib/base", "lbs/record", "lbs/complete");
+static HAND_BACK: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lbs/record",
+    "lbs/hand_back"
+);
+static QUARANTINE: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lbs/record",
+    "lbs/quarantine"
+);
+static LIST_QUARANTINED: LazyLock<Script> = script!(beyond_full: "lbs/list_quarantined");
+static RELEASE_QUARANTINED: LazyLock<Script> = script!("lib/base", "lbs/release_quarantined");
+static DROP_QUARANTINED: LazyLock<Script> = script!("lbs/drop_quarantined");
+static FORGET: LazyLock<Script> = script!("lbs/forget");
 
 /// The LBS of one service.
 #[derive(Debug)]
@@ -94,10 +103,11 @@ impl RedisTransport {
         }
     }
 
-    /// A call of one of the scripts that work on entries.
+    /// A call with what every script that works on entries is given.
     fn call(&self) -> Call {
         let mut call = Call::new();
         call.key(&self.keys.lbs).key(&self.keys.tokens);
+        call.arg(&self.keys.group);
         call
     }
 
@@ -316,7 +326,7 @@ impl Transport for RedisTransport {
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
         let pages = pages_without_repeats(claims, |claim| claim.entry);
         let fill = |call: &mut Call, page: &[Fenced]| {
-            call.arg(&self.keys.group).arg(consumer.as_str());
+            call.arg(consumer.as_str());
             // Consumers of the wire format own entries without a fencing record.
             call.arg(match self.scheme {
                 LockScheme::Session => "1",
@@ -350,7 +360,6 @@ impl Transport for RedisTransport {
     ) -> Result<Vec<CompleteOutcome>> {
         let pages = pages_without_repeats(entries, |fenced| fenced.entry);
         let fill = |call: &mut Call, page: &[Fenced]| {
-            call.arg(&self.keys.group);
             add_fenced(call, page);
         };
         let read = |reply| {
@@ -372,7 +381,7 @@ impl Transport for RedisTransport {
         let pages = pages_without_repeats(entries, |back| back.entry);
         let fill = |call: &mut Call, page: &[HandBack]| {
             call.key(&self.keys.hints);
-            call.arg(&self.keys.group).arg(consumer.as_str());
+            call.arg(consumer.as_str());
             call.arg(HANDED_BACK_IDLE.as_millis().to_string());
             add_span(call, page.iter().map(|back| back.entry));
             call.args(page.iter().map(|back| back.entry.to_string()));
@@ -403,8 +412,7 @@ impl Transport for RedisTransport {
             let mut call = self.call();
             call.key(&self.keys.quarantine)
                 .key(&self.keys.quarantine_index);
-            call.arg(&self.keys.group).arg(consumer.as_str());
-            call.arg(PARKING_BYTES.to_string());
+            call.arg(consumer.as_str()).arg(PARKING_BYTES.to_string());
             call.args(page.iter().map(|parked| parked.entry.to_string()));
             call.args(page.iter().map(|parked| digits(parked.token)));
             call.args(page.iter().map(|parked| parked.min_failures.to_string()));

@@ -545,10 +545,11 @@ impl Behind<'_> {
 #[test]
 fn when_the_servers_clock_leaps_live_owners_beat_first() {
     const BEAT: &str = concat!(
-        include_str!("../src/scripts/lock.lua"),
-        include_str!("../src/scripts/sessions_head.lua"),
-        include_str!("../src/scripts/around.lua"),
-        include_str!("../src/scripts/sessions_beat.lua")
+        include_str!("../src/scripts/lib/base.lua"),
+        include_str!("../src/scripts/lib/locks.lua"),
+        include_str!("../src/scripts/locks/session/head.lua"),
+        include_str!("../src/scripts/lib/around.lua"),
+        include_str!("../src/scripts/locks/session/beat.lua")
     );
     on_tokio(|| async {
         let server = RedisServer::start();
@@ -609,9 +610,10 @@ fn forty_who_die_at_once_are_all_told_of_by_one_beat() {
 #[test]
 fn a_close_that_comes_late_stops_nobody() {
     const SESSION: &str = concat!(
-        include_str!("../src/scripts/lock.lua"),
-        include_str!("../src/scripts/sessions_head.lua"),
-        include_str!("../src/scripts/sessions_session.lua")
+        include_str!("../src/scripts/lib/base.lua"),
+        include_str!("../src/scripts/lib/locks.lua"),
+        include_str!("../src/scripts/locks/session/head.lua"),
+        include_str!("../src/scripts/locks/session/session.lua")
     );
     on_tokio(|| async {
         let server = RedisServer::start();

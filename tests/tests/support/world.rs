@@ -291,7 +291,7 @@ impl World {
         let is_trace = |key: &String| {
             key.contains("<MUTEX_KEY_SEP>") || key.starts_with("{orders-input}:lock:")
         };
-        // Besides its mark, see `sessions_head.lua`.
+        // Besides its mark, see `locks/session/head.lua`.
         let records: Vec<String> = redis::cmd("HKEYS")
             .arg("{orders-input}:tokens")
             .query(&mut redis)

@@ -18,7 +18,8 @@ impl Script {
     }
 }
 
-/// A script of these files in `scripts`, one behind the other: its heads, and itself.
+/// A script of these files in `scripts`, one behind the other: what it shares with others,
+/// and itself. `streamlease-benches` reads these lists to name a script by its hash.
 ///
 /// `beyond_full` is for what must go on when the server's memory is full: owners that
 /// cannot beat or complete would lose everything, and the LBS could never be drained.

@@ -1,6 +1,6 @@
 //! Lock managers.
 //!
-//! Which of the two a service has is on record beside its group (`prepare.lua`):
+//! Which of the two a service has is on record beside its group (`lbs/prepare.lua`):
 //! consumers that go by different locks would each think themselves alone.
 
 pub(crate) mod per_stream;
@@ -21,7 +21,7 @@ use crate::decode;
 use crate::error::protocol;
 use crate::keys::Keys;
 
-static MEMBERS: LazyLock<Script> = script!("lock", "members");
+static MEMBERS: LazyLock<Script> = script!("lib/base", "lib/locks", "locks/members");
 
 /// A scheme as it is on record.
 pub(crate) fn scheme_name(scheme: LockScheme) -> &'static str {

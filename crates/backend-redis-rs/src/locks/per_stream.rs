@@ -31,11 +31,20 @@ use super::{
 /// Leases per script: about a millisecond of the server's time each.
 const BEAT_PAGE: usize = 250;
 
-static ACQUIRE: LazyLock<Script> = script!(beyond_full: "lock", "token", "acquire");
-static BEAT: LazyLock<Script> = script!(beyond_full: "lock", "around", "beat");
-static RELEASE: LazyLock<Script> = script!("lock", "release");
-static INSPECT: LazyLock<Script> = script!("lock", "inspect");
-static SESSION: LazyLock<Script> = script!(beyond_full: "lock", "session");
+static ACQUIRE: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks", "lib/mint",
+    "locks/per_stream/acquire"
+);
+static BEAT: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks", "lib/around",
+    "locks/per_stream/beat"
+);
+static RELEASE: LazyLock<Script> = script!("lib/base", "lib/locks", "locks/per_stream/release");
+static INSPECT: LazyLock<Script> = script!("lib/base", "lib/locks", "locks/per_stream/inspect");
+static SESSION: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks",
+    "locks/per_stream/session"
+);
 
 /// The locks of one service, one per data stream.
 #[derive(Debug)]

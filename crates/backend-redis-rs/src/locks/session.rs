@@ -1,7 +1,7 @@
 //! [`SessionLocks`]: one deadline for everything a session holds.
 //!
 //! A beat is one script call whatever is held, and its reply says who is dead;
-//! nothing of it depends on keys that expire. The scripts `sessions_*.lua` say
+//! nothing of it depends on keys that expire. The scripts in `locks/session` say
 //! what is kept where.
 //!
 //! A restart of the server is seen by its run id, which the scripts ask for
@@ -31,18 +31,44 @@ use super::{
     seen_around, state,
 };
 
-static ACQUIRE: LazyLock<Script> =
-    script!(beyond_full: "lock", "sessions_head", "token", "sessions_acquire");
-static BEAT: LazyLock<Script> =
-    script!(beyond_full: "lock", "sessions_head", "around", "sessions_beat");
-static RELEASE: LazyLock<Script> = script!("lock", "sessions_head", "sessions_release");
-static TAKE_OVER: LazyLock<Script> =
-    script!(beyond_full: "lock", "sessions_head", "token", "sessions_take_over");
-static SESSION: LazyLock<Script> =
-    script!(beyond_full: "lock", "sessions_head", "sessions_session");
-static INSPECT: LazyLock<Script> = script!("lock", "sessions_head", "sessions_inspect");
-static RECORDS: LazyLock<Script> = script!("lock", "sessions_head", "sessions_records");
-static REVOKE: LazyLock<Script> = script!(beyond_full: "lock", "sessions_head", "sessions_revoke");
+static ACQUIRE: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks", "locks/session/head", "lib/mint",
+    "locks/session/acquire"
+);
+static BEAT: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks", "locks/session/head", "lib/around",
+    "locks/session/beat"
+);
+static RELEASE: LazyLock<Script> = script!(
+    "lib/base",
+    "lib/locks",
+    "locks/session/head",
+    "locks/session/release"
+);
+static TAKE_OVER: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks", "locks/session/head", "lib/mint",
+    "locks/session/take_over"
+);
+static SESSION: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks", "locks/session/head",
+    "locks/session/session"
+);
+static INSPECT: LazyLock<Script> = script!(
+    "lib/base",
+    "lib/locks",
+    "locks/session/head",
+    "locks/session/inspect"
+);
+static RECORDS: LazyLock<Script> = script!(
+    "lib/base",
+    "lib/locks",
+    "locks/session/head",
+    "locks/session/records"
+);
+static REVOKE: LazyLock<Script> = script!(
+    beyond_full: "lib/base", "lib/locks", "locks/session/head",
+    "locks/session/revoke"
+);
 
 /// The session leases of one service.
 #[derive(Debug)]
@@ -358,13 +384,12 @@ mod tests {
     #[test]
     fn tokens_end_where_core_says() {
         let limit = format!("TOKEN_LIMIT = '{}'\n", digits(FencingToken::LIMIT));
-        assert!(include_str!("../scripts/lock.lua").contains(&limit));
-        assert!(include_str!("../scripts/record.lua").contains(&limit));
+        assert!(include_str!("../scripts/lib/base.lua").contains(&limit));
     }
 
     #[test]
     fn a_restart_is_calm_for_as_long_as_the_contract_says() {
-        let script = include_str!("../scripts/sessions_head.lua");
+        let script = include_str!("../scripts/locks/session/head.lua");
         let calm = format!("LONGEST_CALM = {}\n", LONGEST_CALM.as_millis());
         assert!(script.contains(&calm));
     }

@@ -24,9 +24,10 @@ pub(super) const GREATEST: EntryId = EntryId::new(u64::MAX, u64::MAX);
 /// Fencing records looked at per sweep for whether their entry is still there.
 const TIDY_PAGE: usize = 50;
 
-static LIST_PENDING: LazyLock<Script> = script!("record", "group", "list_pending");
-static LIST_STRANDED: LazyLock<Script> = script!("group", "list_stranded");
-static TIDY: LazyLock<Script> = script!("tidy");
+static LIST_PENDING: LazyLock<Script> =
+    script!("lib/base", "lbs/record", "lbs/group", "lbs/list_pending");
+static LIST_STRANDED: LazyLock<Script> = script!("lbs/group", "lbs/list_stranded");
+static TIDY: LazyLock<Script> = script!("lbs/tidy");
 
 impl RedisTransport {
     /// Removes some records of entries that consumers which know no records removed.
@@ -37,9 +38,7 @@ impl RedisTransport {
                 .unwrap_or_else(PoisonError::into_inner)
         };
         let mut call = self.call();
-        call.arg(&*cursor())
-            .arg(TIDY_PAGE.to_string())
-            .arg(&self.keys.group);
+        call.arg(&*cursor()).arg(TIDY_PAGE.to_string());
         let reply = self
             .server
             .run_one(&self.what("tidying"), &TIDY, call)
@@ -123,8 +122,7 @@ impl RedisTransport {
 
     fn listing_call(&self) -> Call {
         let mut call = self.call();
-        call.arg(&self.keys.group)
-            .arg(self.reading.bytes().to_string())
+        call.arg(self.reading.bytes().to_string())
             .arg(PAYLOAD_FIELD)
             .arg(MAX_PAYLOAD_BYTES.to_string());
         call

@@ -19,7 +19,7 @@ const PAGE_BYTES: usize = 64 << 10;
 /// Ids asked for at once.
 const ID_PAGE: usize = 2_000;
 
-static SUBMIT: LazyLock<Script> = script!("submit");
+static SUBMIT: LazyLock<Script> = script!("lbs/submit");
 
 /// A page of a batch, and how long it is.
 struct Page {
