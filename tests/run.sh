@@ -92,25 +92,44 @@ step_redis_server() {
     redis-server --version
 }
 
+# Only the feature tls-native-tls needs them; elsewhere the system's own TLS is used.
+openssl_headers() {
+    if [ "$(uname)" = Linux ] && ! pkg-config --exists openssl 2>/dev/null; then
+        get "OpenSSL's headers or pkg-config (for the feature tls-native-tls)" \
+            "apt-get=libssl-dev pkg-config" "dnf=openssl-devel pkgconf" \
+            "apk=openssl-dev pkgconf" "pacman=openssl pkgconf"
+    fi
+}
+
 # --- format, lints and docs -------------------------------------------------------
 
 step_format() {
     cargo fmt --all --check
 }
 
+# The crates that are published.
+published() {
+    sed -n 's/^name = "\(streamlease.*\)"$/\1/p' crates/*/Cargo.toml | sort -u
+}
+
 step_lints() {
     cargo clippy -q --workspace --all-targets -- -D warnings
     # A workspace build unifies features: what is published must do on its own, too.
     local package
-    for package in streamlease-core streamlease-backend-memory streamlease-backend-redis-rs \
-        streamlease-runtime-tokio streamlease-runtime-async-std streamlease-runtime-smol \
-        streamlease-testkit streamlease; do
+    for package in $(published); do
         cargo clippy -q -p "$package" --all-targets -- -D warnings
     done
 }
 
+# As they are here, and as docs.rs has them: each crate alone, with all its features.
 step_docs() {
+    local package
     RUSTDOCFLAGS="-D warnings" cargo doc -q --workspace --no-deps
+    openssl_headers
+    # Not the command: its page has the library's name, and would replace it.
+    for package in $(published | grep -vx streamlease-cli); do
+        RUSTDOCFLAGS="-D warnings" cargo doc -q -p "$package" --lib --all-features --no-deps
+    done
 }
 
 # --- features ---------------------------------------------------------------------
@@ -139,12 +158,7 @@ step_features() {
 # Each TLS with every set of runtimes that makes the redis crate differ.
 step_tls_features() {
     local tls runtimes native=tls-native-tls
-    # Elsewhere the system's own TLS is used.
-    if [ "$(uname)" = Linux ] && ! pkg-config --exists openssl 2>/dev/null; then
-        get "OpenSSL's headers or pkg-config (for the feature tls-native-tls)" \
-            "apt-get=libssl-dev pkg-config" "dnf=openssl-devel pkgconf" \
-            "apk=openssl-dev pkgconf" "pacman=openssl pkgconf"
-    fi
+    openssl_headers
     for tls in tls-rustls "$native"; do
         for runtimes in "" ,runtime-tokio ,runtime-smol ,runtime-tokio,runtime-async-std; do
             check_features "redis-rs,$tls$runtimes"
@@ -206,6 +220,21 @@ step_msrv() {
     fi
 }
 
+# --- packages -----------------------------------------------------------------------
+
+# Packs each crate as for crates.io and compiles it from its package alone. Nothing is
+# looked up there: the crates find each other in what was packed before them.
+step_package() {
+    local package selection=() said
+    for package in $(published); do
+        selection+=(-p "$package")
+    done
+    cargo fetch -q
+    said=$(cargo package --offline --allow-dirty "${selection[@]}" 2>&1) || fail "$said"
+    ! grep -A5 '^warning' <<<"$said" || fail "a package is not clean, see above"
+    echo "$((${#selection[@]} / 2)) crates are packed, and compile from their packages"
+}
+
 # --- tests ------------------------------------------------------------------------
 
 step_doctests() {
@@ -228,7 +257,7 @@ step_tests() {
 # --- all of it --------------------------------------------------------------------
 
 STEPS=(redis_server format lints docs features tls_features core_is_lean
-    async_std_without_tokio msrv doctests bench_smoke tests)
+    async_std_without_tokio msrv package doctests bench_smoke tests)
 
 # A process of its own per step: within `if`, `set -e` would not hold in a function.
 if [ "${1:-}" = --step ]; then

@@ -1,3 +1,5 @@
+// docs.rs says beside each item which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // The README is the crate's documentation, and its programs are doctests. They
 // need what they use; a build without it is not the one that is documented.
 #![cfg_attr(
