@@ -106,7 +106,7 @@ fn main() -> std::io::Result<()> {
     table.finish()
 }
 
-/// What `design.md` asks of session leases.
+/// The budget of session leases, in `docs/protocol.md`.
 fn budgets(
     table: &mut Table,
     consumers: usize,

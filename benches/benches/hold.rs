@@ -122,7 +122,7 @@ fn main() -> std::io::Result<()> {
     table.finish()
 }
 
-/// What `design.md` asks of session leases.
+/// The budget of session leases, in `docs/protocol.md`.
 fn budgets(table: &mut Table, cell: Cell, figures: &Figures, per_stream: Option<u64>) {
     let what = |budget: &str| format!("session, {} streams, {budget}", cell.streams);
     let all_held = figures.lost == 0 && figures.held == cell.streams as u64;

@@ -116,7 +116,7 @@ pub fn bench(name: &'static str, signal: Signal) -> std::io::Result<()> {
     table.finish()
 }
 
-/// What `design.md` asks of the 99th percentile with session leases.
+/// The budget of the 99th percentile with session leases, in `docs/protocol.md`.
 fn budget(cell: Cell, signal: Signal) -> Option<Duration> {
     if cell.scheme != Some(LockScheme::Session) {
         return None;

@@ -1,4 +1,4 @@
-//! The reference: one stream at a time, as `wire-format.md` has it. One SET NX
+//! The reference: one stream at a time, as the Go library does it (`docs/wire-format.md`). One SET NX
 //! per stream, one task and timer per stream, failover on expiry events alone;
 //! unlock, XACK and XDEL one after the other.
 

@@ -2,6 +2,8 @@
 //! process that can be killed and stopped without leaving the program, and
 //! [`remove_keys`], which leaves somebody's Redis as it was.
 
+#[cfg(doctest)]
+mod pages;
 mod process;
 
 pub use process::Process;

@@ -20,7 +20,7 @@ const MARKS: [(&str, &str, Run); 9] = [
 
 const SIMULATION: &str = "crates/testkit/src/simulation";
 
-/// What the design requires by name.
+/// What `docs/protocol.md` requires by name.
 const DIRECT: [&str; 8] = [
     "mark_overtakes_acquire",
     "late_release",

@@ -1,5 +1,5 @@
 //! Go consumers and ours in one fleet: each takes over from the other, going by
-//! `wire-format.md` alone.
+//! `docs/wire-format.md` alone.
 
 use std::time::Duration;
 

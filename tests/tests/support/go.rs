@@ -1,5 +1,5 @@
 //! [`GoConsumer`]: what a consumer of the Go library does, command by command
-//! as `wire-format.md` has it, without any of our code.
+//! as `docs/wire-format.md` has it, without any of our code.
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The arguments, checked before anything starts.
 
+#[cfg(test)]
+mod pages;
 mod values;
 mod work;
 

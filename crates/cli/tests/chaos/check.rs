@@ -1,4 +1,4 @@
-//! What must hold, as code. Names of rules are those of the design.
+//! What must hold, as code. Names of rules are those of `docs/protocol.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,0 +1,19 @@
+//! The programs in `docs/`, as doctests. Those of the README are doctests of the facade.
+
+macro_rules! pages {
+    ($($name:ident: $file:literal,)*) => {$(
+        #[doc = include_str!(concat!("../../docs/", $file))]
+        mod $name {}
+    )*};
+}
+
+pages! {
+    coming_from_go: "coming-from-go.md",
+    glossary: "glossary.md",
+    guide: "guide.md",
+    operations: "operations.md",
+    protocol: "protocol.md",
+    settings: "settings.md",
+    testing: "testing.md",
+    wire_format: "wire-format.md",
+}

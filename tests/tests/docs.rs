@@ -1,0 +1,462 @@
+//! README and the pages name files, headings, settings, keys, rules and commands. Each
+//! of them must be there, and what has to be described must be described. (That programs
+//! compile, doctests check; that `streamlease` takes the commands shown, its own tests.)
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the repository's files can be read: such links also work on docs.rs.
+const BLOB: &str = "https://github.com/streamlease/streamlease/blob/main/";
+const TREE: &str = "https://github.com/streamlease/streamlease/tree/main/";
+
+/// README is the first page of the crate: what does not fit has a page of its own.
+const README_LINES: usize = 200;
+
+#[test]
+fn every_link_leads_to_a_file_and_to_a_heading() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for link in links(&page.text) {
+            if let Some(why) = what_is_wrong(&page.path, &link) {
+                wrong.push(format!("{}: {link} {why}", page.name()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_readme_is_short_and_its_links_work_outside_of_the_repository() {
+    let readme = page("README.md");
+    let lines = readme.text.lines().count();
+    assert!(lines <= README_LINES, "README has {lines} lines");
+    for link in links(&readme.text) {
+        assert!(
+            link.starts_with("https://") || link.starts_with('#'),
+            "docs.rs and the packed crate do not have {link}"
+        );
+    }
+    let named = links(&readme.text);
+    for page in docs() {
+        let link = format!("{BLOB}{}", page.name());
+        assert!(
+            named.contains(&link),
+            "README does not name {}",
+            page.name()
+        );
+    }
+}
+
+#[test]
+fn every_command_names_what_is_there() {
+    let mut wrong = Vec::new();
+    let mut commands = 0;
+    for page in pages() {
+        for line in fenced(&page.text) {
+            commands += usize::from(is_command(line));
+            for missing in missing_of(line) {
+                wrong.push(format!("{}: {line}: there is no {missing}", page.name()));
+            }
+        }
+    }
+    assert!(commands > 10, "only {commands} commands: are they found?");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_setting_has_its_row() {
+    let page = page("docs/settings.md");
+    let client = read(&root().join("crates/core/src/client.rs"));
+    let (_, builder) = client
+        .split_once("impl ClientBuilder")
+        .expect("the builder");
+    let settings: Vec<_> = builder
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub fn ")?.split_once("(mut self"))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(settings.len() > 10, "only {settings:?}");
+    for setting in settings {
+        assert!(
+            page.text.contains(&format!("\n| `{setting}` |")),
+            "docs/settings.md has no row for {setting}"
+        );
+    }
+    for feature in features() {
+        assert!(
+            page.text.contains(&format!("\n| `{feature}` |")),
+            "docs/settings.md has no row for the feature {feature}"
+        );
+    }
+}
+
+#[test]
+fn every_measurement_is_described() {
+    let page = page("docs/settings.md");
+    let recorder = read(&root().join("crates/core/src/recorder.rs"));
+    let (_, recorder) = recorder.split_once("pub trait Recorder").expect("a trait");
+    for line in recorder.lines().take_while(|line| !line.starts_with('}')) {
+        if let Some(name) = line.trim().strip_prefix("fn ") {
+            let name = name.split('(').next().unwrap_or(name);
+            assert!(page.text.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_key_is_on_the_page_of_the_wire_format() {
+    let page = page("docs/wire-format.md");
+    let keys = read(&root().join("crates/backend-redis-rs/src/keys.rs"));
+    let names: BTreeSet<_> = keys
+        .split("\"{prefix}:")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert!(names.len() > 12, "only {names:?}");
+    for name in names {
+        let described = match name.ends_with(':') {
+            true => format!("`{{orders-input}}:{name}<"),
+            false => format!("`{{orders-input}}:{name}`"),
+        };
+        assert!(page.text.contains(&described), "no {described}");
+    }
+}
+
+#[test]
+fn every_rule_has_its_section_and_every_trace_is_named() {
+    let protocol = page("docs/protocol.md");
+    for rule in 1..=12 {
+        let heading = format!("\n### R{rule} ");
+        assert!(protocol.text.contains(&heading), "no section for R{rule}");
+    }
+    let sources = sources();
+    for name in rows(&protocol.text, "## Six interleavings") {
+        assert!(
+            sources
+                .iter()
+                .any(|text| text.contains(&format!("fn {name}("))),
+            "no test {name}"
+        );
+    }
+}
+
+#[test]
+fn the_glossary_is_in_order_and_names_what_is_in_the_code() {
+    let glossary = page("docs/glossary.md");
+    let terms: Vec<_> = glossary
+        .text
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| **")?.split_once("** |")?.0))
+        .map(str::to_lowercase)
+        .collect();
+    let mut sorted = terms.clone();
+    sorted.sort();
+    sorted.dedup();
+    assert!(terms.len() > 40, "only {terms:?}");
+    assert_eq!(terms, sorted, "sorted, and each once");
+    let sources = sources();
+    for line in glossary.text.lines() {
+        let (_, code) = line.split_once("In code: ").unwrap_or_default();
+        for name in code.split('`').skip(1).step_by(2) {
+            for part in name.split("::") {
+                assert!(
+                    sources.iter().any(|text| has_word(text, part)),
+                    "{name} is not in the code any more: {line}"
+                );
+            }
+        }
+    }
+    for page in ["README.md", "ARCHITECTURE.md"] {
+        let text = read(&root().join(page));
+        assert!(text.contains("glossary.md"), "{page} names the glossary");
+    }
+}
+
+#[test]
+fn whatever_names_the_load_balancer_stream_says_once_what_it_is() {
+    let mut without = Vec::new();
+    for page in pages() {
+        let Some(at) = word_at(&page.text, "LBS") else {
+            continue;
+        };
+        // A few words behind will do: "the LBS (load balancer stream)".
+        let until = page.text[at..]
+            .find("\n\n")
+            .map_or(page.text.len(), |end| at + end);
+        let text = page.text[..until].to_lowercase().replace('\n', " ");
+        let said = text.find("load balancer stream");
+        if said.is_none_or(|said| said > at + 60) {
+            without.push(page.name());
+        }
+    }
+    assert!(
+        without.is_empty(),
+        "LBS is not defined at its first use in {without:?}"
+    );
+}
+
+struct Page {
+    path: PathBuf,
+    text: String,
+}
+
+impl Page {
+    fn name(&self) -> String {
+        let name = self.path.strip_prefix(root()).expect("below the root");
+        name.display().to_string()
+    }
+}
+
+/// What users and contributors read.
+fn pages() -> Vec<Page> {
+    let named = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "GUARANTEES.md",
+        "CHANGELOG.md",
+        "benches/README.md",
+    ];
+    let mut pages: Vec<_> = named.map(page).into();
+    pages.extend(docs());
+    pages.extend(in_folder(&root().join("docs/notes")));
+    pages
+}
+
+fn docs() -> Vec<Page> {
+    in_folder(&root().join("docs"))
+}
+
+fn in_folder(folder: &Path) -> Vec<Page> {
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "md"))
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{} is empty", folder.display());
+    let open = |path: PathBuf| Page {
+        text: read(&path),
+        path,
+    };
+    paths.into_iter().map(open).collect()
+}
+
+fn page(name: &str) -> Page {
+    let path = root().join(name);
+    Page {
+        text: read(&path),
+        path,
+    }
+}
+
+/// The targets of `[text](target)`, outside of code.
+fn links(text: &str) -> Vec<String> {
+    let mut links = Vec::new();
+    let mut in_code = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        if in_code {
+            continue;
+        }
+        // Inline code may have brackets.
+        let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("code");
+        for rest in prose.split("](").skip(1) {
+            if let Some((target, _)) = rest.split_once(')') {
+                links.push(target.to_owned());
+            }
+        }
+    }
+    links
+}
+
+fn what_is_wrong(from: &Path, link: &str) -> Option<&'static str> {
+    let link = match link.strip_prefix(BLOB).or(link.strip_prefix(TREE)) {
+        Some(path) => format!("{}/{path}", root().display()),
+        None if link.contains("://") => return None,
+        None => link.to_owned(),
+    };
+    let (path, heading) = link.split_once('#').unwrap_or((&link, ""));
+    let target = match path {
+        "" => from.to_owned(),
+        _ => from.parent().expect("a folder").join(path),
+    };
+    if !target.exists() {
+        return Some("leads nowhere");
+    }
+    if heading.is_empty() {
+        return None;
+    }
+    let text = read(&target);
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let has = headings.map(anchor).any(|anchor| anchor == heading);
+    (!has).then_some("names no heading of that page")
+}
+
+/// As GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+        _ => None,
+    });
+    kept.collect()
+}
+
+/// The lines of blocks that are shell or plain text.
+fn fenced(text: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut block: Option<&str> = None;
+    for line in text.lines() {
+        match (block, line.trim_start().strip_prefix("```")) {
+            (None, Some(kind)) => block = Some(kind),
+            (Some(_), Some(_)) => block = None,
+            (Some("" | "text" | "sh" | "bash"), None) => lines.push(line.trim()),
+            _ => {}
+        }
+    }
+    lines
+}
+
+fn is_command(line: &str) -> bool {
+    ["cargo ", "tests/", "benches/", "streamlease "]
+        .iter()
+        .any(|start| line.starts_with(start) && !line.starts_with("streamlease = "))
+}
+
+/// What a command names of this repository and is not there.
+fn missing_of(line: &str) -> Vec<String> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let mut missing = Vec::new();
+    let mut need = |what: String, is_there: bool| {
+        if !is_there {
+            missing.push(what);
+        }
+    };
+    for pair in words.windows(2) {
+        let (option, name) = (pair[0], pair[1]);
+        match option {
+            "--example" => need(
+                format!("example {name}"),
+                exists(&format!("examples/{name}.rs"))
+                    || exists(&format!("examples/{name}/main.rs")),
+            ),
+            "--bench" => need(
+                format!("bench {name}"),
+                exists(&format!("benches/benches/{name}.rs")),
+            ),
+            "--test" => need(format!("test {name}"), is_test(name)),
+            "--bin" => need(
+                format!("binary {name}"),
+                exists(&format!("crates/testkit/src/bin/{name}.rs")),
+            ),
+            "-p" => need(format!("package {name}"), is_package(name)),
+            _ => {}
+        }
+    }
+    let first = words.first().copied().unwrap_or_default();
+    if first.starts_with("tests/") || first.starts_with("benches/") {
+        need(format!("script {first}"), exists(first));
+    }
+    if first == "tests/run.sh" {
+        let script = read(&root().join(first));
+        let steps = words[1..].iter().take_while(|word| !word.starts_with('#'));
+        for step in steps.filter(|step| !step.starts_with('-')) {
+            need(
+                format!("step {step}"),
+                script.contains(&format!("step_{step}()")),
+            );
+        }
+    }
+    missing
+}
+
+fn exists(path: &str) -> bool {
+    root().join(path).exists()
+}
+
+fn is_test(name: &str) -> bool {
+    let folders = fs::read_dir(root().join("crates")).expect("crates");
+    let folders = folders.map(|entry| entry.expect("an entry").path());
+    folders.chain([root().join("tests")]).any(|folder| {
+        let tests = folder.join("tests");
+        tests.join(format!("{name}.rs")).exists() || tests.join(name).join("main.rs").exists()
+    })
+}
+
+fn is_package(name: &str) -> bool {
+    let root = root();
+    let folders = fs::read_dir(root.join("crates")).expect("crates");
+    let folders = folders.map(|entry| entry.expect("an entry").path());
+    let others = ["tests", "benches", "examples"].map(|name| root.join(name));
+    let line = format!("name = \"{name}\"");
+    folders.chain(others).any(|folder| {
+        let manifest = fs::read_to_string(folder.join("Cargo.toml"));
+        manifest.is_ok_and(|text| text.lines().any(|found| found == line))
+    })
+}
+
+/// The facade's features.
+fn features() -> Vec<String> {
+    let manifest = read(&root().join("crates/streamlease/Cargo.toml"));
+    let (_, features) = manifest.split_once("[features]").expect("features");
+    let features = features.split("\n[").next().expect("a section");
+    let names = features.lines().filter_map(|line| line.split_once(" = "));
+    let names = names.map(|(name, _)| name.to_owned());
+    names
+        .filter(|name| name != "default" && !name.starts_with('#'))
+        .collect()
+}
+
+/// The names in the first column of the table below a heading.
+fn rows<'a>(text: &'a str, heading: &str) -> Vec<&'a str> {
+    let (_, section) = text.split_once(heading).expect("the heading");
+    let section = section.split("\n## ").next().expect("a section");
+    let names: Vec<_> = section
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0))
+        .collect();
+    assert!(!names.is_empty(), "no rows below {heading}");
+    names
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    word_at(text, word).is_some()
+}
+
+fn word_at(text: &str, word: &str) -> Option<usize> {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .find(|at| !text[..*at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part))
+}
+
+/// The code of the published crates.
+fn sources() -> Vec<String> {
+    let mut folders = vec![root().join("crates")];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                sources.push(read(&path));
+            }
+        }
+    }
+    sources
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
+}
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("the repository").to_owned()
+}
