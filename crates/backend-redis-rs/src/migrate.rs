@@ -61,7 +61,7 @@ impl RedisBackend {
     /// Can be repeated.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config): the service is busy; the message says how.
+    /// [`Busy`](ErrorKind::Busy): consumers are alive, or a stream is held; the message says how.
     pub async fn migrate(&self, service: &ServiceName, to: LockScheme) -> Result<()> {
         if to == LockScheme::PerStream {
             cluster::refuse_per_stream_locks(&self.server).await?;
@@ -129,9 +129,10 @@ impl RedisBackend {
 }
 
 fn busy(service: &ServiceName, how: &str) -> Error {
-    Error::config(format!(
+    let message = format!(
         "service {service} is busy ({how}); stop all its consumers, wait for their TTL and try again"
-    ))
+    );
+    Error::new(ErrorKind::Busy, message)
 }
 
 fn scheme_of(key: &str, name: &str) -> Result<LockScheme> {

@@ -1,6 +1,8 @@
 //! [`RedisBackend`] of a build that cannot connect: without a runtime's feature.
 
-use streamlease_core::{Backend, BackendProvider, Error, LockScheme, Result, ServiceName};
+use streamlease_core::{
+    Backend, BackendProvider, Error, ErrorKind, LockScheme, Result, ServiceName,
+};
 
 /// One Redis (or Valkey) server. This build has neither the feature `tokio` nor
 /// `smol`, so it cannot connect.
@@ -13,7 +15,7 @@ impl RedisBackend {
     /// Fails: enable the feature `tokio` or `smol`.
     ///
     /// # Errors
-    /// Always [`Config`](streamlease_core::ErrorKind::Config).
+    /// Always [`Environment`](ErrorKind::Environment).
     pub async fn connect(url: impl AsRef<str>) -> Result<Self> {
         Self::new(url)
     }
@@ -21,9 +23,10 @@ impl RedisBackend {
     /// Fails: enable the feature `tokio` or `smol`.
     ///
     /// # Errors
-    /// Always [`Config`](streamlease_core::ErrorKind::Config).
+    /// Always [`Environment`](ErrorKind::Environment).
     pub fn new(_url: impl AsRef<str>) -> Result<Self> {
-        Err(Error::config(
+        Err(Error::new(
+            ErrorKind::Environment,
             "streamlease-backend-redis-rs was built without a runtime; enable its feature \
              `tokio`, or `smol` (which async-std uses too)",
         ))

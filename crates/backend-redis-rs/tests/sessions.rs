@@ -712,7 +712,7 @@ fn an_idle_service_is_migrated_and_a_busy_one_is_not() {
 
         let refused = async |to| {
             let err = provider.migrate(&orders, to).await.unwrap_err();
-            assert_eq!(err.kind(), ErrorKind::Config);
+            assert_eq!(err.kind(), ErrorKind::Busy);
             assert!(err.to_string().contains("busy"), "{err}");
             err.to_string()
         };

@@ -186,7 +186,10 @@ impl Progress {
 /// Whether nothing of the batch can have been submitted, if this is the answer to the
 /// first try.
 fn was_refused(err: &Error) -> bool {
-    matches!(err.kind(), ErrorKind::Config | ErrorKind::Denied)
+    matches!(
+        err.kind(),
+        ErrorKind::Config | ErrorKind::Environment | ErrorKind::Denied
+    )
 }
 
 /// What became of the streams, to stand behind an error.
@@ -225,15 +228,21 @@ fn read_names() -> Receiver<Result<StreamName, Error>> {
     let (send, names) = async_channel::bounded(2 * BATCH);
     thread::spawn(move || {
         for (number, line) in (1..).zip(io::stdin().lock().lines()) {
+            let at_line = |kind, err: &dyn fmt::Display| {
+                Error::new(kind, format!("standard input, line {number}: {err}"))
+            };
             let name = line
-                .map_err(|err| err.to_string())
+                .map_err(|err| match err.kind() {
+                    // What was written there is no text.
+                    io::ErrorKind::InvalidData => at_line(ErrorKind::Config, &err),
+                    _ => at_line(ErrorKind::Environment, &err),
+                })
                 .and_then(|line| match line.as_str() {
                     "" => Ok(None),
                     name => StreamName::new(name)
                         .map(Some)
-                        .map_err(|err| err.to_string()),
+                        .map_err(|err| at_line(err.kind(), &err)),
                 })
-                .map_err(|err| Error::config(format!("standard input, line {number}: {err}")))
                 .transpose();
             let Some(name) = name else { continue };
             let stop = name.is_err();

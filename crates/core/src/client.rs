@@ -422,7 +422,8 @@ impl ClientBuilder {
     /// Checks everything; does no I/O.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config), naming the setting, its value and what would be right.
+    /// [`Config`](ErrorKind::Config), naming the setting, its value and what would be right;
+    /// [`Environment`](ErrorKind::Environment) if the operating system gives no random numbers.
     pub fn build(self) -> Result<Client> {
         let service = ServiceName::new(&self.service)?;
         self.settings.validate()?;
@@ -439,7 +440,7 @@ impl ClientBuilder {
         }
         let seed = match self.seed {
             Some(seed) => seed,
-            None => random().map_err(|err| Error::config(format!("{err}; set .seed(…)")))?,
+            None => random()?,
         };
         let (messages_in, messages_out) = async_channel::unbounded();
         let handle = Handle {
@@ -479,7 +480,7 @@ fn identity(configured: Option<String>) -> Result<ConsumerName> {
 pub(crate) fn random() -> Result<u64> {
     getrandom::u64().map_err(|err| {
         Error::new(
-            ErrorKind::Config,
+            ErrorKind::Environment,
             format!("the operating system gives no random numbers: {err}"),
         )
     })

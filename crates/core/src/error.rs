@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 /// What streamlease's fallible calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -10,13 +11,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// Expected outcomes (a lost race, an entry already gone) are never errors;
 /// they are values. An error from a backend means *it may have happened*.
-#[derive(thiserror::Error)]
-#[error("{context}")]
+///
+/// A clone is the same error, with the same [source](StdError::source): one failure may be
+/// the answer to many calls.
+#[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
-    context: String,
-    #[source]
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    context: Arc<str>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// What class of problem an [`Error`] is.
@@ -25,6 +27,12 @@ pub struct Error {
 pub enum ErrorKind {
     /// A setting or an argument is invalid; the message names it, its value and the bound.
     Config,
+    /// Something is in use that must not be, or there are too many, or they come too fast:
+    /// the same again later, when the message's condition holds.
+    Busy,
+    /// What the process runs in lacks something: an executor, randomness, a file, a
+    /// feature of the build.
+    Environment,
     /// The server cannot be reached, is loading, read-only, out of memory, or did not answer in time.
     Unavailable,
     /// The server refused for good: wrong credentials, missing rights.
@@ -46,7 +54,7 @@ impl Error {
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
         Self {
             kind,
-            context: context.into(),
+            context: context.into().into(),
             source: None,
         }
     }
@@ -59,8 +67,8 @@ impl Error {
     ) -> Self {
         Self {
             kind,
-            context: context.into(),
-            source: Some(source.into()),
+            context: context.into().into(),
+            source: Some(source.into().into()),
         }
     }
 
@@ -84,8 +92,23 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind,
-            ErrorKind::Unavailable | ErrorKind::Protocol | ErrorKind::NotPrepared
+            ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::Protocol | ErrorKind::NotPrepared
         )
+    }
+}
+
+// By hand, so that the source is the error that was given and not the `Arc` around it:
+// whoever looks for a type of their own finds it.
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let source = self.source.as_deref()?;
+        Some(source)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
     }
 }
 
@@ -98,5 +121,24 @@ impl fmt::Debug for Error {
             cause = err.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_has_the_kind_the_message_and_the_very_source() {
+        let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, "no route");
+        let error = Error::with_source(ErrorKind::Unavailable, "connecting", cause);
+        let clone = error.clone();
+        drop(error);
+        assert_eq!(clone.kind(), ErrorKind::Unavailable);
+        assert_eq!(format!("{clone}"), "connecting");
+        assert_eq!(format!("{clone:?}"), "Unavailable: connecting: no route");
+        let source = clone.source().and_then(|cause| cause.downcast_ref());
+        let source: &std::io::Error = source.expect("the type that was given");
+        assert_eq!(source.kind(), std::io::ErrorKind::TimedOut);
     }
 }

@@ -237,7 +237,7 @@ impl QuarantinedEntry {
 }
 
 /// Why a client has ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Termination {
     error: Option<Error>,
 }
@@ -260,7 +260,7 @@ impl Termination {
     /// The same error once more, for whoever else waits.
     pub(crate) fn to_error(&self) -> Error {
         match &self.error {
-            Some(error) => Error::new(error.kind(), error.to_string()),
+            Some(error) => error.clone(),
             None => Error::new(
                 ErrorKind::Closed,
                 "the client was shut down before it had started",

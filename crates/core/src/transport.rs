@@ -188,7 +188,8 @@ impl SubmitBatch {
     /// A batch with an id of its own, to be appended once however often it is sent.
     ///
     /// # Errors
-    /// [`Config`](crate::ErrorKind::Config) if the operating system gives no random numbers.
+    /// [`Environment`](crate::ErrorKind::Environment) if the operating system gives no random
+    /// numbers.
     pub fn new(announcements: Vec<Announcement>) -> Result<Self> {
         let id = (u128::from(random()?) << 64) | u128::from(random()?);
         Ok(Self { id, announcements })

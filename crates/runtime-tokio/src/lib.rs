@@ -34,11 +34,15 @@ impl TokioRuntime {
         Self::from_handle(Handle::current())
     }
 
-    /// The runtime this is called in, or an error that says what to do.
+    /// The runtime this is called in.
+    ///
+    /// # Errors
+    /// [`Environment`](ErrorKind::Environment) outside of a tokio runtime; the message says
+    /// what to do.
     pub fn try_current() -> Result<Self> {
         Handle::try_current().map(Self::from_handle).map_err(|err| {
             Error::with_source(
-                ErrorKind::Config,
+                ErrorKind::Environment,
                 "there is no tokio runtime here; call this from within one, \
                  or give its handle to TokioRuntime::from_handle",
                 err,

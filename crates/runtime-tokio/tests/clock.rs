@@ -10,7 +10,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 #[test]
 fn outside_of_tokio_there_is_an_error_that_says_what_to_do() {
     let err = TokioRuntime::try_current().unwrap_err();
-    assert_eq!(err.kind(), ErrorKind::Config);
+    assert_eq!(err.kind(), ErrorKind::Environment);
     assert!(err.to_string().contains("from_handle"), "{err}");
 }
 

@@ -75,11 +75,7 @@ impl<T: Send + 'static> Attempt<T> {
     where
         T: Clone,
     {
-        match &*self.outcome() {
-            Some(Ok(connection)) => Ok(connection.clone()),
-            Some(Err(error)) => Err(Error::new(error.kind(), error.to_string())),
-            None => Err(never_ended()),
-        }
+        self.outcome().clone().unwrap_or_else(|| Err(never_ended()))
     }
 
     fn outcome(&self) -> std::sync::MutexGuard<'_, Option<Result<T>>> {

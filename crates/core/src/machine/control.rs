@@ -242,7 +242,7 @@ impl Machine {
             return false;
         }
         self.refusal_told = Some(self.cx.now);
-        let error = Error::new(error.kind(), error.to_string());
+        let error = error.clone();
         self.cx.notify(Notice::Refused { call, error });
         true
     }

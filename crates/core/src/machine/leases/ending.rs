@@ -222,7 +222,7 @@ impl Leases {
         }
         self.listen(cx, entry);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
-            cx.answer(call, Err(Error::new(error.kind(), error.to_string())));
+            cx.answer(call, Err(error.clone()));
         }
     }
 
