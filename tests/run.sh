@@ -195,6 +195,22 @@ step_async_std_without_tokio() {
     echo "streamlease on async-std has no tokio runtime features"
 }
 
+# By deny.toml. Licenses, duplicates and sources are also checked by a test, without
+# cargo deny; advisories need the database of RustSec.
+step_dependencies() {
+    if ! cargo deny --version 2>/dev/null; then
+        echo "SKIPPED advisories: cargo-deny is not installed (cargo install cargo-deny);" \
+            "the rest of deny.toml is checked by tests/tests/dependencies.rs"
+        return
+    fi
+    cargo deny check licenses bans sources
+    if cargo deny fetch db 2>/dev/null; then
+        cargo deny check advisories
+    else
+        echo "SKIPPED advisories: the database of RustSec cannot be fetched from here"
+    fi
+}
+
 # Rust 1.88 is what every manifest says and no dependency needs more. That the
 # code itself uses nothing newer is clippy's incompatible_msrv, in the lints;
 # the compiler of that version has the last word where it is installed.
@@ -235,6 +251,23 @@ step_package() {
     echo "$((${#selection[@]} / 2)) crates are packed, and compile from their packages"
 }
 
+# Against the last release.
+step_semver() {
+    local release
+    release=$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null || true)
+    if [ -z "$release" ]; then
+        echo "SKIPPED: there is no release (a tag v…) to compare with yet"
+    elif ! cargo semver-checks --version 2>/dev/null; then
+        echo "SKIPPED: cargo-semver-checks is not installed (cargo install cargo-semver-checks)"
+    else
+        local package selection=()
+        for package in $(published | grep -vx streamlease-cli); do
+            selection+=(-p "$package")
+        done
+        cargo semver-checks --baseline-rev "$release" "${selection[@]}"
+    fi
+}
+
 # --- tests ------------------------------------------------------------------------
 
 step_doctests() {
@@ -257,7 +290,7 @@ step_tests() {
 # --- all of it --------------------------------------------------------------------
 
 STEPS=(redis_server format lints docs features tls_features core_is_lean
-    async_std_without_tokio msrv package doctests bench_smoke tests)
+    async_std_without_tokio dependencies msrv package semver doctests bench_smoke tests)
 
 # A process of its own per step: within `if`, `set -e` would not hold in a function.
 if [ "${1:-}" = --step ]; then

@@ -110,3 +110,34 @@ fn what_is_missing_is_installed_when_told_to() {
         assert_eq!(uid != 0, calls.contains("sudo apt-get"), "{calls}");
     }
 }
+
+/// What is checked there is what everybody can run.
+#[test]
+fn workflows_call_this_script_and_nothing_else() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tests.join("../.github/workflows");
+    let mut runs = 0;
+    for file in fs::read_dir(dir).expect("there are workflows") {
+        let path = file.expect("a file").path();
+        let text = fs::read_to_string(&path).expect("a workflow");
+        for line in text.lines().map(|line| line.trim_start_matches([' ', '-'])) {
+            if let Some(command) = line.strip_prefix("run:") {
+                assert_eq!(
+                    "tests/run.sh --install",
+                    command.trim(),
+                    "{}",
+                    path.display()
+                );
+                runs += 1;
+            } else if let Some(action) = line.strip_prefix("uses:") {
+                let action = action.trim();
+                assert!(
+                    action.starts_with("actions/checkout@"),
+                    "{}",
+                    path.display()
+                );
+            }
+        }
+    }
+    assert!(runs > 0, "no workflow runs anything");
+}
