@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::leases::lanes::Parking;
 use super::leases::table::Origin;
 use super::leases::unconfirmed::Reading;
+use super::lifecycle::outages::Vital;
 use super::punctuality::Punctuality;
 use super::recovery::takeover::{LATEST_NEWS, SuspectKey};
+use super::session::heartbeat::Heartbeat;
 use super::{Action, ActionId, Answer, CallId, Config, DisownReason, Notice, Output, Reply, Rng};
 use crate::belief::SessionBelief;
 use crate::{
@@ -94,8 +96,16 @@ pub(crate) enum Effect {
     LocksRestarted,
     /// The session is over, and everything that hangs on it.
     AbandonSession(DisownReason),
+    /// A heartbeat was answered.
+    Heartbeat(Box<Heartbeat>),
+    /// Everything is prepared for a session.
+    OpenSession,
     /// A call, of this name, failed. Its part tries it again.
     Failed(&'static str, Error),
+    /// A call without which nothing goes on failed.
+    VitalFailed(Vital, Error),
+    /// The client is at its end, for this reason if it was not asked for.
+    Stop(Option<Error>),
 }
 
 /// What takes places in the event queue, and of the capacity, besides what is held.
@@ -251,6 +261,11 @@ impl Cx {
 
     pub(crate) fn is_open(&self) -> bool {
         self.status == Status::Open
+    }
+
+    /// Nothing is held any more, on the way to the end: the session is extended no longer.
+    pub(crate) fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Draining { step, .. } if step != Leaving::HandingBack)
     }
 
     pub(crate) fn is_draining(&self) -> bool {

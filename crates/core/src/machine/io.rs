@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::Part;
+use super::lifecycle::outages::Part;
 use crate::belief::Belief;
 use crate::{
     Acquire, AcquireOutcome, BeatOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId,

@@ -9,35 +9,28 @@
 //! After each `handle` or `handle_timeout` the outputs are drained until
 //! `Timeout` or `Stopped`. Several inputs may be handled before draining.
 //!
-//! Where to find what, in the order of a stream's life:
-//! - `fetch`: fresh entries, and how many at once;
-//! - `acquiring`: lock → fenced claim → added (R3, R4, R6);
-//! - `ending`: refresh, complete, hand back, quarantine, release (R4, R7, R12);
-//! - `lanes`: how steps are sent, a page at a time;
-//! - `session`: open, beat, believe, disown (R1, R2);
-//! - `doubt`: leases that the lock server may have lost, and its record of them;
-//!   `fresh`: those that it may still lose;
-//! - `look`: what makes it look at what is pending, and at what next: hints, own
-//!   entries, the dead, everything (R7, R9); `look/steps`: how one look goes;
-//!   `look/sweep`: whose turn it is to look at everything;
-//! - `judging`: what a look shows: ours, an orphan, somebody else's (R9);
-//! - `orphans`: who is dead, who takes over (R9, R11);
-//! - `turns`: who of the survivors goes first for which entry (R11);
-//! - `silence`: handlers that make no progress;
-//! - `ids`: entry ids that a restored LBS gave to other announcements;
-//! - `forgiving`: failures of earlier owners that are over;
-//! - `late`: what was lost although this process lives, and whether it ran on time;
-//! - `control`: preparing, outages, giving up, shutting down (R8).
+//! The machine only routes. Its parts own their state:
+//! - `intake`: fresh entries, and how many at once;
+//! - `leases`: what is held, about to be held, or owed an end (R3, R4, R6, R7, R12);
+//! - `session`: one session after the other, and its heartbeats (R1, R2);
+//! - `recovery`: what others hold or have left: finding streams that nobody serves, and
+//!   taking them over (R7, R9, R11);
+//! - `lifecycle`: outages, giving up, shutting down (R8).
+//!
+//! A part is given the context (`cx`) and, where it needs one, a view of another part.
+//! What it wants of another part is an `Effect`, which the machine carries out as soon as
+//! the part is done.
 //!
 //! It is level-triggered and edge-accelerated: looking at what is pending is,
 //! alone, enough for every orphan to be found; hints only make it faster.
 
-mod control;
+mod backoff;
 mod cx;
 mod deadlines;
-mod fetch;
+mod intake;
 mod io;
 mod leases;
+mod lifecycle;
 mod punctuality;
 mod recovery;
 mod rng;
@@ -53,17 +46,22 @@ pub use io::{
 };
 
 pub use crate::belief::Belief;
-use crate::{ConsumerName, Hint, LockScheme, Settings, Timestamp};
-use control::Outage;
-pub use control::Part;
-pub(crate) use control::closed;
+use crate::{ConsumerName, Error, Hint, LockScheme, Result, Settings, Timestamp};
+use backoff::Backoff;
 use cx::{Cx, Effect, Flight, InFlight, Phase};
 use deadlines::Deadlines;
+use intake::Intake;
 use leases::Leases;
+pub(crate) use lifecycle::closed;
+use lifecycle::drain::Drain;
+pub use lifecycle::outages::Part;
+use lifecycle::outages::{Outages, Vital};
+use lifecycle::wrong_reply;
 use recovery::Recovery;
 use rng::Rng;
 pub(crate) use rng::mix;
-use session::Sitting;
+use session::SessionState;
+use session::heartbeat::Heartbeat;
 
 /// Streams per action: a page. A script over one takes Redis well under 2 ms.
 pub(crate) const PAGE: usize = 120;
@@ -85,24 +83,12 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Machine {
     cx: Cx,
-
-    /// By [`control::Part`].
-    outages: [Option<Outage>; 3],
-    /// Which calls have ever worked, by [`control::Vital`].
-    answered: [bool; 4],
-    /// When a refusal was told last.
-    refusal_told: Option<Timestamp>,
-    prepared: bool,
-    started: bool,
-    shutdown_calls: Vec<CallId>,
-    /// Between the tries of a shutdown's last steps.
-    leaving: Backoff,
-
-    sitting: Sitting,
+    intake: Intake,
     leases: Leases,
-
-    fetch: fetch::Fetching,
+    session: SessionState,
     recovery: Recovery,
+    outages: Outages,
+    drain: Drain,
 }
 
 impl Machine {
@@ -110,17 +96,12 @@ impl Machine {
     pub fn new(config: Config, now: Timestamp) -> Self {
         let mut machine = Self {
             cx: Cx::new(config, now),
-            outages: [None; 3],
-            answered: [false; 4],
-            refusal_told: None,
-            prepared: false,
-            started: false,
-            shutdown_calls: Vec::new(),
-            leaving: Backoff::default(),
-            sitting: Sitting::new(now),
+            intake: Intake::default(),
             leases: Leases::new(now),
-            fetch: fetch::Fetching::default(),
+            session: SessionState::new(now),
             recovery: Recovery::new(now),
+            outages: Outages::default(),
+            drain: Drain::default(),
         };
         machine.pump();
         machine
@@ -134,7 +115,9 @@ impl Machine {
         }
         self.advance(now);
         if self.cx.phase == Phase::Stopped {
-            self.answer_late(input);
+            if let Input::Command(command) = input {
+                self.drain.answer_late(&mut self.cx, command);
+            }
             return;
         }
         match input {
@@ -149,7 +132,8 @@ impl Machine {
             Input::NobodyListens => {
                 self.cx.budget.receiver_dropped = true;
                 // It would bring what only others can take.
-                self.cancel_fetch();
+                self.cx
+                    .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
             }
         }
         self.pump();
@@ -192,18 +176,23 @@ impl Machine {
     fn advance(&mut self, now: Timestamp) {
         self.cx.now = self.cx.now.max(now);
         self.cx.punctuality.look(self.cx.now, self.cx.settings.ttl);
-        if self.cx.phase != Phase::Stopped && self.belief_ran_out() {
+        if self.cx.phase == Phase::Stopped || !self.cx.is_open() {
+            return;
+        }
+        if self.session.has_run_out(&self.cx) || self.leases.have_run_out(&mut self.cx) {
             self.abandon_session(DisownReason::Expired);
         }
     }
 
     /// Everything that may be due or have become possible. Cheap when nothing is.
     fn pump(&mut self) {
+        self.apply();
         if self.cx.phase == Phase::Stopped {
             return;
         }
+        self.drain.pump_bound(&mut self.cx);
+        self.outages.pump(&mut self.cx);
         self.apply();
-        self.pump_control();
         if self.cx.phase != Phase::Stopped && self.cx.is_open() {
             self.pump_session();
         }
@@ -214,19 +203,19 @@ impl Machine {
     }
 
     fn pump_session(&mut self) {
-        self.leases.pump_waiting(&mut self.cx);
-        self.leases.pump_silence(&mut self.cx);
-        self.leases.pump_forgiving(&mut self.cx);
+        self.leases.pump_timers(&mut self.cx);
         self.apply();
-        self.recovery.pump_unreported(&mut self.cx, &self.leases);
-        self.recovery.pump_looks(&mut self.cx, &self.leases);
+        self.recovery.pump(&mut self.cx, &self.leases);
         self.apply();
         self.leases.pump_refresh(&self.cx);
         self.leases.pump_lanes(&mut self.cx);
-        self.pump_fetch();
-        self.pump_beat();
+        self.intake
+            .pump(&mut self.cx, &self.leases, &self.recovery, &self.outages);
+        self.session
+            .pump_heartbeat(&mut self.cx, &self.leases, &self.recovery);
         self.leases.pump_doubt(&mut self.cx);
-        self.pump_drain();
+        self.leases.pump_drain(&mut self.cx);
+        self.drain.pump(&mut self.cx, &self.leases);
         self.apply();
     }
 
@@ -239,10 +228,8 @@ impl Machine {
                 Effect::LeftBehind => self.recovery.looking.left_behind = true,
                 Effect::Look(entries) => self.recovery.look_at(entries),
                 Effect::LookAtOwn => self.recovery.look_at_own(&mut self.cx),
-                Effect::HeartbeatBy(at) => self.beat_by(at),
-                Effect::FetchNotBefore(at) => {
-                    self.fetch.not_before = self.fetch.not_before.max(at);
-                }
+                Effect::HeartbeatBy(at) => self.session.heartbeat_by(at),
+                Effect::FetchNotBefore(at) => self.intake.wait_until(at),
                 Effect::Read(entry, stream) => {
                     self.leases.read(&mut self.cx, entry, stream.as_ref());
                 }
@@ -266,9 +253,65 @@ impl Machine {
                 Effect::Wake(stream) => self.leases.wake_stream(&mut self.cx, &stream),
                 Effect::LocksRestarted => self.leases.lock_server_restarted(&mut self.cx),
                 Effect::AbandonSession(reason) => self.abandon_session(reason),
-                Effect::Failed(call, error) => self.step_failed(call, &Err(error)),
+                Effect::Heartbeat(heartbeat) => self.heartbeat(*heartbeat),
+                Effect::OpenSession => self.session.open(&mut self.cx),
+                Effect::Failed(call, error) => self.outages.step_failed(&mut self.cx, call, &error),
+                Effect::VitalFailed(call, error) => self.outages.failed(&mut self.cx, call, error),
+                Effect::Stop(error) => self.stop(error),
             }
         }
+    }
+
+    /// What a heartbeat brought, to whom it concerns.
+    fn heartbeat(&mut self, heartbeat: Heartbeat) {
+        self.leases.heartbeat(&mut self.cx, &heartbeat);
+        self.recovery
+            .heartbeat(&mut self.cx, &self.leases, &heartbeat.reply);
+        self.session
+            .told_of_deadline(&mut self.cx, &heartbeat.reply);
+        self.leases.compare_count(&mut self.cx, &heartbeat);
+    }
+
+    /// Ends everything that hangs on the current session and begins another,
+    /// whose id was never used. What was pending here is listed again by it.
+    fn abandon_session(&mut self, reason: DisownReason) {
+        self.leases.start_over(&mut self.cx, reason);
+        self.cx.begin_session();
+        self.session = SessionState::new(self.cx.now);
+        self.recovery.start_over(&self.cx);
+    }
+
+    /// The end. After `Terminated` nothing comes (R12).
+    fn stop(&mut self, error: Option<Error>) {
+        self.leases
+            .disown_all(&mut self.cx, DisownReason::ClientStopped);
+        self.cx
+            .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
+        self.cx.flights.clear();
+        self.cx.effects.clear();
+        self.cx.phase = Phase::Stopped;
+        self.cx.notify(Notice::Terminated { error });
+        self.drain.stopped(&mut self.cx);
+    }
+
+    fn shut_down(&mut self, call: Option<CallId>) {
+        if self.drain.begin(&mut self.cx, call) {
+            self.cx
+                .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
+            self.leases.hand_back_all(&mut self.cx);
+        }
+    }
+
+    /// The reply to a call without which nothing goes on, if it is one of the right kind.
+    fn vital<T>(
+        &mut self,
+        call: Vital,
+        result: Result<Reply>,
+        of: impl FnOnce(Reply) -> Option<T>,
+    ) -> Result<T> {
+        let reply = of(result?).ok_or_else(|| wrong_reply(call.name()))?;
+        self.outages.worked(&mut self.cx, call);
+        Ok(reply)
     }
 
     /// Works through a page that a look has read, and what is wanted of the leases.
@@ -279,7 +322,7 @@ impl Machine {
         }
     }
 
-    fn done(&mut self, id: ActionId, result: crate::Result<Reply>) {
+    fn done(&mut self, id: ActionId, result: Result<Reply>) {
         // A reply that comes twice is known by its id being gone.
         let Some(InFlight {
             session,
@@ -292,8 +335,21 @@ impl Machine {
         };
         let current = session == self.cx.session_number;
         match flight {
-            Flight::Prepare => self.prepare_done(result),
-            Flight::Fetch { max, wait } => self.fetch_done(sent, (max, wait), result),
+            Flight::Prepare => {
+                let result = self.vital(Vital::Prepare, result, |reply| match reply {
+                    Reply::Prepared => Some(()),
+                    _ => None,
+                });
+                self.outages.prepare_done(&mut self.cx, result);
+            }
+            Flight::Fetch { max, wait } => {
+                let result = self.vital(Vital::Fetch, result, |reply| match reply {
+                    Reply::Fetched(fetched) => Some(fetched),
+                    _ => None,
+                });
+                self.intake
+                    .fetch_done(&mut self.cx, sent, (max, wait), result);
+            }
             Flight::Look => {
                 self.recovery.look_done(&mut self.cx, &self.leases, result);
                 self.classify_page();
@@ -305,19 +361,36 @@ impl Machine {
                 self.leases
                     .quarantine_done(&mut self.cx, page, result, current)
             }
-            Flight::Forget(None) => self.forget_own_done(&result),
+            Flight::Forget(None) => self.drain.forget_own_done(&mut self.cx, &result),
             Flight::Forget(Some(suspect)) => {
                 self.recovery.forget_done(&mut self.cx, &suspect, result)
             }
-            Flight::Close => self.close_done(&result),
+            Flight::Close => self.drain.close_done(&mut self.cx, &result),
             // What an abandoned session did no longer matters: what it held is
             // dead with it, and all of it is listed again.
             _ if !current => {}
-            Flight::Open => self.open_done(sent, result),
+            Flight::Open => {
+                let result = self.vital(Vital::Open, result, |reply| match reply {
+                    Reply::Opened(outcome) => Some(outcome),
+                    _ => None,
+                });
+                self.session.open_done(&mut self.cx, sent, result);
+            }
             Flight::Beat {
                 leases,
                 quiet_since,
-            } => self.beat_done(sent, &leases, quiet_since, result),
+            } => {
+                let result = self.vital(Vital::Beat, result, |reply| match reply {
+                    Reply::Beaten(outcome) => Some(outcome),
+                    _ => None,
+                });
+                self.session.heartbeat_done(
+                    &mut self.cx,
+                    (&self.leases, &self.recovery),
+                    (sent, leases, quiet_since),
+                    result,
+                );
+            }
             Flight::Records(reading) => self.leases.records_done(&mut self.cx, reading, result),
             Flight::Acquire(page) => self.leases.acquire_done(
                 &mut self.cx,
@@ -367,7 +440,7 @@ impl Machine {
             Hint::HolderGone(consumer) => self.recovery.suspect(&mut self.cx, consumer, None),
             Hint::MayHaveMissed => {
                 // Hints come again: so may everything else.
-                self.retry_soon();
+                self.outages.retry_soon(&mut self.cx);
                 self.recovery.look_after_silence(&mut self.cx);
             }
         }
@@ -421,48 +494,19 @@ impl Machine {
     }
 
     fn next_timeout(&self) -> Timestamp {
-        let mut next = self.control_timeout().min(self.leases.late.timeout());
-        if self.cx.is_open() {
+        let cx = &self.cx;
+        let mut next = self
+            .drain
+            .timeout(cx)
+            .min(self.outages.timeout(cx))
+            .min(self.leases.late.timeout());
+        if cx.is_open() {
             next = next
-                .min(self.session_timeout())
-                .min(self.leases.doubt_timeout())
-                .min(
-                    self.leases
-                        .lanes
-                        .timeout(self.leases.parking_places(&self.cx) > 0),
-                )
-                .min(self.recovery.look_timeout(&self.cx, &self.leases))
-                .min(self.leases.refresh_timeout(&self.cx))
-                .min(self.fetch_timeout())
-                .min(self.leases.forgiving.timeout())
-                .min(self.leases.silences.next())
-                .min(self.leases.wakes.next());
+                .min(self.session.timeout(cx))
+                .min(self.leases.timeout(cx))
+                .min(self.recovery.look_timeout(cx, &self.leases))
+                .min(self.intake.timeout(cx, &self.outages));
         }
         next
-    }
-}
-
-/// Doubling waits after failures in a row.
-#[derive(Debug, Clone, Copy, Default)]
-struct Backoff {
-    failures: u32,
-    not_before: Timestamp,
-}
-
-impl Backoff {
-    fn is_ready(&self, now: Timestamp) -> bool {
-        self.not_before <= now
-    }
-
-    fn succeed(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Waits 10 ms, doubling up to a fifth of the TTL, so that a lease's work
-    /// is tried several times before R1 strikes.
-    fn fail(&mut self, now: Timestamp, ttl: Duration, rng: &mut Rng) {
-        let wait = Duration::from_millis(10) * 2u32.pow(self.failures.min(8));
-        self.failures += 1;
-        self.not_before = now + rng.jittered(wait.min(ttl / 5));
     }
 }

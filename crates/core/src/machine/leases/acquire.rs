@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::lanes::{Parking, still_locked};
 use super::table::{Ending, Holding, Lock, Origin, State};
 use crate::belief::Belief;
-use crate::machine::control::closed;
+use crate::machine::lifecycle::closed;
 use crate::machine::{Action, Answer, CallId, ClaimResult, DisownReason, Notice, Reply};
 use crate::{
     Acquire, AcquireOutcome, Announcement, ClaimOutcome, ConsumerName, EntryId, Error, ErrorKind,
@@ -58,7 +58,9 @@ impl Leases {
     ) {
         self.late.forget_own(entry);
         self.admit(cx, entry, content, origin);
-        if let Some(item) = self.items.get_mut(entry) {
+        if let Some(item) = self.items.get_mut(entry)
+            && giver.is_some()
+        {
             item.giver = giver;
         }
     }

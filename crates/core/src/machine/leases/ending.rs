@@ -5,8 +5,8 @@ use super::Leases;
 use super::failure_reset::Forgiving;
 use super::lanes::{GATHER, Lane, Lanes, Parking, still_locked};
 use super::table::{Ending, Holding, Item, Origin, State};
-use crate::machine::control::closed;
 use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::lifecycle::closed;
 use crate::machine::{
     Action, Answer, CallId, Completion, DisownReason, End, Handover, Notice, Reply,
 };

@@ -18,11 +18,12 @@ use std::time::Duration;
 use self::failure_reset::Forgiving;
 use self::lanes::Lanes;
 use self::late::Late;
-use self::table::{Items, State};
+use self::table::{Item, Items, State};
 use self::unconfirmed::Record;
-use super::CallId;
 use super::cx::{Cx, Flight, Phase};
 use super::deadlines::Deadlines;
+use super::session::heartbeat::Heartbeat;
+use super::{CallId, DisownReason};
 use crate::{EntryId, LeaseRef, LockScheme, Timestamp};
 
 #[derive(Debug)]
@@ -73,6 +74,118 @@ impl Leases {
         }
     }
 
+    /// The session is over, and everything in it.
+    pub(crate) fn start_over(&mut self, cx: &mut Cx, reason: DisownReason) {
+        self.owe_all(cx);
+        self.disown_all(cx, reason);
+        self.adopting.clear();
+        self.record = Record::default();
+    }
+
+    /// A heartbeat was answered.
+    pub(crate) fn heartbeat(&mut self, cx: &mut Cx, heartbeat: &Heartbeat) {
+        let Heartbeat { sent, reply, .. } = heartbeat;
+        let unchanged = self.compare_generation(cx, reply.generation, heartbeat.deadline_before);
+        if cx.scheme == LockScheme::PerStream {
+            self.extend(cx.believed_until(*sent), &heartbeat.named);
+        }
+        self.lasting(cx, *sent, unchanged);
+        for lease in &reply.lost {
+            if self.items.lock_with(lease.entry, lease.token).is_some() {
+                self.lose(cx, lease.entry, DisownReason::LockLost);
+            }
+        }
+        for lease in &reply.revoked {
+            self.give_up_revoked(cx, lease.clone());
+        }
+    }
+
+    fn extend(&mut self, until: Timestamp, leases: &[LeaseRef]) {
+        for lease in leases {
+            let Some(item) = self.items.get(lease.entry) else {
+                continue;
+            };
+            let Some(lock) = item.state.lock() else {
+                continue;
+            };
+            if lock.token != lease.token || lock.deadline >= until {
+                continue;
+            }
+            if let Some(belief) = item.state.belief() {
+                belief.set(until);
+            }
+            if let Some(lock) = self.items.lock_mut(lease.entry) {
+                lock.deadline = until;
+            }
+        }
+    }
+
+    /// How many leases there are by the record of a heartbeat; they may be others.
+    pub(crate) fn compare_count(&mut self, cx: &mut Cx, heartbeat: &Heartbeat) {
+        let held = self.items.locked() as u64;
+        let on_record = heartbeat.reply.on_record;
+        if on_record.is_some_and(|on_record| on_record != held) {
+            let is_quiet = heartbeat.quiet_since == Some(cx.lock_ops);
+            self.doubt_record(cx, is_quiet);
+        }
+    }
+
+    /// R1: ends the leases whose own deadlines have passed; whether that is all of them
+    /// with per-stream locks, and so the end of the session.
+    pub(crate) fn have_run_out(&mut self, cx: &mut Cx) -> bool {
+        let lapsed = self.items.expired(cx.now);
+        let all = !lapsed.is_empty() && lapsed.len() == self.items.locked();
+        if all && cx.scheme == LockScheme::PerStream {
+            return true;
+        }
+        // The others have been extended since, or found on record: an acquire that
+        // was long under way, or a doubt, costs only its own lease (R2).
+        for entry in lapsed {
+            self.lapse(cx, entry, DisownReason::Expired);
+        }
+        false
+    }
+
+    /// A shutdown begins. What is locked or about to be is given up when the answer is there.
+    pub(crate) fn hand_back_all(&mut self, cx: &mut Cx) {
+        let is_held = |item: &Item| matches!(item.state, State::Held(_));
+        let held = self.items.iter().filter(|(_, item)| is_held(item));
+        for entry in held.map(|(entry, _)| entry).collect::<Vec<_>>() {
+            self.begin_hand_back(cx, entry, None, None);
+        }
+    }
+
+    /// What waits goes at once when the client is to end.
+    pub(crate) fn pump_drain(&mut self, cx: &mut Cx) {
+        if cx.is_draining() && !cx.is_leaving() {
+            while let Some(entry) = self.items.any_waiting() {
+                self.forget(cx, entry);
+            }
+        }
+    }
+
+    pub(crate) fn are_drained(&self) -> bool {
+        self.items.is_empty() && self.lanes.is_drained() && self.late.is_settled()
+    }
+
+    /// What is due, or has room now.
+    pub(crate) fn pump_timers(&mut self, cx: &mut Cx) {
+        self.pump_waiting(cx);
+        self.pump_silence(cx);
+        self.pump_forgiving(cx);
+    }
+
+    pub(crate) fn timeout(&self, cx: &Cx) -> Timestamp {
+        self.items
+            .next_expiry()
+            .min(self.doubt_timeout())
+            .min(self.lanes.timeout(self.parking_places(cx) > 0))
+            .min(self.refresh_timeout(cx))
+            .min(self.forgiving.timeout())
+            .min(self.silences.next())
+            .min(self.wakes.next())
+    }
+
     pub(crate) fn pump_refresh(&mut self, cx: &Cx) {
         if self.refresh_due <= cx.now && self.refreshes(cx) {
             self.refresh_due = cx.now + REFRESH;
@@ -80,7 +193,7 @@ impl Leases {
         }
     }
 
-    pub(crate) fn refresh_timeout(&self, cx: &Cx) -> Timestamp {
+    fn refresh_timeout(&self, cx: &Cx) -> Timestamp {
         match self.refreshes(cx) {
             true => self.refresh_due,
             false => Timestamp::MAX,

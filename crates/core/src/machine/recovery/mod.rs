@@ -18,7 +18,8 @@ pub(crate) mod takeover;
 use self::scan::Looking;
 use self::takeover::Orphans;
 use super::cx::Cx;
-use crate::Timestamp;
+use super::leases::Leases;
+use crate::{BeatReply, Timestamp};
 
 #[derive(Debug)]
 pub(crate) struct Recovery {
@@ -31,6 +32,20 @@ impl Recovery {
         Self {
             looking: Looking::new(now),
             orphans: Orphans::default(),
+        }
+    }
+
+    pub(crate) fn pump(&mut self, cx: &mut Cx, leases: &Leases) {
+        self.pump_unreported(cx, leases);
+        self.pump_looks(cx, leases);
+    }
+
+    /// A heartbeat was answered: who is dead, and whether it is this consumer's turn to
+    /// look at everything.
+    pub(crate) fn heartbeat(&mut self, cx: &mut Cx, leases: &Leases, reply: &BeatReply) {
+        self.told_dead(cx, leases, reply.dead.clone());
+        if reply.sweep {
+            self.begin_sweep(cx);
         }
     }
 

@@ -1,0 +1,165 @@
+//! Heartbeats: they keep the session alive, and with per-stream locks renew every lease,
+//! and bring what the lock server has to tell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::SessionState;
+use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::leases::Leases;
+use crate::machine::lifecycle::outages::Vital;
+use crate::machine::recovery::Recovery;
+use crate::machine::recovery::takeover::{ASKING, LATEST_NEWS};
+use crate::machine::{Action, DisownReason};
+use crate::{BeatOutcome, BeatReply, Error, LeaseRef, LockScheme, Result, SessionId, Timestamp};
+
+/// How many leases one heartbeat extends with per-stream locks. All at once, 100,000
+/// take a backend longer than a heartbeat may take; and what a client sends meanwhile
+/// waits behind them.
+const BEAT_LEASES: usize = 1_024;
+
+/// Between a failed heartbeat and the next: they also tell who has died.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// One extension of everything held: with per-stream locks as many beats as it
+/// takes, each as soon as the one before is answered.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) began: Timestamp,
+    /// What no beat of the round has named yet.
+    pub(super) left: Vec<LeaseRef>,
+}
+
+/// A heartbeat that was answered, for those whom its news concern.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    pub(crate) sent: Timestamp,
+    /// Which leases it named (per-stream locks).
+    pub(crate) named: Arc<[LeaseRef]>,
+    /// How many lock operations there had been, if none was under way.
+    pub(crate) quiet_since: Option<u64>,
+    /// Until when the session was believed before it.
+    pub(crate) deadline_before: Timestamp,
+    pub(crate) reply: BeatReply,
+}
+
+impl SessionState {
+    pub(crate) fn pump_heartbeat(&mut self, cx: &mut Cx, leases: &Leases, recovery: &Recovery) {
+        if self.is_sent || self.next_heartbeat > cx.now || cx.is_leaving() {
+            return;
+        }
+        self.is_sent = true;
+        if self.round.left.is_empty() {
+            self.round.began = cx.now;
+            if cx.scheme == LockScheme::PerStream {
+                self.round.left = leases.items.leases();
+            }
+        }
+        let left = &mut self.round.left;
+        let named: Arc<[LeaseRef]> = left
+            .split_off(left.len().saturating_sub(BEAT_LEASES))
+            .into();
+        let want_sweep = recovery
+            .wants_sweep(cx, leases)
+            .then(|| recovery.sweep_interval(cx));
+        let is_quiet = leases.lanes.no_lock_op_open()
+            && leases.adopting.is_empty()
+            && !cx.awaits(|flight| matches!(flight, Flight::TakeOver { .. }));
+        let quiet_since = is_quiet.then_some(cx.lock_ops);
+        cx.act(
+            Action::Beat {
+                session: cx.session.clone(),
+                leases: named.clone(),
+                want_sweep,
+            },
+            Flight::Beat {
+                leases: named,
+                quiet_since,
+            },
+        );
+    }
+
+    /// Send the next one then at the latest.
+    pub(crate) fn heartbeat_by(&mut self, at: Timestamp) {
+        self.next_heartbeat = self.next_heartbeat.min(at);
+    }
+
+    pub(crate) fn heartbeat_done(
+        &mut self,
+        cx: &mut Cx,
+        (leases, recovery): (&Leases, &Recovery),
+        (sent, named, quiet_since): (Timestamp, Arc<[LeaseRef]>, Option<u64>),
+        result: Result<BeatOutcome>,
+    ) {
+        self.is_sent = false;
+        match result {
+            Ok(BeatOutcome::Extended(reply)) => {
+                let deadline_before = self.deadline;
+                if cx.scheme == LockScheme::Session {
+                    self.deadline = self.deadline.max(cx.believed_until(sent));
+                    cx.belief.set(self.deadline);
+                }
+                self.next_heartbeat = match self.round.left.is_empty() {
+                    true => self.round.began + cx.settings.beat_interval(),
+                    false => cx.now,
+                };
+                self.told_of_peers(cx, recovery, &reply);
+                cx.effect(Effect::Heartbeat(Box::new(Heartbeat {
+                    sent,
+                    named,
+                    quiet_since,
+                    deadline_before,
+                    reply,
+                })));
+            }
+            Ok(BeatOutcome::SessionGone) => {
+                cx.effect(Effect::AbandonSession(DisownReason::Expired));
+            }
+            Err(error) => self.heartbeat_failed(cx, leases, &named, error),
+        }
+    }
+
+    /// R2: an error is not a loss. Tried again, until R1 strikes.
+    fn heartbeat_failed(&mut self, cx: &mut Cx, leases: &Leases, named: &[LeaseRef], error: Error) {
+        // The others go first: a page that always fails must not cost them their time.
+        self.round.left.splice(0..0, named.iter().cloned());
+        let longest = match leases.record.fresh.is_empty() {
+            true => LONGEST_WAIT,
+            false => LONGEST_WAIT / 10,
+        };
+        let wait = (cx.settings.ttl / 10).min(longest);
+        self.next_heartbeat = cx.now + cx.rng.jittered(wait);
+        cx.effect(Effect::VitalFailed(Vital::Beat, error));
+    }
+
+    fn told_of_peers(&mut self, cx: &mut Cx, recovery: &Recovery, reply: &BeatReply) {
+        cx.peers.members = reply.members.max(1);
+        cx.peers.are_known = reply.members > 0;
+        let is_known = |dead: &SessionId| recovery.orphans.is_dead(dead);
+        if !reply.dead.iter().all(is_known) {
+            self.in_vain = 0;
+        }
+    }
+
+    /// When another's deadline is next, to hear of its death at once. After those who are
+    /// dead already were told of: by when all know of them is what was said before.
+    pub(crate) fn told_of_deadline(&mut self, cx: &mut Cx, reply: &BeatReply) {
+        if let Some(deadline) = reply.next_deadline {
+            let at = cx.now + deadline.max(self.before_next_deadline(cx, deadline));
+            cx.peers.all_know_at = at + LATEST_NEWS + ASKING;
+            let at = at + cx.deadline_jitter();
+            self.heartbeat_by(at);
+        }
+    }
+
+    /// The least time until another's deadline is looked at. A backend may say again and
+    /// again that it is now, and nobody dies: then it is looked at less and less often.
+    fn before_next_deadline(&mut self, cx: &Cx, deadline: Duration) -> Duration {
+        if deadline >= LATEST_NEWS {
+            self.in_vain = 0;
+        }
+        let wait = Duration::from_millis(1 << self.in_vain.min(20));
+        self.in_vain = self.in_vain.saturating_add(1);
+        wait.min(cx.settings.beat_interval() / 4)
+    }
+}
