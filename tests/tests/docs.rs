@@ -174,9 +174,26 @@ fn the_glossary_is_in_order_and_names_what_is_in_the_code() {
 }
 
 #[test]
+fn every_file_that_a_decision_names_is_there() {
+    let page = page("ARCHITECTURE.md");
+    let (_, decisions) = page.text.split_once("\n## Decisions").expect("the section");
+    let files = files(&root().join("crates"), &["rs", "lua"]);
+    let is_there = |name: &str| files.iter().any(|path| path.ends_with(name));
+    let named = decisions.split('`').skip(1).step_by(2);
+    let named = named.filter(|name| name.ends_with(".rs") || name.ends_with(".lua"));
+    let missing: Vec<_> = named.filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn whatever_names_the_load_balancer_stream_says_once_what_it_is() {
     let mut without = Vec::new();
-    for page in pages() {
+    // Where the documentation of a crate begins, too.
+    let crates = files(&root().join("crates"), &["rs"]);
+    let crates = crates
+        .into_iter()
+        .filter(|path| path.ends_with("src/lib.rs"));
+    for page in pages().into_iter().chain(crates.map(Page::open)) {
         let Some(at) = word_at(&page.text, "LBS") else {
             continue;
         };
@@ -202,6 +219,11 @@ struct Page {
 }
 
 impl Page {
+    fn open(path: PathBuf) -> Self {
+        let text = read(&path);
+        Self { path, text }
+    }
+
     fn name(&self) -> String {
         let name = self.path.strip_prefix(root()).expect("below the root");
         name.display().to_string()
@@ -236,19 +258,11 @@ fn in_folder(folder: &Path) -> Vec<Page> {
         .collect();
     paths.sort();
     assert!(!paths.is_empty(), "{} is empty", folder.display());
-    let open = |path: PathBuf| Page {
-        text: read(&path),
-        path,
-    };
-    paths.into_iter().map(open).collect()
+    paths.into_iter().map(Page::open).collect()
 }
 
 fn page(name: &str) -> Page {
-    let path = root().join(name);
-    Page {
-        text: read(&path),
-        path,
-    }
+    Page::open(root().join(name))
 }
 
 /// The targets of `[text](target)`, outside of code.
@@ -437,19 +451,25 @@ fn word_at(text: &str, word: &str) -> Option<usize> {
 
 /// The code of the published crates.
 fn sources() -> Vec<String> {
-    let mut folders = vec![root().join("crates")];
-    let mut sources = Vec::new();
+    let files = files(&root().join("crates"), &["rs"]);
+    files.iter().map(|path| read(path)).collect()
+}
+
+/// All files with these endings in a folder, and in those within.
+fn files(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
+            let ending = path.extension().and_then(|ending| ending.to_str());
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|ext| ext == "rs") {
-                sources.push(read(&path));
+            } else if ending.is_some_and(|ending| endings.contains(&ending)) {
+                files.push(path);
             }
         }
     }
-    sources
+    files
 }
 
 fn read(path: &Path) -> String {

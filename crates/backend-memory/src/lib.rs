@@ -83,7 +83,7 @@ impl MemoryBackend {
     }
 
     /// Loses everything of the service, as a server that was restarted empty:
-    /// its LBS, group, quarantine and locks. Running fetches fail.
+    /// its load balancer stream (LBS), group, quarantine and locks. Running fetches fail.
     pub fn wipe(&self, service: &ServiceName) {
         self.service(service).step(|state, _| state.wipe());
     }

@@ -45,7 +45,7 @@
 //! and until they hear of it, at most for a TTL, tokens alone keep them out.
 //!
 //! # Keys
-//! The LBS, and with per-stream locks their keys too, are on the wire as the Go
+//! The load balancer stream (LBS), and with per-stream locks their keys too, are on the wire as the Go
 //! library has them; what it does not know has keys of its own. For a service
 //! `orders`:
 //!
