@@ -60,7 +60,7 @@
 //! | `{orders-input}:leases:<session>` | session leases: sorted set by name: data streams of one session |
 //! | `{orders-input}:leases:<session>:marks` | session leases: hash: data stream → token of a lease to be given up |
 //! | `{orders-input}:sessions:details` | session leases: hash: TTL and latest acquire of each session |
-//! | `{orders-input}:server` | session leases: hash: run id and clock of the server when last looked at, and until when it is left calm |
+//! | `{orders-input}:server` | session leases: hash: run id and clock of the server when last looked at, and until when the grace after a restart lasts (field `calm`) |
 //! | `{orders-input}:tokens` | hash: entry id → greatest token, whether handed back, failures, their last reasons |
 //! | `{orders-input}:counter` | the last token minted |
 //! | `{orders-input}:sessions` | sorted set: session → deadline in ms of the server's clock |

@@ -43,8 +43,8 @@ fn who_may_not_ask_for_the_run_id_changes_nothing_for_those_who_may() {
             acquired(&seeing, &a, &format!("a{n}")).await;
             assert_eq!(beat(&seeing, &a).await.generation, generation);
         }
-        let calm: String = server.run(&["HGET", SERVER, "calm"]);
-        assert_eq!(calm, "0");
+        let grace_until: String = server.run(&["HGET", SERVER, "calm"]);
+        assert_eq!(grace_until, "0");
         // A restart is seen all the same, and holds both back.
         server.run::<()>(&["HSET", SERVER, "run", "0123456789abcdef"]);
         assert_ne!(beat(&seeing, &a).await.generation, generation);
@@ -118,13 +118,13 @@ fn a_run_id_that_stays_does_not_keep_run_ids_from_being_believed_again() {
         }
         // The minute is over: it is adopted, and from then on another id is a restart again.
         let run = || server.run::<String>(&["HGET", SERVER, "run"]);
-        let calm = || server.run::<u64>(&["HGET", SERVER, "calm"]);
+        let grace_until = || server.run::<u64>(&["HGET", SERVER, "calm"]);
         server.run::<()>(&["HSET", SERVER, "several", "1", "calm", "0"]);
         beat(&backend, &a).await;
         assert_ne!(run(), "0123456789abcdef", "the id that stayed is adopted");
         server.run::<()>(&["HSET", SERVER, "run", "fedcba9876543210", "calm", "0"]);
         beat(&backend, &a).await;
-        assert!(calm() > now, "the restart is noticed");
+        assert!(grace_until() > now, "the restart is noticed");
     });
 }
 

@@ -388,9 +388,9 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_is_calm_for_as_long_as_the_contract_says() {
+    fn the_grace_after_a_restart_is_as_long_as_the_contract_says() {
         let script = include_str!("../scripts/locks/session/head.lua");
-        let calm = format!("LONGEST_CALM = {}\n", LONGEST_CALM.as_millis());
-        assert!(script.contains(&calm));
+        let longest = format!("LONGEST_GRACE = {}\n", LONGEST_CALM.as_millis());
+        assert!(script.contains(&longest));
     }
 }

@@ -7,7 +7,7 @@
 local counter_key, refused = KEYS[K + 1], KEYS[K + 2]
 local count = (#ARGV - A) / 4
 local ENTRIES, ATTEMPTS, FLOORS = A + count, A + 2 * count, A + 3 * count
-local calm = settle()
+local grace_left = settle()
 if deadline_of(session) <= now then
   return {'gone'}
 end
@@ -26,8 +26,8 @@ for i = 1, count do
   if attempt ~= latest and attempt > latest then latest = attempt end
   if own and what == entry and which == attempt then
     replies[i] = token
-  elseif calm > 0 and not own then
-    replies[i] = {'not_yet', calm}
+  elseif grace_left > 0 and not own then
+    replies[i] = {'not_yet', grace_left}
   elseif lives and (not own or what ~= entry or attempt < which) then
     -- A lower attempt of ours was abandoned, and executes late: its caller knows
     -- the lease by the later one.

@@ -139,13 +139,13 @@ end
 -- acquired something believes no longer in it than that before a later beat has
 -- shown that it was not lost (see `doubt.rs`). So of a session with a longer TTL
 -- only what is on record for it waits for it.
-local LONGEST_CALM = 10000
+local LONGEST_GRACE = 10000
 
 -- Restarts may follow each other; but a run id that comes back is no restart's.
 -- It is one of several processes that answer INFO, and says nothing until that
 -- has been over for a minute. Returns whether the server was restarted.
 local SEVERAL_FOR = 60000
-local function is_another(run, known, several, calm)
+local function is_another(run, known, several, grace_until)
   if not run then
     return false
   end
@@ -158,7 +158,7 @@ local function is_another(run, known, several, calm)
   if run == known then
     return false
   end
-  local earlier = calm > now and redis.call('HGET', server, 'earlier') or ''
+  local earlier = grace_until > now and redis.call('HGET', server, 'earlier') or ''
   if string.find(earlier, run, 1, true) then
     -- It counts once more: it may be the former server's, which is back.
     redis.call('HSET', server, 'several', number(now + SEVERAL_FOR), 'seen', run)
@@ -171,7 +171,7 @@ end
 -- After a restart (which may have lost the last second of writes) or a step of
 -- the clock, deadlines say nothing about who is alive. Whoever lived when we last
 -- looked gets a whole TTL to beat, and nobody else acquires or takes over until
--- then, or for the longest calm. Returns for how long that is still (ms), 0 in the
+-- then, or for the longest grace. Returns for how long that is still (ms), 0 in the
 -- usual case, and the number of the record's generation: another after each restart
 -- and each leap of the clock, and when the owners have vanished. It is no number that
 -- grows: that could be lost, too, and come again.
@@ -179,30 +179,31 @@ local function settle()
   local info = redis.pcall('INFO', 'server')
   -- Without the right to ask, restarts go unnoticed; those who may ask see them.
   local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+  -- On the wire `grace_until` is the field 'calm': consumers of earlier versions read it.
   local known = redis.call('HMGET', server, 'run', 'last', 'calm', 'several', 'owners')
   local looked = known_number(known[2], 1e14)
-  local last, calm = looked or now, known_number(known[3], now + LONGEST_TTL) or 0
+  local last, grace_until = looked or now, known_number(known[3], now + LONGEST_TTL) or 0
   -- Who closes or buries a session says no TTL: its own is meant.
   local ttl = ttl > 0 and ttl or known_number(redis.call('HGET', details, 'ttl:' .. session), LONGEST_TTL) or 0
   local several = known_number(known[4], now + SEVERAL_FOR) or 0
   -- Nothing known of a server that the caller knows: it has lost everything.
-  local restarted = is_another(run, known[1], several, calm) or (not looked and expected > 0)
+  local restarted = is_another(run, known[1], several, grace_until) or (not looked and expected > 0)
   -- A long silence alone may be a night without consumers, and a late request
   -- alone a slow network. Live sessions have two thirds of a TTL left.
   local far = math.max(ttl / 2, 500)
   local jumped = expected > 0 and now - expected > far and now - last > far
   local vanished = has_vanished(owners, known[5], 'owners')
   if restarted or jumped or last - now > far then
-    calm = now + math.min(begin_anew(last, ttl), LONGEST_CALM)
+    grace_until = now + math.min(begin_anew(last, ttl), LONGEST_GRACE)
   elseif vanished then
     -- Nothing is on record of anybody, so it is not to be believed that the rest is.
-    calm = now + begin_anew(last, ttl, true)
+    grace_until = now + begin_anew(last, ttl, true)
   end
-  redis.call('HSET', server, 'last', number(now), 'calm', number(calm))
+  redis.call('HSET', server, 'last', number(now), 'calm', number(grace_until))
   if run and run ~= known[1] and several <= now then
     redis.call('HSET', server, 'run', run)
   else
     run = known[1] or ''
   end
-  return math.max(calm - now, 0), (tonumber(string.sub(run, 1, 12), 16) or 0) + calm
+  return math.max(grace_until - now, 0), (tonumber(string.sub(run, 1, 12), 16) or 0) + grace_until
 end

@@ -4,15 +4,15 @@
 -- how many the dead one has still}.
 local counter_key = KEYS[K + 1]
 local dead, most = ARGV[A + 1], tonumber(ARGV[A + 2])
-local calm = settle()
+local grace_left = settle()
 if deadline_of(session) <= now then
   return {'gone'}
 end
 if deadline_of(dead) > now then
   return {'alive', deadline_of(dead) - now}
 end
-if calm > 0 then
-  return {'not_yet', calm}
+if grace_left > 0 then
+  return {'not_yet', grace_left}
 end
 if deadline_of(dead) > 0 then
   declare_dead(dead)
