@@ -7,7 +7,7 @@
 local counter_key, refused = KEYS[K + 1], KEYS[K + 2]
 local count = (#ARGV - A) / 4
 local ENTRIES, ATTEMPTS, FLOORS = A + count, A + 2 * count, A + 3 * count
-local grace_left = settle()
+local grace_left = check_restart()
 if deadline_of(session) <= now then
   return {'gone'}
 end

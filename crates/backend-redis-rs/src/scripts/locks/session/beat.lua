@@ -5,7 +5,7 @@
 -- that are to be given up (stream, entry, token), the generation, and what around.lua tells}.
 local sweep, records_key, scheme_key = KEYS[K + 1], KEYS[K + 2], KEYS[K + 3]
 local turn_length = ARGV[A + 1]
-local _, generation = settle()
+local _, generation = check_restart()
 if deadline_of(session) <= now then
   return {'gone'}
 end

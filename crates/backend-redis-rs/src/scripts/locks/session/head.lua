@@ -175,7 +175,7 @@ end
 -- usual case, and the number of the record's generation: another after each restart
 -- and each leap of the clock, and when the owners have vanished. It is no number that
 -- grows: that could be lost, too, and come again.
-local function settle()
+local function check_restart()
   local info = redis.pcall('INFO', 'server')
   -- Without the right to ask, restarts go unnoticed; those who may ask see them.
   local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')

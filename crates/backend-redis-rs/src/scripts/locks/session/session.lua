@@ -6,7 +6,7 @@
 -- {'holds'}.
 local buried, channel, scheme_key = KEYS[K + 1], KEYS[K + 2], KEYS[K + 3]
 local what, argument = ARGV[A + 1], ARGV[A + 2]
-settle()
+check_restart()
 
 local function bury(who)
   redis.call('ZREM', sessions, who)

@@ -4,7 +4,7 @@
 -- how many the dead one has still}.
 local counter_key = KEYS[K + 1]
 local dead, most = ARGV[A + 1], tonumber(ARGV[A + 2])
-local grace_left = settle()
+local grace_left = check_restart()
 if deadline_of(session) <= now then
   return {'gone'}
 end
