@@ -15,7 +15,8 @@ pub(crate) struct Keys {
     pub(crate) quarantine_index: String,
     pub(crate) counter: String,
     pub(crate) sessions: String,
-    pub(crate) buried: String,
+    /// `buried` on the wire.
+    pub(crate) removed: String,
     pub(crate) sweep: String,
     pub(crate) refused: String,
     pub(crate) hints: String,
@@ -51,7 +52,7 @@ impl Keys {
             quarantine_index: format!("{prefix}:quarantine:index"),
             counter: format!("{prefix}:counter"),
             sessions: format!("{prefix}:sessions"),
-            buried: format!("{prefix}:sessions:buried"),
+            removed: format!("{prefix}:sessions:buried"),
             sweep: format!("{prefix}:sweep"),
             refused: format!("{prefix}:refused"),
             hints: format!("{prefix}:hints"),

@@ -64,7 +64,7 @@
 //! | `{orders-input}:tokens` | hash: entry id → greatest token, whether handed back, failures, their last reasons |
 //! | `{orders-input}:counter` | the last token minted |
 //! | `{orders-input}:sessions` | sorted set: session → deadline in ms of the server's clock |
-//! | `{orders-input}:sessions:buried` | sorted set: sessions that must not come back, for an hour |
+//! | `{orders-input}:sessions:buried` | sorted set: removed sessions, for an hour: they must not come back |
 //! | `{orders-input}:refused` | sorted set: data streams that somebody was refused → until when |
 //! | `{orders-input}:sweep` | who has the turn to sweep |
 //! | `{orders-input}:batch:<id>` | list: entry ids of a submitted batch, for 10 minutes |

@@ -585,7 +585,7 @@ fn no_call_over_all_sessions_is_long() {
     });
 }
 
-/// As the crate's documentation lists them: burying the dead and migrating failed half way.
+/// As the crate's documentation lists them: removing the dead and migrating failed half way.
 #[test]
 fn the_documented_rights_are_enough() {
     on_tokio(|| async {

@@ -372,7 +372,7 @@ fn a_passed_deadline_is_final() {
             assert!(Instant::now() < deadline);
         }
         for _ in 0..2 {
-            // Before the burial and after it.
+            // Before the removal and after it.
             let long = Session {
                 ttl: Duration::from_millis(TTL),
                 ..a.clone()
@@ -404,10 +404,10 @@ fn a_passed_deadline_is_final() {
             assert!(locks.bury(&a.id).await.unwrap());
             locks.close(&a.id).await.unwrap();
         }
-        assert!(beat(&backend, &b, &[]).await.dead.is_empty(), "buried");
+        assert!(beat(&backend, &b, &[]).await.dead.is_empty(), "removed");
         assert!(
             !locks.bury(&b.id).await.unwrap(),
-            "the living are not buried"
+            "the living are not removed"
         );
     });
 }

@@ -73,7 +73,7 @@ impl PerStreamLocks {
     ) -> Result<(String, std::vec::IntoIter<Value>)> {
         let mut call = Call::new();
         call.key(&self.keys.sessions)
-            .key(&self.keys.buried)
+            .key(&self.keys.removed)
             .key(&self.keys.hints)
             .key(&self.keys.scheme);
         call.arg(verb)
@@ -231,7 +231,7 @@ impl LockManager for PerStreamLocks {
 
     async fn bury(&self, dead: &SessionId) -> Result<bool> {
         let (word, _) = self
-            .about_session("burying a session", "bury", dead, "")
+            .about_session("removing a session", "remove", dead, "")
             .await?;
         Ok(word == "ok")
     }
@@ -254,7 +254,7 @@ impl LockManager for PerStreamLocks {
     }
 }
 
-/// The reply to a take-over, which buries the session: its locks expire each for itself.
+/// The reply to a take-over, which ends the session for good: its locks expire each for itself.
 pub(crate) fn taken_over(
     word: &str,
     rest: &mut std::vec::IntoIter<Value>,

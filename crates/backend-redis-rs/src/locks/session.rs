@@ -122,7 +122,7 @@ impl SessionLocks {
         argument: &str,
     ) -> Result<(String, std::vec::IntoIter<Value>)> {
         let mut call = self.call(&session.to_string(), ttl);
-        call.key(&self.keys.buried)
+        call.key(&self.keys.removed)
             .key(&self.keys.hints)
             .key(&self.keys.scheme);
         call.arg(verb).arg(argument);
@@ -280,7 +280,7 @@ impl LockManager for SessionLocks {
 
     async fn bury(&self, dead: &SessionId) -> Result<bool> {
         let (word, _) = self
-            .about_session("burying a session", "bury", dead, "0", "")
+            .about_session("removing a session", "remove", dead, "0", "")
             .await?;
         Ok(word == "ok")
     }

@@ -48,12 +48,12 @@ local function other_scheme(key, own)
 end
 
 -- A request that is an hour late is not to be expected any more.
-local BURIED_FOR = 3600000
+local REMOVED_FOR = 3600000
 
-local function remember_buried(buried, session)
-  redis.call('ZADD', buried, number(now), session)
-  redis.call('ZREMRANGEBYSCORE', buried, '-inf', number(now - BURIED_FOR))
-  redis.call('PEXPIRE', buried, BURIED_FOR)
+local function remember_removed(removed, session)
+  redis.call('ZADD', removed, number(now), session)
+  redis.call('ZREMRANGEBYSCORE', removed, '-inf', number(now - REMOVED_FOR))
+  redis.call('PEXPIRE', removed, REMOVED_FOR)
 end
 
 -- Notes that somebody was refused a data stream whose lease has `left` ms still. Whoever

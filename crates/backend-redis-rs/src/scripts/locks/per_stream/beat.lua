@@ -6,7 +6,7 @@ local sessions, sweep = KEYS[1], KEYS[2]
 local session, ttl, wants_around, turn_length = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local K, A = 2, 4
 -- Also after the server lost its data: without its deadline a session cannot be
--- told from one that is dead and buried.
+-- told from one that is dead and removed.
 if not alive(sessions, session) then
   return {'gone'}
 end

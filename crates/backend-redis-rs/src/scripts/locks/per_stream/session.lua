@@ -1,9 +1,9 @@
 -- Everything that changes the set of sessions apart from a beat.
--- KEYS: sessions (by deadline), buried ones (by time of burial), hints channel, lock scheme.
+-- KEYS: sessions (by deadline), removed ones (by when), hints channel, lock scheme.
 -- ARGV: what, session, an argument, the caller's scheme. The argument is for open: ttl
--- (ms), close: consumer, take_over: the dead one, bury: nothing.
+-- (ms), close: consumer, take_over: the dead one, remove: nothing.
 -- Returns {'ok'}, {'gone'}, {'alive' [, ms]} or {'other', scheme}.
-local sessions, buried, channel, scheme_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local sessions, removed, channel, scheme_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local what, session, argument, scheme = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 if what == 'open' then
@@ -11,8 +11,8 @@ if what == 'open' then
   if refusal then
     return refusal
   end
-  -- A buried session stays refused: a late open must not revive it.
-  if redis.call('ZSCORE', buried, session) then
+  -- A removed session stays refused: a late open must not revive it.
+  if redis.call('ZSCORE', removed, session) then
     return {'gone'}
   end
   if redis.call('ZSCORE', sessions, session) and not alive(sessions, session) then
@@ -24,7 +24,7 @@ end
 
 if what == 'close' then
   -- Also where it is not known: its open may come late.
-  if not redis.call('ZSCORE', buried, session) then
+  if not redis.call('ZSCORE', removed, session) then
     local deadline = redis.call('ZSCORE', sessions, session)
     if not deadline or tonumber(deadline) > now then
       redis.call('ZADD', sessions, number(now), session)
@@ -45,11 +45,11 @@ if what == 'take_over' then
   return {'ok'}
 end
 
--- bury
+-- remove
 if alive(sessions, session) then
   return {'alive'}
 end
 if redis.call('ZREM', sessions, session) == 1 then
-  remember_buried(buried, session)
+  remember_removed(removed, session)
 end
 return {'ok'}

@@ -57,7 +57,7 @@ if n > 0 then
   for who, list in pairs(moved) do
     redis.call('ZREM', leases_of(who), unpack(list))
     if not redis.call('ZSCORE', sessions, who) then
-      -- The sessions have vanished, and nobody will bury it.
+      -- The sessions have vanished, and nobody will remove it.
       drop_details(who)
     end
   end

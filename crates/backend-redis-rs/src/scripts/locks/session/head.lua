@@ -183,7 +183,7 @@ local function check_restart()
   local known = redis.call('HMGET', server, 'run', 'last', 'calm', 'several', 'owners')
   local looked = known_number(known[2], 1e14)
   local last, grace_until = looked or now, known_number(known[3], now + LONGEST_TTL) or 0
-  -- Who closes or buries a session says no TTL: its own is meant.
+  -- Who closes or removes a session says no TTL: its own is meant.
   local ttl = ttl > 0 and ttl or known_number(redis.call('HGET', details, 'ttl:' .. session), LONGEST_TTL) or 0
   local several = known_number(known[4], now + SEVERAL_FOR) or 0
   -- Nothing known of a server that the caller knows: it has lost everything.

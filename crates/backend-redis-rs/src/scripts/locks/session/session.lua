@@ -1,16 +1,16 @@
--- Opens, closes and buries sessions.
--- KEYS: …, buried sessions (by time of burial), hints channel, lock scheme.
+-- Opens, closes and removes sessions.
+-- KEYS: …, removed sessions (by when), hints channel, lock scheme.
 -- ARGV: …, what, an argument. The argument is for open: the caller's scheme, close:
--- consumer, bury: nothing.
+-- consumer, remove: nothing.
 -- Returns {'ok' [, the server's clock (ms)]}, {'gone'}, {'other', scheme}, {'alive'} or
 -- {'holds'}.
-local buried, channel, scheme_key = KEYS[K + 1], KEYS[K + 2], KEYS[K + 3]
+local removed, channel, scheme_key = KEYS[K + 1], KEYS[K + 2], KEYS[K + 3]
 local what, argument = ARGV[A + 1], ARGV[A + 2]
 check_restart()
 
-local function bury(who)
+local function remove(who)
   redis.call('ZREM', sessions, who)
-  remember_buried(buried, who)
+  remember_removed(removed, who)
   drop_details(who)
   -- Of streams that were taken over there may be as many as it held.
   redis.call('UNLINK', marks_of(who))
@@ -22,8 +22,8 @@ if what == 'open' then
   if refusal then
     return refusal
   end
-  -- A buried session stays refused: a late open must not revive it.
-  if redis.call('ZSCORE', buried, session) or (present and deadline_of(session) <= now) then
+  -- A removed session stays refused: a late open must not revive it.
+  if redis.call('ZSCORE', removed, session) or (present and deadline_of(session) <= now) then
     return {'gone'}
   end
   redis.call('ZADD', sessions, number(now + ttl), session)
@@ -36,13 +36,13 @@ if what == 'close' then
     declare_dead(session)
   else
     -- Its open may come late.
-    bury(session)
+    remove(session)
   end
   publish(channel, 'G' .. argument)
   return {'ok'}
 end
 
--- bury
+-- remove
 if deadline_of(session) > now then
   return {'alive'}
 end
@@ -50,6 +50,6 @@ if redis.call('ZCARD', leases_of(session)) > 0 then
   return {'holds'}
 end
 if present then
-  bury(session)
+  remove(session)
 end
 return {'ok'}
