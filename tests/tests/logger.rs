@@ -57,7 +57,7 @@ fn a_user_supplied_logger_sees_ownership_changes_with_their_labels() {
     on_async_std(a_life);
 }
 
-/// A stream is leased, taken over and completed; a bad entry is parked.
+/// A stream is leased, taken over and completed; a bad entry is quarantined.
 async fn a_life(world: World) {
     LOGGER.take();
     let mut a = world.start("a").await;

@@ -30,8 +30,8 @@ pub fn wire_text(text: &[u8]) {
         assert_eq!(session.to_string().parse().ok(), Some(session));
     }
     let row = Value::Array(vec![word("5-1"), Value::BulkString(text.to_vec())]);
-    let parked = decode::quarantined(row);
-    assert!(parked.is_ok_and(|parked| parked.entry == EntryId::new(5, 1)));
+    let quarantined = decode::quarantined(row);
+    assert!(quarantined.is_ok_and(|quarantined| quarantined.entry == EntryId::new(5, 1)));
 }
 
 fn written_hint(hint: &Hint) -> Vec<u8> {

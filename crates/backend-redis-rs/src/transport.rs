@@ -41,10 +41,10 @@ const FETCHED_BYTES: usize = 128 << 10;
 const UNSEEN_ENTRY: usize = FETCHED_BYTES / MOST_FETCHED;
 /// Entries per script that moves them with their payload, into quarantine or out:
 /// 12 µs each.
-const PARKING_PAGE: usize = 64;
+const QUARANTINE_PAGE: usize = 64;
 /// Most bytes of payload per such script, beyond its last entry: that is one or two
 /// milliseconds.
-const PARKING_BYTES: usize = 256 << 10;
+const QUARANTINE_BYTES: usize = 256 << 10;
 /// How long a batch's id, and as what a quarantined entry came back, is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
 /// How idle an entry that was handed back looks: more than any consumer that
@@ -405,19 +405,20 @@ impl Transport for RedisTransport {
         consumer: &ConsumerName,
         entries: &[Quarantine],
     ) -> Result<Vec<QuarantineOutcome>> {
-        let pages = pages_without_repeats(entries, |parked| parked.entry)
+        let pages = pages_without_repeats(entries, |item| item.entry)
             .into_iter()
-            .flat_map(|page| page.chunks(PARKING_PAGE));
+            .flat_map(|page| page.chunks(QUARANTINE_PAGE));
         let call = |page: &[Quarantine]| {
             let mut call = self.call();
             call.key(&self.keys.quarantine)
                 .key(&self.keys.quarantine_index);
-            call.arg(consumer.as_str()).arg(PARKING_BYTES.to_string());
-            call.args(page.iter().map(|parked| parked.entry.to_string()));
-            call.args(page.iter().map(|parked| digits(parked.token)));
-            call.args(page.iter().map(|parked| parked.min_failures.to_string()));
-            call.args(page.iter().map(|parked| &parked.reason));
-            call.args(page.iter().map(|parked| index_member(parked.entry)));
+            call.arg(consumer.as_str())
+                .arg(QUARANTINE_BYTES.to_string());
+            call.args(page.iter().map(|item| item.entry.to_string()));
+            call.args(page.iter().map(|item| digits(item.token)));
+            call.args(page.iter().map(|item| item.min_failures.to_string()));
+            call.args(page.iter().map(|item| &item.reason));
+            call.args(page.iter().map(|item| index_member(item.entry)));
             call
         };
         let read = |reply| {
@@ -550,14 +551,14 @@ impl Transport for RedisTransport {
             let mut call = self.quarantine_call();
             call.key(&self.keys.lbs);
             call.arg(MEMORY.as_millis().to_string())
-                .arg(PARKING_BYTES.to_string());
+                .arg(QUARANTINE_BYTES.to_string());
             for entry in page {
                 call.key(self.keys.released(*entry));
                 call.arg(entry.to_string()).arg(index_member(*entry));
             }
             call
         };
-        let pages = entries.chunks(PARKING_PAGE);
+        let pages = entries.chunks(QUARANTINE_PAGE);
         let doing = "releasing from the quarantine of";
         self.in_pieces(doing, &RELEASE_QUARANTINED, pages, call)
             .await?

@@ -22,7 +22,7 @@ const PAGE: usize = 128;
 /// Locks per call of those that only read or extend: beats and inspections.
 const LOCK_PAGE: usize = 250;
 /// Items per script call that moves entries with their payload, into quarantine or out.
-const PARKING_PAGE: usize = 64;
+const QUARANTINE_PAGE: usize = 64;
 /// Of everything: a few pages, the last one cut off.
 const MANY: usize = 1_000;
 /// Commands within one call. One takes a microsecond or two, …
@@ -287,13 +287,13 @@ async fn every_call(backend: &Backend) {
         rests: true,
     };
     transport.hand_back(&claimer, &[back]).await.unwrap();
-    let park = Quarantine {
+    let quarantine = Quarantine {
         entry,
         token: FencingToken(2),
         min_failures: 0,
         reason: "warm".to_owned(),
     };
-    transport.quarantine(&claimer, &[park]).await.unwrap();
+    transport.quarantine(&claimer, &[quarantine]).await.unwrap();
     transport.complete(&claimer, &fenced).await.unwrap();
     transport.list_quarantined(EntryId::MIN, 1).await.unwrap();
     transport.release_quarantined(&[entry]).await.unwrap();
@@ -376,7 +376,7 @@ fn no_call_of_the_quarantine_does_more_than_a_page() {
             service.submit_and_fetch(round).await;
             let leases = service.acquire(round as u64).await;
             let claims = service.claim("claim", &leases).await;
-            let parking: Vec<Quarantine> = (claims.iter())
+            let quarantined: Vec<Quarantine> = (claims.iter())
                 .map(|claim| Quarantine {
                     entry: claim.entry,
                     token: claim.token,
@@ -384,15 +384,17 @@ fn no_call_of_the_quarantine_does_more_than_a_page() {
                     reason: "it fails".to_owned(),
                 })
                 .collect();
-            transport.quarantine(&claimer, &parking).await.unwrap();
-            service.watch.expect("quarantine", MANY, PARKING_PAGE);
-            let parked = transport.list_quarantined(EntryId::MIN, MANY).await;
-            assert_eq!(parked.unwrap().len(), MANY);
+            transport.quarantine(&claimer, &quarantined).await.unwrap();
+            service.watch.expect("quarantine", MANY, QUARANTINE_PAGE);
+            let quarantined = transport.list_quarantined(EntryId::MIN, MANY).await;
+            assert_eq!(quarantined.unwrap().len(), MANY);
             service.watch.expect("list the quarantine", MANY, PAGE);
             let ids: Vec<EntryId> = claims.iter().map(|claim| claim.entry).collect();
             if round == 2 {
                 transport.release_quarantined(&ids).await.unwrap();
-                service.watch.expect("release from it", MANY, PARKING_PAGE);
+                service
+                    .watch
+                    .expect("release from it", MANY, QUARANTINE_PAGE);
                 let fetched = transport.fetch(&fetch("me", MANY, 0)).await.unwrap();
                 assert_eq!(fetched.entries.len(), MANY);
                 service.release(&leases).await;

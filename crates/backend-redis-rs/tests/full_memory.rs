@@ -91,14 +91,17 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
             };
             let back = transport.hand_back(&a.id.consumer, &[back]).await.unwrap();
             assert_eq!(back, [HandBackOutcome::HandedBack]);
-            let park = Quarantine {
+            let quarantine = Quarantine {
                 entry: all[1].entry,
                 token: all[1].token,
                 min_failures: 0,
                 reason: "of the test".to_owned(),
             };
-            let parked = transport.quarantine(&a.id.consumer, &[park]).await.unwrap();
-            assert_eq!(parked, [QuarantineOutcome::Quarantined]);
+            let quarantined = transport
+                .quarantine(&a.id.consumer, &[quarantine])
+                .await
+                .unwrap();
+            assert_eq!(quarantined, [QuarantineOutcome::Quarantined]);
             let back = transport.release_quarantined(&[all[1].entry]).await;
             assert_eq!(back.unwrap_err().kind(), ErrorKind::Unavailable);
             assert_eq!(

@@ -101,11 +101,11 @@ fn half_a_quarantine_leaves_no_entry_that_nobody_looks_for() {
                 min_failures: 0,
                 reason: "tired".into(),
             };
-            let parked = backend
+            let quarantined = backend
                 .transport
                 .quarantine(&consumer("a"), &[quarantine])
                 .await;
-            assert_eq!(parked.unwrap(), [QuarantineOutcome::Quarantined]);
+            assert_eq!(quarantined.unwrap(), [QuarantineOutcome::Quarantined]);
         })
     });
 }

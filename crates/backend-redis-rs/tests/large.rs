@@ -71,7 +71,7 @@ async fn all_at_once(server: &RedisServer, count: usize, bytes: usize) -> u64 {
     longest_script(server, all()).await.0
 }
 
-fn parked(entry: &EntryId) -> Quarantine {
+fn quarantined(entry: &EntryId) -> Quarantine {
     Quarantine {
         entry: *entry,
         token: FencingToken::NONE,
@@ -258,7 +258,7 @@ fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantin
         assert_eq!(page.entries.len(), 4);
         assert_eq!(page.entries[0].content, Err(reason));
         assert!(page.entries[3].content.is_ok(), "it hides no other");
-        let parked = Quarantine {
+        let quarantined = Quarantine {
             entry: page.entries[0].entry,
             token: FencingToken::NONE,
             min_failures: 0,
@@ -266,7 +266,7 @@ fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantin
         };
         let outcome = backend
             .transport
-            .quarantine(&consumer("a"), &[parked])
+            .quarantine(&consumer("a"), &[quarantined])
             .await;
         assert_eq!(outcome.unwrap(), [QuarantineOutcome::Quarantined]);
         let listed = backend.transport.list_quarantined(EntryId::MIN, 10).await;
@@ -301,10 +301,10 @@ fn what_waits_and_what_is_parked_is_listed_in_short_pages_too() {
             let page = backend.transport.fetch(&fetch("a", 40, 0)).await.unwrap();
             delivered += page.entries.len();
         }
-        let parked: Vec<Quarantine> = ids.iter().map(parked).collect();
+        let quarantined: Vec<Quarantine> = ids.iter().map(quarantined).collect();
         backend
             .transport
-            .quarantine(&consumer("a"), &parked)
+            .quarantine(&consumer("a"), &quarantined)
             .await
             .unwrap();
         let (mut after, mut found) = (EntryId::MIN, Vec::new());
@@ -317,7 +317,7 @@ fn what_waits_and_what_is_parked_is_listed_in_short_pages_too() {
             let Some(last) = page.last() else { break };
             after = last.entry;
             assert!(page.len() * 100_000 <= PIECE, "{}", page.len());
-            found.extend(page.iter().map(|parked| parked.entry));
+            found.extend(page.iter().map(|quarantined| quarantined.entry));
         }
         assert_eq!(found, ids);
     });
@@ -334,8 +334,8 @@ fn long_entries_enter_and_leave_the_quarantine_a_few_per_step() {
         let transport = &backend.transport;
         let whole = all_at_once(&server, COUNT, LONG).await;
         // Among those that are not there, too.
-        let mut entries: Vec<Quarantine> = ids.iter().map(parked).collect();
-        entries.insert(1, parked(&EntryId::new(1, 1)));
+        let mut entries: Vec<Quarantine> = ids.iter().map(quarantined).collect();
+        entries.insert(1, quarantined(&EntryId::new(1, 1)));
         let mut expected = vec![QuarantineOutcome::Quarantined; COUNT];
         expected.insert(1, QuarantineOutcome::Gone);
         let a = consumer("a");

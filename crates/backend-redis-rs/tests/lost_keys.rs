@@ -131,7 +131,7 @@ fn either_half_of_the_quarantine_may_vanish() {
         let backend = sessions(&server).await;
         let transport = &backend.transport;
         transport.prepare().await.unwrap();
-        let park = async |id: u128, names: &[&str]| {
+        let quarantine = async |id: u128, names: &[&str]| {
             transport.submit(&batch(id, names)).await.unwrap();
             let fetched = transport.fetch(&fetch("a", 9, 0)).await.unwrap();
             for entry in fetched.entries {
@@ -148,27 +148,27 @@ fn either_half_of_the_quarantine_may_vanish() {
             }
         };
         let listed = async || {
-            let parked = transport.list_quarantined(EntryId::MIN, 9).await.unwrap();
-            parked.len()
+            let quarantined = transport.list_quarantined(EntryId::MIN, 9).await.unwrap();
+            quarantined.len()
         };
-        park(1, &["a", "b"]).await;
+        quarantine(1, &["a", "b"]).await;
         delete(&server, "quarantine:index");
         assert_eq!(listed().await, 2);
-        park(2, &["c"]).await;
+        quarantine(2, &["c"]).await;
         delete(&server, "quarantine:index");
-        park(3, &["d"]).await;
+        quarantine(3, &["d"]).await;
         assert_eq!(listed().await, 4);
         // Also in the middle of a listing, which else would end there.
-        let parked = transport.list_quarantined(EntryId::MIN, 2).await.unwrap();
+        let quarantined = transport.list_quarantined(EntryId::MIN, 2).await.unwrap();
         delete(&server, "quarantine:index");
         let later = transport
-            .list_quarantined(parked[1].entry, 9)
+            .list_quarantined(quarantined[1].entry, 9)
             .await
             .unwrap();
         assert_eq!(later.len(), 2);
         delete(&server, "quarantine");
         assert_eq!(listed().await, 0);
-        park(4, &["e"]).await;
+        quarantine(4, &["e"]).await;
         assert_eq!(listed().await, 1);
     });
 }
@@ -198,14 +198,14 @@ fn a_foreign_field_in_the_quarantine_has_its_index_built_once() {
         let ids = backend.transport.submit(&names).await.unwrap();
         backend.transport.fetch(&fetch("a", 9, 0)).await.unwrap();
         let transport = &backend.transport;
-        let parked = Quarantine {
+        let quarantined = Quarantine {
             entry: ids[0],
             token: FencingToken::NONE,
             min_failures: 0,
             reason: "of the test".to_owned(),
         };
         transport
-            .quarantine(&consumer("a"), &[parked])
+            .quarantine(&consumer("a"), &[quarantined])
             .await
             .unwrap();
         server.run::<()>(&["HSET", "{orders-input}:quarantine", "note", "of others"]);
@@ -270,7 +270,7 @@ fn the_index_of_a_large_quarantine_is_made_anew_in_short_steps() {
                 let page = backend.transport.list_quarantined(after, 500).await;
                 let page = page.unwrap();
                 let Some(last) = page.last() else { break };
-                assert!(page.iter().all(|parked| parked.entry > after));
+                assert!(page.iter().all(|quarantined| quarantined.entry > after));
                 (after, found) = (last.entry, found + page.len());
             }
             assert_eq!(found, MANY);
@@ -301,8 +301,8 @@ fn long_records_make_the_steps_of_a_new_index_shorter() {
                     '1:x,1:0,1:a,1:1,1:k,' .. ARGV[1] .. ':' .. string.rep('v', ARGV[1]) .. ',') end";
         server.run::<()>(&["EVAL", fill, "1", QUARANTINE, &LONG.to_string()]);
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
-        let parked = backend.transport.list_quarantined(EntryId::MIN, 1).await;
-        assert_eq!(parked.unwrap()[0].entry, EntryId::new(1, 1));
+        let quarantined = backend.transport.list_quarantined(EntryId::MIN, 1).await;
+        assert_eq!(quarantined.unwrap()[0].entry, EntryId::new(1, 1));
         let stats: String = server.run(&["INFO", "commandstats"]);
         let calls = |name: &str| -> u64 {
             let head = format!("cmdstat_{name}:calls=");

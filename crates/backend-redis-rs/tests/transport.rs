@@ -394,25 +394,25 @@ fn poison_entries_are_delivered_with_their_reason_and_stop_nothing() {
                 reason: entry.content.clone().unwrap_err().to_string(),
             })
             .collect();
-        let parked = backend
+        let quarantined = backend
             .transport
             .quarantine(&consumer("a"), &items)
             .await
             .unwrap();
-        assert_eq!(parked, [QuarantineOutcome::Quarantined; 7]);
+        assert_eq!(quarantined, [QuarantineOutcome::Quarantined; 7]);
         let again = backend
             .transport
             .quarantine(&consumer("a"), &items)
             .await
             .unwrap();
-        assert_eq!(again, [QuarantineOutcome::Gone; 7], "parked once");
+        assert_eq!(again, [QuarantineOutcome::Gone; 7], "quarantined once");
         let list = backend
             .transport
             .list_quarantined(EntryId::MIN, 100)
             .await
             .unwrap();
         assert_eq!(list.len(), 7);
-        assert!(list.is_sorted_by_key(|parked| parked.entry));
+        assert!(list.is_sorted_by_key(|quarantined| quarantined.entry));
         assert_eq!(list[1].fields, [(b"\xff\xfe".to_vec(), b"{}".to_vec())]);
         assert_eq!(list[6].fields[0].1, long.as_bytes());
         assert_eq!(list[0].reason, "the entry has no field lbs-input");

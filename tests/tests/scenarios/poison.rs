@@ -1,4 +1,4 @@
-//! Entries that nobody can work on are parked with their reason, and stop nothing else.
+//! Entries that nobody can work on are quarantined with their reason, and stop nothing else.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ everywhere!(
 );
 on_redis_with_smol!(poison_entries_are_quarantined_and_nothing_else_stops);
 
-/// Every kind, with a word of the reason it is to be parked for.
+/// Every kind, with a word of the reason it is to be quarantined for.
 fn poison() -> Vec<(Vec<u8>, Vec<u8>, &'static str)> {
     let payload = |payload: &[u8], reason| (b"lbs-input".to_vec(), payload.to_vec(), reason);
     let long = format!("{{\"DataStreamName\":\"{}\"}}", "x".repeat(1 << 20));
@@ -43,12 +43,12 @@ async fn poison_entries_are_quarantined_and_nothing_else_stops(world: World) {
         let announced = (format!("good-{n}"), Info::NONE);
         world.submit_with_info([announced]).await;
     }
-    let (mut parked, mut good) = (BTreeMap::new(), 0);
-    while (parked.len(), good) != (bad.len(), bad.len()) {
+    let (mut quarantined, mut good) = (BTreeMap::new(), 0);
+    while (quarantined.len(), good) != (bad.len(), bad.len()) {
         match before.event().await {
             Event::Quarantined(entry) => {
-                let before = parked.insert(entry.entry(), entry.reason().to_owned());
-                assert_eq!(before, None, "parked twice");
+                let before = quarantined.insert(entry.entry(), entry.reason().to_owned());
+                assert_eq!(before, None, "quarantined twice");
             }
             Event::StreamAdded(lease) => {
                 assert!(lease.stream().as_str().starts_with("good-"));
@@ -66,7 +66,7 @@ async fn poison_entries_are_quarantined_and_nothing_else_stops(world: World) {
     for entry in quarantine {
         let (field, value, reason) = &bad[&entry.entry];
         assert!(entry.reason.contains(reason), "{}", entry.reason);
-        assert_eq!(entry.reason, parked[&entry.entry]);
+        assert_eq!(entry.reason, quarantined[&entry.entry]);
         assert!(
             entry.fields == [(field.clone(), value.clone())],
             "{reason}: the fields are not what was submitted"
@@ -88,7 +88,7 @@ async fn poison_entries_stop_none_of_three_consumers(world: World) {
     }
     let backend = world.backend().await;
     world
-        .eventually("all are parked", async || {
+        .eventually("all are quarantined", async || {
             let quarantine = backend.transport.list_quarantined(EntryId::MIN, 100).await;
             quarantine.unwrap().len() == poison().len()
         })

@@ -1,4 +1,4 @@
--- Fenced parking of a page of entries, none of them twice, with payload and reason.
+-- Fenced quarantining of a page of entries, none of them twice, with payload and reason.
 -- KEYS: …, quarantine, its index.
 -- ARGV: …, caller, most bytes, then the ids, then for each a token, how many failures
 -- must be on record, a reason and an index member.
@@ -14,7 +14,7 @@ local REASONS, MEMBERS = IDS + 3 * count, IDS + 4 * count
 local now = ms_at(redis.call('TIME'))
 local stored = redis.call('HMGET', tokens, unpack(ARGV, IDS + 1, IDS + count))
 
-local replies, off, parked, blobs, members = {}, {}, {}, {}, {}
+local replies, off, quarantined, blobs, members = {}, {}, {}, {}, {}
 for i = 1, count do
   local id, token = ARGV[IDS + i], ARGV[TOKENS + i]
   local min_failures = tonumber(ARGV[MIN_FAILURES + i])
@@ -30,7 +30,7 @@ for i = 1, count do
     replies[i] = 2
   else
     replies[i] = fields and 1 or 0
-    -- What is gone was perhaps parked already: the repeat of a call whose answer was
+    -- What is gone was perhaps quarantined already: the repeat of a call whose answer was
     -- lost. Then this clears what somebody else may have left of it.
     off[#off + 1] = id
   end
@@ -41,7 +41,7 @@ for i = 1, count do
     for f = 1, #fields do
       parts[#parts + 1] = piece(fields[f])
     end
-    parked[#parked + 1] = id
+    quarantined[#quarantined + 1] = id
     blobs[#blobs + 1] = id
     blobs[#blobs + 1] = table.concat(parts)
     members[#members + 1] = '0'
@@ -56,10 +56,10 @@ end
 -- In this order: what is deleted and still pending is found and cleared away,
 -- what is acknowledged and still there would be looked for by nobody. Redis 7.0
 -- can execute half a transaction, two starts after its log was cut off in one.
-if #parked > 0 then
+if #quarantined > 0 then
   redis.call('HSET', quarantine, unpack(blobs))
   redis.call('ZADD', index, unpack(members))
-  redis.call('XDEL', lbs, unpack(parked))
+  redis.call('XDEL', lbs, unpack(quarantined))
 end
 if #off > 0 then
   redis.call('XACK', lbs, group, unpack(off))
