@@ -7,7 +7,7 @@ use streamlease_core::{Error, ErrorKind, Result};
 use crate::connection::Server;
 use crate::decode;
 
-/// Says at start what would otherwise fail at each beat, for ever.
+/// Says at start what would otherwise fail at each heartbeat, for ever.
 pub(crate) async fn refuse_per_stream_locks(server: &Server) -> Result<()> {
     if !is_cluster(server).await? {
         return Ok(());

@@ -35,7 +35,7 @@ use self::url::{prepare_tls, refuse_tls_without_its_feature, without_password};
 use crate::error::{WrongServer, from_redis, from_server, protocol, wrong_server};
 use crate::timer;
 
-/// How long an answer may take. Far below the default TTL, so that a beat which
+/// How long an answer may take. Far below the default TTL, so that a heartbeat which
 /// went into the void can be sent again over a new connection in time.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer may take that is large, or is to something large; or how

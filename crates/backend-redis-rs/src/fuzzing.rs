@@ -109,13 +109,13 @@ pub fn lock_reply(shape: &[u8]) {
     }
     let page: Vec<LeaseRef> = (0..asked).map(lease).collect();
     let mut summary = BeatReply::default();
-    match per_stream::beaten(&page, value.clone(), &mut summary) {
+    match per_stream::renewed(&page, value.clone(), &mut summary) {
         Ok(true) => assert!(summary.lost.iter().all(|lost| page.contains(lost))),
         Ok(false) => assert_eq!(summary.lost, []),
         Err(error) => errors.push(Some(error)),
     }
     errors.extend([
-        session::beaten(value.clone()).err(),
+        session::heartbeat_reply(value.clone()).err(),
         session::taken_over(value.clone()).err(),
         session::leases(value.clone()).err(),
         locks::state(value.clone()).err(),
@@ -183,7 +183,7 @@ fn lock_value(shape: &mut Bytes<'_>, asked: usize) -> Value {
         0 => vec![word("ok"), each(shape, &state)],
         1 => return state(shape),
         2 => return or_another(shape, word(&"10".repeat(asked)[..asked])),
-        // A beat with per-stream locks, the first page and another.
+        // A renewal of per-stream locks, the first page and another.
         3 => {
             let lost = (1..=asked).map(|index| Value::Int(index as i64));
             let lost = lost.map(|right| or_another(shape, right)).collect();
@@ -191,7 +191,7 @@ fn lock_value(shape: &mut Bytes<'_>, asked: usize) -> Value {
             [vec![word("ok"), lost], around(shape).to_vec()].concat()
         }
         4 => vec![word("ok"), array(&[])],
-        // With session leases: a beat, and what a take-over finds.
+        // With session leases: a heartbeat, and what a take-over finds.
         5 => {
             let numbers = [1_700_000_000_000, 2, 1].map(Value::Int);
             let [shown, on_record, generation] = numbers.map(|right| or_another(shape, right));
@@ -414,10 +414,10 @@ mod tests {
         locks::acquired(2, reply(&[0, 2, 0, 1])).unwrap();
         locks::state(reply(&[1, 1])).unwrap();
         locks::released(2, reply(&[2])).unwrap();
-        assert!(per_stream::beaten(&page, reply(&[3]), &mut summary).unwrap());
-        assert!(per_stream::beaten(&page, reply(&[4]), &mut summary).unwrap());
+        assert!(per_stream::renewed(&page, reply(&[3]), &mut summary).unwrap());
+        assert!(per_stream::renewed(&page, reply(&[4]), &mut summary).unwrap());
         assert_eq!((summary.lost, summary.dead.len()), (page.into(), 1));
-        let (_, summary) = session::beaten(reply(&[5, 0, 0, 0, 0, 0, 0, 2]))
+        let (_, summary) = session::heartbeat_reply(reply(&[5, 0, 0, 0, 0, 0, 0, 2]))
             .unwrap()
             .unwrap();
         assert_eq!((summary.revoked.len(), summary.members), (2, 3));

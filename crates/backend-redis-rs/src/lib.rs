@@ -24,9 +24,9 @@
 //!
 //! # Two kinds of locks
 //! [`RedisBackend::with_lock_scheme`] chooses. **Per-stream locks** are what
-//! `redis-stream-client-go` has on the wire, so that fleets may be mixed; a beat
+//! `redis-stream-client-go` has on the wire, so that fleets may be mixed; a heartbeat
 //! renews each lock. With **session leases** a consumer has one deadline for
-//! everything it holds: a beat is one script call for any number of streams, and
+//! everything it holds: a heartbeat is one script call for any number of streams, and
 //! its reply tells who is dead. Their keys have no time to live, and nothing
 //! waits for notifications of expired keys.
 //!
@@ -36,7 +36,7 @@
 //!
 //! After a restart of the server, which may have lost the last second of writes,
 //! and after a forward step of its clock, session leases leave everything as it
-//! is for one TTL: live owners beat first, and until then nothing new is
+//! is for one TTL: live owners send a heartbeat first, and until then nothing new is
 //! acquired or taken over (ten seconds, if a TTL is longer). Restarts are told by the server's run id, steps of the
 //! clock by consumers that knew the time before; a server that lost everything
 //! by consumers that knew it before. If the first to call afterwards cannot know
@@ -75,7 +75,7 @@
 //! | `{orders-input}:probe` | expires at once, to see whether the server tells of it |
 //!
 //! The hashes of owners and of fencing records have one field with no name, a mark by
-//! which beats see that the key has vanished. Whatever key vanishes alone, no two own for
+//! which heartbeats see that the key has vanished. Whatever key vanishes alone, no two own for
 //! longer than after any lossy fault, nothing is stuck and nobody is refused; but it costs
 //! leases, and with the LBS its announcements. So the server's `maxmemory-policy` should
 //! be `noeviction` (a start warns of others). When memory is full then, only submitting

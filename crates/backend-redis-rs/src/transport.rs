@@ -3,7 +3,7 @@
 //! Whatever changes an entry is a script that compares its fencing record first,
 //! in pages, so that no call blocks the server for long. What may be large, entries
 //! with their payloads, goes in pieces whose length follows from how long they take
-//! (`pace`), on connections of their own: no beat waits behind them. Here: the steps
+//! (`pace`), on connections of their own: no heartbeat waits behind them. Here: the steps
 //! of an entry; `pending`: what is pending, and at whom; `submit`: new entries.
 
 mod pace;

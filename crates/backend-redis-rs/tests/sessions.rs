@@ -544,12 +544,12 @@ impl Behind<'_> {
 
 #[test]
 fn when_the_servers_clock_leaps_live_owners_beat_first() {
-    const BEAT: &str = concat!(
+    const HEARTBEAT: &str = concat!(
         include_str!("../src/scripts/lib/base.lua"),
         include_str!("../src/scripts/lib/locks.lua"),
         include_str!("../src/scripts/locks/session/head.lua"),
         include_str!("../src/scripts/lib/around.lua"),
-        include_str!("../src/scripts/locks/session/beat.lua")
+        include_str!("../src/scripts/locks/session/heartbeat.lua")
     );
     on_tokio(|| async {
         let server = RedisServer::start();
@@ -569,7 +569,7 @@ fn when_the_servers_clock_leaps_live_owners_beat_first() {
             println!("{what}");
         };
         let called = Behind {
-            script: BEAT,
+            script: HEARTBEAT,
             keys: &["sweep", "tokens", "scheme"],
             arguments: &["0"],
         };

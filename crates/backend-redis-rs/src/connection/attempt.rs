@@ -13,7 +13,7 @@ use streamlease_core::{BoxFuture, Error, ErrorKind, Result};
 use crate::timer;
 
 /// How long connecting may take: the look-up of the name, TCP, TLS and the
-/// credentials together. Callers are less patient, some by far (a beat waits for
+/// credentials together. Callers are less patient, some by far (a heartbeat waits for
 /// a quarter of the TTL): they leave, and it goes on.
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 /// How long the first try goes on alone. Its address may be that of a server that

@@ -22,7 +22,7 @@ impl Script {
 /// and itself. `streamlease-benches` reads these lists to name a script by its hash.
 ///
 /// `beyond_full` is for what must go on when the server's memory is full: owners that
-/// cannot beat or complete would lose everything, and the LBS could never be drained.
+/// cannot extend or complete would lose everything, and the LBS could never be drained.
 /// Not for what appends announcements, and not for what only reads or deletes, which
 /// Redis does not refuse: a script with flags is refused as a whole wherever writes are.
 macro_rules! script {

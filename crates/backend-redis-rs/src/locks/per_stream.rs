@@ -29,15 +29,15 @@ use super::{
 };
 
 /// Leases per script: about a millisecond of the server's time each.
-const BEAT_PAGE: usize = 250;
+const LOCK_PAGE: usize = 250;
 
 static ACQUIRE: LazyLock<Script> = script!(
     beyond_full: "lib/base", "lib/locks", "lib/mint",
     "locks/per_stream/acquire"
 );
-static BEAT: LazyLock<Script> = script!(
+static RENEW: LazyLock<Script> = script!(
     beyond_full: "lib/base", "lib/locks", "lib/around",
-    "locks/per_stream/beat"
+    "locks/per_stream/renew"
 );
 static RELEASE: LazyLock<Script> = script!("lib/base", "lib/locks", "locks/per_stream/release");
 static INSPECT: LazyLock<Script> = script!("lib/base", "lib/locks", "locks/per_stream/inspect");
@@ -146,7 +146,7 @@ impl LockManager for PerStreamLocks {
         let pages: Vec<&[LeaseRef]> = if leases.is_empty() {
             vec![&[]]
         } else {
-            leases.chunks(BEAT_PAGE).collect()
+            leases.chunks(LOCK_PAGE).collect()
         };
         let mut calls = Vec::with_capacity(pages.len());
         for (index, page) in pages.iter().enumerate() {
@@ -162,10 +162,10 @@ impl LockManager for PerStreamLocks {
             }
             calls.push(call);
         }
-        let replies = self.server.run("beating", &BEAT, &calls).await?;
+        let replies = self.server.run("renewing locks", &RENEW, &calls).await?;
         let mut summary = BeatReply::default();
         for (page, reply) in pages.iter().zip(replies) {
-            if !beaten(page, reply, &mut summary)? {
+            if !renewed(page, reply, &mut summary)? {
                 return Ok(BeatOutcome::SessionGone);
             }
         }
@@ -200,7 +200,7 @@ impl LockManager for PerStreamLocks {
 
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>> {
         let mut calls = Vec::new();
-        for page in locks.chunks(BEAT_PAGE) {
+        for page in locks.chunks(LOCK_PAGE) {
             let mut call = Call::new();
             for lock in page {
                 self.add_lock(&mut call, &lock.stream, lock.entry);
@@ -272,13 +272,13 @@ pub(crate) fn taken_over(
     }
 }
 
-/// Adds the reply to one page of a beat; `false` if the session is gone.
-pub(crate) fn beaten(page: &[LeaseRef], reply: Value, summary: &mut BeatReply) -> Result<bool> {
+/// Adds the reply to one page of a renewal; `false` if the session is gone.
+pub(crate) fn renewed(page: &[LeaseRef], reply: Value, summary: &mut BeatReply) -> Result<bool> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "gone" => return Ok(false),
         "ok" => {}
-        _ => return Err(protocol("an unknown outcome of a beat")),
+        _ => return Err(protocol("an unknown outcome of a renewal")),
     }
     for index in decode::list(decode::next(&mut rest)?)? {
         let index = usize::try_from(decode::number(index)?)

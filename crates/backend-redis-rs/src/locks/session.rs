@@ -1,6 +1,6 @@
 //! [`SessionLocks`]: one deadline for everything a session holds.
 //!
-//! A beat is one script call whatever is held, and its reply says who is dead;
+//! A heartbeat is one script call whatever is held, and its reply says who is dead;
 //! nothing of it depends on keys that expire. The scripts in `locks/session` say
 //! what is kept where.
 //!
@@ -35,9 +35,9 @@ static ACQUIRE: LazyLock<Script> = script!(
     beyond_full: "lib/base", "lib/locks", "locks/session/head", "lib/mint",
     "locks/session/acquire"
 );
-static BEAT: LazyLock<Script> = script!(
+static HEARTBEAT: LazyLock<Script> = script!(
     beyond_full: "lib/base", "lib/locks", "locks/session/head", "lib/around",
-    "locks/session/beat"
+    "locks/session/heartbeat"
 );
 static RELEASE: LazyLock<Script> = script!(
     "lib/base",
@@ -75,7 +75,7 @@ static REVOKE: LazyLock<Script> = script!(
 pub(crate) struct SessionLocks {
     server: Arc<Server>,
     keys: Arc<Keys>,
-    /// What the server's clock showed at the last beat (ms), and when that was.
+    /// What the server's clock showed at the last heartbeat (ms), and when that was.
     clock: Mutex<Option<(u64, Instant)>>,
 }
 
@@ -219,8 +219,11 @@ impl LockManager for SessionLocks {
             .key(&self.keys.tokens)
             .key(&self.keys.scheme);
         call.arg(want_sweep.map_or_else(|| "0".to_owned(), millis));
-        let reply = self.server.run_one("beating", &BEAT, call).await?;
-        let Some((shown, summary)) = beaten(reply)? else {
+        let reply = self
+            .server
+            .run_one("sending a heartbeat", &HEARTBEAT, call)
+            .await?;
+        let Some((shown, summary)) = heartbeat_reply(reply)? else {
             return Ok(BeatOutcome::SessionGone);
         };
         self.learn_clock(shown);
@@ -327,14 +330,14 @@ impl LockManager for SessionLocks {
     }
 }
 
-/// The reply to a beat: what the server's clock showed (ms), and the rest;
+/// The reply to a heartbeat: what the server's clock showed (ms), and the rest;
 /// `None` if the session is gone.
-pub(crate) fn beaten(reply: Value) -> Result<Option<(u64, BeatReply)>> {
+pub(crate) fn heartbeat_reply(reply: Value) -> Result<Option<(u64, BeatReply)>> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "ok" => {}
         "gone" => return Ok(None),
-        _ => return Err(protocol("an unknown outcome of a beat")),
+        _ => return Err(protocol("an unknown outcome of a heartbeat")),
     }
     let shown = decode::count(decode::next(&mut rest)?)?;
     let mut summary = BeatReply {

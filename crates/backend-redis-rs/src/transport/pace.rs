@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// As many bytes as come, or go, in about a tenth of a second: a piece must be
-/// through well before its caller loses patience, and on a slow link the beats
+/// through well before its caller loses patience, and on a slow link the heartbeats
 /// come between two of them.
 #[derive(Debug)]
 pub(super) struct Pace(AtomicUsize);

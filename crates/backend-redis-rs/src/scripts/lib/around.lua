@@ -1,4 +1,4 @@
--- What a beat tells of the others; locks.lua comes before it.
+-- What a heartbeat tells of the others; locks.lua comes before it.
 -- Returns the dead sessions (oldest first), ms until the next deadline of
 -- another session (-1: none), the number of live sessions, and 1 if the turn to
 -- sweep (`turn` ms long, '0': not wanted) is this session's.

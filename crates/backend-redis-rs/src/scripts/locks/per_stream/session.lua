@@ -1,4 +1,4 @@
--- Everything that changes the set of sessions apart from a beat.
+-- Everything that changes the set of sessions apart from a heartbeat.
 -- KEYS: sessions (by deadline), removed ones (by when), hints channel, lock scheme.
 -- ARGV: what, session, an argument, the caller's scheme. The argument is for open: ttl
 -- (ms), close: consumer, take_over: the dead one, remove: nothing.
@@ -41,7 +41,7 @@ if what == 'take_over' then
   if alive(sessions, argument) then
     return {'alive', redis.call('ZSCORE', sessions, argument) - now}
   end
-  -- A passed deadline is final by itself: no open or beat goes past it.
+  -- A passed deadline is final by itself: no open or heartbeat goes past it.
   return {'ok'}
 end
 

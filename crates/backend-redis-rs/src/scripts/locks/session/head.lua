@@ -136,8 +136,8 @@ local function begin_anew(last, ttl, vanished)
 end
 
 -- How long a restart holds back what nobody has on record, at most: whoever has
--- acquired something believes no longer in it than that before a later beat has
--- shown that it was not lost (see `doubt.rs`). So of a session with a longer TTL
+-- acquired something believes no longer in it than that before a later heartbeat
+-- has shown that it was not lost (see `fresh.rs`). So of a session with a longer TTL
 -- only what is on record for it waits for it.
 local LONGEST_GRACE = 10000
 
@@ -170,7 +170,7 @@ end
 
 -- After a restart (which may have lost the last second of writes) or a step of
 -- the clock, deadlines say nothing about who is alive. Whoever lived when we last
--- looked gets a whole TTL to beat, and nobody else acquires or takes over until
+-- looked gets a whole TTL for a heartbeat, and nobody else acquires or takes over until
 -- then, or for the longest grace. Returns for how long that is still (ms), 0 in the
 -- usual case, and the number of the record's generation: another after each restart
 -- and each leap of the clock, and when the owners have vanished. It is no number that

@@ -15,7 +15,7 @@ redis.call('HSETNX', details, 'ttl:' .. session, number(ttl))
 local _, records = has_vanished(records_key, redis.call('HGET', server, 'records'), 'records')
 
 -- A mark of a lease that is not held any more goes. Not all of many at once: the
--- others come with later beats.
+-- others come with later heartbeats.
 local marked = {}
 local marks = marks_of(session)
 if redis.call('EXISTS', marks) == 1 then
