@@ -69,7 +69,7 @@ static QUARANTINE: LazyLock<Script> = script!(
 static LIST_QUARANTINED: LazyLock<Script> = script!(beyond_full: "lbs/list_quarantined");
 static RELEASE_QUARANTINED: LazyLock<Script> = script!("lib/base", "lbs/release_quarantined");
 static DROP_QUARANTINED: LazyLock<Script> = script!("lbs/drop_quarantined");
-static FORGET: LazyLock<Script> = script!("lbs/forget");
+static REMOVE_CONSUMER: LazyLock<Script> = script!("lbs/remove_consumer");
 
 /// The LBS of one service.
 #[derive(Debug)]
@@ -445,7 +445,7 @@ impl Transport for RedisTransport {
             .arg(consumer.as_str());
         let reply = self
             .server
-            .run_one(&self.what("forgetting a consumer of"), &FORGET, call)
+            .run_one(&self.what("removing a consumer of"), &REMOVE_CONSUMER, call)
             .await?;
         Ok(decode::number(reply)? == 1)
     }

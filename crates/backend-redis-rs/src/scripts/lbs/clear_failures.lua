@@ -1,4 +1,4 @@
--- Forgets the failures of a page of entries, none of them twice, whose owners have
+-- Resets the failures of a page of entries, none of them twice, whose owners have
 -- held them for long.
 -- KEYS: ….  ARGV: …, the ids, then a token for each.  Returns {}.
 local count = (#ARGV - A) / 2

@@ -62,9 +62,9 @@ local function note_refused(refused, stream, left, ttl)
   redis.call('ZADD', refused, number(now + 2 * math.max(left, ttl)), stream)
 end
 
--- Those who were refused so long ago that they will not ask again. Not all of many at
--- once; each page that adds some takes at least as many away.
-local function forget_refused(refused)
+-- Drops those who were refused so long ago that they will not ask again. Not all of many
+-- at once; each page that adds some takes at least as many away.
+local function drop_refused(refused)
   local old = redis.call('ZRANGEBYSCORE', refused, '-inf', number(now), 'LIMIT', 0, 256)
   if #old > 0 then
     redis.call('ZREM', refused, unpack(old))

@@ -50,6 +50,6 @@ for i = 1, (#ARGV - A) / 4 do
 end
 end_minting(counter_key)
 if was_refused then
-  forget_refused(refused)
+  drop_refused(refused)
 end
 return {'ok', replies}

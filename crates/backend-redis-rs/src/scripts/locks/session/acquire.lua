@@ -66,6 +66,6 @@ if n > 0 then
   end_minting(counter_key)
 end
 if was_refused then
-  forget_refused(refused)
+  drop_refused(refused)
 end
 return {'ok', replies}
