@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{LockManager, Notifier, Result, ServiceName, Transport};
 
 /// The three traits of one service. Mix them as you like: the locks may live in
-/// another system than the LBS.
+/// another system than the load balancer stream (LBS).
 #[derive(Debug, Clone)]
 pub struct Backend {
     /// The LBS.

@@ -38,7 +38,8 @@ struct Inner {
 }
 
 impl Client {
-    /// Begins a client of `service`: what names its LBS (`<service>-input`) and group.
+    /// Begins a client of `service`: what names its load balancer
+    /// stream (LBS, `<service>-input`) and group.
     pub fn builder(service: impl AsRef<str>) -> ClientBuilder {
         ClientBuilder {
             service: service.as_ref().to_owned(),

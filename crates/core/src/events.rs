@@ -141,7 +141,7 @@ impl Orphan {
         &self.stream
     }
 
-    /// Its entry on the LBS.
+    /// Its entry on the load balancer stream (LBS).
     pub fn entry(&self) -> EntryId {
         self.entry
     }

@@ -58,7 +58,7 @@ impl Lease {
         &self.stream
     }
 
-    /// Its entry on the LBS.
+    /// Its entry on the load balancer stream (LBS).
     pub fn entry(&self) -> EntryId {
         self.entry
     }

@@ -153,7 +153,8 @@ pub enum OpenOutcome {
     SessionGone,
 }
 
-/// The lock of one assignment: a data stream, for one LBS entry.
+/// The lock of one assignment: a data stream, for one entry of the load
+/// balancer stream (LBS).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LockId {
     /// The data stream; what exclusion is about.

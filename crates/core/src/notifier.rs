@@ -45,7 +45,7 @@ pub enum Hint {
     LockExpired {
         /// The data stream whose lock it was.
         stream: StreamName,
-        /// The LBS entry it was held for.
+        /// The entry of the load balancer stream (LBS) it was held for.
         entry: EntryId,
     },
     /// These entries were handed back unfinished and are free to be claimed.

@@ -1,4 +1,4 @@
-//! What an LBS entry says: its JSON payload, encoded and decoded as on the wire.
+//! What an entry of the load balancer stream (LBS) says: its JSON payload, encoded and decoded as on the wire.
 //!
 //! Every backend that stores the wire format uses these two functions, so that
 //! a malformed entry is malformed everywhere and for the same stated reason.

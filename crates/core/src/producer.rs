@@ -17,7 +17,7 @@ const HALF_A_MINUTE: RetryPolicy = RetryPolicy {
     max: Duration::from_secs(2),
 };
 
-/// For how long an LBS is sure to remember a batch, see [`Transport::submit`].
+/// For how long a load balancer stream (LBS) is sure to remember a batch, see [`Transport::submit`].
 const BATCH_MEMORY: Duration = Duration::from_secs(300);
 
 /// Announces data streams on a service's LBS. A cheap handle; clones are the same producer.

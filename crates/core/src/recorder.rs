@@ -44,7 +44,7 @@ pub enum EndKind {
 pub trait Recorder: Debug + Send + Sync + 'static {
     /// The look at one's own pending entries at start (and after each lost session) found `entries`.
     fn startup_recovery(&self, entries: usize) {}
-    /// `n` claims on the LBS ended like this.
+    /// `n` claims on the load balancer stream (LBS) ended like this.
     fn claim(&self, result: Attempt, n: usize) {}
     /// `n` locks were tried to be acquired.
     fn lock_acquire(&self, result: Attempt, n: usize) {}

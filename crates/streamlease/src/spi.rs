@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | locks of your own, as plain keys | [`KeyLock`]; [`KeyLockManager`] does the rest | `lock_manager_conformance!` |
 //! | locks of your own, with sessions | [`LockManager`] | `lock_manager_conformance!` |
-//! | another store for the LBS | [`Transport`], [`Notifier`], [`BackendProvider`](crate::BackendProvider) | `transport_conformance!`, `notifier_conformance!` |
+//! | another store for the load balancer stream (LBS) | [`Transport`], [`Notifier`], [`BackendProvider`](crate::BackendProvider) | `transport_conformance!`, `notifier_conformance!` |
 //! | another executor | [`Runtime`](crate::Runtime) | `runtime_conformance!` |
 //! | metrics | [`Recorder`] | |
 //!

@@ -10,6 +10,8 @@
 //! - [`faults`]: wrappers that lose, hold back or delay single requests and
 //!   replies of a backend.
 //!
+//! *LBS* stands for load balancer stream, on which data streams are announced.
+//!
 //! Everything here is test code: what goes wrong panics, with a message.
 
 mod clock;

@@ -27,7 +27,7 @@ const SAMPLES: Duration = Duration::from_millis(100);
 /// Earlier states are kept for that long: no restart loses more.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// The LBS and the lock server of one service, and the network to them: the
+/// The load balancer stream (LBS) and the lock server of one service, and the network to them: the
 /// model that [`simulation`](crate::simulation) has, for real
 /// [`Client`](streamlease_core::Client)s and [`Producer`](streamlease_core::Producer)s
 /// under [`SimRuntime`]. Clones are the same servers.
