@@ -312,9 +312,14 @@ impl Cx {
     }
 
     /// A call failed; its part tries it again.
-    pub(crate) fn step_failed(&mut self, call: &'static str, result: Result<Reply>) {
+    pub(crate) fn step_failed(&mut self, call: &'static str, error: Error) {
+        self.effect(Effect::Failed(call, error));
+    }
+
+    /// A call was answered, of which nothing but a failure matters.
+    pub(crate) fn step_done(&mut self, call: &'static str, result: Result<Reply>) {
         if let Err(error) = result {
-            self.effect(Effect::Failed(call, error));
+            self.step_failed(call, error);
         }
     }
 

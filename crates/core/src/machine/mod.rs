@@ -31,6 +31,7 @@ mod intake;
 mod io;
 mod leases;
 mod lifecycle;
+mod pages;
 mod punctuality;
 mod recovery;
 mod rng;

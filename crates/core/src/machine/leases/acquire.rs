@@ -5,7 +5,7 @@ use crate::machine::cx::{Cx, Effect, Flight};
 use crate::machine::recovery::takeover::Orphans;
 use std::time::Duration;
 
-use super::lanes::{Parking, still_locked};
+use super::lanes::{Parking, claimed, outcomes, still_locked};
 use super::table::{Ending, Holding, Lock, Origin, State};
 use crate::belief::Belief;
 use crate::machine::lifecycle::closed;
@@ -32,6 +32,7 @@ impl Leases {
         content: Announcement,
         origin: Origin,
     ) {
+        self.late.forget_own(entry);
         self.id_is_of(cx, entry, Some(&content.stream));
         if self.items.contains(entry) {
             return;
@@ -56,7 +57,6 @@ impl Leases {
         origin: Origin,
         giver: Option<ConsumerName>,
     ) {
-        self.late.forget_own(entry);
         self.admit(cx, entry, content, origin);
         if let Some(item) = self.items.get_mut(entry)
             && giver.is_some()
@@ -210,19 +210,17 @@ impl Leases {
         result: Result<Reply>,
     ) {
         cx.lock_ops += 1;
-        let lane = &mut self.lanes.acquire;
-        lane.busy = false;
-        let outcomes = match result {
-            Ok(Reply::Acquired(outcomes)) if outcomes.len() == page.len() => outcomes,
-            // Unknown. The same attempt is repeated until it is answered: only
-            // so can the lock, if it was acquired, be found and kept.
-            result => {
-                lane.queue.extend(page.iter().map(|(entry, _)| *entry));
-                lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                return cx.step_failed("acquire", result);
-            }
+        let outcomes = outcomes("acquire", page.len(), result, |reply| match reply {
+            Reply::Acquired(outcomes) => Some(outcomes),
+            _ => None,
+        });
+        // Unknown, the same attempt is repeated until it is answered: only so can the
+        // lock, if it was acquired, be found and kept.
+        let again = page.iter().map(|(entry, _)| *entry);
+        let outcomes = match self.lanes.acquire.settle(cx, outcomes, again) {
+            Ok(outcomes) => outcomes,
+            Err(error) => return cx.step_failed("acquire", error),
         };
-        lane.backoff.succeed();
         if outcomes.contains(&AcquireOutcome::SessionGone) {
             return cx.effect(Effect::AbandonSession(DisownReason::Expired));
         }
@@ -388,19 +386,13 @@ impl Leases {
         page: &[(EntryId, FencingToken)],
         result: Result<Reply>,
     ) {
-        let lane = &mut self.lanes.claim;
-        lane.busy = false;
-        let outcomes = match result {
-            Ok(Reply::Claimed(outcomes)) if outcomes.len() == page.len() => outcomes,
-            result => {
-                // Unknown: tried again with the same token for as long as the lock is believed.
-                let items = &self.items;
-                lane.queue.extend(still_locked(items, page));
-                lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                return cx.step_failed("claim", result);
-            }
+        // Unknown, it is tried again with the same token for as long as the lock is believed.
+        let again = still_locked(&self.items, page);
+        let outcomes = claimed(page.len(), result);
+        let outcomes = match self.lanes.claim.settle(cx, outcomes, again) {
+            Ok(outcomes) => outcomes,
+            Err(error) => return cx.step_failed("claim", error),
         };
-        lane.backoff.succeed();
         for (&(entry, token), outcome) in page.iter().zip(outcomes) {
             if self.items.lock_with(entry, token).is_none() {
                 continue;

@@ -3,10 +3,11 @@
 
 use super::Leases;
 use super::failure_reset::Forgiving;
-use super::lanes::{GATHER, Lane, Lanes, Parking, still_locked};
+use super::lanes::{GATHER, Lanes, Parking, claimed, handed_back, outcomes, still_locked};
 use super::table::{Ending, Holding, Item, Origin, State};
 use crate::machine::cx::{Cx, Effect, Flight};
 use crate::machine::lifecycle::closed;
+use crate::machine::pages::Lane;
 use crate::machine::{
     Action, Answer, CallId, Completion, DisownReason, End, Handover, Notice, Reply,
 };
@@ -31,17 +32,12 @@ impl Leases {
         page: &[(EntryId, FencingToken)],
         result: Result<Reply>,
     ) {
-        let lane = &mut self.lanes.refresh;
-        lane.busy = false;
-        let outcomes = match result {
-            Ok(Reply::Claimed(outcomes)) if outcomes.len() == page.len() => outcomes,
-            result => {
-                lane.queue.extend(still_locked(&self.items, page));
-                lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                return cx.step_failed("claim", result);
-            }
+        let again = still_locked(&self.items, page);
+        let outcomes = claimed(page.len(), result);
+        let outcomes = match self.lanes.refresh.settle(cx, outcomes, again) {
+            Ok(outcomes) => outcomes,
+            Err(error) => return cx.step_failed("claim", error),
         };
-        lane.backoff.succeed();
         for (&(entry, token), outcome) in page.iter().zip(outcomes) {
             let Some(item) = self.items.get(entry) else {
                 continue;
@@ -119,28 +115,25 @@ impl Leases {
         page: &[(EntryId, FencingToken)],
         result: Result<Reply>,
     ) {
-        self.lanes.complete.busy = false;
-        let outcomes = match result {
-            Ok(Reply::Completed(outcomes)) if outcomes.len() == page.len() => outcomes,
-            Err(error) if self.is_final(cx, &error, |lanes| &mut lanes.complete) => {
-                self.may_be_completed(page);
+        let outcomes = outcomes("complete", page.len(), result, |reply| match reply {
+            Reply::Completed(outcomes) => Some(outcomes),
+            _ => None,
+        });
+        if let Err(error) = &outcomes {
+            self.may_be_completed(page);
+            if self.is_final(cx, error, |lanes| &mut lanes.complete) {
+                self.lanes.complete.busy = false;
                 for &(entry, token) in page {
-                    self.completion_refused(cx, entry, token, &error);
+                    self.completion_refused(cx, entry, token, error);
                 }
-                return cx.step_failed("complete", Err(error));
+                return cx.step_failed("complete", error.clone());
             }
-            result => {
-                self.may_be_completed(page);
-                let again = still_locked(&self.items, page);
-                self.lanes.complete.queue.extend(again);
-                self.lanes
-                    .complete
-                    .backoff
-                    .fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                return cx.step_failed("complete", result);
-            }
+        }
+        let again = still_locked(&self.items, page);
+        let outcomes = match self.lanes.complete.settle(cx, outcomes, again) {
+            Ok(outcomes) => outcomes,
+            Err(error) => return cx.step_failed("complete", error),
         };
-        self.lanes.complete.succeed();
         // What waits already is not held up by more, unless it is being sent.
         let release_by = match self.lanes.releasing.is_empty() || self.lanes.release.busy {
             true => cx.now + GATHER,
@@ -327,22 +320,17 @@ impl Leases {
         page: &[(EntryId, FencingToken)],
         result: Result<Reply>,
     ) {
-        let lane = &mut self.lanes.hand_back;
-        lane.busy = false;
-        let outcomes = match result {
-            Ok(Reply::HandedBack(outcomes)) if outcomes.len() == page.len() => outcomes,
-            result => {
-                lane.queue.extend(still_locked(&self.items, page));
-                lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                if let Err(error) = &result
-                    && self.is_final(cx, error, |lanes| &mut lanes.hand_back)
-                {
-                    self.hand_backs_refused(cx, page, error);
+        let outcomes = handed_back(page.len(), result);
+        let again = still_locked(&self.items, page);
+        let outcomes = match self.lanes.hand_back.settle(cx, outcomes, again) {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                if self.is_final(cx, &error, |lanes| &mut lanes.hand_back) {
+                    self.hand_backs_refused(cx, page, &error);
                 }
-                return cx.step_failed("hand_back", result);
+                return cx.step_failed("hand_back", error);
             }
         };
-        lane.succeed();
         for (&(entry, token), outcome) in page.iter().zip(outcomes) {
             let Some(item) = self.items.get(entry) else {
                 continue;
@@ -424,23 +412,19 @@ impl Leases {
         current: bool,
     ) {
         cx.budget.quarantining = cx.budget.quarantining.saturating_sub(page.len());
-        let outcomes = match result {
-            Ok(Reply::Quarantined(outcomes)) if outcomes.len() == page.len() => outcomes,
-            result => {
-                if current {
-                    let lane = &mut self.lanes.quarantine;
-                    lane.busy = false;
-                    lane.queue.extend(page.iter().map(|(entry, ..)| *entry));
-                    lane.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                    cx.step_failed("quarantine", result);
-                }
-                return;
-            }
-        };
+        let mut outcomes = outcomes("quarantine", page.len(), result, |reply| match reply {
+            Reply::Quarantined(outcomes) => Some(outcomes),
+            _ => None,
+        });
         if current {
-            self.lanes.quarantine.busy = false;
-            self.lanes.quarantine.backoff.succeed();
+            let again = page.iter().map(|(entry, ..)| *entry);
+            outcomes = self.lanes.quarantine.settle(cx, outcomes, again);
         }
+        let outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(error) if current => return cx.step_failed("quarantine", error),
+            Err(_) => return,
+        };
         for ((entry, parking), outcome) in page.into_iter().zip(outcomes) {
             let token = parking.token;
             if outcome == QuarantineOutcome::Quarantined {
@@ -661,7 +645,7 @@ impl Leases {
             result => {
                 let backoff = &mut self.lanes.release.backoff;
                 backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                cx.step_failed("release", result);
+                cx.step_done("release", result);
             }
         }
     }

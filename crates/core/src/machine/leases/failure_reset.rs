@@ -79,7 +79,7 @@ impl Leases {
         self.forgiving
             .backoff
             .fail(cx.now, cx.settings.ttl, &mut cx.rng);
-        cx.step_failed("clear_failures", result);
+        cx.step_done("clear_failures", result);
     }
 
     fn holds(&self, entry: EntryId, token: FencingToken) -> bool {

@@ -2,13 +2,18 @@
 //! whatever waits for it as soon as its last page was answered, so that batches
 //! fill under load and nothing waits when idle.
 
-use super::Leases;
-use crate::machine::cx::{Cx, Flight};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::machine::{Action, Backoff, PAGE};
-use crate::{EntryId, Fenced, FencingToken, LeaseRef, MalformedReason, StreamName, Timestamp};
+use super::Leases;
+use crate::machine::cx::{Cx, Flight};
+use crate::machine::lifecycle::wrong_reply;
+use crate::machine::pages::Lane;
+use crate::machine::{Action, PAGE, Reply};
+use crate::{
+    ClaimOutcome, EntryId, Fenced, FencingToken, HandBackOutcome, LeaseRef, MalformedReason,
+    Result, StreamName, Timestamp,
+};
 
 /// How long at most something waits for completions that are under way, so that
 /// it comes as one page with what they bring.
@@ -43,16 +48,6 @@ pub(crate) struct Lanes {
     pub(crate) release_by: Timestamp,
 }
 
-/// One page at a time, so that the next fills up by what comes meanwhile.
-#[derive(Debug, Default)]
-pub(crate) struct Lane {
-    pub(crate) queue: BTreeSet<EntryId>,
-    pub(crate) busy: bool,
-    pub(crate) backoff: Backoff,
-    /// When the server began to refuse, and when it did last.
-    refused: Option<(Timestamp, Timestamp)>,
-}
-
 /// With which token an entry is to be parked, and why.
 #[derive(Debug, Clone)]
 pub(crate) struct Parking {
@@ -84,47 +79,6 @@ pub(crate) struct Gathering {
     callers: usize,
     /// Meanwhile the lane is busy.
     until: Option<Timestamp>,
-}
-
-impl Lane {
-    pub(crate) fn take(&mut self, now: Timestamp) -> Vec<EntryId> {
-        self.take_at_most(PAGE, now)
-    }
-
-    pub(crate) fn take_at_most(&mut self, max: usize, now: Timestamp) -> Vec<EntryId> {
-        let max = max.min(PAGE);
-        if max == 0 || self.busy || self.queue.is_empty() || !self.backoff.is_ready(now) {
-            return Vec::new();
-        }
-        self.busy = true;
-        take_page(&mut self.queue, max)
-    }
-
-    /// It was refused now; for how long it has been, with no pause of `pause`.
-    pub(crate) fn refused_for(&mut self, now: Timestamp, pause: Duration) -> Duration {
-        let goes_on = |(_, last): &(Timestamp, Timestamp)| now < *last + pause;
-        let since = self.refused.filter(goes_on).map_or(now, |(since, _)| since);
-        self.refused = Some((since, now));
-        now.saturating_since(since)
-    }
-
-    /// It was answered.
-    pub(crate) fn succeed(&mut self) {
-        self.backoff.succeed();
-        self.refused = None;
-    }
-
-    pub(crate) fn timeout(&self) -> Timestamp {
-        if self.busy || self.queue.is_empty() {
-            Timestamp::MAX
-        } else {
-            self.backoff.not_before
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        !self.busy && self.queue.is_empty()
-    }
 }
 
 impl Lanes {
@@ -253,6 +207,33 @@ fn fenced(page: &[(EntryId, FencingToken)]) -> Vec<Fenced> {
         .collect()
 }
 
+/// The outcomes of a call, if it was answered with one for each of `sent` entries.
+pub(crate) fn outcomes<T>(
+    call: &str,
+    sent: usize,
+    result: Result<Reply>,
+    of: impl FnOnce(Reply) -> Option<Vec<T>>,
+) -> Result<Vec<T>> {
+    match of(result?) {
+        Some(outcomes) if outcomes.len() == sent => Ok(outcomes),
+        _ => Err(wrong_reply(call)),
+    }
+}
+
+pub(crate) fn claimed(sent: usize, result: Result<Reply>) -> Result<Vec<ClaimOutcome>> {
+    outcomes("claim", sent, result, |reply| match reply {
+        Reply::Claimed(outcomes) => Some(outcomes),
+        _ => None,
+    })
+}
+
+pub(crate) fn handed_back(sent: usize, result: Result<Reply>) -> Result<Vec<HandBackOutcome>> {
+    outcomes("hand_back", sent, result, |reply| match reply {
+        Reply::HandedBack(outcomes) => Some(outcomes),
+        _ => None,
+    })
+}
+
 pub(crate) fn still_locked<'a>(
     items: &'a super::Items,
     page: &'a [(EntryId, FencingToken)],
@@ -260,19 +241,6 @@ pub(crate) fn still_locked<'a>(
     page.iter()
         .filter(|(entry, token)| items.lock_with(*entry, *token).is_some())
         .map(|(entry, _)| *entry)
-}
-
-/// The page of a lane: lowest entry ids first.
-fn take_page<T: Ord + Clone>(queue: &mut BTreeSet<T>, max: usize) -> Vec<T> {
-    let rest = queue.iter().nth(max).cloned();
-    let page = match rest {
-        Some(rest) => {
-            let rest = queue.split_off(&rest);
-            std::mem::replace(queue, rest)
-        }
-        None => std::mem::take(queue),
-    };
-    page.into_iter().collect()
 }
 
 /// Streams are compared by name in several places; this is the least `LeaseRef` of one.

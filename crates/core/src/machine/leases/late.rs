@@ -10,6 +10,7 @@
 //! count for that; the driver says how long it was.
 
 use super::Leases;
+use super::lanes::handed_back;
 use crate::machine::cx::{Cx, Effect, Flight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -124,12 +125,11 @@ impl Leases {
         result: Result<Reply>,
     ) {
         self.late.busy = false;
-        let outcomes = match result {
-            Ok(Reply::HandedBack(outcomes)) if outcomes.len() == page.len() => outcomes,
-            result => {
-                let (now, ttl) = (cx.now, cx.settings.ttl);
-                self.late.backoff.fail(now, ttl, &mut cx.rng);
-                return cx.step_failed("hand_back", result);
+        let outcomes = match handed_back(page.len(), result) {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                self.late.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
+                return cx.step_failed("hand_back", error);
             }
         };
         self.late.backoff.succeed();

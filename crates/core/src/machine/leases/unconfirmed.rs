@@ -200,7 +200,7 @@ impl Leases {
             result => {
                 let backoff = &mut self.record.backoff;
                 backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                return cx.step_failed("records", result);
+                return cx.step_done("records", result);
             }
         };
         self.record.backoff.succeed();

@@ -246,7 +246,7 @@ impl Recovery {
                 self.looking
                     .backoff
                     .fail(cx.now, cx.settings.ttl, &mut cx.rng);
-                cx.step_failed(step.name(), result);
+                cx.step_done(step.name(), result);
                 self.look_failed(cx, leases, look.target);
             }
         }

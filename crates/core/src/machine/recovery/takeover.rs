@@ -314,7 +314,7 @@ impl Recovery {
             // Unknown: what was taken is found by its record (see `reconcile`).
             result => {
                 suspect.not_before = retry_at;
-                cx.step_failed("take_over", result);
+                cx.step_done("take_over", result);
             }
         }
     }
@@ -377,7 +377,7 @@ impl Recovery {
             }
             result => {
                 suspect.not_before = retry_at;
-                cx.step_failed("bury", result);
+                cx.step_done("bury", result);
             }
         }
     }
@@ -395,6 +395,6 @@ impl Recovery {
         if result.is_ok() || suspect.passes >= FORGET_TRIES {
             self.orphans.suspects.remove(key);
         }
-        cx.step_failed("forget_consumer", result);
+        cx.step_done("forget_consumer", result);
     }
 }
