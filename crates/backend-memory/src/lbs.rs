@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
+use streamlease_core::limits::HANDED_BACK_IDLE;
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
@@ -15,9 +16,6 @@ use streamlease_core::{
 use crate::service::{REMEMBERED, not_prepared};
 
 pub(crate) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// Longer than anybody waits who goes by idle time.
-const LONG: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Lbs {
     entries: BTreeMap<EntryId, Entry>,
@@ -281,7 +279,8 @@ impl Lbs {
             entry: id,
             consumer: at.map(|at| at.consumer.clone()),
             idle: at.map_or(Duration::ZERO, |at| {
-                at.since.map_or(LONG, |since| now.saturating_since(since))
+                at.since
+                    .map_or(HANDED_BACK_IDLE, |since| now.saturating_since(since))
             }),
             deliveries: at.map_or(0, |at| at.deliveries),
             token: entry.fence.token,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use streamlease_core::limits::REPEATABLE;
 use streamlease_core::{Error, ErrorKind, FencingToken, Hint, Runtime, Timestamp};
 
 use crate::key_lock::Keys;
@@ -15,7 +16,7 @@ use crate::transport::Waiters;
 
 /// How long the ids of past batches and sessions are remembered, so that late
 /// repeats do nothing: twice what the contract of `Transport` asks for.
-pub(crate) const REMEMBERED: Duration = Duration::from_secs(600);
+pub(crate) const REMEMBERED: Duration = REPEATABLE.saturating_mul(2);
 
 pub(crate) struct Service {
     pub(crate) runtime: Arc<dyn Runtime>,

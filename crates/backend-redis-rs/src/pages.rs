@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use streamlease_core::limits;
+
 /// Items per script that looks at each of them: well under two milliseconds of
-/// the server's time. Not below the pages of core, so that each of those is one
-/// call.
+/// the server's time.
 pub(crate) const PAGE: usize = 128;
+const _: () = assert!(PAGE >= limits::PAGE);
 
 /// Pages in which no key stands twice: the scripts that get them look up what is
 /// on record for all at once, before they change it for the first.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis_rs::{Pipeline, Value, cmd};
+use streamlease_core::limits::{FETCH_PAGE, HANDED_BACK_IDLE, REPEATABLE};
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Failures,
     Fenced, FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingIds,
@@ -35,6 +36,7 @@ use crate::pages::{PAGE, pages_without_repeats};
 
 /// Entries per fetch, for the same reason.
 const MOST_FETCHED: usize = 1000;
+const _: () = assert!(MOST_FETCHED >= FETCH_PAGE);
 /// About how many bytes a fetch may bring.
 const FETCHED_BYTES: usize = 128 << 10;
 /// As how long an entry counts as long as none was seen. Consumers fetch one at first.
@@ -46,10 +48,8 @@ const QUARANTINE_PAGE: usize = 64;
 /// milliseconds.
 const QUARANTINE_BYTES: usize = 256 << 10;
 /// How long a batch's id, and as what a quarantined entry came back, is remembered.
-const MEMORY: Duration = Duration::from_secs(600);
-/// How idle an entry that was handed back looks: more than any consumer that
-/// goes by idle time waits for (Go consumers: 40 s).
-const HANDED_BACK_IDLE: Duration = Duration::from_secs(3600);
+/// Twice what is promised, so that no repeat comes too late.
+const MEMORY: Duration = REPEATABLE.saturating_mul(2);
 
 static PREPARE: LazyLock<Script> = script!(beyond_full: "lbs/prepare");
 static CLAIM: LazyLock<Script> = script!(beyond_full: "lib/base", "lbs/record", "lbs/claim");

@@ -22,6 +22,7 @@ pub(crate) use self::voice::{Lines, Voice};
 use crate::client::WeakHandle;
 use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
 use crate::lease::Lease;
+use crate::limits::time_limit;
 use crate::machine::{
     Action, ActionId, Answer, CallId, Command, DisownReason, End, Input, Machine, Notice, Output,
     Reply,
@@ -34,9 +35,6 @@ const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Until the next try after the first failure; doubling up to the same limit.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(100);
-
-/// Longest wait for an answer, however long the TTL.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Most of what has come is handled at once: what comes without end must not keep
 /// the driver from its beats.
@@ -336,7 +334,7 @@ impl Driver {
         arrive: Sender<Arrival>,
         stop: Receiver<Infallible>,
     ) -> Option<Sender<Infallible>> {
-        let limit = self.time_limit(&action);
+        let limit = time_limit(&action, self.ttl);
         let (cancel, cancelled) = match action {
             Action::Fetch { .. } => {
                 let (cancel, cancelled) = async_channel::bounded(1);
@@ -385,21 +383,6 @@ impl Driver {
             future::or(work, future::or(stopped, cancelled)).await;
         }));
         cancel
-    }
-
-    /// An answer that does not come counts as an error in time for a retry before R1 strikes.
-    fn time_limit(&self, action: &Action) -> Duration {
-        match action {
-            Action::Beat { .. } | Action::Open(_) => {
-                (self.ttl / 4).clamp(Duration::from_millis(50), LONGEST_WAIT)
-            }
-            Action::Fetch { wait, .. } => {
-                *wait + self.ttl.clamp(Duration::from_secs(2), LONGEST_WAIT)
-            }
-            // One long info may take its time; no lease depends on it.
-            Action::List { .. } => self.ttl.clamp(Duration::from_secs(2), LONGEST_WAIT),
-            _ => (self.ttl / 2).clamp(Duration::from_millis(500), LONGEST_WAIT),
-        }
     }
 
     /// Subscribes, passes hints on, and does so anew after every failure.

@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod ids;
 pub mod key_lock;
 mod lease;
+pub mod limits;
 pub mod lock_manager;
 // Not part of the public interface: for the simulation and the benchmark, and free to
 // change in any version.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::limits::REPEATABLE;
 use crate::machine::mix;
 use crate::{
     Announcement, BackendProvider, EntryId, Error, ErrorKind, Info, Result, RetryPolicy, Runtime,
@@ -16,9 +17,6 @@ const HALF_A_MINUTE: RetryPolicy = RetryPolicy {
     first: Duration::from_millis(100),
     max: Duration::from_secs(2),
 };
-
-/// For how long a load balancer stream (LBS) is sure to remember a batch, see [`Transport::submit`].
-const BATCH_MEMORY: Duration = Duration::from_secs(300);
 
 /// Announces data streams on a service's LBS. A cheap handle; clones are the same producer.
 #[derive(Debug, Clone)]
@@ -117,7 +115,7 @@ impl Producer {
             let now = self.runtime.now();
             let again_at = now + jittered(wait, now.as_nanos());
             let first_failure = *first_failure.get_or_insert(now);
-            if again_at.saturating_since(first_failure) >= BATCH_MEMORY {
+            if again_at.saturating_since(first_failure) >= REPEATABLE {
                 return Err(error);
             }
             log::debug!("submitting failed, trying again: {error:?}");

@@ -4,6 +4,7 @@
 use std::sync::{LazyLock, PoisonError};
 
 use redis_rs::cmd;
+use streamlease_core::limits::ID_PAGE;
 use streamlease_core::payload::{MAX_PAYLOAD_BYTES, PAYLOAD_FIELD};
 use streamlease_core::{ConsumerName, EntryId, Error, Pending, PendingIds, PendingPage, Result};
 
@@ -18,8 +19,6 @@ use crate::pages::PAGE;
 const GAPS: usize = 500;
 /// Most of those per look. Their payloads are read on the way.
 const MOST_STRANDED: usize = 32;
-/// Ids per listing of nothing but those: a third of a millisecond.
-const ID_PAGE: usize = 1000;
 pub(super) const GREATEST: EntryId = EntryId::new(u64::MAX, u64::MAX);
 /// Fencing records looked at per sweep for whether their entry is still there.
 const TIDY_PAGE: usize = 50;

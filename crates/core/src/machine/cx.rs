@@ -10,10 +10,11 @@ use super::leases::table::Origin;
 use super::leases::unconfirmed::Reading;
 use super::lifecycle::outages::Vital;
 use super::punctuality::Punctuality;
-use super::recovery::takeover::{LATEST_NEWS, SuspectKey};
+use super::recovery::takeover::SuspectKey;
 use super::session::heartbeat::Heartbeat;
 use super::{Action, ActionId, Answer, CallId, Config, DisownReason, Notice, Output, Reply, Rng};
 use crate::belief::SessionBelief;
+use crate::limits::DEADLINE_JITTER;
 use crate::{
     Announcement, ClaimMode, ConsumerName, EntryId, Error, Fenced, FencingToken, Info, LeaseRef,
     LockScheme, Result, Session, SessionId, Settings, StreamName, Timestamp,
@@ -348,6 +349,6 @@ impl Cx {
 
     /// A short wait with jitter, for looking at a deadline that has just passed.
     pub(crate) fn deadline_jitter(&mut self) -> Duration {
-        self.rng.up_to(LATEST_NEWS)
+        self.rng.up_to(DEADLINE_JITTER)
     }
 }

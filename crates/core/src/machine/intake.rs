@@ -14,17 +14,12 @@ use super::leases::table::Origin;
 use super::lifecycle::outages::{Outages, Vital};
 use super::recovery::Recovery;
 use super::{Action, Notice, PAGE};
+use crate::limits::{FETCH_PAGE, LONGEST_FETCH};
 use crate::{FencingToken, Fetched, Result, Timestamp};
-
-/// Longest wait of one fetch. Only a bound: an entry ends the wait at once.
-const WAIT: Duration = Duration::from_secs(5);
 
 /// Before the next fetch if one that was to wait came back empty at once, from a
 /// server, or a proxy before it, that does not block.
 const UNBLOCKED: Duration = Duration::from_millis(100);
-
-/// The most one fetch takes, so that a burst is shared by all who have room.
-const LARGEST_PAGE: u64 = 500;
 
 #[derive(Debug, Default)]
 pub(crate) struct Intake {
@@ -94,9 +89,9 @@ impl Intake {
             // The first one shows at once whether it is allowed.
             (1, Duration::ZERO)
         } else if self.was_full == 0 {
-            (1, WAIT)
+            (1, LONGEST_FETCH)
         } else if backlog > 0 {
-            (share.clamp(1, LARGEST_PAGE) as usize, Duration::ZERO)
+            (share.clamp(1, FETCH_PAGE as u64) as usize, Duration::ZERO)
         } else {
             ((self.was_full * 2).min(32), Duration::ZERO)
         }

@@ -47,6 +47,7 @@ pub use io::{
 };
 
 pub use crate::belief::Belief;
+pub(crate) use crate::limits::PAGE;
 use crate::{ConsumerName, Error, Hint, LockScheme, Result, Settings, Timestamp};
 use backoff::Backoff;
 use cx::{Cx, Effect, Flight, InFlight, Phase};
@@ -63,9 +64,6 @@ use rng::Rng;
 pub(crate) use rng::mix;
 use session::SessionState;
 use session::heartbeat::Heartbeat;
-
-/// Streams per action: a page. A script over one takes Redis well under 2 ms.
-pub(crate) const PAGE: usize = 120;
 
 /// What a machine is made of.
 #[derive(Debug, Clone)]

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::Recovery;
 use super::scan::MOST_RECHECKS;
+use crate::limits::{LAST_RANK, LATEST_RANK, RANK_STEP};
 use crate::machine::cx::Cx;
 use crate::machine::deadlines::Deadlines;
 use crate::machine::leases::Leases;
@@ -28,18 +29,12 @@ use crate::{
     StreamName, Timestamp,
 };
 
-/// Between one consumer's turn and the next one's: what an acquire and the look
-/// before it take on a busy server.
-const STEP: Duration = Duration::from_millis(30);
-
 /// Until the lock of something that was given up is looked at again; doubling.
 const EARLY: Duration = Duration::from_millis(10);
 
 /// Where nobody knows who lives, turns are drawn from so long a time.
 const UNKNOWN: Duration = Duration::from_millis(45);
-
-/// From here on all go together, so that the last does not wait for ever.
-const LAST_PLACE: u32 = 3;
+const _: () = assert!(UNKNOWN.as_nanos() <= LATEST_RANK.as_nanos());
 
 /// Entries that others are to take first.
 #[derive(Debug, Default)]
@@ -153,7 +148,7 @@ impl Recovery {
         let wait = match self.place(cx, pending.entry, pending.consumer.as_ref()) {
             _ if has_come => return true,
             Some(0) => return true,
-            Some(place) => STEP * place.min(LAST_PLACE) + cx.deadline_jitter(),
+            Some(place) => RANK_STEP * place.min(LAST_RANK) + cx.deadline_jitter(),
             None => cx.rng.up_to(UNKNOWN),
         };
         let stream = content.stream.clone();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Recovery;
 use super::rank::hashed;
 use super::scan::{LOOK_PAGE, Looking, Target};
+use crate::limits::ID_PAGE;
 use crate::machine::cx::{Cx, Effect, Flight};
 use crate::machine::leases::Leases;
 use crate::machine::leases::table::State;
@@ -14,9 +15,6 @@ use crate::machine::{Action, Notice, Reply};
 use crate::{
     EntryId, LockId, LockState, Pending, PendingIds, PendingPage, Result, Scope, Timestamp,
 };
-
-/// Ids per listing of nothing but those.
-const ID_PAGE: usize = 1000;
 
 #[derive(Debug)]
 pub(crate) struct Look {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Recovery;
+use crate::limits::{BETWEEN_SMALL_PAGES, DEADLINE_JITTER};
 use crate::machine::cx::{Cx, Effect, Flight};
 use crate::machine::leases::Leases;
 use crate::machine::leases::acquire::SOONEST;
@@ -24,9 +25,6 @@ const FORGET_TRIES: u32 = 4;
 
 /// Take-overs of fewer leases than this wait a little before the next.
 const SMALL_PAGE: usize = 8;
-
-/// Everybody looks that soon after another's deadline, see [`Machine::deadline_jitter`].
-pub(crate) const LATEST_NEWS: Duration = Duration::from_millis(20);
 
 /// For the beat that tells of a death, and for the first page of a take-over.
 pub(crate) const ASKING: Duration = Duration::from_millis(10);
@@ -124,7 +122,7 @@ impl Recovery {
             _ => Stage::List,
         };
         let now = cx.now;
-        let all_know_at = cx.peers.all_know_at.min(now + LATEST_NEWS + ASKING);
+        let all_know_at = cx.peers.all_know_at.min(now + DEADLINE_JITTER + ASKING);
         if cx.is_manual()
             && !self
                 .orphans
@@ -252,7 +250,7 @@ impl Recovery {
         cx.budget.reserved -= places;
         let retry_at = cx.now + cx.rng.jittered(cx.settings.ttl / 10);
         // Small pages leave the others time to come: they look up to 20 ms later.
-        let next_small_at = cx.now + cx.rng.jittered(Duration::from_millis(20));
+        let next_small_at = cx.now + cx.rng.jittered(BETWEEN_SMALL_PAGES);
         let others_first = cx.now + OTHERS_FIRST;
         let members = u64::from(cx.peers.members);
         let manual = cx.is_manual();

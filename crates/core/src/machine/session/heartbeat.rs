@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::SessionState;
+use crate::limits::DEADLINE_JITTER;
 use crate::machine::cx::{Cx, Effect, Flight};
 use crate::machine::leases::Leases;
 use crate::machine::lifecycle::outages::Vital;
 use crate::machine::recovery::Recovery;
-use crate::machine::recovery::takeover::{ASKING, LATEST_NEWS};
+use crate::machine::recovery::takeover::ASKING;
 use crate::machine::{Action, DisownReason};
 use crate::{BeatOutcome, BeatReply, Error, LeaseRef, LockScheme, Result, SessionId, Timestamp};
 
@@ -146,7 +147,7 @@ impl SessionState {
     pub(crate) fn told_of_deadline(&mut self, cx: &mut Cx, reply: &BeatReply) {
         if let Some(deadline) = reply.next_deadline {
             let at = cx.now + deadline.max(self.before_next_deadline(cx, deadline));
-            cx.peers.all_know_at = at + LATEST_NEWS + ASKING;
+            cx.peers.all_know_at = at + DEADLINE_JITTER + ASKING;
             let at = at + cx.deadline_jitter();
             self.heartbeat_by(at);
         }
@@ -155,7 +156,7 @@ impl SessionState {
     /// The least time until another's deadline is looked at. A backend may say again and
     /// again that it is now, and nobody dies: then it is looked at less and less often.
     fn before_next_deadline(&mut self, cx: &Cx, deadline: Duration) -> Duration {
-        if deadline >= LATEST_NEWS {
+        if deadline >= DEADLINE_JITTER {
             self.in_vain = 0;
         }
         let wait = Duration::from_millis(1 << self.in_vain.min(20));

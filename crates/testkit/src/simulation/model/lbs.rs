@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
+use streamlease_core::limits::HANDED_BACK_IDLE;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
     Failures, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, MalformedReason,
@@ -17,7 +18,7 @@ use super::Mutant;
 use crate::simulation::fault::Estimate;
 
 /// How idle an entry looks that was handed back.
-const HANDED_BACK_IDLE_MS: u64 = 3_600_000;
+const HANDED_BACK_IDLE_MS: u64 = HANDED_BACK_IDLE.as_millis() as u64;
 
 type Payload = Result<Announcement, MalformedReason>;
 

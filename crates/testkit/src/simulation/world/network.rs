@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use streamlease_core::Hint;
+use streamlease_core::limits::time_limit;
 use streamlease_core::machine::{Action, ActionId, Reply};
 
 use super::client::Sent;
@@ -12,13 +13,6 @@ use super::{Event, World, trace, unavailable};
 use crate::clock::{SECOND, Time, ns};
 use crate::simulation::model::Mutant;
 use crate::simulation::network::{Network, TRAVEL};
-
-/// The longest that the driver waits for an answer, beside what a fetch waits for.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-
-fn at_least(ms: u64, limit: Duration) -> Duration {
-    limit.clamp(Duration::from_millis(ms), LONGEST_WAIT)
-}
 
 impl World {
     pub(super) fn send(&mut self, node: usize, id: ActionId, action: Action) {
@@ -32,13 +26,7 @@ impl World {
             self.checker.fetches(node, sent);
         }
         let n = &mut self.nodes[node];
-        let ttl = n.settings.ttl;
-        let limit = match &action {
-            Action::Beat { .. } | Action::Open(_) => at_least(50, ttl / 4),
-            Action::Fetch { wait, .. } => *wait + at_least(2_000, ttl),
-            Action::List { .. } => at_least(2_000, ttl),
-            _ => at_least(500, ttl / 2),
-        };
+        let limit = time_limit(&action, n.settings.ttl);
         let give_up = n.clock.when(sent + limit, now);
         let cut = n.requests_lost_until > now;
         self.push(give_up, Event::GiveUp(node, id));

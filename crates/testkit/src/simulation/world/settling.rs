@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use streamlease_core::limits::{BETWEEN_SMALL_PAGES, DEADLINE_JITTER, LATEST_RANK, LONGEST_FETCH};
 use streamlease_core::{Settings, StreamName, Timestamp};
 
 use super::{Event, LEAST_STEPS, Outcome, World, trace};
@@ -16,18 +17,6 @@ use crate::simulation::fault::Fault;
 use crate::simulation::link::Link;
 use crate::simulation::network::TRAVEL;
 use crate::simulation::plan::{LEAST_FAULTS, Manual};
-
-/// Survivors look at a deadline that has passed within that time.
-const LOOK_JITTER: Duration = Duration::from_millis(20);
-
-/// The latest turn at an orphan after looking.
-const LATEST_TURN: Duration = Duration::from_millis(40);
-
-/// Between two small pages of a take-over, jitter included.
-const BETWEEN_PAGES: Duration = Duration::from_millis(20);
-
-/// The longest wait of one fetch.
-const FETCH_WAIT: Duration = Duration::from_secs(5);
 
 impl World {
     pub(super) fn settle(&mut self, outcome: &mut Outcome) {
@@ -198,7 +187,7 @@ impl World {
         let leased = |world: &Self| world.unleased(first).is_empty();
         // A fetch whose answer was lost is given up only when its wait is over;
         // what it took is listed then.
-        let deaf = ns(FETCH_WAIT) + ttl.max(ns(Duration::from_secs(2)));
+        let deaf = ns(LONGEST_FETCH) + ttl.max(ns(Duration::from_secs(2)));
         let seen = 2 * ns(self.longest_ttl().sweep_interval()) + ttl;
         if !self.run_until(self.now + deaf + seen + self.by_hand(), leased) {
             let what = format!(
@@ -290,7 +279,7 @@ impl World {
 
     /// Beyond the TTL of the dead.
     fn taken_within(&self, victim: usize, streams: usize) -> Time {
-        let pages = (BETWEEN_PAGES + 2 * TRAVEL) * streams as u32;
+        let pages = (BETWEEN_SMALL_PAGES + 2 * TRAVEL) * streams as u32;
         // A look is a beat, a list and an inspection; then acquire and claim.
         let steps = 2 * 5 * TRAVEL;
         // Who has no room for a moment comes again for the rest of the list in
@@ -311,7 +300,7 @@ impl World {
             .thin
             .map(|each| each * read + self.checker.longest_ttl);
         let thin = thin.unwrap_or_default();
-        ns(LOOK_JITTER + LATEST_TURN + pages + steps + again + thin) + shared + self.by_hand()
+        ns(DEADLINE_JITTER + LATEST_RANK + pages + steps + again + thin) + shared + self.by_hand()
     }
 
     /// Whether somebody who runs has the name of that process, which is dead.
