@@ -151,13 +151,12 @@ fn main() -> Result<()> {
 /// The LBS in memory, the locks in the table.
 async fn use_it(sim: &SimRuntime) -> Result<()> {
     let backend = MemoryBackend::new(sim.clone());
-    let client = Client::builder("orders")
+    let (client, mut events) = Client::builder("orders")
         .consumer("worker-1")
         .backend(backend.clone())
         .locks(locks("orders", Arc::new(sim.clone()))?)
         .runtime(sim.clone())
-        .build()?;
-    let mut events = client.start().await?;
+        .start()?;
     Producer::new("orders", &backend, sim.clone())?
         .submit("call-1", Info::NONE)
         .await?;
@@ -171,7 +170,7 @@ async fn use_it(sim: &SimRuntime) -> Result<()> {
                     lease.token()
                 );
                 println!("it is completed: {:?}", lease.complete().await?);
-                client.done().await?;
+                client.shutdown().await;
             }
             Event::Terminated(end) => println!("the client ends: {end}"),
             other => println!("{other:?}"),

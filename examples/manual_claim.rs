@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use streamlease::{
-    BackendProvider, ClaimMode, ClaimResult, Client, Completion, ConsumerName, Event, Info, Lease,
-    MemoryBackend, Producer, RedisBackend, Result, Runtime, TokioRuntime,
+    BackendProvider, ClaimMode, ClaimResult, Client, Completion, ConsumerName, Event, Events, Info,
+    Lease, MemoryBackend, Producer, RedisBackend, Result, Runtime, TokioRuntime,
 };
 use streamlease_examples::Process;
 
@@ -33,8 +33,7 @@ const TTL: Duration = Duration::from_secs(1);
 const STREAMS: [&str; 3] = ["call-1", "call-2", "call-3"];
 
 /// The loop. Compare with `for n := range client.Init(ctx)` in Go.
-async fn work(client: Client) -> Result<()> {
-    let mut events = client.start().await?;
+async fn work(client: Client, mut events: Events) -> Result<()> {
     let mut finished = 0;
     while let Some(event) = events.next().await {
         match event {
@@ -45,7 +44,7 @@ async fn work(client: Client) -> Result<()> {
                 if finished == STREAMS.len() {
                     // Go's Done() acknowledges and deletes what is unfinished. This
                     // one hands it back, so that others continue.
-                    client.done().await?;
+                    client.shutdown().await;
                 }
             }
             Event::StreamExpired(orphan) => {
@@ -71,7 +70,7 @@ async fn work(client: Client) -> Result<()> {
 /// A real handler would be a task of its own, so that the loop goes on.
 async fn handle(client: &Client, lease: &Lease) -> Result<()> {
     // By name, as in Go; `lease.complete()` does the same.
-    match client.done_stream(lease.stream()).await? {
+    match client.complete_stream(lease.stream()).await? {
         Completion::Completed => println!("                done"),
         other => println!("                not done by this worker: {other:?}"),
     }
@@ -99,15 +98,15 @@ async fn main() -> Result<()> {
         STREAMS.len()
     );
 
-    let client = Client::builder(&service)
+    let (client, events) = Client::builder(&service)
         // Left out, this is POD_NAME, else POD_IP, as in Go.
         .consumer("worker-2")
         .backend(backend)
         .runtime(runtime)
         .ttl(TTL)
         .claim_mode(ClaimMode::Manual)
-        .build()?;
-    work(client).await?;
+        .start()?;
+    work(client, events).await?;
 
     if let Some(url) = &args.redis
         && let Err(err) = streamlease_examples::remove_keys(url, &service)
@@ -124,13 +123,12 @@ async fn lease_all_and_die(
     runtime: &Arc<dyn Runtime>,
 ) -> Result<()> {
     let process = Process::new(runtime.clone());
-    let client = Client::builder(service)
+    let (_client, mut events) = Client::builder(service)
         .consumer("worker-1")
         .backend(backend.clone())
         .runtime(process.clone())
         .ttl(TTL)
-        .build()?;
-    let mut events = client.start().await?;
+        .start()?;
     let mut leases = Vec::new();
     while let Some(Event::StreamAdded(lease)) = events.next().await {
         leases.push(lease);

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use streamlease::{
-    Client, Completion, Event, Info, Lease, MemoryBackend, Producer, Result, Runtime,
+    Client, Completion, Event, Events, Info, Lease, MemoryBackend, Producer, Result, Runtime,
 };
 use streamlease_testkit::sim::{SimHandle, SimRuntime};
 
@@ -48,11 +48,12 @@ async fn record(call: Lease, worker: &'static str, archive: Archive, runtime: Ar
     }
 }
 
-async fn work(client: Client, worker: &'static str, archive: Archive, runtime: Arc<dyn Runtime>) {
-    let mut events = match client.start().await {
-        Ok(events) => events,
-        Err(err) => return eprintln!("{worker} cannot start: {err}"),
-    };
+async fn work(
+    mut events: Events,
+    worker: &'static str,
+    archive: Archive,
+    runtime: Arc<dyn Runtime>,
+) {
     while let Some(event) = events.next().await {
         if let Event::StreamAdded(call) = event {
             let task = record(call, worker, archive.clone(), runtime.clone());
@@ -110,16 +111,16 @@ impl World {
     /// Runs the program in a simulated process.
     fn start(&self, worker: &'static str) -> Result<SimHandle> {
         let process = self.sim.handle();
-        let client = Client::builder("calls")
+        let (_client, events) = Client::builder("calls")
             .consumer(worker)
             .backend(self.backend.clone())
             .runtime(process.clone())
             // By default the operating system draws it, and runs would differ.
             .seed(self.sim.random(u64::MAX))
-            .build()?;
+            .start()?;
         let runtime = Arc::new(process.clone());
         process.spawn(Box::pin(work(
-            client,
+            events,
             worker,
             self.archive.clone(),
             runtime,

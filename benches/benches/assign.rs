@@ -191,15 +191,15 @@ async fn share(
 }
 
 async fn start(backend: &RedisBackend, n: usize, capacity: usize) -> (Client, Events) {
-    let client = Client::builder(SERVICE)
+    let (client, events) = Client::builder(SERVICE)
         .consumer(format!("c{n}"))
         .backend(backend.clone())
         .runtime(TokioRuntime::new())
         .ttl(TTL)
         .capacity(capacity)
-        .build()
+        .start()
         .unwrap();
-    let events = client.start().await.unwrap();
+    client.started().await.unwrap();
     (client, events)
 }
 
@@ -317,7 +317,7 @@ async fn ours(
     }
     let result = run(server, &backend, streams, &finish).await;
     for client in clients {
-        client.done().await.unwrap();
+        client.shutdown().await;
     }
     result
 }

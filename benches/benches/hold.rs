@@ -231,16 +231,16 @@ impl Held {
             };
         };
         let backend = RedisBackend::connect(url).await.unwrap();
-        let client = Client::builder(SERVICE)
+        let (client, events) = Client::builder(SERVICE)
             .consumer("holder")
             .backend(backend.with_lock_scheme(scheme))
             .runtime(TokioRuntime::new())
             .ttl(cell.ttl)
             // Who has no room left does not sweep.
             .capacity(cell.streams + 1_000)
-            .build()
+            .start()
             .unwrap();
-        let events = client.start().await.unwrap();
+        client.started().await.unwrap();
         Self::Ours {
             _client: client,
             events,

@@ -254,16 +254,16 @@ async fn start(
     recorder: Arc<dyn Recorder>,
 ) -> (Client, streamlease_core::Events) {
     let backend = RedisBackend::connect(url).await.unwrap();
-    let client = Client::builder(SERVICE)
+    let (client, events) = Client::builder(SERVICE)
         .consumer(format!("s{n}"))
         .backend(backend.with_lock_scheme(scheme))
         .runtime(TokioRuntime::new())
         .ttl(ttl)
         .capacity(20_000)
         .recorder(recorder)
-        .build()
+        .start()
         .unwrap();
-    let events = client.start().await.unwrap();
+    client.started().await.unwrap();
     (client, events)
 }
 
@@ -301,6 +301,6 @@ async fn victim(url: &str, scheme: &str, ttl: Duration, streams: usize) {
     };
     tokio::select! {
         () = holding => {}
-        _ = terminated.recv() => client.done().await.unwrap(),
+        _ = terminated.recv() => client.shutdown().await,
     }
 }

@@ -115,14 +115,14 @@ async fn play(args: &Args, runtime: Arc<dyn Runtime>) -> Result<bool> {
     let mut workers = Vec::new();
     for name in ["worker-1", "worker-2", "worker-3"] {
         let process = Process::new(runtime.clone());
-        let client = Client::builder(&service)
+        let (client, events) = Client::builder(&service)
             .consumer(name)
             // Each worker connects for itself, as separate processes do.
             .backend(connect(args, &memory).await?)
             .runtime(process.clone())
             .ttl(TTL)
-            .build()?;
-        let events = client.start().await?;
+            .start()?;
+        client.started().await?;
         let worker = Worker {
             name,
             process: process.clone(),
@@ -177,7 +177,7 @@ async fn play(args: &Args, runtime: Arc<dyn Runtime>) -> Result<bool> {
     pause(&runtime, TTL / 2).await;
     for (name, _, client) in &workers {
         if *name != killed.0 {
-            client.done().await?;
+            client.shutdown().await;
         }
     }
     until(&runtime, || ended.is_closed()).await;

@@ -69,13 +69,13 @@ fn a_client_with_per_stream_locks_ends_at_its_start_on_a_cluster() {
     on_tokio(|| async {
         let server = cluster_of_one().await;
         let provider = RedisBackend::new(server.url()).unwrap();
-        let client = Client::builder("orders")
+        let (client, _events) = Client::builder("orders")
             .consumer("a")
             .backend(provider.with_lock_scheme(LockScheme::PerStream))
             .runtime(streamlease_runtime_tokio::TokioRuntime::new())
-            .build()
+            .start()
             .unwrap();
-        let err = soon(client.start()).await.unwrap_err();
+        let err = soon(client.started()).await.unwrap_err();
         assert!(err.to_string().contains("cluster mode"), "{err:?}");
         assert!(!err.is_retryable(), "{err:?}");
     });

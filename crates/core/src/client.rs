@@ -1,26 +1,28 @@
 //! [`Client`]: one consumer of one service, and its [`ClientBuilder`].
 
 use std::env;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender, WeakSender};
+use async_channel::{Sender, WeakSender};
 
-use crate::driver::{Driver, Measures, Message, Shared, Voice};
+use crate::driver::{Driver, Measures, Message, ReportStart, Shared, Startup, Voice};
 use crate::events::{Events, Orphan};
 use crate::machine::{Answer, CallId, ClaimResult, Command, Completion, Config, Machine, closed};
 use crate::recorder::NoRecorder;
 use crate::settings::check_capacity;
 use crate::{
-    Backend, BackendProvider, BoxFuture, ClaimMode, ConsumerName, Error, ErrorKind, LockManager,
-    Recorder, Result, RetryPolicy, Runtime, ServiceName, Settings, StreamName, Timestamp,
+    BackendProvider, BoxFuture, ClaimMode, ConsumerName, Error, ErrorKind, LockManager, Recorder,
+    Result, RetryPolicy, Runtime, ServiceName, Settings, StreamName, Timestamp,
 };
 
 /// One consumer of one service.
 ///
-/// A cheap handle; clones are the same client. When the client, its events and
-/// its leases are all dropped, everything is handed back and every task ends.
+/// A cheap handle; clones are the same client. [`ClientBuilder::start`] makes and starts
+/// it. When the client, its events and its leases are all dropped, everything is handed
+/// back and every task ends; await [`shutdown`](Self::shutdown) before the process ends, so
+/// that nobody has to wait for its death.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -29,12 +31,8 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     consumer: ConsumerName,
-    settings: Settings,
-    backend: Backend,
-    recorder: Arc<dyn Recorder>,
+    startup: Arc<Startup>,
     handle: Handle,
-    /// What the driver will read; taken by `start`.
-    messages: Mutex<Option<Receiver<Message>>>,
 }
 
 impl Client {
@@ -53,64 +51,20 @@ impl Client {
         }
     }
 
-    /// Starts to take streams. Resolves once the client is subscribed and reading.
+    /// Resolves once the client is subscribed to hints and reads the LBS.
     ///
-    /// Waits for a backend that is not up yet, as the retry policy says.
-    ///
-    /// Works once per client. Dropping the future shuts the client down: what it has
-    /// taken meanwhile is handed back, and its session closed. Await
-    /// [`done`](Self::done) before the process ends, so that nobody has to wait for its
-    /// death. Another start needs another client.
+    /// Waits for a backend that is not up yet, as the retry policy says. Nobody needs to
+    /// wait for it: what is said here comes as [`Event`](crate::Event)s, too.
     ///
     /// # Errors
-    /// If the backend refuses what it has never allowed, or cannot be reached and the retry policy gives
-    /// up (by default it never does); [`Closed`](ErrorKind::Closed) if the
-    /// client was started or shut down before.
-    pub async fn start(&self) -> Result<Events> {
-        let inner = &self.inner;
-        let messages = inner
-            .messages
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Closed,
-                    "the client was started or shut down before; build another one",
-                )
-            })?;
-        let runtime = inner.handle.runtime.clone();
-        let config = Config {
-            consumer: inner.consumer.clone(),
-            settings: inner.settings.clone(),
-            scheme: inner.backend.locks.scheme(),
-            seed: inner.handle.seed,
-        };
-        let (events_in, events_out) = async_channel::unbounded();
-        let (started_in, started_out) = async_channel::bounded(1);
-        let shared = Arc::new(Shared::default());
-        let events = Events::new(events_out, shared.clone(), inner.handle.clone());
-        let (voice, lines) = Voice::new();
-        let driver = Driver {
-            machine: Machine::new(config, runtime.now()),
-            consumer: inner.consumer.clone(),
-            ttl: inner.settings.ttl,
-            backend: inner.backend.clone(),
-            runtime: runtime.clone(),
-            measures: Measures::new(inner.recorder.clone(), voice.clone()),
-            voice,
-            lines: Some(lines),
-            messages,
-            events: events_in,
-            shared,
-            handles: inner.handle.downgrade(),
-            started: Some(started_in),
-        };
-        runtime.spawn(Box::pin(driver.run()));
-        let mut starting = Starting(Some(inner.handle.clone()));
-        let started = started_out.recv().await.unwrap_or_else(|_| Err(closed()));
-        starting.0 = None;
-        started.map(|()| events)
+    /// If the backend refuses what it has never allowed, or cannot be reached and the retry
+    /// policy gives up (by default it never does): the client has ended.
+    /// [`Closed`](ErrorKind::Closed) if it was shut down before.
+    ///
+    /// Cancel-safe, and fine to call again: dropping the future changes nothing, and the
+    /// client goes on with its start. To give that up, call [`shutdown`](Self::shutdown).
+    pub async fn started(&self) -> Result<()> {
+        self.inner.startup.outcome().await
     }
 
     /// Takes an orphan that `StreamExpired` reported. If it succeeds, the lease
@@ -150,8 +104,7 @@ impl Client {
     /// A lower one takes nothing away: what is held stays, what is being locked
     /// at this moment still comes, and nothing more is taken until fewer are
     /// held. An entry that was fetched and finds no room goes to another consumer
-    /// after about a TTL. 0 pauses: nothing more is taken. Fine before
-    /// [`start`](Self::start), and without effect after the end.
+    /// after about a TTL. 0 pauses: nothing more is taken. Without effect after the end.
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) if it is out of bounds (0 to 10,000,000).
@@ -163,12 +116,14 @@ impl Client {
         Ok(())
     }
 
-    /// Completes the lease of a data stream by its name; see [`Lease::complete`](crate::Lease::complete).
-    pub async fn done_stream(&self, stream: &StreamName) -> Result<Completion> {
+    /// Completes the lease of a data stream by its name; see
+    /// [`Lease::complete`](crate::Lease::complete).
+    #[doc(alias = "DoneStream")]
+    pub async fn complete_stream(&self, stream: &StreamName) -> Result<Completion> {
         let stream = stream.clone();
         self.inner
             .handle
-            .complete(|call| Command::DoneStream { stream, call })
+            .complete(|call| Command::CompleteStream { stream, call })
             .await
     }
 
@@ -181,38 +136,19 @@ impl Client {
     /// Takes at most one TTL, whether or not the backend can be reached, and a tenth of
     /// a second more if the logger takes nothing: when this resolves, or `Terminated`
     /// comes, which is the last event, what the client had to log is logged. Fine to
-    /// call again.
-    pub async fn done(&self) -> Result<()> {
-        let started = self
-            .inner
-            .messages
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .is_none();
-        if started {
-            self.inner
-                .handle
-                .call(|call| Command::Shutdown { call: Some(call) })
-                .await;
-        }
-        Ok(())
+    /// call again, and while the client has not [`started`](Self::started).
+    ///
+    /// Cancel-safe: once polled, the client ends without the caller.
+    #[doc(alias = "Done")]
+    pub async fn shutdown(&self) {
+        let shutdown = |call| Command::Shutdown { call: Some(call) };
+        // No answer, or an error: its task has ended already.
+        let _ = self.inner.handle.call(shutdown).await;
     }
 
     /// The consumer's name in the group: the identity with the prefix `redis-consumer-`.
     pub fn id(&self) -> &ConsumerName {
         &self.inner.consumer
-    }
-}
-
-/// Shuts the client down if its start is given up.
-struct Starting(Option<Handle>);
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(handle) = self.0.take() {
-            handle.post(Command::Shutdown { call: None });
-        }
     }
 }
 
@@ -304,7 +240,7 @@ impl WeakHandle {
     }
 }
 
-/// Builds a [`Client`]. A backend and a runtime are needed, an identity too
+/// Starts a [`Client`]. A backend and a runtime are needed, an identity too
 /// unless `POD_NAME` or `POD_IP` is set; everything else has a default.
 #[derive(Debug)]
 pub struct ClientBuilder {
@@ -420,12 +356,18 @@ impl ClientBuilder {
         self
     }
 
-    /// Checks everything; does no I/O.
+    /// Checks everything, and starts to take streams: the one task that does it all is
+    /// spawned on the runtime. Returns at once, without I/O;
+    /// [`Client::started`] waits until the client reads.
+    ///
+    /// A backend that is not up yet is waited for, as the retry policy says. What ends the
+    /// client, if anything does, comes as [`Terminated`](crate::Event::Terminated).
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config), naming the setting, its value and what would be right;
     /// [`Environment`](ErrorKind::Environment) if the operating system gives no random numbers.
-    pub fn build(self) -> Result<Client> {
+    #[doc(alias = "Init")]
+    pub fn start(self) -> Result<(Client, Events)> {
         let service = ServiceName::new(&self.service)?;
         self.settings.validate()?;
         let consumer = identity(self.consumer)?;
@@ -443,24 +385,50 @@ impl ClientBuilder {
             Some(seed) => seed,
             None => random()?,
         };
-        let (messages_in, messages_out) = async_channel::unbounded();
+        let (messages_in, messages) = async_channel::unbounded();
+        let (events_in, events_out) = async_channel::unbounded();
         let handle = Handle {
             messages: messages_in,
             calls: Arc::new(AtomicU64::new(1)),
-            runtime,
+            runtime: runtime.clone(),
             seed,
         };
+        let shared = Arc::new(Shared::default());
+        let startup = Arc::new(Startup::default());
+        let events = Events::new(events_out, shared.clone(), handle.clone());
+        let ttl = self.settings.ttl;
+        let config = Config {
+            consumer: consumer.clone(),
+            settings: self.settings,
+            scheme: backend.locks.scheme(),
+            seed,
+        };
+        let (voice, lines) = Voice::new();
+        let driver = Driver {
+            machine: Machine::new(config, runtime.now()),
+            consumer: consumer.clone(),
+            ttl,
+            backend,
+            runtime: runtime.clone(),
+            measures: Measures::new(self.recorder, voice.clone()),
+            voice,
+            lines: Some(lines),
+            messages,
+            events: events_in,
+            shared,
+            handles: handle.downgrade(),
+            started: ReportStart(startup.clone()),
+        };
+        runtime.spawn(Box::pin(driver.run()));
         let inner = Inner {
             consumer,
-            settings: self.settings,
-            backend,
-            recorder: self.recorder,
+            startup,
             handle,
-            messages: Mutex::new(Some(messages_out)),
         };
-        Ok(Client {
+        let client = Client {
             inner: Arc::new(inner),
-        })
+        };
+        Ok((client, events))
     }
 }
 

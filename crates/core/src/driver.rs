@@ -3,6 +3,7 @@
 
 mod actions;
 mod measures;
+mod startup;
 mod voice;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use log::Level;
 
 use self::actions::{execute, measured, name_of, size_of};
 pub(crate) use self::measures::Measures;
+pub(crate) use self::startup::{ReportStart, Startup};
 pub(crate) use self::voice::{Lines, Voice};
 use crate::client::WeakHandle;
 use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
@@ -30,7 +32,7 @@ use crate::machine::{
 use crate::recorder::EndKind;
 use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp};
 
-/// A subscription that takes longer has failed: `start` waits for the first one.
+/// A subscription that takes longer has failed: `Client::started` waits for the first one.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Until the next try after the first failure; doubling up to the same limit.
@@ -72,7 +74,7 @@ pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     /// For the leases it hands out; weak, so that the driver does not keep itself alive.
     pub(crate) handles: WeakHandle,
-    pub(crate) started: Option<Sender<Result<()>>>,
+    pub(crate) started: ReportStart,
 }
 
 /// What a notice is measured as.
@@ -191,7 +193,7 @@ impl Driver {
                     }
                 }
             };
-            self.report_started(&mut state);
+            self.report_started(&state);
 
             let wake = self
                 .wait(&arrivals, deadline, listened_to, handles_gone)
@@ -317,12 +319,9 @@ impl Driver {
         self.machine.handle(self.runtime.now(), input);
     }
 
-    fn report_started(&mut self, state: &mut StartState) {
-        if state.fetching
-            && state.subscription_tried
-            && let Some(started) = self.started.take()
-        {
-            let _ = started.try_send(Ok(()));
+    fn report_started(&self, state: &StartState) {
+        if state.fetching && state.subscription_tried && !self.started.is_told() {
+            self.started.tell(Ok(()));
         }
     }
 
@@ -397,7 +396,7 @@ impl Driver {
             said: false,
         };
         self.runtime.spawn(Box::pin(async move {
-            // Hints are not needed; `start` waits for the first try.
+            // Hints are not needed; `Client::started` waits for the first try.
             let _last_word = last_word;
             let listen = async {
                 let mut wait = SUBSCRIBE_AGAIN;
@@ -520,8 +519,8 @@ impl Driver {
             }
             Notice::Terminated { error } => {
                 let termination = Termination::new(error);
-                if let Some(started) = self.started.take() {
-                    let _ = started.try_send(Err(termination.to_error()));
+                if !self.started.is_told() {
+                    self.started.tell(Err(termination.to_error()));
                 }
                 (Some(Event::Terminated(termination)), None)
             }
@@ -611,7 +610,7 @@ impl Drop for Driver {
     }
 }
 
-/// What `start` waits for.
+/// What `Client::started` waits for.
 #[derive(Debug, Default)]
 struct StartState {
     fetching: bool,

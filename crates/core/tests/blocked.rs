@@ -79,8 +79,8 @@ async fn start(recorder: Arc<dyn Recorder>) -> (Client, Events, Producer, Faults
     backend.locks = locks;
     let builder = Client::builder("orders").consumer("a").ttl(TTL);
     let builder = builder.backend(Given(backend)).recorder(recorder);
-    let client = builder.runtime(TokioRuntime::new()).build().unwrap();
-    let events = client.start().await.unwrap();
+    let (client, events) = builder.runtime(TokioRuntime::new()).start().unwrap();
+    client.started().await.unwrap();
     (client, events, producer, faults)
 }
 
@@ -144,7 +144,7 @@ fn a_logger_that_blocks_keeps_nobody_from_hearing_of_the_end_of_a_lease() {
         let event = within(TTL, "its event", events.next()).await;
         assert!(matches!(event, Some(Event::StreamDisowned(_))), "{event:?}");
         locks.repair();
-        within(TTL * 2, "the end", client.done()).await.unwrap();
+        within(TTL * 2, "the end", client.shutdown()).await;
         LOG.0.open();
     });
 }
@@ -225,7 +225,7 @@ fn a_recorder_that_panics_ends_no_client() {
             assert_eq!(completed.unwrap(), Completion::Completed);
         }
         assert!(recorder.0.load(Ordering::Relaxed));
-        within(TTL * 2, "the end", client.done()).await.unwrap();
+        within(TTL * 2, "the end", client.shutdown()).await;
         let event = within(TTL, "the last event", events.next()).await;
         assert!(matches!(event, Some(Event::Terminated(end)) if end.is_shutdown()));
     });

@@ -247,7 +247,7 @@ fn gone<F: Future<Output = ()>>(
 async fn hand_back(fleet: Fleet, going: Node) {
     let client = going.client.clone();
     fleet.sim.spawn(Box::pin(async move {
-        client.done().await.unwrap();
+        client.shutdown().await;
         drop(going);
     }));
 }

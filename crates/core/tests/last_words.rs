@@ -108,8 +108,8 @@ async fn end(fleet: &Fleet, runtime: LateWriter, by_event: bool) -> Duration {
     for n in 0..STREAMS {
         fleet.submit(&[&format!("s{n}")]).await;
     }
-    let client = fleet.builder("a").runtime(runtime).build().unwrap();
-    let mut events = client.start().await.unwrap();
+    let (client, mut events) = fleet.builder("a").runtime(runtime).start().unwrap();
+    client.started().await.unwrap();
     let mut held = Vec::new();
     while held.len() < STREAMS {
         if let Some(Event::StreamAdded(lease)) = events.next().await {
@@ -117,7 +117,7 @@ async fn end(fleet: &Fleet, runtime: LateWriter, by_event: bool) -> Duration {
         }
     }
     let begun = fleet.sim.now();
-    let done = async { client.done().await.unwrap() };
+    let done = async { client.shutdown().await };
     let told = async { while !matches!(events.next().await, Some(Event::Terminated(_))) {} };
     if by_event {
         future::or(told, async {
@@ -168,9 +168,9 @@ fn whoever_is_told_that_it_cannot_start_finds_the_reason_in_the_log() {
     backend.locks = locks.clone();
     faults.break_all();
     let builder = fleet.builder("a").runtime(late).locks(locks);
-    let client = builder.retry(RetryPolicy::NONE).build().unwrap();
+    let (client, _events) = builder.retry(RetryPolicy::NONE).start().unwrap();
     sim.block_on(async {
-        client.start().await.unwrap_err();
+        client.started().await.unwrap_err();
         assert_eq!(LOG.count("gave up consumer="), 1);
     });
 }

@@ -143,8 +143,8 @@ fn a_driver_that_its_executor_drops_takes_its_leases_and_calls_with_it() {
                 now,
             };
             let builder = fleet.builder("n").runtime(dropping).backend(Given(backend));
-            let client = builder.build().unwrap();
-            let mut events = client.start().await.unwrap();
+            let (client, mut events) = builder.start().unwrap();
+            client.started().await.unwrap();
             let mut leases = Vec::new();
             for name in ["s", "t"] {
                 fleet.submit(&[name]).await;
@@ -261,9 +261,9 @@ fn a_call_that_panics_is_an_error_and_no_call_that_is_never_answered() {
                 every,
             };
             let builder = fleet.builder("n").runtime(panicky);
-            let client = builder.build().unwrap();
+            let (client, mut events) = builder.start().unwrap();
             let limit = Duration::from_secs(30);
-            let mut events = within(&sim, limit, client.start()).await.unwrap();
+            within(&sim, limit, client.started()).await.unwrap();
             for n in 0..50 {
                 fleet.submit(&[&format!("s{n}")]).await;
                 let event = within(&sim, limit, events.next()).await;
@@ -272,7 +272,7 @@ fn a_call_that_panics_is_an_error_and_no_call_that_is_never_answered() {
                 };
                 within(&sim, limit, lease.complete()).await.unwrap();
             }
-            within(&sim, limit, client.done()).await.unwrap();
+            within(&sim, limit, client.shutdown()).await;
         });
     }
 }
@@ -321,8 +321,8 @@ fn messages_without_end_do_not_keep_the_driver_from_its_work() {
             lease: Mutex::new(None),
             posts: AtomicUsize::new(0),
         });
-        let client = fleet.builder("n").runtime(flood.clone()).build().unwrap();
-        let mut events = client.start().await.unwrap();
+        let (client, mut events) = fleet.builder("n").runtime(flood.clone()).start().unwrap();
+        client.started().await.unwrap();
         let mut leases = Vec::new();
         for name in ["s", "t"] {
             fleet.submit(&[name]).await;

@@ -235,7 +235,7 @@ impl streamlease_core::Notifier for Mute {
 /// ended right after.
 #[test]
 fn a_start_that_is_given_up_hands_back_what_it_had_and_closes_its_session() {
-    for session_leases in [true, false] {
+    for (session_leases, by_shutdown) in [(true, true), (true, false), (false, true)] {
         let sim = SimRuntime::new(1);
         let fleet = Fleet::new(sim.clone(), session_leases);
         sim.block_on(async {
@@ -246,9 +246,9 @@ fn a_start_that_is_given_up_hands_back_what_it_had_and_closes_its_session() {
             let process = sim.handle();
             let builder = fleet.builder("n").ttl(Duration::from_secs(60));
             let builder = builder.runtime(process.clone()).backend(Given(backend));
-            let client = builder.build().unwrap();
+            let (client, events) = builder.start().unwrap();
             let starting = async {
-                client.start().await.unwrap();
+                client.started().await.unwrap();
                 panic!("it starts without hints, later");
             };
             let given_up = fleet.sleep(Duration::from_secs(1));
@@ -256,9 +256,15 @@ fn a_start_that_is_given_up_hands_back_what_it_had_and_closes_its_session() {
             // Per-stream locks in memory keep no sessions.
             let sessions = usize::from(session_leases);
             assert_eq!(locks.members().await.unwrap().len(), sessions);
-            fleet.sleep(Duration::from_millis(100)).await;
+            if by_shutdown {
+                client.shutdown().await;
+                let told = client.started().await.unwrap_err();
+                assert_eq!(told.kind(), ErrorKind::Closed, "{told}");
+            } else {
+                drop((client, events));
+                fleet.sleep(Duration::from_millis(100)).await;
+            }
             assert_eq!(locks.members().await.unwrap(), []);
-            client.done().await.unwrap();
             let mut other = fleet.start("o").await;
             for _ in 0..2 {
                 other.lease(Duration::from_secs(1)).await;

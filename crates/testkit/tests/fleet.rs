@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamlease_core::{Client, Completion, Event, Lease, LockScheme};
+use streamlease_core::{Completion, Event, Lease, LockScheme};
 use streamlease_testkit::simulation::fleet::{Outcome, Process, Trial};
 use streamlease_testkit::simulation::{
     Fault, LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Mutant, Of, Refused,
@@ -21,13 +21,13 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
 ) {
     // Now and then everybody is full.
     let capacity = |process: &Process| 1 + process.random(12) as usize;
-    let client = process.client().capacity(capacity(&process)).build();
-    let client: Client = client.expect("a valid client");
-    let mut events = client.start().await.expect("it never gives up");
+    let client = process.client().capacity(capacity(&process)).start();
+    let (client, mut events) = client.expect("a valid client");
+    client.started().await.expect("it never gives up");
     let (stopping, ending) = (process.clone(), client.clone());
     process.spawn(async move {
         stopping.asked_to_stop().await;
-        ending.done().await.expect("it was started");
+        ending.shutdown().await;
     });
     while let Some(event) = events.next().await {
         if let Event::StreamAdded(lease) = event {

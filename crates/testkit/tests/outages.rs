@@ -24,15 +24,15 @@ const OUTAGES: usize = 25;
 /// A client that takes what there is and holds it.
 async fn consumer(sim: &SimRuntime, servers: &SimServers, nth: usize) -> (SimHandle, Line) {
     let (process, line) = (sim.handle(), servers.line());
-    let client = Client::builder("orders")
+    let (client, mut events) = Client::builder("orders")
         .consumer(format!("c{nth}"))
         .backend(line.clone())
         .runtime(process.clone())
         .ttl(TTL)
         .seed(sim.random(u64::MAX))
-        .build()
+        .start()
         .expect("valid settings");
-    let mut events = client.start().await.expect("no outage yet");
+    client.started().await.expect("no outage yet");
     let serve = async move {
         let mut leases = Vec::new();
         while let Some(event) = events.next().await {

@@ -87,7 +87,7 @@ async fn completing_removes_the_entry_and_the_lock(world: World) {
     let entries = world.submit(&["s"]).await;
     let lease = consumer.lease().await;
     assert_eq!(lease.entry(), entries[0]);
-    let completion = consumer.client.done_stream(lease.stream()).await;
+    let completion = consumer.client.complete_stream(lease.stream()).await;
     assert_eq!(completion.unwrap(), Completion::Completed);
     assert!(!lease.is_valid());
     world.within("lost", lease.lost()).await;

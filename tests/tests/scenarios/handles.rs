@@ -9,7 +9,7 @@ use crate::support::{Faults, World, everywhere, on_redis_with_smol};
 everywhere!(
     dropping_every_handle_ends_every_task_and_connection_and_hands_back,
     dropping_every_handle_in_an_outage_ends_every_task,
-    dropping_the_future_of_start_ends_every_task,
+    dropping_a_client_that_has_not_started_ends_every_task,
 );
 on_redis_with_smol!(dropping_every_handle_ends_every_task_and_connection_and_hands_back);
 
@@ -68,19 +68,20 @@ async fn dropping_every_handle_in_an_outage_ends_every_task(world: World) {
         .await;
 }
 
-async fn dropping_the_future_of_start_ends_every_task(world: World) {
+async fn dropping_a_client_that_has_not_started_ends_every_task(world: World) {
     let faults = Faults::default();
     let provider = faults.wrap(world.provider().await);
     faults.set_unreachable(true);
     let process = world.process();
-    let client = world.build("a", provider, &process, |b| b.retry(RetryPolicy::UNLIMITED));
+    let (client, events) =
+        world.begin("a", provider, &process, |b| b.retry(RetryPolicy::UNLIMITED));
     let start = async {
-        let _ = client.start().await;
+        let _ = client.started().await;
         panic!("it started");
     };
     futures_lite::future::or(start, world.pass(Duration::from_millis(200))).await;
     assert!(process.tasks() > 0);
-    drop(client);
+    drop((client, events));
     world
         .eventually("its tasks end", async || process.tasks() == 0)
         .await;

@@ -98,7 +98,7 @@ async fn any_key_may_vanish(world: World) {
     // One that left is buried, one bad entry is in quarantine, one stream was announced
     // twice, and so somebody was refused.
     let left = world.start("left").await;
-    left.client.done().await.unwrap();
+    left.client.shutdown().await;
     let mut fleet = Fleet {
         consumers: vec![world.start("a").await, world.start("b").await],
         world,
@@ -142,7 +142,7 @@ async fn any_key_may_vanish(world: World) {
         fleet.longest = Duration::ZERO;
         // And nobody is refused.
         let late = fleet.world.start("late").await;
-        late.client.done().await.unwrap();
+        late.client.shutdown().await;
     }
     assert!(done.len() >= 8, "{done:?}");
     fleet.look_for(TTL * 2).await;

@@ -121,9 +121,23 @@ async fn without_retries_the_first_failure_at_start_is_the_starts_error(world: W
     let faults = Faults::default();
     let provider = faults.wrap(world.provider().await);
     let process = world.process();
-    let client = world.build("a", provider, &process, |b| b.retry(RetryPolicy::NONE));
     faults.set_unreachable(true);
-    let error = world.within("an answer", client.start()).await.unwrap_err();
+    let (client, mut events) = world.begin("a", provider, &process, |b| b.retry(RetryPolicy::NONE));
+    let error = world
+        .within("an answer", client.started())
+        .await
+        .unwrap_err();
+    // Who does not wait for the start hears of it all the same, and nobody else is told less.
+    match world.within("the end", events.next()).await {
+        Some(Event::Terminated(end)) => {
+            assert_eq!(
+                end.error().map(ToString::to_string),
+                Some(error.to_string())
+            );
+        }
+        event => panic!("{event:?}"),
+    }
+    assert_eq!(client.started().await.unwrap_err().kind(), error.kind());
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("cannot be reached"), "{error}");
     world
@@ -172,7 +186,7 @@ async fn terminates(world: &World, policy: RetryPolicy) -> Duration {
     let took = world.since(since);
     assert!(consumer.events.next().await.is_none());
     assert_eq!(lease.complete().await.unwrap(), Completion::NotOwner);
-    consumer.client.done().await.unwrap();
+    consumer.client.shutdown().await;
     world
         .eventually("its tasks end", async || consumer.process.tasks() == 0)
         .await;
@@ -183,8 +197,8 @@ async fn with_unlimited_retries_an_outage_is_waited_out(world: World) {
     let faults = Faults::default();
     let provider = faults.wrap(world.provider().await);
     let process = world.process();
-    let client = world.build("a", provider, &process, |b| b.retry(QUICK));
     faults.set_unreachable(true);
+    let (client, events) = world.begin("a", provider, &process, |b| b.retry(QUICK));
     let outage = async {
         // At start already, and over many attempts.
         world
@@ -192,11 +206,12 @@ async fn with_unlimited_retries_an_outage_is_waited_out(world: World) {
             .await;
         faults.set_unreachable(false);
     };
-    let (events, ()) = futures_lite::future::zip(client.start(), outage).await;
+    let (started, ()) = futures_lite::future::zip(client.started(), outage).await;
+    started.unwrap();
     let mut consumer = crate::support::Consumer {
         process,
         client,
-        events: events.unwrap(),
+        events,
     };
     world.submit(&["s1"]).await;
     let lost = consumer.lease().await;

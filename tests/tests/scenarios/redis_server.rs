@@ -439,10 +439,10 @@ async fn a_server_that_is_gone_for_good_terminates_by_the_retry_policy(world: Wo
     assert!(!terminated.is_shutdown());
     assert!(terminated.to_string().contains("127.0.0.1"), "{terminated}");
     assert!(!lease.is_valid());
-    // And whoever starts now hears of it from `start`.
+    // And whoever starts now hears of it from `started`.
     let process = world.process();
-    let late = world.build("late", provider, &process, |b| b.retry(policy));
-    let error = world.within("an answer", late.start()).await.unwrap_err();
+    let (late, _events) = world.begin("late", provider, &process, |b| b.retry(policy));
+    let error = world.within("an answer", late.started()).await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
     for process in [&process, &a.process] {
         world

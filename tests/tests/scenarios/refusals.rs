@@ -54,10 +54,11 @@ async fn a_consumer_that_was_never_allowed_to_read_ends_and_says_so(world: World
     let url = server.url_with("worker", "pw", 0);
     let world = world.with_server(server).with_url(url);
     let process = world.process();
-    let client = world.build("a", world.provider().await, &process, |b| b);
-    let error = match world.within("an answer", client.start()).await {
+    let provider = world.provider().await;
+    let (client, mut events) = world.begin("a", provider, &process, |b| b);
+    let error = match world.within("an answer", client.started()).await {
         Err(error) => error,
-        Ok(mut events) => match world.within("the end", events.next()).await {
+        Ok(()) => match world.within("the end", events.next()).await {
             Some(Event::Terminated(end)) => {
                 assert!(
                     end.to_string().contains("XREADGROUP") || end.to_string().contains("NOPERM")

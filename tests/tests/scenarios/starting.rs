@@ -46,10 +46,10 @@ fn on_tokio(scenario: impl AsyncFn() + Sync) {
     });
 }
 
-fn client(url: &str) -> Client {
+fn start(url: &str) -> (Client, Events) {
     let builder = Client::builder("orders").consumer("a").ttl(TTL);
     let builder = builder.backend(RedisBackend::new(url).unwrap());
-    builder.runtime(TokioRuntime::new()).build().unwrap()
+    builder.runtime(TokioRuntime::new()).start().unwrap()
 }
 
 async fn within<T>(bound: Duration, wanted: impl Future<Output = T>) -> Option<T> {
@@ -79,15 +79,14 @@ async fn who_starts_before_its_server_waits_for_it() {
         let producer = Producer::new("orders", &backend, TokioRuntime::new()).unwrap();
         producer.submit("s", Info::NONE).await.unwrap();
     });
-    let client = client(&server.url());
-    let mut starting = Box::pin(client.start());
-    assert!(within(TTL * 3, &mut starting).await.is_none());
+    let (client, mut events) = start(&server.url());
+    assert!(within(TTL * 3, client.started()).await.is_none());
     tokio::task::block_in_place(|| server.start_again());
-    let events = within(TTL * 3, starting).await.expect("it has started");
-    let mut events = events.unwrap();
+    let started = within(TTL * 3, client.started()).await;
+    started.expect("it has started").unwrap();
     is_given(&mut events, "s").await;
     producing.await.unwrap();
-    client.done().await.unwrap();
+    client.shutdown().await;
 }
 
 async fn who_starts_while_its_server_is_loading_waits_for_it() {
@@ -118,16 +117,15 @@ async fn who_starts_while_its_server_is_loading_waits_for_it() {
     tokio::task::block_in_place(|| {
         eventually_blocking("it loads", Duration::from_secs(10), is_loading);
     });
-    let client = client(&url);
-    let mut starting = Box::pin(client.start());
-    assert!(within(TTL / 2, &mut starting).await.is_none());
-    let events = within(Duration::from_secs(15), starting).await;
-    let mut events = events.expect("it has started").unwrap();
+    let (client, mut events) = start(&url);
+    assert!(within(TTL / 2, client.started()).await.is_none());
+    let started = within(Duration::from_secs(15), client.started()).await;
+    started.expect("it has started").unwrap();
     let backend = RedisBackend::new(&*url).unwrap();
     let producer = Producer::new("orders", &backend, TokioRuntime::new()).unwrap();
     producer.submit("s", Info::NONE).await.unwrap();
     is_given(&mut events, "s").await;
-    client.done().await.unwrap();
+    client.shutdown().await;
     drop(loading.join().unwrap());
 }
 

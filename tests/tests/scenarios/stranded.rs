@@ -105,15 +105,15 @@ async fn what_was_taken_from_the_group_of_one_that_dies_is_inherited(world: Worl
         for lease in inherited.into_iter().chain(at_b) {
             lease.complete().await.unwrap();
         }
-        b.client.done().await.unwrap();
-        heir.client.done().await.unwrap();
+        b.client.shutdown().await;
+        heir.client.shutdown().await;
         world.nothing_is_left().await;
     }
 }
 
 async fn what_was_announced_behind_a_new_group_is_found(world: World) {
     let first = world.start("first").await;
-    first.client.done().await.unwrap();
+    first.client.shutdown().await;
     world.submit(&["s", "t"]).await;
     strike(&world, "a group at $").await;
     let mut a = world.start("a").await;

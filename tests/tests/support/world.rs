@@ -327,9 +327,8 @@ impl World {
         tune: impl FnOnce(ClientBuilder) -> ClientBuilder,
     ) -> Consumer {
         let process = self.process();
-        let client = self.build(name, provider, &process, tune);
-        let events = self
-            .within("the client starts", client.start())
+        let (client, events) = self.begin(name, provider, &process, tune);
+        self.within("the client starts", client.started())
             .await
             .unwrap();
         Consumer {
@@ -339,14 +338,14 @@ impl World {
         }
     }
 
-    /// A client that is not started.
-    pub fn build(
+    /// A client that begins to start.
+    pub fn begin(
         &self,
         name: &str,
         provider: Provider,
         process: &Process,
         tune: impl FnOnce(ClientBuilder) -> ClientBuilder,
-    ) -> Client {
+    ) -> (Client, Events) {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let mut builder = Client::builder("orders")
             .consumer(name)
@@ -356,7 +355,7 @@ impl World {
         if !self.is_redis() {
             builder = builder.seed(self.seed * 1_000 + number);
         }
-        tune(builder).build().unwrap()
+        tune(builder).start().unwrap()
     }
 
     // --- time ---------------------------------------------------------------------------

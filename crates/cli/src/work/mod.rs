@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_channel::Receiver;
 use futures_lite::future;
-use streamlease::{Client, Termination};
+use streamlease::{Client, Events as ClientEvents, Termination};
 
 pub(crate) use self::intake::Intake;
 use self::ledger::Ledger;
@@ -70,21 +70,21 @@ async fn work(
     output: Events,
     writer: Writer,
 ) -> Result<(), Failure> {
-    let client = build(&args, identity, &runtime)?;
-    let starting = async { Some(client.start().await) };
+    let (client, mut events) = start(&args, identity, &runtime)?;
+    let starting = async { Some(client.started().await) };
     let told_to_stop = async {
         let _ = stop.recv().await;
         None
     };
     let Some(started) = future::or(starting, told_to_stop).await else {
         // It may have a session and streams already.
-        let _ = client.done().await;
+        client.shutdown().await;
         let reason = "shut down before it had started".to_owned();
         let last = output.print(Event::Terminated { reason });
         writer.finish(&runtime, last).await;
         return Ok(());
     };
-    let mut events = started?;
+    started?;
     let consumer = client.id().to_string();
     output.print(Event::Started { consumer }).await;
 
@@ -134,15 +134,19 @@ async fn work(
         }
         // Nothing is ever sent; it closes when the last task has ended.
         let _ = all_ended.recv().await;
-        let _ = client.done().await;
+        client.shutdown().await;
         output.print(Event::Terminated { reason }).await;
     };
     writer.finish(&runtime, last).await;
     result
 }
 
-/// Does no I/O.
-fn build(args: &WorkArgs, identity: String, runtime: &AnyRuntime) -> Result<Client, Failure> {
+/// Returns at once.
+fn start(
+    args: &WorkArgs,
+    identity: String,
+    runtime: &AnyRuntime,
+) -> Result<(Client, ClientEvents), Failure> {
     let backend = crate::backend(&args.target)?.with_lock_scheme(args.locks.scheme());
     Ok(Client::builder(args.target.service.as_str())
         .consumer(identity)
@@ -152,5 +156,5 @@ fn build(args: &WorkArgs, identity: String, runtime: &AnyRuntime) -> Result<Clie
         .claim_mode(args.claim.mode())
         .capacity(args.capacity)
         .retry(args.retry())
-        .build()?)
+        .start()?)
 }

@@ -54,7 +54,7 @@ pub enum Command {
         call: CallId,
     },
     /// Finish the lease of a data stream, whichever entry it has.
-    DoneStream {
+    CompleteStream {
         /// The data stream.
         stream: StreamName,
         /// Whom to answer.
@@ -339,7 +339,7 @@ impl std::fmt::Display for DisownReason {
 /// What a call is answered with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// To `Complete` and `DoneStream`.
+    /// To `Complete` and `CompleteStream`.
     Completion(Completion),
     /// To `HandBack`.
     Handover(Handover),

@@ -450,7 +450,7 @@ impl Machine {
             Command::Complete { entry, token, call } => {
                 self.leases.complete(&mut self.cx, entry, token, call)
             }
-            Command::DoneStream { stream, call } => {
+            Command::CompleteStream { stream, call } => {
                 let lease = self.leases.items.active_entry(&stream).and_then(|entry| {
                     Some((entry, self.leases.items.get(entry)?.state.lock()?.token))
                 });

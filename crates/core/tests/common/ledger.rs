@@ -58,10 +58,7 @@ pub async fn consume(
     seed: u64,
 ) {
     let builder = builder.capacity(1 + fleet.sim.random(12) as usize);
-    let client = builder.runtime(process.clone()).build().unwrap();
-    let Ok(mut events) = client.start().await else {
-        return;
-    };
+    let (_client, mut events) = builder.runtime(process.clone()).start().unwrap();
     while let Some(event) = events.next().await {
         let Event::StreamAdded(lease) = event else {
             continue;

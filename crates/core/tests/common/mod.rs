@@ -88,8 +88,8 @@ impl Fleet {
 
     pub async fn start_with(&self, builder: ClientBuilder) -> Node {
         let process = self.sim.handle();
-        let client = builder.runtime(process.clone()).build().unwrap();
-        let events = client.start().await.unwrap();
+        let (client, events) = builder.runtime(process.clone()).start().unwrap();
+        client.started().await.unwrap();
         Node {
             process,
             client,

@@ -121,7 +121,7 @@ impl Drain {
     /// After the end: nobody waits for ever.
     pub(crate) fn answer_late(&self, cx: &mut Cx, command: Command) {
         match command {
-            Command::Complete { call, .. } | Command::DoneStream { call, .. } => {
+            Command::Complete { call, .. } | Command::CompleteStream { call, .. } => {
                 cx.answer(call, Ok(Answer::Completion(Completion::NotOwner)));
             }
             Command::HandBack {

@@ -322,7 +322,7 @@ fn after_the_end_every_call_is_answered_and_nothing_else_comes() {
     let call = rig.complete(1, token);
     assert_eq!(rig.answered(call), Some(&not_owner));
     let stream = StreamName::new("s").unwrap();
-    let call = rig.call(|call| Command::DoneStream { stream, call });
+    let call = rig.call(|call| Command::CompleteStream { stream, call });
     assert_eq!(rig.answered(call), Some(&not_owner));
     let call = rig.hand_back(1, token);
     let not_owner = Answer::Handover(Handover::NotOwner);

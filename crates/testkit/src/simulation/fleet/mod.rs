@@ -16,8 +16,7 @@
 //!
 //! /// What each process of the fleet runs: your program.
 //! async fn worker(process: Process) {
-//!     let client = process.client().capacity(50).build().unwrap();
-//!     let mut events = client.start().await.unwrap();
+//!     let (client, mut events) = process.client().capacity(50).start().unwrap();
 //!     while let Some(event) = events.next().await {
 //!         if let Event::StreamAdded(lease) = event {
 //!             process.spawn(handle(process.clone(), Arc::new(lease)));
@@ -70,13 +69,12 @@
 //! servers.set_network(Network::default());
 //! sim.block_on(async {
 //!     let (process, line) = (sim.handle(), servers.line());
-//!     let client = Client::builder("orders")
+//!     let (client, mut events) = Client::builder("orders")
 //!         .consumer("a")
 //!         .backend(line.clone())
 //!         .runtime(process.clone())
 //!         .seed(sim.random(u64::MAX))
-//!         .build()?;
-//!     let mut events = client.start().await?;
+//!         .start()?;
 //!     let producer = Producer::new("orders", &servers.line(), process.clone())?;
 //!     producer.submit("s", Info::NONE).await?;
 //!     let Some(Event::StreamAdded(lease)) = events.next().await else { panic!() };

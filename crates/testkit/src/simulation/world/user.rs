@@ -154,8 +154,8 @@ impl World {
                 call: Some(call),
             },
             2 => {
-                self.checker.asked_done_stream(node, &stream);
-                Command::DoneStream { stream, call }
+                self.checker.asked_complete_stream(node, &stream);
+                Command::CompleteStream { stream, call }
             }
             _ => {
                 self.checker.asked_to_complete(node, entry, token);

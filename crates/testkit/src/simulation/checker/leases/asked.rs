@@ -76,7 +76,11 @@ impl Checker {
         self.watches[node].asked_to_complete.insert((entry, token));
     }
 
-    pub(in crate::simulation) fn asked_done_stream(&mut self, node: usize, stream: &StreamName) {
+    pub(in crate::simulation) fn asked_complete_stream(
+        &mut self,
+        node: usize,
+        stream: &StreamName,
+    ) {
         let watch = &mut self.watches[node];
         for (entry, view) in &mut watch.views {
             if view.stream == *stream {
