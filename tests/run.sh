@@ -268,6 +268,21 @@ step_semver() {
     fi
 }
 
+# Other crates' types in the public API tie our versions to theirs.
+step_external_types() {
+    local package
+    if ! cargo check-external-types --version 2>/dev/null; then
+        echo "SKIPPED: cargo-check-external-types is not installed" \
+            "(cargo install cargo-check-external-types; it needs the nightly that it names)"
+        return
+    fi
+    for package in core backend-memory backend-redis-rs runtime-tokio; do
+        cargo +nightly check-external-types --all-features \
+            --manifest-path "crates/$package/Cargo.toml" \
+            --config external-types.toml
+    done
+}
+
 # --- tests ------------------------------------------------------------------------
 
 step_doctests() {
@@ -290,7 +305,7 @@ step_tests() {
 # --- all of it --------------------------------------------------------------------
 
 STEPS=(redis_server format lints docs features tls_features core_is_lean
-    async_std_without_tokio dependencies msrv package semver doctests bench_smoke tests)
+    async_std_without_tokio dependencies msrv package semver external_types doctests bench_smoke tests)
 
 # A process of its own per step: within `if`, `set -e` would not hold in a function.
 if [ "${1:-}" = --step ]; then
