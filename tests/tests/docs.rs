@@ -124,6 +124,44 @@ fn every_key_is_on_the_page_of_the_wire_format() {
 }
 
 #[test]
+fn every_command_that_a_script_calls_is_among_the_rights() {
+    let page = page("docs/operations.md");
+    let rights = page
+        .text
+        .lines()
+        .filter(|line| line.starts_with("ACL SETUSER "));
+    let rights: Vec<BTreeSet<_>> = rights
+        .map(|line| {
+            let words = line.split(' ').filter_map(|word| word.strip_prefix('+'));
+            let names = words.filter_map(|word| word.split('|').next());
+            names.map(str::to_uppercase).collect()
+        })
+        .collect();
+    let [all, in_addition] = &rights[..] else {
+        panic!("what all need, and what per-stream locks need in addition: {rights:?}");
+    };
+    let mut missing = BTreeSet::new();
+    for script in files(
+        &root().join("crates/backend-redis-rs/src/scripts"),
+        &["lua"],
+    ) {
+        let per_stream = script.iter().any(|part| part == "per_stream");
+        let text = read(&script);
+        for rest in text.split("call('").skip(1) {
+            let name = rest.split('\'').next().unwrap_or(rest);
+            let granted = all.contains(name) || (per_stream && in_addition.contains(name));
+            if !granted {
+                missing.insert(name.to_owned());
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "docs/operations.md does not grant {missing:?}"
+    );
+}
+
+#[test]
 fn every_rule_has_its_section_and_every_trace_is_named() {
     let protocol = page("docs/protocol.md");
     for rule in 1..=12 {
