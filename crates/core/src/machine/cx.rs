@@ -52,16 +52,16 @@ pub(crate) struct Cx {
 /// What one part wants of another. The machine carries it out as soon as that part is done.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Look at the entry again at that time, or before.
+    /// Scan at the entry again at that time, or before.
     Recheck(EntryId, Timestamp),
     /// Nobody owned the entry when it was seen last: that is not to be waited for again.
     Unowned(EntryId),
     /// There was no room for an orphan.
     LeftBehind,
-    /// Look at these entries.
-    Look(Vec<EntryId>),
-    /// Look at what is pending at this consumer.
-    LookAtOwn,
+    /// Scan at these entries.
+    Rescan(Vec<EntryId>),
+    /// Scan at what is pending at this consumer.
+    RescanOwn,
     /// The next heartbeat is to be sent by then.
     HeartbeatBy(Timestamp),
     /// Nothing is to be fetched before then.
@@ -209,7 +209,7 @@ pub(crate) enum Flight {
     LateHandBack(Vec<(EntryId, FencingToken)>),
     Quarantine(Vec<(EntryId, Parking)>),
     Release(Vec<LeaseRef>),
-    Look,
+    Scan,
     TakeOver {
         suspect: SuspectKey,
         /// How many leases it may bring.

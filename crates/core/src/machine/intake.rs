@@ -116,7 +116,7 @@ impl Intake {
                 // It may have delivered entries, or still will: look at what is pending here.
                 self.was_full = 0;
                 self.not_before = cx.now + cx.rng.jittered(Duration::from_millis(10));
-                cx.effect(Effect::LookAtOwn);
+                cx.effect(Effect::RescanOwn);
                 return cx.effect(Effect::VitalFailed(Vital::Fetch, error));
             }
         };

@@ -224,9 +224,9 @@ impl Machine {
             match effect {
                 Effect::Recheck(entry, at) => self.recovery.recheck(at, entry),
                 Effect::Unowned(entry) => self.recovery.remember_expired(&mut self.cx, entry),
-                Effect::LeftBehind => self.recovery.looking.left_behind = true,
-                Effect::Look(entries) => self.recovery.look_at(entries),
-                Effect::LookAtOwn => self.recovery.look_at_own(&mut self.cx),
+                Effect::LeftBehind => self.recovery.scanner.left_behind = true,
+                Effect::Rescan(entries) => self.recovery.rescan(entries),
+                Effect::RescanOwn => self.recovery.rescan_own(&mut self.cx),
                 Effect::HeartbeatBy(at) => self.session.heartbeat_by(at),
                 Effect::FetchNotBefore(at) => self.intake.wait_until(at),
                 Effect::Read(entry, stream) => {
@@ -349,8 +349,8 @@ impl Machine {
                 self.intake
                     .fetch_done(&mut self.cx, sent, (max, wait), result);
             }
-            Flight::Look => {
-                self.recovery.look_done(&mut self.cx, &self.leases, result);
+            Flight::Scan => {
+                self.recovery.scan_done(&mut self.cx, &self.leases, result);
                 self.classify_page();
             }
             Flight::LateHandBack(page) => {
@@ -424,11 +424,11 @@ impl Machine {
         match hint {
             Hint::LockExpired { entry, .. } => {
                 self.recovery
-                    .look_at_expired(&mut self.cx, &self.leases, entry)
+                    .rescan_expired(&mut self.cx, &self.leases, entry)
             }
             Hint::HandedBack(entries) => {
                 self.leases.reconsider(&entries);
-                self.recovery.look_at(entries);
+                self.recovery.rescan(entries);
             }
             Hint::Freed(streams) => {
                 for stream in &streams {
@@ -440,7 +440,7 @@ impl Machine {
             Hint::MayHaveMissed => {
                 // Hints come again: so may everything else.
                 self.outages.retry_soon(&mut self.cx);
-                self.recovery.look_after_silence(&mut self.cx);
+                self.recovery.rescan_after_silence(&mut self.cx);
             }
         }
     }
@@ -503,7 +503,7 @@ impl Machine {
             next = next
                 .min(self.session.timeout(cx))
                 .min(self.leases.timeout(cx))
-                .min(self.recovery.look_timeout(cx, &self.leases))
+                .min(self.recovery.timeout(cx, &self.leases))
                 .min(self.intake.timeout(cx, &self.outages));
         }
         next

@@ -496,7 +496,7 @@ impl Leases {
             self.owe_one(cx, entry, &item);
         }
         self.tell_lost(cx, entry, item, reason);
-        cx.effect(Effect::LookAtOwn);
+        cx.effect(Effect::RescanOwn);
     }
 
     /// One lease is over while others are not, although its lock may stand still: that

@@ -55,7 +55,7 @@ impl Leases {
 
     /// A take-over brought this lease; its entry is to be read before it is held.
     fn adopt_when_read(&mut self, cx: &mut Cx, lease: LeaseRef) {
-        cx.effect(Effect::Look(vec![lease.entry]));
+        cx.effect(Effect::Rescan(vec![lease.entry]));
         let before = self.adopting.insert(lease.entry, lease.clone());
         if let Some(before) = before.filter(|before| before.stream != lease.stream) {
             // One of the two at least is of an announcement that is gone; if it is the

@@ -147,7 +147,7 @@ impl Leases {
             }
         }
         if !own.is_empty() {
-            cx.effect(Effect::Look(own));
+            cx.effect(Effect::Rescan(own));
         }
     }
 }

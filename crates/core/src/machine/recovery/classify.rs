@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Recovery;
-use super::scan::{LOOK_PAGE, MOST_RECHECKS, Target};
+use super::scan::{MOST_RECHECKS, SCAN_PAGE, Target};
 use super::steps::Unsure;
 use crate::machine::Notice;
 use crate::machine::cx::{Cx, Effect};
@@ -28,7 +28,7 @@ impl Recovery {
             let owner = pending.consumer.as_ref().filter(|_| !pending.handed_back);
             self.watch_another(pending.entry, owner);
         }
-        let expired = self.looking.expired.remove(&pending.entry).is_some();
+        let expired = self.scanner.expired.remove(&pending.entry).is_some();
         let adopted = leases.adopting.get(&pending.entry).cloned();
         let content = match &pending.content {
             Ok(content) => content.clone(),
@@ -38,7 +38,7 @@ impl Recovery {
                     let parking = Parking::unreadable(pending.token, reason);
                     cx.effect(Effect::Park(pending.entry, parking));
                 } else if !waiting.contains(&pending.entry) {
-                    self.looking.left_behind = true;
+                    self.scanner.left_behind = true;
                 }
                 return None;
             }
@@ -118,7 +118,7 @@ impl Recovery {
         let key = (pending.entry, pending.token);
         let rest = rest.saturating_sub(pending.idle);
         let until = cx.now + rest;
-        let until = (*self.looking.resting.entry(key).or_insert(until)).min(until);
+        let until = (*self.scanner.resting.entry(key).or_insert(until)).min(until);
         if until <= cx.now {
             return false;
         }
@@ -161,13 +161,13 @@ impl Recovery {
             }
         };
         let (entry, consumer) = (pending.entry, pending.consumer);
-        self.looking.unlocked_since.remove(&entry);
+        self.scanner.unlocked_since.remove(&entry);
         match &held.holder {
             Holder::Session(id) if self.orphans.is_dead(id) => {
                 count_unresolved(target);
-                self.look_when_expired(cx, entry, &held);
+                self.rescan_when_expired(cx, entry, &held);
             }
-            Holder::Session(id) if self.looking.live.contains_key(&id.consumer) => {}
+            Holder::Session(id) if self.scanner.live.contains_key(&id.consumer) => {}
             Holder::Session(_) | Holder::Foreign(_) => match consumer {
                 Some(consumer) => self.watch(cx, consumer, entry, &held),
                 // Taken from its owner, who may be dead by then.
@@ -190,29 +190,29 @@ impl Recovery {
         let Some(consumer) = consumer else {
             return self.is_stranded(cx, entry);
         };
-        let was_watched = self.looking.watched.get(consumer) == Some(&entry);
+        let was_watched = self.scanner.watched.get(consumer) == Some(&entry);
         if was_watched {
             // Its lock was held, and nobody extended it.
-            self.looking.watched.remove(consumer);
+            self.scanner.watched.remove(consumer);
             self.suspect(cx, consumer.clone(), None);
         }
         // One that lives may have that name now, and what it has just fetched is
         // not to be reported. To go for it does no harm.
-        let is_dead = !cx.is_manual() || !self.looking.live.contains_key(consumer);
+        let is_dead = !cx.is_manual() || !self.scanner.live.contains_key(consumer);
         if was_watched || (is_dead && matches!(target, Target::Suspect { .. })) {
             return true;
         }
-        let (age, needed) = match self.looking.live.contains_key(consumer) {
+        let (age, needed) = match self.scanner.live.contains_key(consumer) {
             // That consumer is full, or does not know of it.
             true => {
-                let since = *self.looking.unlocked_since.entry(entry).or_insert(cx.now);
+                let since = *self.scanner.unlocked_since.entry(entry).or_insert(cx.now);
                 (cx.now.saturating_since(since), cx.settings.ttl)
             }
             // A foreign consumer that it was just delivered to is left alone.
             false => (idle, cx.settings.foreign_grace()),
         };
         if age >= needed {
-            self.looking.unlocked_since.remove(&entry);
+            self.scanner.unlocked_since.remove(&entry);
             return true;
         }
         let at = cx.now + (needed - age) + cx.deadline_jitter();
@@ -231,7 +231,7 @@ impl Recovery {
         if cx.scheme == LockScheme::Session {
             return true;
         }
-        let since = *self.looking.unlocked_since.entry(entry).or_insert(cx.now);
+        let since = *self.scanner.unlocked_since.entry(entry).or_insert(cx.now);
         let age = cx.now.saturating_since(since);
         let needed = cx.settings.foreign_grace();
         if age >= needed {
@@ -245,7 +245,7 @@ impl Recovery {
     /// Consumers without a session are known to be dead by one of their locks:
     /// all of a consumer's locks are extended together.
     fn watch(&mut self, cx: &mut Cx, consumer: ConsumerName, entry: EntryId, held: &Held) {
-        let watched = *self.looking.watched.entry(consumer).or_insert(entry);
+        let watched = *self.scanner.watched.entry(consumer).or_insert(entry);
         if watched == entry {
             let at = cx.now + held.remaining + cx.deadline_jitter();
             self.recheck(at, entry);
@@ -253,16 +253,16 @@ impl Recovery {
     }
 
     /// A dead session's lock outlives it a little; then nothing stands against taking it.
-    fn look_when_expired(&mut self, cx: &mut Cx, entry: EntryId, held: &Held) {
+    fn rescan_when_expired(&mut self, cx: &mut Cx, entry: EntryId, held: &Held) {
         self.remember_expired(cx, entry);
         let at = cx.now + held.remaining + cx.deadline_jitter();
         self.recheck(at, entry);
     }
 
     pub(crate) fn no_longer_pending(&mut self, cx: &mut Cx, leases: &Leases, entry: EntryId) {
-        self.looking.expired.remove(&entry);
-        self.looking.unlocked_since.remove(&entry);
-        self.looking.turns.remove(entry);
+        self.scanner.expired.remove(&entry);
+        self.scanner.unlocked_since.remove(&entry);
+        self.scanner.turns.remove(entry);
         if let Some(lease) = leases.adopting.get(&entry) {
             cx.effect(Effect::GiveBack(lease.clone()));
         }
@@ -272,11 +272,11 @@ impl Recovery {
     /// The entry is `owner`'s now, or nobody's: of whom else it was watched for,
     /// another one is to be.
     fn watch_another(&mut self, entry: EntryId, owner: Option<&ConsumerName>) {
-        let mut watched = self.looking.watched.iter();
+        let mut watched = self.scanner.watched.iter();
         let watching = watched.find(|(consumer, e)| **e == entry && Some(*consumer) != owner);
         if let Some(consumer) = watching.map(|(consumer, _)| consumer.clone()) {
-            self.looking.watched.remove(&consumer);
-            self.looking.to_list.insert(consumer);
+            self.scanner.watched.remove(&consumer);
+            self.scanner.to_list.insert(consumer);
         }
     }
 
@@ -299,7 +299,7 @@ impl Recovery {
             self.report(cx, leases, pending, content);
         } else if leases.room(cx) == 0 {
             self.leave_behind(cx, entry, origin);
-            let left = &mut self.looking.stranded_left;
+            let left = &mut self.scanner.stranded_left;
             if pending.consumer.is_none() && left.len() < MOST_RECHECKS {
                 left.insert(entry);
             }
@@ -311,8 +311,8 @@ impl Recovery {
     /// No room: a sweep takes it once there is some. Whatever was known of its
     /// owner then is forgotten but this, which must not be waited for again.
     fn leave_behind(&mut self, cx: &mut Cx, entry: EntryId, origin: Origin) {
-        self.looking.left_behind = true;
-        if origin == Origin::Orphan && self.looking.expired.len() < MOST_RECHECKS {
+        self.scanner.left_behind = true;
+        if origin == Origin::Orphan && self.scanner.expired.len() < MOST_RECHECKS {
             self.remember_expired(cx, entry);
         }
     }
@@ -332,7 +332,7 @@ impl Recovery {
             return;
         }
         // Once per TTL, unless it has had another owner since.
-        let last = self.looking.reported.get(&entry);
+        let last = self.scanner.reported.get(&entry);
         if last
             .is_some_and(|(of, at)| *of == token && cx.now.saturating_since(*at) < cx.settings.ttl)
         {
@@ -340,13 +340,13 @@ impl Recovery {
         }
         if leases.event_places(cx) == 0 {
             // A sweep finds what there are too many of.
-            if self.looking.unreported.len() < MOST_RECHECKS {
-                self.looking.unreported.insert(entry);
+            if self.scanner.unreported.len() < MOST_RECHECKS {
+                self.scanner.unreported.insert(entry);
             }
             return;
         }
-        self.looking.unreported.remove(&entry);
-        self.looking.reported.insert(entry, (token, cx.now));
+        self.scanner.unreported.remove(&entry);
+        self.scanner.reported.insert(entry, (token, cx.now));
         cx.notify_queued(Notice::Expired {
             entry,
             stream: content.stream,
@@ -357,15 +357,15 @@ impl Recovery {
 
     /// There is room for reports: what waited for it is looked at again.
     pub(crate) fn pump_unreported(&mut self, cx: &mut Cx, leases: &Leases) {
-        if self.looking.unreported.is_empty() {
+        if self.scanner.unreported.is_empty() {
             return;
         }
-        for _ in 0..leases.event_places(cx).min(LOOK_PAGE) {
-            let Some(entry) = self.looking.unreported.pop_first() else {
+        for _ in 0..leases.event_places(cx).min(SCAN_PAGE) {
+            let Some(entry) = self.scanner.unreported.pop_first() else {
                 break;
             };
             self.remember_expired(cx, entry);
-            self.look_at(vec![entry]);
+            self.rescan(vec![entry]);
         }
     }
 

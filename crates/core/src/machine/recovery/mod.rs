@@ -15,7 +15,7 @@ mod steps;
 mod sweep;
 pub(crate) mod takeover;
 
-use self::scan::Looking;
+use self::scan::Scanner;
 use self::takeover::Orphans;
 use super::cx::Cx;
 use super::leases::Leases;
@@ -23,21 +23,21 @@ use crate::{BeatReply, Timestamp};
 
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    pub(crate) looking: Looking,
+    pub(crate) scanner: Scanner,
     pub(crate) orphans: Orphans,
 }
 
 impl Recovery {
     pub(crate) fn new(now: Timestamp) -> Self {
         Self {
-            looking: Looking::new(now),
+            scanner: Scanner::new(now),
             orphans: Orphans::default(),
         }
     }
 
     pub(crate) fn pump(&mut self, cx: &mut Cx, leases: &Leases) {
         self.pump_unreported(cx, leases);
-        self.pump_looks(cx, leases);
+        self.pump_scans(cx, leases);
     }
 
     /// A heartbeat was answered: who is dead, and whether it is this consumer's turn to
@@ -51,7 +51,7 @@ impl Recovery {
 
     /// A new session looks at its own part first.
     pub(crate) fn start_over(&mut self, cx: &Cx) {
-        self.looking.start_over(cx.now);
+        self.scanner.start_over(cx.now);
         self.orphans.start_over();
     }
 }

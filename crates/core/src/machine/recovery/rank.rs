@@ -125,7 +125,7 @@ impl Recovery {
     }
 
     fn turn_of(&self, pending: &Pending) -> Option<&Turn> {
-        let turn = self.looking.turns.turns.get(&pending.entry);
+        let turn = self.scanner.turns.turns.get(&pending.entry);
         turn.filter(|turn| turn.token == pending.token)
     }
 
@@ -144,7 +144,7 @@ impl Recovery {
             return false;
         }
         let has_come = self.turn_of(pending).is_some();
-        self.looking.turns.remove(pending.entry);
+        self.scanner.turns.remove(pending.entry);
         let wait = match self.place(cx, pending.entry, pending.consumer.as_ref()) {
             _ if has_come => return true,
             Some(0) => return true,
@@ -164,8 +164,8 @@ impl Recovery {
         origin: Origin,
         wait: Duration,
     ) {
-        if self.looking.turns.turns.len() >= MOST_RECHECKS {
-            self.looking.left_behind = true;
+        if self.scanner.turns.turns.len() >= MOST_RECHECKS {
+            self.scanner.left_behind = true;
             return;
         }
         let at = cx.now + wait;
@@ -180,8 +180,8 @@ impl Recovery {
             early: 0,
             early_until: Timestamp::MAX,
         };
-        self.looking.turns.turns.insert(pending.entry, turn);
-        self.looking.turns.due.set(pending.entry, at);
+        self.scanner.turns.turns.insert(pending.entry, turn);
+        self.scanner.turns.due.set(pending.entry, at);
     }
 
     /// It was given up, and its lock is held.
@@ -194,23 +194,23 @@ impl Recovery {
     ) {
         if is_held_by(held, pending.consumer.as_ref()) {
             self.wait_for_turn(cx, pending, stream.clone(), Origin::HandedBack, EARLY);
-            if let Some(turn) = self.looking.turns.turns.get_mut(&pending.entry) {
+            if let Some(turn) = self.scanner.turns.turns.get_mut(&pending.entry) {
                 turn.is_first = true;
-                self.looking.turns.unfreed.insert(stream, pending.entry);
+                self.scanner.turns.unfreed.insert(stream, pending.entry);
             }
         }
     }
 
     /// A lock was released, maybe one that this consumer's turn waits for.
     pub(crate) fn turn_freed(&mut self, stream: &StreamName) {
-        let turns = &mut self.looking.turns;
+        let turns = &mut self.scanner.turns;
         let Some(entry) = turns.unfreed.remove(stream) else {
             return;
         };
         if let Some(turn) = turns.turns.get_mut(&entry) {
             turns.due.cancel(&entry);
             turn.come = true;
-            self.look_at(vec![entry]);
+            self.rescan(vec![entry]);
         }
     }
 
@@ -222,7 +222,7 @@ impl Recovery {
         }
         let seed = mix(entry.ms ^ mix(entry.seq));
         let own = mix(seed ^ hash(&cx.consumer));
-        let others = self.looking.live.iter().filter(|(name, hash)| {
+        let others = self.scanner.live.iter().filter(|(name, hash)| {
             **name != cx.consumer && Some(*name) != from && mix(seed ^ **hash) > own
         });
         Some(u32::try_from(others.count()).unwrap_or(u32::MAX))
@@ -230,7 +230,7 @@ impl Recovery {
 
     /// The turn has come; `state` is what the lock is now.
     pub(crate) fn turn_come(&mut self, cx: &mut Cx, entry: EntryId, state: LockState) {
-        let Some(turn) = self.looking.turns.turns.get_mut(&entry) else {
+        let Some(turn) = self.scanner.turns.turns.get_mut(&entry) else {
             return;
         };
         match state {
@@ -238,9 +238,9 @@ impl Recovery {
                 turn.come = true;
                 if turn.origin == Origin::Orphan {
                     // That nobody owns it is known already.
-                    self.looking.expired.insert(entry, cx.now);
+                    self.scanner.expired.insert(entry, cx.now);
                 }
-                self.look_at(vec![entry]);
+                self.rescan(vec![entry]);
             }
             LockState::Held(held) if is_held_by(&held, turn.from.as_ref()) => {
                 // Not freed yet, or not expired.
@@ -250,17 +250,17 @@ impl Recovery {
                 } else if turn.early_until <= cx.now {
                     // One of that name has it for good, restarted maybe. If it
                     // fails, that is told; if it cannot release, a sweep sees it.
-                    return self.looking.turns.remove(entry);
+                    return self.scanner.turns.remove(entry);
                 }
                 turn.early += 1;
                 let unfreed = turn.is_first.then(|| (turn.stream.clone(), entry));
                 let wait = EARLY * 2u32.pow(turn.early.min(10));
                 let at = cx.now + wait.min(held.remaining.max(EARLY)).min(cx.settings.ttl);
-                self.looking.turns.unfreed.extend(unfreed);
-                self.looking.turns.put_off(vec![entry], at);
+                self.scanner.turns.unfreed.extend(unfreed);
+                self.scanner.turns.put_off(vec![entry], at);
             }
             // Whoever was first has it. If they fail, that is told.
-            LockState::Held(_) => self.looking.turns.remove(entry),
+            LockState::Held(_) => self.scanner.turns.remove(entry),
         }
     }
 }

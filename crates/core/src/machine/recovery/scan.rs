@@ -1,4 +1,4 @@
-//! Looking at what is pending (R7, R9): one's own entries, what hints name,
+//! Scanner at what is pending (R7, R9): one's own entries, what hints name,
 //! what dead consumers left, and, when it is this consumer's turn, everything.
 //!
 //! One look at a time, a page per step: list, then inspect the locks of what is
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::Recovery;
 use super::rank::Turns;
-use super::steps::{Look, Page};
+use super::steps::{Page, Scan};
 use super::sweep::Sweep;
 use super::takeover::SuspectKey;
 use crate::machine::Backoff;
@@ -24,14 +24,14 @@ use crate::machine::leases::Leases;
 use crate::{ConsumerName, EntryId, FencingToken, Timestamp};
 
 /// Entries per look. Inspecting them takes Redis about half a millisecond.
-pub(crate) const LOOK_PAGE: usize = 250;
+pub(crate) const SCAN_PAGE: usize = 250;
 
 /// Most entries remembered for a second look; the sweep finds the rest.
 pub(crate) const MOST_RECHECKS: usize = 10_000;
 
 #[derive(Debug)]
-pub(crate) struct Looking {
-    pub(super) current: Option<Look>,
+pub(crate) struct Scanner {
+    pub(super) current: Option<Scan>,
     /// What it has read and not classified yet.
     pub(super) page: Option<Page>,
     pub(super) backoff: Backoff,
@@ -108,7 +108,7 @@ pub(crate) enum Target {
     },
 }
 
-impl Looking {
+impl Scanner {
     pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             current: None,
@@ -155,37 +155,37 @@ impl Looking {
 }
 
 impl Recovery {
-    pub(crate) fn look_at(&mut self, entries: Vec<EntryId>) {
-        self.looking.hinted.extend(entries);
+    pub(crate) fn rescan(&mut self, entries: Vec<EntryId>) {
+        self.scanner.hinted.extend(entries);
     }
 
-    pub(crate) fn look_at_expired(&mut self, cx: &mut Cx, leases: &Leases, entry: EntryId) {
+    pub(crate) fn rescan_expired(&mut self, cx: &mut Cx, leases: &Leases, entry: EntryId) {
         if leases.items.contains(entry) {
             return;
         }
         self.remember_expired(cx, entry);
-        self.looking.hinted.insert(entry);
+        self.scanner.hinted.insert(entry);
     }
 
     /// Nobody owned it when it was seen last, so that is not to be waited for again.
     pub(crate) fn remember_expired(&mut self, cx: &mut Cx, entry: EntryId) {
-        self.looking.expired.insert(entry, cx.now);
+        self.scanner.expired.insert(entry, cx.now);
     }
 
-    pub(crate) fn look_at_own(&mut self, cx: &mut Cx) {
-        self.looking.own_due = self.looking.own_due.min(cx.now);
+    pub(crate) fn rescan_own(&mut self, cx: &mut Cx) {
+        self.scanner.own_due = self.scanner.own_due.min(cx.now);
     }
 
     /// Hints may have been lost: one's own part, and (by the beat) who is dead.
-    pub(crate) fn look_after_silence(&mut self, cx: &mut Cx) {
-        self.look_at_own(cx);
+    pub(crate) fn rescan_after_silence(&mut self, cx: &mut Cx) {
+        self.rescan_own(cx);
         cx.effect(Effect::HeartbeatBy(cx.now));
     }
 
-    /// Look at an entry again at that time, or before: each look says anew when
+    /// Scan at an entry again at that time, or before: each look says anew when
     /// the next one is needed, so that one is enough.
     pub(crate) fn recheck(&mut self, at: Timestamp, entry: EntryId) {
-        let rechecks = &mut self.looking.rechecks;
+        let rechecks = &mut self.scanner.rechecks;
         let is_better = match rechecks.get(&entry) {
             Some(before) => at < before,
             None => rechecks.len() < MOST_RECHECKS,
@@ -198,37 +198,37 @@ impl Recovery {
     /// What nobody has asked about for long is not remembered for ever.
     pub(super) fn forget_old(&mut self, cx: &mut Cx) {
         let before = cx.now - cx.settings.sweep_interval() * 4;
-        let looking = &mut self.looking;
-        let rechecks = &looking.rechecks;
+        let scanner = &mut self.scanner;
+        let rechecks = &scanner.rechecks;
         let is_kept =
             |entry: &EntryId, seen: &Timestamp| *seen >= before || rechecks.get(entry).is_some();
-        looking.expired.retain(|entry, seen| is_kept(entry, seen));
-        looking
+        scanner.expired.retain(|entry, seen| is_kept(entry, seen));
+        scanner
             .unlocked_since
             .retain(|entry, since| is_kept(entry, since));
-        looking.reported.retain(|_, (_, at)| *at >= before);
-        looking.resting.retain(|_, until| *until >= before);
-        looking.turns.forget_old(before);
+        scanner.reported.retain(|_, (_, at)| *at >= before);
+        scanner.resting.retain(|_, until| *until >= before);
+        scanner.turns.forget_old(before);
     }
 
-    pub(crate) fn pump_looks(&mut self, cx: &mut Cx, leases: &Leases) {
+    pub(crate) fn pump_scans(&mut self, cx: &mut Cx, leases: &Leases) {
         if cx.is_draining() {
             return;
         }
-        self.pump_look_timers(cx, leases);
-        if self.looking.current.is_some() || !self.looking.backoff.is_ready(cx.now) {
+        self.pump_timers(cx, leases);
+        if self.scanner.current.is_some() || !self.scanner.backoff.is_ready(cx.now) {
             return;
         }
         let Some(target) = self.next_target(cx, leases) else {
             return;
         };
-        self.begin_look(cx, target);
+        self.begin_scan(cx, target);
     }
 
-    pub(super) fn pump_look_timers(&mut self, cx: &mut Cx, leases: &Leases) {
+    pub(super) fn pump_timers(&mut self, cx: &mut Cx, leases: &Leases) {
         let now = cx.now;
-        while let Some(entry) = self.looking.rechecks.pop_due(now) {
-            self.looking.hinted.insert(entry);
+        while let Some(entry) = self.scanner.rechecks.pop_due(now) {
+            self.scanner.hinted.insert(entry);
         }
         self.pump_sweep(cx, leases);
         self.pump_stranded(cx, leases);
@@ -237,15 +237,15 @@ impl Recovery {
     /// As many of what was left at nobody as there is room for. Others have some of them
     /// by then: what comes of a look is taken off before the next one.
     pub(super) fn pump_stranded(&mut self, cx: &mut Cx, leases: &Leases) {
-        if self.looking.stranded_left.is_empty() || !self.looking.hinted.is_empty() {
+        if self.scanner.stranded_left.is_empty() || !self.scanner.hinted.is_empty() {
             return;
         }
         let room = leases.room(cx);
-        let looking = &mut self.looking;
-        while looking.hinted.len() < room
-            && let Some(entry) = looking.stranded_left.pop_first()
+        let scanner = &mut self.scanner;
+        while scanner.hinted.len() < room
+            && let Some(entry) = scanner.stranded_left.pop_first()
         {
-            looking.hinted.insert(entry);
+            scanner.hinted.insert(entry);
         }
     }
 
@@ -255,16 +255,16 @@ impl Recovery {
     /// be read again and again before the turn at any of them was looked at.
     pub(super) fn next_target(&mut self, cx: &mut Cx, leases: &Leases) -> Option<Target> {
         let long_ago = cx.now - cx.settings.ttl;
-        if self.looking.own_due <= long_ago {
+        if self.scanner.own_due <= long_ago {
             return self.own_target(cx);
         }
-        if let Some(sweep) = &self.looking.sweep
+        if let Some(sweep) = &self.scanner.sweep
             && sweep.looked <= long_ago
         {
             return self.sweep_target(cx);
         }
-        if self.looking.turns.timeout() <= long_ago {
-            let come = self.looking.turns.take_due(cx.now, LOOK_PAGE);
+        if self.scanner.turns.timeout() <= long_ago {
+            let come = self.scanner.turns.take_due(cx.now, SCAN_PAGE);
             return Some(Target::Turns(come));
         }
         if let Some(key) = self.next_suspect(cx, leases) {
@@ -274,25 +274,25 @@ impl Recovery {
                 unresolved: 0,
             });
         }
-        let looking = &mut self.looking;
-        if !looking.hinted.is_empty() {
-            let rest = looking.hinted.iter().nth(LOOK_PAGE).copied();
+        let scanner = &mut self.scanner;
+        if !scanner.hinted.is_empty() {
+            let rest = scanner.hinted.iter().nth(SCAN_PAGE).copied();
             let rest = rest
-                .map(|rest| looking.hinted.split_off(&rest))
+                .map(|rest| scanner.hinted.split_off(&rest))
                 .unwrap_or_default();
             return Some(Target::Entries(std::mem::replace(
-                &mut looking.hinted,
+                &mut scanner.hinted,
                 rest,
             )));
         }
-        let come = looking.turns.take_due(cx.now, LOOK_PAGE);
+        let come = scanner.turns.take_due(cx.now, SCAN_PAGE);
         if !come.is_empty() {
             return Some(Target::Turns(come));
         }
-        if looking.own_due <= cx.now {
+        if scanner.own_due <= cx.now {
             return self.own_target(cx);
         }
-        if let Some(consumer) = looking.to_list.pop_first() {
+        if let Some(consumer) = scanner.to_list.pop_first() {
             return Some(Target::Consumer {
                 consumer,
                 after: EntryId::MIN,
@@ -303,31 +303,31 @@ impl Recovery {
 
     pub(super) fn own_target(&mut self, cx: &mut Cx) -> Option<Target> {
         // Set before the look, so that what asks for one meanwhile gets another.
-        self.looking.own_due = cx.now + self.own_interval(cx);
-        self.looking.own_found = None;
+        self.scanner.own_due = cx.now + self.own_interval(cx);
+        self.scanner.own_found = None;
         Some(Target::Own {
             after: EntryId::MIN,
         })
     }
 
-    pub(crate) fn look_timeout(&self, cx: &Cx, leases: &Leases) -> Timestamp {
+    pub(crate) fn timeout(&self, cx: &Cx, leases: &Leases) -> Timestamp {
         if cx.is_draining() {
             return Timestamp::MAX;
         }
-        let looking = &self.looking;
-        let mut next = looking.rechecks.next();
-        if self.sweeps_alone(cx, leases) && looking.sweep.is_none() {
-            next = next.min(looking.sweep_due);
+        let scanner = &self.scanner;
+        let mut next = scanner.rechecks.next();
+        if self.sweeps_alone(cx, leases) && scanner.sweep.is_none() {
+            next = next.min(scanner.sweep_due);
         }
-        if looking.current.is_none() {
-            let work = !looking.hinted.is_empty()
-                || !looking.to_list.is_empty()
-                || looking.sweep.is_some();
-            let due = if work { cx.now } else { looking.own_due };
+        if scanner.current.is_none() {
+            let work = !scanner.hinted.is_empty()
+                || !scanner.to_list.is_empty()
+                || scanner.sweep.is_some();
+            let due = if work { cx.now } else { scanner.own_due };
             let due = due
                 .min(self.suspect_timeout(cx, leases))
-                .min(looking.turns.timeout());
-            next = next.min(due.max(looking.backoff.not_before));
+                .min(scanner.turns.timeout());
+            next = next.min(due.max(scanner.backoff.not_before));
         }
         next
     }

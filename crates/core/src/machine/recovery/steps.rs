@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Recovery;
 use super::rank::hashed;
-use super::scan::{LOOK_PAGE, Looking, Target};
+use super::scan::{SCAN_PAGE, Scanner, Target};
 use crate::limits::ID_PAGE;
 use crate::machine::cx::{Cx, Effect, Flight};
 use crate::machine::leases::Leases;
@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct Scan {
     target: Target,
     step: Step,
     sent: Timestamp,
@@ -83,7 +83,7 @@ enum Todo {
     Judge(Unsure, LockState),
 }
 
-impl Looking {
+impl Scanner {
     /// Who is dead left what nobody here knows: that is read at once.
     fn first_step(&self, target: &Target) -> Step {
         match target {
@@ -103,18 +103,18 @@ impl Looking {
 }
 
 impl Recovery {
-    pub(crate) fn begin_look(&mut self, cx: &mut Cx, target: Target) {
+    pub(crate) fn begin_scan(&mut self, cx: &mut Cx, target: Target) {
         let ttl = cx.settings.ttl;
-        let step = match self.looking.needs_members(&target, cx.now, ttl) {
+        let step = match self.scanner.needs_members(&target, cx.now, ttl) {
             true => Step::Members,
-            false => self.looking.first_step(&target),
+            false => self.scanner.first_step(&target),
         };
         self.take_step(cx, target, step);
     }
 
     fn take_step(&mut self, cx: &mut Cx, target: Target, step: Step) {
         let sent = cx.now;
-        let look = Look { target, step, sent };
+        let look = Scan { target, step, sent };
         let action = match &look.step {
             Step::Members => Action::Members,
             Step::ListIds => {
@@ -134,15 +134,15 @@ impl Recovery {
                     Target::Stranded { after } => after,
                     _ => EntryId::MIN,
                 },
-                limit: LOOK_PAGE,
+                limit: SCAN_PAGE,
             },
             Step::List => Action::List {
                 scope: self.scope_of(cx, &look.target),
-                limit: LOOK_PAGE,
+                limit: SCAN_PAGE,
             },
             Step::LookUp { unknown, .. } => Action::List {
                 scope: Scope::Entries(unknown.clone()),
-                limit: LOOK_PAGE,
+                limit: SCAN_PAGE,
             },
             Step::Inspect { page, .. } => {
                 let lock = |Unsure { pending, .. }: &Unsure| {
@@ -156,8 +156,8 @@ impl Recovery {
             }
             Step::InspectTurns(locks) => Action::Inspect(locks.clone()),
         };
-        self.looking.current = Some(look);
-        cx.act(action, Flight::Look);
+        self.scanner.current = Some(look);
+        cx.act(action, Flight::Scan);
     }
 
     fn scope_of(&self, cx: &Cx, target: &Target) -> Scope {
@@ -180,8 +180,8 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn look_done(&mut self, cx: &mut Cx, leases: &Leases, result: Result<Reply>) {
-        let Some(look) = self.looking.current.take() else {
+    pub(crate) fn scan_done(&mut self, cx: &mut Cx, leases: &Leases, result: Result<Reply>) {
+        let Some(look) = self.scanner.current.take() else {
             return;
         };
         if cx.is_draining() {
@@ -189,24 +189,24 @@ impl Recovery {
         }
         match (look.step, result) {
             (Step::Members, Ok(Reply::Members(members))) => {
-                self.looking.live = members
+                self.scanner.live = members
                     .into_iter()
                     .map(|member| hashed(member.session.consumer))
                     .collect();
-                self.looking.live_as_of = Some(cx.now);
-                let step = self.looking.first_step(&look.target);
+                self.scanner.live_as_of = Some(cx.now);
+                let step = self.scanner.first_step(&look.target);
                 self.take_step(cx, look.target, step);
             }
             (Step::ListIds | Step::ListStranded, Ok(Reply::ListedIds(page))) => {
-                self.looking.backoff.succeed();
+                self.scanner.backoff.succeed();
                 self.ids_listed(cx, leases, look.target, page, look.sent);
             }
             (Step::List, Ok(Reply::Listed(page))) => {
-                self.looking.backoff.succeed();
+                self.scanner.backoff.succeed();
                 self.listed(cx, leases, look.target, page, Vec::new());
             }
             (Step::LookUp { mut unknown, next }, Ok(Reply::Listed(page))) => {
-                self.looking.backoff.succeed();
+                self.scanner.backoff.succeed();
                 // The page is short if what it has is long.
                 unknown.retain(|entry| page.next.is_some_and(|last| *entry > last));
                 let entries = page.entries;
@@ -222,7 +222,7 @@ impl Recovery {
                 if states.len() == page.len() =>
             {
                 let judged = page.into_iter().zip(states);
-                self.looking.page = Some(Page {
+                self.scanner.page = Some(Page {
                     target: look.target,
                     todo: judged
                         .map(|(unsure, state)| Todo::Judge(unsure, state))
@@ -235,30 +235,30 @@ impl Recovery {
             (Step::InspectTurns(locks), Ok(Reply::Inspected(states)))
                 if states.len() == locks.len() =>
             {
-                self.looking.backoff.succeed();
+                self.scanner.backoff.succeed();
                 for (lock, state) in locks.into_iter().zip(states) {
                     self.turn_come(cx, lock.entry, state);
                 }
             }
             (step, result) => {
-                self.looking
+                self.scanner
                     .backoff
                     .fail(cx.now, cx.settings.ttl, &mut cx.rng);
                 cx.step_done(step.name(), result);
-                self.look_failed(cx, leases, look.target);
+                self.scan_failed(cx, leases, look.target);
             }
         }
     }
 
-    fn look_failed(&mut self, cx: &mut Cx, leases: &Leases, target: Target) {
+    fn scan_failed(&mut self, cx: &mut Cx, leases: &Leases, target: Target) {
         match target {
-            Target::Own { .. } => self.look_at_own(cx),
+            Target::Own { .. } => self.rescan_own(cx),
             // Still due.
             Target::Sweep { .. } | Target::Stranded { .. } => {}
-            Target::Entries(entries) => self.looking.hinted.extend(entries),
-            Target::Turns(entries) => self.looking.turns.put_off(entries, cx.now),
+            Target::Entries(entries) => self.scanner.hinted.extend(entries),
+            Target::Turns(entries) => self.scanner.turns.put_off(entries, cx.now),
             Target::Consumer { consumer, .. } => {
-                self.looking.to_list.insert(consumer);
+                self.scanner.to_list.insert(consumer);
             }
             Target::Suspect { key, .. } => self.suspect_pass_done(cx, leases, &key, 1),
         }
@@ -276,7 +276,7 @@ impl Recovery {
         let mut unknown = Vec::new();
         let mut seen = 0;
         for (index, &entry) in page.entries.iter().enumerate() {
-            if unknown.len() == LOOK_PAGE {
+            if unknown.len() == SCAN_PAGE {
                 // One page of those is enough at a time: on from here afterwards.
                 page.next = Some(page.entries[index - 1]);
                 break;
@@ -284,23 +284,23 @@ impl Recovery {
             seen += 1;
             // What a take-over brought is to be read before it is held.
             if leases.items.contains(entry) && !leases.adopting.contains_key(&entry) {
-                self.looking.expired.remove(&entry);
+                self.scanner.expired.remove(&entry);
             } else {
                 unknown.push(entry);
             }
         }
-        match (&target, &mut self.looking) {
+        match (&target, &mut self.scanner) {
             (
                 Target::Sweep { .. },
-                Looking {
+                Scanner {
                     sweep: Some(sweep), ..
                 },
             ) => {
                 sweep.seen += seen;
                 sweep.looked_up += unknown.len();
             }
-            (Target::Own { after }, looking) => {
-                *looking.own_found.get_or_insert(0) += seen;
+            (Target::Own { after }, scanner) => {
+                *scanner.own_found.get_or_insert(0) += seen;
                 self.claim_what_was_taken(cx, leases, *after, &page, sent);
             }
             (Target::Stranded { .. }, _) => self.claim_what_is_stranded(cx, leases, &page.entries),
@@ -327,14 +327,14 @@ impl Recovery {
                 let (looked_at, later): (BTreeSet<EntryId>, BTreeSet<EntryId>) =
                     entries.iter().partition(|entry| **entry <= last);
                 *entries = looked_at;
-                self.looking.hinted.extend(later);
+                self.scanner.hinted.extend(later);
             }
             let found: BTreeSet<EntryId> = page.entries.iter().map(|p| p.entry).collect();
             for entry in entries.difference(&found).copied().collect::<Vec<_>>() {
                 self.no_longer_pending(cx, leases, entry);
             }
         }
-        self.looking.page = Some(Page {
+        self.scanner.page = Some(Page {
             target,
             todo: page.entries.into_iter().map(Todo::Read).collect(),
             unsure: Vec::new(),
@@ -348,7 +348,7 @@ impl Recovery {
     /// What is wanted of the leases is carried out after each step: so each entry is
     /// classified by the room that those before it have left.
     pub(crate) fn step(&mut self, cx: &mut Cx, leases: &Leases) -> bool {
-        let Some(mut page) = self.looking.page.take() else {
+        let Some(mut page) = self.scanner.page.take() else {
             return false;
         };
         match page.todo.pop_front() {
@@ -373,7 +373,7 @@ impl Recovery {
                 return true;
             }
         }
-        self.looking.page = Some(page);
+        self.scanner.page = Some(page);
         true
     }
 
@@ -434,7 +434,7 @@ impl Recovery {
         let Some(first) = unread.first() else {
             return self.page_done(cx, leases, target, next);
         };
-        match (&target, &mut self.looking.sweep) {
+        match (&target, &mut self.scanner.sweep) {
             // Lets what is more urgent go first.
             (Target::Sweep { .. }, Some(sweep)) => {
                 sweep.seen = sweep.seen.saturating_sub(unread.len());
@@ -455,8 +455,8 @@ impl Recovery {
             (Target::Entries(_) | Target::Turns(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
                 self.forget_old(cx);
-                if let Some(entries) = self.looking.own_found.take() {
-                    self.looking.own_pending = entries;
+                if let Some(entries) = self.scanner.own_found.take() {
+                    self.scanner.own_pending = entries;
                     cx.notify(Notice::OwnListed { entries });
                 }
             }
@@ -475,7 +475,7 @@ impl Recovery {
             }
             // Between its pages a sweep lets what is more urgent go first.
             (Target::Sweep { .. } | Target::Stranded { .. }, Some(after)) => {
-                if let Some(sweep) = &mut self.looking.sweep {
+                if let Some(sweep) = &mut self.scanner.sweep {
                     sweep.after = after;
                     // A page that takes longer than a TTL has not waited for it.
                     sweep.looked = cx.now;
@@ -497,7 +497,7 @@ impl Recovery {
                     Target::Entries(entries) => Target::Entries(entries),
                     Target::Turns(entries) => Target::Turns(entries),
                 };
-                let step = self.looking.first_step(&target);
+                let step = self.scanner.first_step(&target);
                 self.take_step(cx, target, step);
             }
         }

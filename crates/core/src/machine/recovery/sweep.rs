@@ -37,43 +37,43 @@ impl Recovery {
     /// Automatic claiming: one sweeps for all, and only who has room.
     pub(crate) fn wants_sweep(&self, cx: &Cx, leases: &Leases) -> bool {
         !cx.is_manual()
-            && self.looking.sweep.is_none()
-            && self.looking.sweep_due <= cx.now
+            && self.scanner.sweep.is_none()
+            && self.scanner.sweep_due <= cx.now
             && leases.room(cx) > 0
     }
 
     /// What there was no room for is to be found soon after there is.
     pub(crate) fn pump_sweep(&mut self, cx: &mut Cx, leases: &Leases) {
-        if self.looking.left_behind && leases.room(cx) > 0 {
-            self.looking.left_behind = false;
-            let soon = self.looking.last_sweep + cx.settings.ttl / 2;
-            self.looking.sweep_due = self.looking.sweep_due.min(soon);
+        if self.scanner.left_behind && leases.room(cx) > 0 {
+            self.scanner.left_behind = false;
+            let soon = self.scanner.last_sweep + cx.settings.ttl / 2;
+            self.scanner.sweep_due = self.scanner.sweep_due.min(soon);
         }
-        if self.sweeps_alone(cx, leases) && self.looking.sweep_due <= cx.now {
+        if self.sweeps_alone(cx, leases) && self.scanner.sweep_due <= cx.now {
             self.begin_sweep(cx);
         }
     }
 
     pub(crate) fn begin_sweep(&mut self, cx: &mut Cx) {
-        if self.looking.sweep.is_some() || cx.is_draining() {
+        if self.scanner.sweep.is_some() || cx.is_draining() {
             return;
         }
-        self.looking.sweep_due = cx.now + self.sweep_interval(cx);
-        let looking = &mut self.looking;
-        looking.sweep = Some(Sweep {
+        self.scanner.sweep_due = cx.now + self.sweep_interval(cx);
+        let scanner = &mut self.scanner;
+        scanner.sweep = Some(Sweep {
             after: EntryId::MIN,
             stranded: false,
             looked: cx.now,
             seen: 0,
             looked_up: 0,
         });
-        looking.last_sweep = cx.now;
-        looking.live_as_of = None;
+        scanner.last_sweep = cx.now;
+        scanner.live_as_of = None;
     }
 
     /// Its next page, if there is a sweep.
     pub(crate) fn sweep_target(&mut self, cx: &mut Cx) -> Option<Target> {
-        let sweep = self.looking.sweep.as_mut()?;
+        let sweep = self.scanner.sweep.as_mut()?;
         sweep.looked = cx.now;
         let after = sweep.after;
         Some(match sweep.stranded {
@@ -86,22 +86,22 @@ impl Recovery {
     /// looked for with every sweep as long as little is pending, else with every
     /// fourth: for the server it is five times as much work as listing ids.
     pub(crate) fn pending_swept(&mut self, cx: &mut Cx) {
-        let looking = &mut self.looking;
-        let Some(sweep) = &mut looking.sweep else {
+        let scanner = &mut self.scanner;
+        let Some(sweep) = &mut scanner.sweep else {
             return;
         };
-        looking.sweeps_since_stranded = looking.sweeps_since_stranded.saturating_add(1);
-        if sweep.seen > FEW && looking.sweeps_since_stranded < SWEEPS_PER_STRANDED {
+        scanner.sweeps_since_stranded = scanner.sweeps_since_stranded.saturating_add(1);
+        if sweep.seen > FEW && scanner.sweeps_since_stranded < SWEEPS_PER_STRANDED {
             return self.sweep_done(cx);
         }
-        looking.sweeps_since_stranded = 0;
+        scanner.sweeps_since_stranded = 0;
         sweep.stranded = true;
         sweep.after = EntryId::MIN;
     }
 
     pub(crate) fn sweep_done(&mut self, cx: &mut Cx) {
-        if let Some(sweep) = self.looking.sweep.take() {
-            self.looking.sweep_rest = self.rest_after(cx, sweep.seen, sweep.looked_up);
+        if let Some(sweep) = self.scanner.sweep.take() {
+            self.scanner.sweep_rest = self.rest_after(cx, sweep.seen, sweep.looked_up);
         }
         // Who swept lets the others have the next turn: they see what is
         // stuck at this one, and learn whose deadlines to watch.
@@ -109,18 +109,18 @@ impl Recovery {
             true => Duration::ZERO,
             false => cx.settings.beat_interval(),
         };
-        self.looking.sweep_due = self.looking.last_sweep + self.sweep_interval(cx) + others_first;
+        self.scanner.sweep_due = self.scanner.last_sweep + self.sweep_interval(cx) + others_first;
     }
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
     pub(crate) fn sweep_interval(&self, cx: &Cx) -> Duration {
-        cx.settings.sweep_interval() + self.looking.sweep_rest
+        cx.settings.sweep_interval() + self.scanner.sweep_rest
     }
 
     /// The same for one's own part, of which every member has one.
     pub(crate) fn own_interval(&self, cx: &Cx) -> Duration {
         let members = cx.peers.members as usize;
-        let seen = self.looking.own_pending.saturating_mul(members);
+        let seen = self.scanner.own_pending.saturating_mul(members);
         cx.settings.sweep_interval() + self.rest_after(cx, seen, 0)
     }
 

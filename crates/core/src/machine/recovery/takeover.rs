@@ -130,7 +130,7 @@ impl Recovery {
                 .contains_key(&(consumer.clone(), session.clone()))
         {
             // Who lived a moment ago is not to count as alive (see `is_orphan`).
-            self.looking.live_as_of = None;
+            self.scanner.live_as_of = None;
         }
         self.orphans
             .suspects

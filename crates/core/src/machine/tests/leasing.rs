@@ -309,7 +309,7 @@ fn many_looks_at_an_entry_leave_one_more_look() {
     rig.locks
         .insert(super::rig::stream("s"), held_by(session_of("b"), TTL));
     rig.live(TTL * 30);
-    assert_eq!(rig.machine.recovery.looking.rechecks(), 1);
+    assert_eq!(rig.machine.recovery.scanner.rechecks(), 1);
 }
 
 #[test]

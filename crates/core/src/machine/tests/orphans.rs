@@ -676,7 +676,7 @@ fn orphans_that_others_took_are_not_remembered_for_ever() {
     }
     assert!(rig.acquires().is_empty(), "full");
     rig.live(TTL * 20);
-    assert_eq!(rig.machine.recovery.looking.expired.len(), 0);
+    assert_eq!(rig.machine.recovery.scanner.expired.len(), 0);
 }
 
 /// Its other survivors learn of a death by their beats until the dead session is
