@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Recovery;
 use super::scan::{MOST_RECHECKS, SCAN_PAGE, Target};
-use super::steps::Unsure;
+use super::steps::NeedsInspection;
 use crate::machine::Notice;
 use crate::machine::cx::{Cx, Effect};
 use crate::machine::leases::Leases;
@@ -23,7 +23,7 @@ impl Recovery {
         leases: &Leases,
         target: &mut Target,
         pending: Pending,
-    ) -> Option<Unsure> {
+    ) -> Option<NeedsInspection> {
         if matches!(target, Target::Entries(_)) {
             let owner = pending.consumer.as_ref().filter(|_| !pending.handed_back);
             self.watch_another(pending.entry, owner);
@@ -70,7 +70,7 @@ impl Recovery {
             count_unresolved(target);
             // Who hands back releases right after: the hint may be faster.
             if cx.is_manual() || self.is_first_in_turn(cx, leases, &pending) {
-                return Some(Unsure { pending, expired });
+                return Some(NeedsInspection { pending, expired });
             }
             self.orphan(cx, leases, pending, content, Origin::HandedBack);
         } else if (expired || self.is_first_pass(target))
@@ -83,7 +83,7 @@ impl Recovery {
             count_unresolved(target);
             self.orphan(cx, leases, pending, content, Origin::Orphan);
         } else {
-            return Some(Unsure { pending, expired });
+            return Some(NeedsInspection { pending, expired });
         }
         None
     }
@@ -127,15 +127,15 @@ impl Recovery {
     }
 
     /// R9: is it an orphan?
-    pub(crate) fn judge(
+    pub(crate) fn classify_by_lock(
         &mut self,
         cx: &mut Cx,
         leases: &Leases,
         target: &mut Target,
-        unsure: Unsure,
+        to_inspect: NeedsInspection,
         state: LockState,
     ) {
-        let Unsure { pending, expired } = unsure;
+        let NeedsInspection { pending, expired } = to_inspect;
         let Ok(content) = pending.content.clone() else {
             return;
         };

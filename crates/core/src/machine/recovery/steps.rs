@@ -1,5 +1,5 @@
 //! One look, step by step: who lives, what is pending, and whose locks are held
-//! of what is neither ours nor known to be free. What it shows is judged in `judging`.
+//! of what is neither ours nor known to be free. What it shows is inspected in `judging`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -37,7 +37,7 @@ enum Step {
         next: Option<EntryId>,
     },
     Inspect {
-        page: Vec<Unsure>,
+        page: Vec<NeedsInspection>,
         unread: Vec<EntryId>,
         next: Option<EntryId>,
     },
@@ -56,9 +56,9 @@ impl Step {
     }
 }
 
-/// What is pending, and judged by its lock.
+/// What is pending, and inspected by its lock.
 #[derive(Debug)]
-pub(crate) struct Unsure {
+pub(crate) struct NeedsInspection {
     pub(crate) pending: Pending,
     /// Its lock was reported or seen to expire before.
     pub(crate) expired: bool,
@@ -70,7 +70,7 @@ pub(crate) struct Page {
     target: Target,
     todo: VecDeque<Todo>,
     /// What is to be inspected.
-    unsure: Vec<Unsure>,
+    to_inspect: Vec<NeedsInspection>,
     unread: Vec<EntryId>,
     next: Option<EntryId>,
 }
@@ -80,7 +80,7 @@ enum Todo {
     Read(Pending),
     Classify(Pending),
     Classified(EntryId),
-    Judge(Unsure, LockState),
+    Inspected(NeedsInspection, LockState),
 }
 
 impl Scanner {
@@ -145,7 +145,7 @@ impl Recovery {
                 limit: SCAN_PAGE,
             },
             Step::Inspect { page, .. } => {
-                let lock = |Unsure { pending, .. }: &Unsure| {
+                let lock = |NeedsInspection { pending, .. }: &NeedsInspection| {
                     let stream = pending.content.as_ref().ok()?.stream.clone();
                     Some(LockId {
                         stream,
@@ -221,13 +221,13 @@ impl Recovery {
             (Step::Inspect { page, unread, next }, Ok(Reply::Inspected(states)))
                 if states.len() == page.len() =>
             {
-                let judged = page.into_iter().zip(states);
+                let inspected = page.into_iter().zip(states);
                 self.scanner.page = Some(Page {
                     target: look.target,
-                    todo: judged
-                        .map(|(unsure, state)| Todo::Judge(unsure, state))
+                    todo: inspected
+                        .map(|(to_inspect, state)| Todo::Inspected(to_inspect, state))
                         .collect(),
-                    unsure: Vec::new(),
+                    to_inspect: Vec::new(),
                     unread,
                     next,
                 });
@@ -337,7 +337,7 @@ impl Recovery {
         self.scanner.page = Some(Page {
             target,
             todo: page.entries.into_iter().map(Todo::Read).collect(),
-            unsure: Vec::new(),
+            to_inspect: Vec::new(),
             unread,
             next: page.next,
         });
@@ -361,12 +361,12 @@ impl Recovery {
             }
             Some(Todo::Classify(pending)) => {
                 page.todo.push_front(Todo::Classified(pending.entry));
-                let unsure = self.classify(cx, leases, &mut page.target, pending);
-                page.unsure.extend(unsure);
+                let to_inspect = self.classify(cx, leases, &mut page.target, pending);
+                page.to_inspect.extend(to_inspect);
             }
             Some(Todo::Classified(entry)) => self.leave_to_others(leases, &mut page.target, entry),
-            Some(Todo::Judge(unsure, state)) => {
-                self.judge(cx, leases, &mut page.target, unsure, state)
+            Some(Todo::Inspected(to_inspect, state)) => {
+                self.classify_by_lock(cx, leases, &mut page.target, to_inspect, state)
             }
             None => {
                 self.page_classified(cx, leases, page);
@@ -380,15 +380,15 @@ impl Recovery {
     fn page_classified(&mut self, cx: &mut Cx, leases: &Leases, page: Page) {
         let Page {
             target,
-            unsure,
+            to_inspect,
             unread,
             next,
             ..
         } = page;
-        if unsure.is_empty() {
+        if to_inspect.is_empty() {
             return self.page_read(cx, leases, target, unread, next);
         }
-        let page = unsure;
+        let page = to_inspect;
         self.take_step(cx, target, Step::Inspect { page, unread, next });
     }
 
