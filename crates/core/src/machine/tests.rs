@@ -1,8 +1,8 @@
 //! The machine against made-up replies: each test is one interleaving.
 
 mod control;
+mod failure_reset;
 mod fetching;
-mod forgiving;
 mod fresh;
 mod ids;
 mod late;

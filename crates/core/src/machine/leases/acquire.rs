@@ -475,7 +475,7 @@ impl Leases {
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
         self.listen(cx, entry);
-        self.forgive_later(cx, entry, lock.token, failures.count);
+        self.reset_failures_later(cx, entry, lock.token, failures.count);
         cx.notify_queued(Notice::Added {
             entry,
             stream,

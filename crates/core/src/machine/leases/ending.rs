@@ -2,7 +2,7 @@
 //! quarantined or lost; last of all the lock is released (R4, R7, R12).
 
 use super::Leases;
-use super::failure_reset::Forgiving;
+use super::failure_reset::FailureReset;
 use super::lanes::{GATHER, Lanes, Parking, claimed, handed_back, outcomes, still_locked};
 use super::table::{Ending, Holding, Item, Origin, State};
 use crate::machine::cx::{Cx, Effect, Flight};
@@ -526,7 +526,7 @@ impl Leases {
         self.wakes.clear();
         self.silences.clear();
         self.no_room.clear();
-        self.forgiving = Forgiving::default();
+        self.failure_reset = FailureReset::default();
     }
 
     /// Nobody runs this machine any more: its leases are over.

@@ -11,14 +11,14 @@ use crate::{EntryId, Fenced, FencingToken, Result, Timestamp};
 
 /// Leases of entries that owners have failed on, and when that is to be forgotten.
 #[derive(Debug, Default)]
-pub(crate) struct Forgiving {
+pub(crate) struct FailureReset {
     /// Those of leases that have ended by then are dropped when it is their time.
     due: Deadlines<(EntryId, FencingToken)>,
     busy: bool,
     backoff: Backoff,
 }
 
-impl Forgiving {
+impl FailureReset {
     pub(crate) fn timeout(&self) -> Timestamp {
         match self.busy {
             true => Timestamp::MAX,
@@ -29,7 +29,7 @@ impl Forgiving {
 
 impl Leases {
     /// A lease begins.
-    pub(crate) fn forgive_later(
+    pub(crate) fn reset_failures_later(
         &mut self,
         cx: &mut Cx,
         entry: EntryId,
@@ -38,24 +38,24 @@ impl Leases {
     ) {
         if failures > 0 {
             let at = cx.now + cx.settings.forget_failures_after;
-            self.forgiving.due.set((entry, token), at);
+            self.failure_reset.due.set((entry, token), at);
         }
     }
 
-    pub(crate) fn pump_forgiving(&mut self, cx: &mut Cx) {
-        if self.forgiving.timeout() > cx.now {
+    pub(crate) fn pump_failure_reset(&mut self, cx: &mut Cx) {
+        if self.failure_reset.timeout() > cx.now {
             return;
         }
         let mut page = Vec::new();
         while page.len() < PAGE
-            && let Some((entry, token)) = self.forgiving.due.pop_due(cx.now)
+            && let Some((entry, token)) = self.failure_reset.due.pop_due(cx.now)
         {
             if self.holds(entry, token) {
                 page.push(Fenced { entry, token });
             }
         }
         if !page.is_empty() {
-            self.forgiving.busy = true;
+            self.failure_reset.busy = true;
             cx.act(
                 Action::ClearFailures(page.clone()),
                 Flight::ClearFailures(page),
@@ -69,14 +69,14 @@ impl Leases {
         page: Vec<Fenced>,
         result: Result<Reply>,
     ) {
-        self.forgiving.busy = false;
+        self.failure_reset.busy = false;
         if matches!(result, Ok(Reply::FailuresCleared)) {
-            return self.forgiving.backoff.succeed();
+            return self.failure_reset.backoff.succeed();
         }
         for Fenced { entry, token } in page {
-            self.forgiving.due.set((entry, token), cx.now);
+            self.failure_reset.due.set((entry, token), cx.now);
         }
-        self.forgiving
+        self.failure_reset
             .backoff
             .fail(cx.now, cx.settings.ttl, &mut cx.rng);
         cx.step_done("clear_failures", result);

@@ -15,7 +15,7 @@ pub(crate) mod unconfirmed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use self::failure_reset::Forgiving;
+use self::failure_reset::FailureReset;
 use self::lanes::Lanes;
 use self::late::Late;
 use self::table::{Item, Items, State};
@@ -45,7 +45,7 @@ pub(crate) struct Leases {
     pub(crate) wakes: Deadlines<EntryId>,
     /// Items that wait for nothing but room.
     pub(crate) no_room: BTreeSet<EntryId>,
-    pub(crate) forgiving: Forgiving,
+    pub(crate) failure_reset: FailureReset,
     pub(crate) late: Late,
     /// When all that is held is claimed again (per-stream locks).
     refresh_due: Timestamp,
@@ -68,7 +68,7 @@ impl Leases {
             silences: Deadlines::default(),
             wakes: Deadlines::default(),
             no_room: BTreeSet::new(),
-            forgiving: Forgiving::default(),
+            failure_reset: FailureReset::default(),
             late: Late::default(),
             refresh_due: now + REFRESH,
         }
@@ -172,7 +172,7 @@ impl Leases {
     pub(crate) fn pump_timers(&mut self, cx: &mut Cx) {
         self.pump_waiting(cx);
         self.pump_silence(cx);
-        self.pump_forgiving(cx);
+        self.pump_failure_reset(cx);
     }
 
     pub(crate) fn timeout(&self, cx: &Cx) -> Timestamp {
@@ -181,7 +181,7 @@ impl Leases {
             .min(self.doubt_timeout())
             .min(self.lanes.timeout(self.parking_places(cx) > 0))
             .min(self.refresh_timeout(cx))
-            .min(self.forgiving.timeout())
+            .min(self.failure_reset.timeout())
             .min(self.silences.next())
             .min(self.wakes.next())
     }
