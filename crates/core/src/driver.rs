@@ -134,7 +134,7 @@ enum Wake {
     Message(Message),
     HandlesGone,
     Arrival(Arrival),
-    NobodyListens,
+    ReceiverDropped,
     Timeout,
 }
 
@@ -207,10 +207,10 @@ impl Driver {
             match wake {
                 Wake::Message(message) => self.take_message(message, &mut calls),
                 Wake::Arrival(arrival) => self.take_arrival(arrival, &mut state),
-                Wake::NobodyListens => {
+                Wake::ReceiverDropped => {
                     listened_to = false;
                     self.machine
-                        .handle(self.runtime.now(), Input::NobodyListens);
+                        .handle(self.runtime.now(), Input::ReceiverDropped);
                 }
                 Wake::HandlesGone => {
                     handles_gone = true;
@@ -261,7 +261,7 @@ impl Driver {
                 future::pending::<()>().await;
             }
             self.events.closed().await;
-            Wake::NobodyListens
+            Wake::ReceiverDropped
         };
         let timeout = async {
             self.runtime.sleep_until(deadline).await;

@@ -38,7 +38,7 @@ pub enum Input {
     /// clock has counted it. Given before anything else that happened meanwhile.
     Suspended(Duration),
     /// Nobody will ever take an event again: take no further streams.
-    NobodyListens,
+    ReceiverDropped,
 }
 
 /// What users ask for.

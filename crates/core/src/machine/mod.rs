@@ -128,7 +128,7 @@ impl Machine {
             }
             // Nothing but the clock has moved.
             Input::Suspended(_) => {}
-            Input::NobodyListens => {
+            Input::ReceiverDropped => {
                 self.cx.budget.receiver_dropped = true;
                 // It would bring what only others can take.
                 self.cx

@@ -357,7 +357,7 @@ fn who_is_not_listened_to_takes_nothing_more_and_keeps_what_is_held() {
     rig.leased(1, "s");
     rig.fetched(2, "t");
     let fetch = rig.take("Fetch").0;
-    rig.input(Input::NobodyListens);
+    rig.input(Input::ReceiverDropped);
     rig.acquired();
     assert_eq!(rig.releases().len(), 1);
     let fetched = Fetched {
@@ -374,7 +374,7 @@ fn who_is_not_listened_to_takes_nothing_more_and_keeps_what_is_held() {
 #[test]
 fn a_claim_of_a_client_that_takes_no_more_says_so() {
     let mut rig = Rig::new(LockScheme::Session);
-    rig.input(Input::NobodyListens);
+    rig.input(Input::ReceiverDropped);
     let deaf = rig.claim(1, "s");
     assert_eq!(rig.refused_with(deaf), Some(ErrorKind::Closed));
     let mut rig = Rig::new(LockScheme::Session);
