@@ -18,7 +18,7 @@ const HALF_A_MINUTE: RetryPolicy = RetryPolicy {
     max: Duration::from_secs(2),
 };
 
-/// Announces data streams on a service's LBS. A cheap handle; clones are the same producer.
+/// Announces data streams on a service's load balancer stream (LBS). A cheap handle; clones are the same producer.
 #[derive(Debug, Clone)]
 pub struct Producer {
     transport: Arc<dyn Transport>,
