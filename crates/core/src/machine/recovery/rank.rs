@@ -1,9 +1,8 @@
-//! Turns among the survivors (R11): what one consumer gave up, or left when it
+//! Ranks among the survivors (R11): what one consumer gave up, or left when it
 //! died, everybody hears of at the same moment.
 //!
-//! Each live consumer has a place in the order of each entry, by a hash of the
-//! entry and the consumer's name, so that all of them come to the same order
-//! without talking. The first goes at once. The others wait, the later the
+//! Each live consumer has a rank for each entry, by rendezvous hashing of the entry
+//! and the consumer's name, so that all of them come to the same order without talking. The first goes at once. The others wait, the later the
 //! further back, and then look at the *lock* first: what the first one took is
 //! held, and forgotten; only what is free still (the first one is full, or dead
 //! itself) is gone for. Inspecting a page costs a fraction of acquiring it in
@@ -121,7 +120,7 @@ impl Recovery {
         !cx.is_manual()
             && leases.room(cx) > 0
             && !is_known
-            && self.place(cx, pending.entry, pending.consumer.as_ref()) == Some(0)
+            && self.rank_for(cx, pending.entry, pending.consumer.as_ref()) == Some(0)
     }
 
     fn turn_of(&self, pending: &Pending) -> Option<&Turn> {
@@ -145,7 +144,7 @@ impl Recovery {
         }
         let has_come = self.turn_of(pending).is_some();
         self.scanner.turns.remove(pending.entry);
-        let wait = match self.place(cx, pending.entry, pending.consumer.as_ref()) {
+        let wait = match self.rank_for(cx, pending.entry, pending.consumer.as_ref()) {
             _ if has_come => return true,
             Some(0) => return true,
             Some(place) => RANK_STEP * place.min(LAST_RANK) + cx.deadline_jitter(),
@@ -214,18 +213,19 @@ impl Recovery {
         }
     }
 
-    /// This consumer's place in the order for the entry: how many of those who
-    /// live, besides the former owner, come before. `None` if nobody knows.
-    fn place(&self, cx: &Cx, entry: EntryId, from: Option<&ConsumerName>) -> Option<u32> {
+    /// This consumer's rank for the entry: how many of those who live, besides the
+    /// former owner, come before. `None` if nobody knows.
+    fn rank_for(&self, cx: &Cx, entry: EntryId, from: Option<&ConsumerName>) -> Option<u32> {
         if !cx.peers.are_known {
             return None;
         }
-        let seed = mix(entry.ms ^ mix(entry.seq));
-        let own = mix(seed ^ hash(&cx.consumer));
-        let others = self.scanner.live.iter().filter(|(name, hash)| {
-            **name != cx.consumer && Some(*name) != from && mix(seed ^ **hash) > own
-        });
-        Some(u32::try_from(others.count()).unwrap_or(u32::MAX))
+        let live = self.scanner.live.iter();
+        let others = live.filter(|(name, _)| **name != cx.consumer && Some(*name) != from);
+        Some(rank(
+            entry,
+            hash(&cx.consumer),
+            others.map(|(_, hash)| *hash),
+        ))
     }
 
     /// The turn has come; `state` is what the lock is now.
@@ -265,6 +265,17 @@ impl Recovery {
     }
 }
 
+/// How many of the others come before a consumer for this entry (rendezvous hashing): each
+/// mixes the hash of its name with the entry, and the greatest goes first. So all of them
+/// come to the same order without talking, each entry has an order of its own, and who
+/// comes or leaves changes nothing in the order of the others.
+fn rank(entry: EntryId, own: u64, others: impl Iterator<Item = u64>) -> u32 {
+    let seed = mix(entry.ms ^ mix(entry.seq));
+    let own = mix(seed ^ own);
+    let before = others.filter(|hash| mix(seed ^ *hash) > own).count();
+    u32::try_from(before).unwrap_or(u32::MAX)
+}
+
 fn is_held_by(held: &Held, consumer: Option<&ConsumerName>) -> bool {
     let Some(consumer) = consumer else {
         return false;
@@ -287,4 +298,55 @@ fn hash(name: &ConsumerName) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hashes(count: usize) -> Vec<u64> {
+        let name = |n| ConsumerName::from_wire(format!("consumer-{n}"));
+        (0..count).map(|n| hash(&name(n))).collect()
+    }
+
+    fn entries(count: u64) -> impl Iterator<Item = EntryId> {
+        (0..count).map(|n| EntryId::new(1_700_000_000_000 + n / 3, n % 3))
+    }
+
+    /// The consumers in the order of the entry, as each of them reckons it.
+    fn order(entry: EntryId, consumers: &[u64]) -> Vec<u64> {
+        let others = |own: u64| consumers.iter().copied().filter(move |other| *other != own);
+        let ranked = consumers
+            .iter()
+            .map(|own| (rank(entry, *own, others(*own)), *own));
+        let order: BTreeMap<u32, u64> = ranked.collect();
+        let ranks: Vec<u32> = order.keys().copied().collect();
+        let all: Vec<u32> = (0..consumers.len() as u32).collect();
+        assert_eq!(ranks, all, "each has another rank");
+        order.into_values().collect()
+    }
+
+    #[test]
+    fn all_come_to_the_same_order_and_each_is_the_first_for_its_part() {
+        let consumers = hashes(4);
+        let mut firsts = BTreeMap::new();
+        for entry in entries(4_000) {
+            *firsts.entry(order(entry, &consumers)[0]).or_insert(0) += 1;
+        }
+        assert!(
+            firsts.values().all(|count| (850..1_150).contains(count)),
+            "{firsts:?}"
+        );
+    }
+
+    #[test]
+    fn who_leaves_changes_nothing_in_the_order_of_the_others() {
+        let consumers = hashes(5);
+        for entry in entries(200) {
+            let mut before = order(entry, &consumers);
+            before.retain(|hash| *hash != consumers[2]);
+            let left: Vec<u64> = [0, 1, 3, 4].map(|n| consumers[n]).to_vec();
+            assert_eq!(order(entry, &left), before);
+        }
+    }
 }

@@ -85,3 +85,149 @@ impl SessionState {
         expiry.min(heartbeat)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::machine::leases::Leases;
+    use crate::machine::recovery::Recovery;
+    use crate::machine::{Config, Output};
+    use crate::{BeatOutcome, BeatReply, ConsumerName, Error, ErrorKind, Settings};
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    /// A session, and what it sees of the rest of a machine: nothing is held.
+    struct Rig {
+        cx: Cx,
+        session: SessionState,
+        leases: Leases,
+        recovery: Recovery,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let config = Config {
+                consumer: ConsumerName::from_wire("a"),
+                settings: Settings {
+                    ttl: TTL,
+                    ..Settings::default()
+                },
+                scheme: LockScheme::Session,
+                seed: 7,
+            };
+            let now = Timestamp::from_millis(1_000_000);
+            Self {
+                cx: Cx::new(config, now),
+                session: SessionState::new(now),
+                leases: Leases::new(now),
+                recovery: Recovery::new(now),
+            }
+        }
+
+        fn open_after(&mut self, time: Duration) {
+            let sent = self.cx.now;
+            self.session.open(&mut self.cx);
+            self.cx.now = sent + time;
+            let opened = Ok(OpenOutcome::Opened);
+            self.session.open_done(&mut self.cx, sent, opened);
+        }
+
+        /// The actions that were sent since.
+        fn sent(&mut self) -> Vec<Action> {
+            let outputs = self.cx.outputs.drain(..);
+            let action = |output| match output {
+                Output::Action(_, action) => Some(action),
+                _ => None,
+            };
+            outputs.filter_map(action).collect()
+        }
+
+        fn effects(&mut self) -> Vec<Effect> {
+            self.cx.effects.drain(..).collect()
+        }
+
+        fn heartbeat(&mut self, result: Result<BeatOutcome>) {
+            let sent = self.cx.now;
+            let (leases, recovery) = (&self.leases, &self.recovery);
+            self.session.pump_heartbeat(&mut self.cx, leases, recovery);
+            let named = Arc::from([]);
+            self.session.heartbeat_done(
+                &mut self.cx,
+                (leases, recovery),
+                (sent, named, None),
+                result,
+            );
+        }
+    }
+
+    fn extended() -> Result<BeatOutcome> {
+        Ok(BeatOutcome::Extended(BeatReply {
+            members: 1,
+            ..BeatReply::default()
+        }))
+    }
+
+    #[test]
+    fn a_session_is_believed_from_when_its_opening_was_sent() {
+        let mut rig = Rig::new();
+        let sent = rig.cx.now;
+        rig.open_after(TTL / 10);
+        assert!(matches!(rig.sent()[..], [Action::Open(_)]));
+        assert!(rig.cx.is_open() && rig.effects().is_empty());
+        let margin = rig.cx.settings.margin();
+        rig.cx.now = sent + TTL - margin - Duration::from_millis(1);
+        assert!(!rig.session.has_run_out(&rig.cx));
+        rig.cx.now = sent + TTL - margin;
+        assert!(rig.session.has_run_out(&rig.cx));
+    }
+
+    #[test]
+    fn a_session_whose_opening_took_as_long_as_it_lasts_is_abandoned() {
+        let mut rig = Rig::new();
+        rig.open_after(TTL);
+        assert!(matches!(rig.effects()[..], [Effect::AbandonSession(_)]));
+        assert!(!rig.cx.is_open());
+    }
+
+    #[test]
+    fn a_heartbeat_prolongs_the_belief_and_the_next_follows_a_third_of_a_ttl_later() {
+        let mut rig = Rig::new();
+        rig.open_after(Duration::ZERO);
+        rig.cx.now = rig.cx.now + TTL / 2;
+        rig.effects();
+        let before = rig.session.deadline;
+        rig.heartbeat(extended());
+        assert_eq!(rig.session.deadline, rig.cx.believed_until(rig.cx.now));
+        let [Effect::Heartbeat(heartbeat)] = &rig.effects()[..] else {
+            panic!("its news are for the other parts")
+        };
+        assert_eq!(heartbeat.deadline_before, before);
+        let next = rig.cx.now + rig.cx.settings.beat_interval();
+        assert_eq!(rig.session.timeout(&rig.cx), next);
+    }
+
+    #[test]
+    fn a_failed_heartbeat_costs_nothing_and_is_tried_again_soon() {
+        let mut rig = Rig::new();
+        rig.open_after(Duration::ZERO);
+        let before = rig.session.deadline;
+        rig.heartbeat(Err(Error::new(ErrorKind::Unavailable, "gone")));
+        assert_eq!(rig.session.deadline, before);
+        assert!(matches!(
+            rig.effects()[..],
+            [Effect::VitalFailed(Vital::Beat, _)]
+        ));
+        assert!(rig.session.timeout(&rig.cx) <= rig.cx.now + TTL / 10);
+    }
+
+    #[test]
+    fn a_session_that_is_gone_at_the_server_is_abandoned() {
+        let mut rig = Rig::new();
+        rig.open_after(Duration::ZERO);
+        rig.heartbeat(Ok(BeatOutcome::SessionGone));
+        assert!(matches!(rig.effects()[..], [Effect::AbandonSession(_)]));
+    }
+}
