@@ -10,7 +10,7 @@ use streamlease_testkit::simulation::fleet::SimServers;
 fn service(sim: &SimRuntime, scheme: LockScheme) -> Backend {
     let servers = SimServers::new(sim, "orders", scheme);
     let name = ServiceName::new("orders").expect("a valid name");
-    servers.line().backend(&name).expect("its own service")
+    servers.backend().backend(&name).expect("its own service")
 }
 
 /// Under a few seeds, since each gives another order of tasks and messages.

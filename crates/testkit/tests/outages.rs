@@ -12,7 +12,7 @@ use streamlease_core::{
 };
 use streamlease_testkit::sim::{SimHandle, SimRuntime};
 use streamlease_testkit::simulation::Network;
-use streamlease_testkit::simulation::fleet::{Line, SimServers};
+use streamlease_testkit::simulation::fleet::{SimBackend, SimServers};
 
 const TTL: Duration = Duration::from_secs(2);
 const STREAMS: usize = 12;
@@ -22,11 +22,11 @@ const CLIENTS: usize = 4;
 const OUTAGES: usize = 25;
 
 /// A client that takes what there is and holds it.
-async fn consumer(sim: &SimRuntime, servers: &SimServers, nth: usize) -> (SimHandle, Line) {
-    let (process, line) = (sim.handle(), servers.line());
+async fn consumer(sim: &SimRuntime, servers: &SimServers, nth: usize) -> (SimHandle, SimBackend) {
+    let (process, backend) = (sim.handle(), servers.backend());
     let (client, mut events) = Client::builder("orders")
         .consumer(format!("c{nth}"))
-        .backend(line.clone())
+        .backend(backend.clone())
         .runtime(process.clone())
         .ttl(TTL)
         .seed(sim.random(u64::MAX))
@@ -47,12 +47,12 @@ async fn consumer(sim: &SimRuntime, servers: &SimServers, nth: usize) -> (SimHan
         drop(client);
     };
     process.spawn(Box::pin(serve));
-    (process, line)
+    (process, backend)
 }
 
-fn strike(sim: &SimRuntime, servers: &SimServers, fleet: &[(SimHandle, Line)]) {
+fn strike(sim: &SimRuntime, servers: &SimServers, fleet: &[(SimHandle, SimBackend)]) {
     let length = TTL / 10 * (1 + sim.random(60) as u32);
-    let (process, line) = &fleet[sim.random(fleet.len() as u64) as usize];
+    let (process, backend) = &fleet[sim.random(fleet.len() as u64) as usize];
     match sim.random(8) {
         0 | 1 => servers.take_lbs_down(length),
         2 => servers.restart_locks(Duration::ZERO, length),
@@ -60,9 +60,9 @@ fn strike(sim: &SimRuntime, servers: &SimServers, fleet: &[(SimHandle, Line)]) {
             servers.take_lbs_down(length);
             servers.restart_locks(Duration::ZERO, length);
         }
-        4 => line.lose_requests(length),
-        5 => line.lose_replies(length),
-        6 => line.demote(length),
+        4 => backend.lose_requests(length),
+        5 => backend.lose_replies(length),
+        6 => backend.demote(length),
         _ => process.stop_clock(length),
     }
 }
@@ -80,7 +80,7 @@ fn run(seed: u64, scheme: LockScheme) {
     servers.set_network(Network::default());
     let pass = async |time| sim.sleep_until(sim.now() + time).await;
     sim.block_on(async {
-        let observer = servers.line();
+        let observer = servers.backend();
         let mut fleet = Vec::new();
         for nth in 0..CLIENTS {
             fleet.push(consumer(&sim, &servers, nth).await);

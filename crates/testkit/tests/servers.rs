@@ -10,7 +10,7 @@ use streamlease_core::{
 };
 use streamlease_testkit::sim::SimRuntime;
 use streamlease_testkit::simulation::Network;
-use streamlease_testkit::simulation::fleet::{HintsAre, Line, SimServers};
+use streamlease_testkit::simulation::fleet::{HintsAre, SimBackend, SimServers};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -20,9 +20,9 @@ fn servers(seed: u64) -> (SimRuntime, SimServers) {
     (sim, servers)
 }
 
-fn backend(line: &Line) -> Backend {
+fn parts(backend: &SimBackend) -> Backend {
     let service = ServiceName::new("orders").expect("a valid name");
-    line.backend(&service).expect("its own service")
+    backend.backend(&service).expect("its own service")
 }
 
 fn stream(nth: u128) -> StreamName {
@@ -41,8 +41,8 @@ async fn pass(sim: &SimRuntime, time: Duration) {
 }
 
 /// A session that holds `s0`.
-async fn hold(line: &Line) -> (Session, LockId) {
-    let locks = backend(line).locks;
+async fn hold(backend: &SimBackend) -> (Session, LockId) {
+    let locks = parts(backend).locks;
     let session = Session {
         id: SessionId::new(ConsumerName::from_wire("a"), 1),
         ttl: 5 * SECOND,
@@ -61,8 +61,8 @@ async fn hold(line: &Line) -> (Session, LockId) {
     (session, LockId { stream, entry })
 }
 
-async fn is_free(line: &Line, lock: &LockId) -> bool {
-    let states = backend(line)
+async fn is_free(backend: &SimBackend, lock: &LockId) -> bool {
+    let states = parts(backend)
         .locks
         .inspect(std::slice::from_ref(lock))
         .await;
@@ -73,18 +73,18 @@ async fn is_free(line: &Line, lock: &LockId) -> bool {
 fn a_lost_request_does_nothing_and_a_lost_reply_hides_what_was_done() {
     let (sim, servers) = servers(1);
     sim.block_on(async {
-        let line = servers.line();
-        let lbs = backend(&line).transport;
-        line.lose_requests(10 * SECOND);
+        let backend = servers.backend();
+        let lbs = parts(&backend).transport;
+        backend.lose_requests(10 * SECOND);
         let lost = lbs.submit(&batch(1)).await.expect_err("nobody hears it");
         assert_eq!(lost.kind(), ErrorKind::Unavailable);
         assert_eq!(servers.left(), []);
         pass(&sim, 10 * SECOND).await;
-        line.lose_replies(10 * SECOND);
+        backend.lose_replies(10 * SECOND);
         lbs.submit(&batch(1)).await.expect_err("nobody answers");
         assert_eq!(servers.left().len(), 1);
-        // Other lines are whole, and the repeat appends nothing.
-        let entries = backend(&servers.line()).transport.submit(&batch(1)).await;
+        // Other backends are whole, and the repeat appends nothing.
+        let entries = parts(&servers.backend()).transport.submit(&batch(1)).await;
         assert_eq!(entries.expect("submit"), servers.left());
     });
 }
@@ -98,9 +98,9 @@ fn late_messages_are_overtaken() {
         most_late: SECOND,
     });
     sim.block_on(async {
-        let line = servers.line();
+        let backend = servers.backend();
         for id in 0..20 {
-            let lbs = backend(&line).transport;
+            let lbs = parts(&backend).transport;
             sim.spawn(Box::pin(async move {
                 lbs.submit(&batch(id)).await.expect("late is not lost");
             }));
@@ -108,7 +108,7 @@ fn late_messages_are_overtaken() {
         }
         pass(&sim, 2 * SECOND).await;
         servers.heal();
-        let lbs = backend(&line).transport;
+        let lbs = parts(&backend).transport;
         let listed = lbs.list_undelivered(EntryId::MIN, 99).await;
         let listed = listed.expect("list_undelivered");
         let streams: Vec<_> = listed
@@ -125,7 +125,7 @@ fn late_messages_are_overtaken() {
 fn a_request_arrives_although_its_sender_is_gone() {
     let (sim, servers) = servers(3);
     sim.block_on(async {
-        let (process, lbs) = (sim.handle(), backend(&servers.line()).transport);
+        let (process, lbs) = (sim.handle(), parts(&servers.backend()).transport);
         let (sending, is_sending) = async_channel::bounded::<()>(1);
         process.spawn(Box::pin(async move {
             drop(sending);
@@ -144,8 +144,8 @@ fn a_request_arrives_although_its_sender_is_gone() {
 fn hints_are_silent_or_come_any_number_of_times() {
     let (sim, servers) = servers(4);
     sim.block_on(async {
-        let line = servers.line();
-        let mut hints = backend(&line)
+        let backend = servers.backend();
+        let mut hints = parts(&backend)
             .notifier
             .subscribe()
             .await
@@ -155,7 +155,7 @@ fn hints_are_silent_or_come_any_number_of_times() {
             for nth in 0..20 {
                 let consumer = ConsumerName::from_wire("a");
                 let session = SessionId::new(consumer, sim.random(u64::MAX) + nth);
-                backend(&line).locks.close(&session).await.expect("close");
+                parts(&backend).locks.close(&session).await.expect("close");
             }
             let mut heard = 0;
             loop {
@@ -183,22 +183,22 @@ fn hints_are_silent_or_come_any_number_of_times() {
 fn a_lock_server_forgets_what_it_lost_and_nothing_else() {
     let (sim, servers) = servers(5);
     sim.block_on(async {
-        let line = servers.line();
+        let backend = servers.backend();
         // It has a state from before.
         pass(&sim, 3 * SECOND).await;
-        let (_, lock) = hold(&line).await;
+        let (_, lock) = hold(&backend).await;
         pass(&sim, SECOND).await;
         servers.restart_locks(Duration::ZERO, SECOND);
-        let error = backend(&line).locks.members().await;
+        let error = parts(&backend).locks.members().await;
         assert_eq!(
             error.expect_err("it is down").kind(),
             ErrorKind::Unavailable
         );
         pass(&sim, SECOND).await;
-        assert!(!is_free(&line, &lock).await);
+        assert!(!is_free(&backend, &lock).await);
         assert!(servers.lossy().is_empty());
         servers.restart_locks(3 * SECOND, Duration::ZERO);
-        assert!(is_free(&line, &lock).await);
+        assert!(is_free(&backend, &lock).await);
         assert!(!servers.lossy().is_empty());
     });
 }
@@ -207,7 +207,7 @@ fn a_lock_server_forgets_what_it_lost_and_nothing_else() {
 fn a_restored_lbs_has_what_it_had() {
     let (sim, servers) = servers(6);
     sim.block_on(async {
-        let lbs = backend(&servers.line()).transport;
+        let lbs = parts(&servers.backend()).transport;
         assert!(!servers.restore_lbs(SECOND), "there was nothing yet");
         let first = lbs.submit(&batch(1)).await.expect("submit");
         pass(&sim, 2 * SECOND).await;
@@ -227,7 +227,7 @@ fn a_clock_that_leaps_further_than_the_margin_costs_the_durable_class() {
     let (sim, servers) = servers(7);
     sim.block_on(async {
         // Its TTL is 5 s, the margin 500 ms, of which drift may take 150.
-        hold(&servers.line()).await;
+        hold(&servers.backend()).await;
         servers.step_locks_clock(-60_000);
         servers.step_locks_clock(300);
         assert!(servers.lossy().is_empty());
@@ -241,13 +241,13 @@ fn a_clock_that_leaps_further_than_the_margin_costs_the_durable_class() {
 fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
     let (sim, servers) = servers(9);
     sim.block_on(async {
-        let line = servers.line();
-        let lbs = backend(&line).transport;
+        let backend = servers.backend();
+        let lbs = parts(&backend).transport;
         lbs.prepare().await.expect("prepare");
         for id in 1..=6 {
             lbs.submit(&batch(id)).await.expect("submit");
         }
-        line.narrow(SECOND / 10, 10 * SECOND);
+        backend.narrow(SECOND / 10, 10 * SECOND);
         let consumer = ConsumerName::from_wire("a");
         let request = FetchRequest {
             consumer: consumer.clone(),
@@ -268,7 +268,7 @@ fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
             let scope = Scope::All { after };
             let beat = async {
                 let asked = sim.now();
-                backend(&line).locks.members().await.expect("members");
+                parts(&backend).locks.members().await.expect("members");
                 let took = sim.now().saturating_since(asked);
                 assert!(took < SECOND / 100, "{took:?}");
             };
@@ -287,7 +287,10 @@ fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
 fn another_service_needs_its_own_servers() {
     let (_, servers) = servers(8);
     let other = ServiceName::new("calls").expect("a valid name");
-    let error = servers.line().backend(&other).expect_err("not its service");
+    let error = servers
+        .backend()
+        .backend(&other)
+        .expect_err("not its service");
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("orders"), "{error}");
 }

@@ -53,7 +53,7 @@
 //! time and chance from its [`Process`] alone, the same seed gives the same run.
 //!
 //! To tell a story of your own instead of a drawn one, give each process a
-//! [`Line`] of [`SimServers`] as its backend and a node of
+//! [`SimBackend`] of [`SimServers`] as its backend and a node of
 //! [`SimRuntime`](crate::sim::SimRuntime) as its runtime, and strike yourself:
 //!
 //! ```
@@ -68,19 +68,19 @@
 //! let servers = SimServers::new(&sim, "orders", LockScheme::Session);
 //! servers.set_network(Network::default());
 //! sim.block_on(async {
-//!     let (process, line) = (sim.handle(), servers.line());
+//!     let (process, backend) = (sim.handle(), servers.backend());
 //!     let (client, mut events) = Client::builder("orders")
 //!         .consumer("a")
-//!         .backend(line.clone())
+//!         .backend(backend.clone())
 //!         .runtime(process.clone())
 //!         .seed(sim.random(u64::MAX))
 //!         .start()?;
-//!     let producer = Producer::new("orders", &servers.line(), process.clone())?;
+//!     let producer = Producer::new("orders", &servers.backend(), process.clone())?;
 //!     producer.submit("s", Info::NONE).await?;
 //!     let Some(Event::StreamAdded(lease)) = events.next().await else { panic!() };
 //!
 //!     // Cut off for longer than its TTL, it is told so before anybody else gets the stream.
-//!     line.lose_requests(Duration::from_secs(60));
+//!     backend.lose_requests(Duration::from_secs(60));
 //!     lease.lost().await;
 //!     assert!(!lease.is_valid());
 //!     Ok(())
@@ -88,15 +88,15 @@
 //! # }
 //! ```
 
+mod backend;
 mod ledger;
-mod line;
 mod process;
 mod run;
 mod servers;
 mod trial;
 
+pub use backend::SimBackend;
 pub use ledger::Ledger;
-pub use line::Line;
 pub use process::Process;
 pub use servers::{HintsAre, SimServers};
 pub use trial::{Outcome, Trial};

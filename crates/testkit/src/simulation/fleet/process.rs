@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use streamlease_core::{Client, ClientBuilder, Runtime};
 
-use super::{Ledger, Line, SimServers, Trial};
+use super::{Ledger, SimBackend, SimServers, Trial};
 use crate::sim::{SimHandle, SimRuntime};
 
 /// One process of the fleet, to your code. Clones are the same process.
@@ -15,7 +15,7 @@ pub struct Process {
     ttl: Duration,
     sim: SimRuntime,
     handle: SimHandle,
-    line: Line,
+    backend: SimBackend,
     ledger: Ledger,
     /// Closed when it is asked to stop; nothing is ever sent.
     stop: (Sender<()>, Receiver<()>),
@@ -34,7 +34,7 @@ impl Process {
             ttl,
             sim: sim.clone(),
             handle: sim.handle(),
-            line: servers.line(),
+            backend: servers.backend(),
             ledger: ledger.clone(),
             stop: async_channel::bounded(1),
         }
@@ -50,7 +50,7 @@ impl Process {
     pub fn client(&self) -> ClientBuilder {
         Client::builder(Trial::SERVICE)
             .consumer(&self.name)
-            .backend(self.line.clone())
+            .backend(self.backend.clone())
             .runtime(self.handle.clone())
             .seed(self.sim.random(u64::MAX))
             .ttl(self.ttl)
@@ -68,8 +68,8 @@ impl Process {
     }
 
     /// Its way to the servers, for a producer of its own.
-    pub fn line(&self) -> &Line {
-        &self.line
+    pub fn backend(&self) -> &SimBackend {
+        &self.backend
     }
 
     /// What its handlers write to.

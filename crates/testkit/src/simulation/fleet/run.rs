@@ -38,7 +38,7 @@ pub(super) struct Run<'a> {
     storm_until: Timestamp,
     bad_hints_until: Timestamp,
     no_hints_until: Timestamp,
-    /// By the number of the process's line.
+    /// By the number of the process's backend.
     frozen_until: BTreeMap<usize, Timestamp>,
 }
 
@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
         match step {
             Step::Start(name) => self.start(name),
             Step::Thaw(process) => {
-                let until = self.frozen_until.get(&process.line().number);
+                let until = self.frozen_until.get(&process.backend().number);
                 if until.is_none_or(|until| *until <= self.sim.now()) {
                     process.runtime().thaw();
                 }
@@ -182,12 +182,12 @@ impl<'a> Run<'a> {
 
     /// A producer that tries again until it is heard.
     fn announce(&self, announcement: Announcement) {
-        let (sim, line) = (self.sim.clone(), self.servers.line());
+        let (sim, backend) = (self.sim.clone(), self.servers.backend());
         let announced = self.announced.clone();
         lock(&announced).under_way += 1;
         self.sim.spawn(Box::pin(async move {
             let producer =
-                Producer::new(Trial::SERVICE, &line, sim.clone()).expect("their own service");
+                Producer::new(Trial::SERVICE, &backend, sim.clone()).expect("their own service");
             let mut batch = SubmitBatch::new(vec![announcement.clone()]).expect("random numbers");
             loop {
                 let entries = match producer.submit_batch(&batch).await {
@@ -256,8 +256,8 @@ impl<'a> Run<'a> {
                     Some(Amid::Pause) => self.pause(nth, length),
                     Some(Amid::Suspend) => self.suspend(nth, length),
                     Some(Amid::Partition) => {
-                        self.nodes[nth].line().lose_requests(length);
-                        self.nodes[nth].line().lose_replies(length);
+                        self.nodes[nth].backend().lose_requests(length);
+                        self.nodes[nth].backend().lose_replies(length);
                     }
                 }
                 self.nodes[nth].stop();
@@ -280,12 +280,12 @@ impl<'a> Run<'a> {
                 },
                 Some(nth),
             ) => {
-                let line = self.nodes[nth].line();
+                let backend = self.nodes[nth].backend();
                 if requests {
-                    line.lose_requests(length);
+                    backend.lose_requests(length);
                 }
                 if replies {
-                    line.lose_replies(length);
+                    backend.lose_replies(length);
                 }
             }
             (Fault::Storm { length }, _) => {
@@ -320,12 +320,12 @@ impl<'a> Run<'a> {
                 self.servers.let_fetches_come_back(permille);
             }
             (Fault::Refuses { of, what, length }, _) => self.servers.refuse(of, what, length),
-            (Fault::Demoted { length, .. }, Some(nth)) => self.nodes[nth].line().demote(length),
+            (Fault::Demoted { length, .. }, Some(nth)) => self.nodes[nth].backend().demote(length),
             (Fault::ThinLink { each, length, .. }, Some(nth)) => {
-                self.nodes[nth].line().narrow(each, length);
+                self.nodes[nth].backend().narrow(each, length);
             }
             (Fault::SlowConnect { length, .. }, Some(nth)) => {
-                self.nodes[nth].line().connect_slowly(length);
+                self.nodes[nth].backend().connect_slowly(length);
             }
             (Fault::ConsumerRemoved { nth }, _) => return self.servers.remove_consumer(nth),
             (Fault::Acknowledged { nth }, _) => return self.servers.acknowledge(nth),
@@ -346,7 +346,7 @@ impl<'a> Run<'a> {
     fn pause(&mut self, nth: usize, length: Duration) {
         let process = self.nodes[nth].clone();
         let until = self.sim.now() + length;
-        let frozen_until = self.frozen_until.entry(process.line().number);
+        let frozen_until = self.frozen_until.entry(process.backend().number);
         let frozen_until = frozen_until.or_insert(until);
         *frozen_until = until.max(*frozen_until);
         process.runtime().freeze();

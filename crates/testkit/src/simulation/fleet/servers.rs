@@ -11,7 +11,7 @@ use streamlease_core::{
     Runtime, ServiceName, Timestamp,
 };
 
-use super::line::{Line, LineState};
+use super::backend::{SimBackend, SimBackendState};
 use crate::clock::{Time, ns};
 use crate::sim::SimRuntime;
 use crate::simulation::fault::{Estimate, Key, Of, Refused};
@@ -32,7 +32,7 @@ const KEPT: Duration = Duration::from_secs(10);
 /// [`Client`](streamlease_core::Client)s and [`Producer`](streamlease_core::Producer)s
 /// under [`SimRuntime`]. Clones are the same servers.
 ///
-/// Each process has a [`line`](Self::line) of its own, which is its backend.
+/// Each process has a [`backend`](Self::backend) of its own.
 /// Each request, reply and hint travels on its own, as [`Network`] says, and
 /// arrives whatever has become of who sent it.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ pub(super) struct State {
     waiters: Vec<Waiter>,
     last_ticket: u64,
     subscribers: Vec<Subscriber>,
-    lines: Vec<Arc<Mutex<LineState>>>,
+    backends: Vec<Arc<Mutex<SimBackendState>>>,
     longest_ttl: Duration,
     shortest_ttl: Duration,
     /// When the lock server's clock went forward, and by how many milliseconds.
@@ -89,7 +89,7 @@ struct Waiter {
 }
 
 struct Subscriber {
-    line: Arc<Mutex<LineState>>,
+    backend: Arc<Mutex<SimBackendState>>,
     hints: Sender<Hint>,
 }
 
@@ -126,7 +126,7 @@ impl SimServers {
             waiters: Vec::new(),
             last_ticket: 0,
             subscribers: Vec::new(),
-            lines: Vec::new(),
+            backends: Vec::new(),
             longest_ttl: Duration::ZERO,
             shortest_ttl: Duration::MAX,
             leaps: Vec::new(),
@@ -147,11 +147,11 @@ impl SimServers {
     }
 
     /// The way of one process to these servers: its backend. Give each its own.
-    pub fn line(&self) -> Line {
-        let number = self.shared.state().lines.len();
-        let line = Line::new(number, self.shared.clone());
-        self.shared.state().lines.push(line.state.clone());
-        line
+    pub fn backend(&self) -> SimBackend {
+        let number = self.shared.state().backends.len();
+        let backend = SimBackend::new(number, self.shared.clone());
+        self.shared.state().backends.push(backend.state.clone());
+        backend
     }
 
     /// How bad the network is from now on.
@@ -315,14 +315,14 @@ impl SimServers {
         self.shared.state().servers.lbs.waits_permille = permille;
     }
 
-    /// Both servers are there, all lines are whole, and the network is quiet.
+    /// Both servers are there, all backends are whole, and the network is quiet.
     pub fn heal(&self) {
         let state = &mut *self.shared.state();
         state.network = Network::QUIET;
         state.hints = HintsAre::Fine;
         state.servers.heal();
-        for line in &state.lines {
-            lock(line).mend();
+        for backend in &state.backends {
+            lock(backend).mend();
         }
     }
 
@@ -367,7 +367,7 @@ impl SimServers {
         self.shared.state().trace.clone().unwrap_or_default()
     }
 
-    /// Adds a line of one's own.
+    /// Adds a backend of one's own.
     pub fn note(&self, what: impl fmt::Display) {
         self.shared.note(what);
     }
@@ -420,7 +420,7 @@ impl Shared {
             (false, Some(error)) => Err(error),
             (false, None) => operation(state, at, &mut hints),
         };
-        state.note(now, format_args!("line {from} {call}: {result:?}"));
+        state.note(now, format_args!("backend {from} {call}: {result:?}"));
         self.publish(state, hints);
         result
     }
@@ -431,8 +431,8 @@ impl Shared {
         for hint in hints {
             state.subscribers.retain(|to| !to.hints.is_closed());
             for to in &state.subscribers {
-                let line = &mut *lock(&to.line);
-                for delay in line.hint_delays(self.now(), &state.network, state.hints) {
+                let backend = &mut *lock(&to.backend);
+                for delay in backend.hint_delays(self.now(), &state.network, state.hints) {
                     let (sim, to, hint) = (self.sim.clone(), to.hints.clone(), hint.clone());
                     self.sim.spawn(Box::pin(async move {
                         sim.sleep_until(now + delay).await;
@@ -473,8 +473,8 @@ impl State {
         self.shortest_ttl = self.shortest_ttl.min(ttl);
     }
 
-    pub(super) fn subscribe(&mut self, line: Arc<Mutex<LineState>>, hints: Sender<Hint>) {
-        self.subscribers.push(Subscriber { line, hints });
+    pub(super) fn subscribe(&mut self, backend: Arc<Mutex<SimBackendState>>, hints: Sender<Hint>) {
+        self.subscribers.push(Subscriber { backend, hints });
     }
 
     /// Puts a fetch among those that wait; the number is for leaving.

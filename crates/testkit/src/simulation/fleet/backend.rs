@@ -1,4 +1,4 @@
-//! [`Line`]: one process's way to the servers, which is its backend.
+//! [`SimBackend`]: the backend of one process, which has a way of its own to the servers.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -27,16 +27,16 @@ use crate::simulation::rng::Rng;
 const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// One process's way to [`SimServers`](super::SimServers): the backend of its
-/// client, or of a producer. Clones are the same line.
+/// client, or of a producer. Clones are the same backend.
 #[derive(Debug, Clone)]
-pub struct Line {
+pub struct SimBackend {
     pub(super) number: usize,
     shared: Arc<Shared>,
-    pub(super) state: Arc<Mutex<LineState>>,
+    pub(super) state: Arc<Mutex<SimBackendState>>,
 }
 
 #[derive(Debug)]
-pub(super) struct LineState {
+pub(super) struct SimBackendState {
     rng: Rng,
     requests_lost_until: Time,
     replies_lost_until: Time,
@@ -47,9 +47,9 @@ pub(super) struct LineState {
     worked: BTreeSet<&'static str>,
 }
 
-impl Line {
+impl SimBackend {
     pub(super) fn new(number: usize, shared: Arc<Shared>) -> Self {
-        let state = LineState {
+        let state = SimBackendState {
             rng: Rng::new(shared.sim.random(u64::MAX)),
             requests_lost_until: 0,
             replies_lost_until: 0,
@@ -102,11 +102,13 @@ impl Line {
         name: &'static str,
         operation: impl FnOnce(&mut State, u64, &mut Vec<Hint>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let line = self.clone();
+        let backend = self.clone();
         self.on_the_network(name, async move {
-            line.request().await?;
-            let result = line.shared.execute(server, name, line.number, operation);
-            line.reply(Size::Items(1)).await?;
+            backend.request().await?;
+            let result = backend
+                .shared
+                .execute(server, name, backend.number, operation);
+            backend.reply(Size::Items(1)).await?;
             result
         })
         .await
@@ -134,12 +136,12 @@ impl Line {
         trip: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = async_channel::bounded(1);
-        let line = self.clone();
+        let backend = self.clone();
         self.shared.sim.spawn(Box::pin(async move {
-            let result = trip.await.map_err(|error| line.refused(name, error));
+            let result = trip.await.map_err(|error| backend.refused(name, error));
             let worked = result.is_ok();
             if answer.try_send(result).is_ok() && worked {
-                lock(&line.state).worked.insert(name);
+                lock(&backend.state).worked.insert(name);
             }
         }));
         let gone = |_| Err(unavailable("the simulation has ended"));
@@ -209,7 +211,7 @@ impl Line {
     }
 }
 
-impl LineState {
+impl SimBackendState {
     pub(super) fn mend(&mut self) {
         self.requests_lost_until = 0;
         self.replies_lost_until = 0;
@@ -244,7 +246,7 @@ impl LineState {
     }
 }
 
-impl BackendProvider for Line {
+impl BackendProvider for SimBackend {
     fn backend(&self, service: &ServiceName) -> Result<Backend> {
         let theirs = &self.shared.service;
         if service != theirs {
@@ -252,17 +254,17 @@ impl BackendProvider for Line {
                 "these servers are simulated for the service {theirs}; {service} needs its own"
             )));
         }
-        let line = Arc::new(self.clone());
+        let backend = Arc::new(self.clone());
         Ok(Backend {
-            transport: line.clone(),
-            locks: line.clone(),
-            notifier: line,
+            transport: backend.clone(),
+            locks: backend.clone(),
+            notifier: backend,
         })
     }
 }
 
 #[async_trait]
-impl Transport for Line {
+impl Transport for SimBackend {
     async fn prepare(&self) -> Result<()> {
         self.lbs("prepare", |state, _, _| {
             state.servers.lbs.prepare();
@@ -287,11 +289,11 @@ impl Transport for Line {
             max,
             wait,
         } = request.clone();
-        let line = self.clone();
+        let backend = self.clone();
         self.on_the_network("fetch", async move {
-            line.request().await?;
-            let shared = &line.shared;
-            let fits = lock(&line.state).link.piece(shared.now());
+            backend.request().await?;
+            let shared = &backend.shared;
+            let fits = lock(&backend.state).link.piece(shared.now());
             let max = fits.unwrap_or(max).min(max);
             let (answer, answered) = async_channel::bounded(1);
             let now = shared.sim.now();
@@ -302,7 +304,7 @@ impl Transport for Line {
                 }
                 Ok(Ok(state.servers.lbs.fetch(&consumer, max, at)?))
             };
-            let result = match shared.execute(Server::Lbs, "fetch", line.number, begin) {
+            let result = match shared.execute(Server::Lbs, "fetch", backend.number, begin) {
                 Err(error) => Err(error),
                 Ok(Ok(fetched)) => Ok(fetched),
                 Ok(Err(ticket)) => {
@@ -318,30 +320,33 @@ impl Transport for Line {
                     let answer = answer.or_else(|| answered.try_recv().ok());
                     let nothing = || Ok(shared.state().servers.lbs.nothing());
                     let fetched = answer.unwrap_or_else(nothing);
-                    shared.note(format_args!("line {} fetched: {fetched:?}", line.number));
+                    shared.note(format_args!(
+                        "backend {} fetched: {fetched:?}",
+                        backend.number
+                    ));
                     fetched
                 }
             };
             let brought = result.as_ref().map_or(0, |fetched| fetched.entries.len());
-            line.reply(Size::Entries(brought)).await?;
+            backend.reply(Size::Entries(brought)).await?;
             result
         })
         .await
     }
 
     async fn list_pending(&self, scope: &Scope, limit: usize) -> Result<PendingPage> {
-        let (scope, line) = (scope.clone(), self.clone());
+        let (scope, backend) = (scope.clone(), self.clone());
         self.on_the_network("list_pending", async move {
-            line.request().await?;
-            let (shared, link) = (&line.shared, lock(&line.state).link);
+            backend.request().await?;
+            let (shared, link) = (&backend.shared, lock(&backend.state).link);
             let list = |state: &mut State, at, _: &mut Vec<Hint>| {
                 let mut page = state.servers.lbs.list(&scope, limit, at)?;
                 link.shorten(shared.now(), &mut page);
                 Ok(page)
             };
-            let result = shared.execute(Server::Lbs, "list_pending", line.number, list);
+            let result = shared.execute(Server::Lbs, "list_pending", backend.number, list);
             let brought = result.as_ref().map_or(0, |page| page.entries.len());
-            line.reply(Size::Entries(brought)).await?;
+            backend.reply(Size::Entries(brought)).await?;
             result
         })
         .await
@@ -469,7 +474,7 @@ impl Transport for Line {
 }
 
 #[async_trait]
-impl LockManager for Line {
+impl LockManager for SimBackend {
     fn scheme(&self) -> LockScheme {
         self.shared.scheme
     }
@@ -592,13 +597,13 @@ impl LockManager for Line {
 }
 
 #[async_trait]
-impl Notifier for Line {
+impl Notifier for SimBackend {
     async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
-        let line = self.state.clone();
+        let backend = self.state.clone();
         let hints = self
             .locks("subscribe", move |state, _, _| {
                 let (to, hints) = async_channel::unbounded();
-                state.subscribe(line, to);
+                state.subscribe(backend, to);
                 Ok(hints)
             })
             .await?;
