@@ -6,9 +6,9 @@
 //! sessions or records, the suite looks whether it does.
 
 mod deadlines;
+mod harness;
 mod leases;
 mod sessions;
-mod tool;
 
 use std::sync::Arc;
 

@@ -36,7 +36,7 @@ const TTL: Duration = Duration::from_secs(600);
 
 /// With the entries that are free now.
 pub async fn a_hand_back_is_announced(runtime: Arc<dyn Runtime>, backend: Backend) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     let mut hints = t.subscribe().await;
     for n in [1, 3] {
         let handed_back: BTreeSet<_> = t.hand_back(n).await.into_iter().collect();
@@ -46,7 +46,7 @@ pub async fn a_hand_back_is_announced(runtime: Arc<dyn Runtime>, backend: Backen
 
 /// Also if nobody was refused it.
 pub async fn a_release_that_asks_for_it_is_announced(runtime: Arc<dyn Runtime>, backend: Backend) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     let mut hints = t.subscribe().await;
     let a = t.session("a").await;
     let streams = streams("s", 3);
@@ -60,7 +60,7 @@ pub async fn a_release_of_what_somebody_was_refused_is_announced(
     runtime: Arc<dyn Runtime>,
     backend: Backend,
 ) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     let mut hints = t.subscribe().await;
     let (a, b) = (t.session("a").await, t.session("b").await);
     let (refused, twice) = (stream("refused"), stream("twice"));
@@ -83,7 +83,7 @@ pub async fn a_release_of_what_somebody_was_refused_is_announced(
 /// With the consumer whose session it was, where the backend keeps sessions:
 /// one that has only plain keys has nothing to end but a local note.
 pub async fn a_closed_session_is_announced(runtime: Arc<dyn Runtime>, backend: Backend) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     let mut hints = t.subscribe().await;
     let a = t.session("a").await;
     t.hold(&a, &[stream("s")]).await;
@@ -101,7 +101,7 @@ pub async fn a_change_right_after_subscribing_is_heard(
     runtime: Arc<dyn Runtime>,
     backend: Backend,
 ) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     for _ in 0..10 {
         let entries = t.deliver(1).await;
         let mut hints = t.subscribe().await;
@@ -113,7 +113,7 @@ pub async fn a_change_right_after_subscribing_is_heard(
 
 /// What one has heard is not gone for the others.
 pub async fn every_subscription_hears_every_hint(runtime: Arc<dyn Runtime>, backend: Backend) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     let mut subscriptions = Vec::new();
     for _ in 0..3 {
         subscriptions.push(t.subscribe().await);
@@ -126,7 +126,7 @@ pub async fn every_subscription_hears_every_hint(runtime: Arc<dyn Runtime>, back
 
 /// It ends with itself only.
 pub async fn a_dropped_subscription_disturbs_no_other(runtime: Arc<dyn Runtime>, backend: Backend) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     let first = t.subscribe().await;
     let mut hints = t.subscribe().await;
     let mut third = t.subscribe().await;
@@ -141,7 +141,7 @@ pub async fn a_dropped_subscription_disturbs_no_other(runtime: Arc<dyn Runtime>,
 
 /// Dropping the future of `next`, at whatever moment, loses no hint.
 pub async fn giving_up_waiting_loses_no_hint(runtime: Arc<dyn Runtime>, backend: Backend) {
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     let mut hints = t.subscribe().await;
     let mut missing = BTreeSet::new();
     let mut heard = BTreeSet::new();
@@ -169,7 +169,7 @@ pub async fn giving_up_waiting_loses_no_hint(runtime: Arc<dyn Runtime>, backend:
 
 /// A `next` that waits is woken, by what happens in another task.
 pub async fn waiting_ends_with_the_hint(runtime: Arc<dyn Runtime>, backend: Backend) {
-    let t = Arc::new(Tool::new(runtime, backend).await);
+    let t = Arc::new(Harness::new(runtime, backend).await);
     let mut hints = t.subscribe().await;
     let (send, handed_back) = async_channel::bounded(1);
     let elsewhere = t.clone();
@@ -193,7 +193,7 @@ pub async fn what_nobody_reads_is_kept_or_said_to_be_missed(
     backend: Backend,
 ) {
     const ROUNDS: usize = 2_000;
-    let t = Tool::new(runtime, backend).await;
+    let t = Harness::new(runtime, backend).await;
     let mut hints = t.subscribe().await;
     let a = t.session("a").await;
     let mut freed = BTreeSet::new();
@@ -230,13 +230,13 @@ fn note_handed_back(heard: &mut BTreeSet<EntryId>, hint: Hint) {
     }
 }
 
-struct Tool {
+struct Harness {
     runtime: Arc<dyn Runtime>,
     backend: Backend,
     consumer: ConsumerName,
 }
 
-impl Tool {
+impl Harness {
     async fn new(runtime: Arc<dyn Runtime>, backend: Backend) -> Self {
         backend.transport.prepare().await.expect("prepare");
         let consumer = consumer("a");

@@ -6,9 +6,9 @@
 mod delivery;
 mod failures;
 mod fencing;
+mod harness;
 mod listing;
 mod quarantine;
-mod tool;
 
 use std::sync::Arc;
 

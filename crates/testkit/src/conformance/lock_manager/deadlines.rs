@@ -9,11 +9,11 @@ use streamlease_core::{
 };
 
 use super::super::support::{pass, stream, streams};
-use super::tool::{E0, LONG, SHORT, Tool, attempt, lease, request, unopened};
+use super::harness::{E0, Harness, LONG, SHORT, attempt, lease, request, unopened};
 
 /// Without a beat, others get what was held as soon as its deadline is over.
 pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let (s, other) = (stream("s"), stream("other"));
     let attempt = attempt();
@@ -44,7 +44,7 @@ pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<
 
 /// As long as it beats, nobody else gets what a session holds.
 pub async fn a_beat_extends_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     // Long enough for a busy machine to beat in time.
     let (a, b) = (
         t.session("a", Duration::from_secs(2)).await,
@@ -70,7 +70,7 @@ pub async fn a_beat_gives_the_whole_ttl_again(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", LONG).await;
     let s = stream("s");
     let held = [t.hold(&a, &s).await];
@@ -96,7 +96,7 @@ pub async fn a_beat_leaves_alone_what_it_does_not_name(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", LONG).await;
     let held = t.hold_all(&a, &streams("s", 2)).await;
     let remaining = async |lease: &LeaseRef| match t.state(&lease.stream).await {
@@ -116,7 +116,7 @@ pub async fn a_beat_leaves_alone_what_it_does_not_name(
 
 /// With a lock per stream, a beat says which of those it names are not held.
 pub async fn a_beat_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let streams = streams("s", 4);
     let held = t.hold_all(&a, &streams).await;
@@ -146,7 +146,7 @@ pub async fn a_beat_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<dyn
 
 /// The deadline is final: a beat that comes after it extends nothing.
 pub async fn a_late_beat_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
@@ -166,7 +166,7 @@ pub async fn a_late_beat_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<d
 
 /// Nor does an open.
 pub async fn a_late_open_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let keeps = t.keeps(&a).await;
     let s = stream("s");
@@ -186,7 +186,7 @@ pub async fn a_late_open_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<d
 
 /// The repeat of an open whose reply was lost.
 pub async fn an_open_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", LONG).await;
     let held = t.hold(&a, &stream("s")).await;
     assert_eq!(t.open(&a).await.expect("open"), OpenOutcome::Opened);
@@ -205,7 +205,7 @@ pub async fn an_acquire_does_not_extend_its_session(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let ttl = Duration::from_millis(1_500);
     let (a, b) = (t.session("a", ttl).await, t.session("b", LONG).await);
     let opened = t.runtime.now();
@@ -230,7 +230,7 @@ pub async fn an_acquire_does_not_extend_its_session(
 
 /// Consumers of one service may be configured differently, as during a change.
 pub async fn ttls_may_differ(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let c = t.session("c", LONG * 2).await;
     let (short, long) = (stream("short"), stream("long"));
@@ -246,7 +246,7 @@ pub async fn a_closed_session_is_dead_at_once(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let ttl = if t.has_sessions() { LONG } else { SHORT };
     let (a, b) = (t.session("a", ttl).await, t.session("b", LONG).await);
     let s = stream("s");
@@ -276,7 +276,7 @@ pub async fn a_session_that_is_gone_acquires_nothing(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let keeps = t.keeps(&a).await;
     let (s, other) = (stream("s"), stream("other"));

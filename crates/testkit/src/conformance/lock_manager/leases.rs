@@ -11,11 +11,11 @@ use streamlease_core::{
 };
 
 use super::super::support::{PATIENCE, pass, stream, streams, unique, within};
-use super::tool::{E0, E1, LONG, Tool, assert_holder, attempt, lease, request};
+use super::harness::{E0, E1, Harness, LONG, assert_holder, attempt, lease, request};
 
 /// A client decides by it, once.
 pub async fn the_scheme_is_always_the_same(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let before = t.scheme();
     let a = t.session("a", LONG).await;
     t.hold(&a, &stream("s")).await;
@@ -27,7 +27,7 @@ pub async fn a_held_stream_is_refused_whatever_the_entry(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     t.hold(&a, &s).await;
@@ -49,7 +49,7 @@ pub async fn a_session_holds_a_stream_for_one_entry(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", LONG).await;
     let s = stream("s");
     let first = t.hold(&a, &s).await;
@@ -71,7 +71,7 @@ pub async fn a_stream_twice_in_one_page_is_held_once(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", LONG).await;
     let s = stream("s");
     let outcomes = t
@@ -91,7 +91,7 @@ pub async fn a_stream_twice_in_one_page_is_held_once(
 
 /// The repeat of an acquire whose reply was lost is answered with its token.
 pub async fn an_acquire_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let attempt = attempt();
@@ -114,7 +114,7 @@ pub async fn another_attempt_gets_a_greater_token_and_the_old_one_frees_nothing(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let first = t.hold(&a, &s).await;
@@ -133,7 +133,7 @@ pub async fn an_earlier_attempt_that_executes_late_changes_nothing(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let earlier = attempt();
@@ -160,7 +160,7 @@ pub async fn tokens_grow_over_successive_owners(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let sessions = [
         t.session("a", LONG).await,
         t.session("b", LONG).await,
@@ -183,7 +183,7 @@ pub async fn tokens_grow_over_successive_owners(
 
 /// What a caller has seen elsewhere (on the LBS, say) counts like a token of before.
 pub async fn tokens_grow_past_the_floor(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let first = t.hold(&a, &s).await;
@@ -211,7 +211,7 @@ pub async fn tokens_grow_past_the_floor(runtime: Arc<dyn Runtime>, locks: Arc<dy
 
 /// Free at once, for everybody.
 pub async fn a_released_stream_is_free(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     for announce in [false, true] {
         let s = stream("s");
@@ -229,7 +229,7 @@ pub async fn a_released_stream_is_free(runtime: Arc<dyn Runtime>, locks: Arc<dyn
 
 /// The repeat of a release frees nothing that came after it.
 pub async fn a_release_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
@@ -245,7 +245,7 @@ pub async fn a_release_with_another_token_changes_nothing(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
@@ -264,7 +264,7 @@ pub async fn a_late_release_does_not_free_a_newer_acquisition(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let old = t.hold(&a, &s).await;
@@ -287,7 +287,7 @@ pub async fn racing_acquires_give_each_stream_to_one_session(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let streams = streams("s", 20);
     let (send, receive) = async_channel::unbounded();
     for n in 0..10 {
@@ -331,7 +331,7 @@ pub async fn inspection_says_who_holds_a_lock_and_for_how_long(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG / 2).await);
     let streams = streams("s", 4);
     t.hold(&a, &streams[0]).await;
@@ -375,7 +375,7 @@ pub async fn streams_are_told_apart_whatever_their_names(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", LONG).await;
     let base = format!("{:x}", unique());
     let names = [
@@ -416,7 +416,7 @@ pub async fn streams_are_told_apart_whatever_their_names(
 
 /// One outcome per argument, in their order, whatever became of the others.
 pub async fn results_are_positional(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let streams = streams("s", 4);
     let taken = t.hold(&a, &streams[1]).await;
@@ -453,7 +453,7 @@ pub async fn large_batches_are_answered_whole(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let streams = streams("s", 1_200);
     let held = t.hold_all(&a, &streams).await;
@@ -496,7 +496,7 @@ pub async fn large_batches_are_answered_whole(
 
 /// Whatever a dropped call has done or still does, its repeat ends well.
 pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     for drop_after in [0, 0, 1, 2] {
         let s = stream("s");
@@ -521,7 +521,7 @@ pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc
 }
 
 /// Polls `call` at least once and drops it after `ms` if it is not done by then.
-async fn give_up<T>(t: &Tool, ms: u64, call: impl Future<Output = T>) {
+async fn give_up<T>(t: &Harness, ms: u64, call: impl Future<Output = T>) {
     let call = async {
         call.await;
     };

@@ -10,14 +10,14 @@ use streamlease_core::{
 };
 
 use super::super::support::{PATIENCE, stream, streams, within};
-use super::tool::{LONG, SHORT, Tool, unopened};
+use super::harness::{Harness, LONG, SHORT, unopened};
 
 /// Whoever beats hears of every dead session, until somebody has cleared it away.
 pub async fn dead_sessions_are_reported_until_they_are_buried(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (b, c) = (t.session("b", LONG).await, t.session("c", LONG).await);
     let later = t.session("a", SHORT + Duration::from_millis(100)).await;
     let a = t.session("a", SHORT).await;
@@ -66,7 +66,7 @@ pub async fn dead_sessions_are_reported_until_they_are_buried(
 
 /// Burying takes nothing from the living.
 pub async fn a_live_session_is_not_buried(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let idle = t.session("idle", LONG).await;
     let s = stream("s");
@@ -85,7 +85,7 @@ pub async fn a_take_over_leaves_the_living_alone(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
@@ -113,7 +113,7 @@ pub async fn a_take_over_moves_a_dead_sessions_leases_in_pages(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let held = t.hold_all(&a, &streams("s", 7)).await;
     t.outlast(SHORT).await;
@@ -152,7 +152,7 @@ pub async fn a_take_over_leaves_what_others_acquired_since(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b, c) = (
         t.session("a", SHORT).await,
         t.session("b", LONG).await,
@@ -184,7 +184,7 @@ pub async fn racing_take_overs_move_each_lease_once(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", SHORT).await;
     let streams = streams("s", 20);
     t.hold_all(&a, &streams).await;
@@ -230,7 +230,7 @@ pub async fn a_session_that_was_taken_over_does_not_come_back(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let keeps = t.keeps(&a).await;
     let held = t.hold_all(&a, &streams("s", 3)).await;
@@ -260,7 +260,7 @@ pub async fn a_session_that_is_gone_takes_nothing_over(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b, c) = (
         t.session("a", SHORT).await,
         t.session("b", LONG).await,
@@ -293,7 +293,7 @@ pub async fn the_next_deadline_is_the_soonest_of_the_others(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let b = t.session("b", LONG).await;
     assert_eq!(
         t.beats(&b, &[]).await.next_deadline,
@@ -335,7 +335,7 @@ pub async fn the_next_deadline_is_the_soonest_of_the_others(
 
 /// Neither the closed nor those whose deadline has passed.
 pub async fn members_are_the_live_sessions(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", LONG).await;
     if !t.keeps(&a).await {
         assert!(t.members().await.expect("members").is_empty());
@@ -364,7 +364,7 @@ pub async fn members_are_the_live_sessions(runtime: Arc<dyn Runtime>, locks: Arc
 
 /// What a session reconciles with.
 pub async fn records_are_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let mut held = t.hold_all(&a, &streams("s", 5)).await;
     held.sort();
@@ -402,7 +402,7 @@ pub async fn the_generation_stays_while_nothing_is_lost(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let a = t.session("a", LONG).await;
     let generation = t.beats(&a, &[]).await.generation;
     let held = t.hold_all(&a, &streams("s", 3)).await;
@@ -425,7 +425,7 @@ pub async fn a_revoked_lease_is_named_until_its_owner_releases_it(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let streams = streams("s", 2);
     let held = t.hold_all(&a, &streams).await;
@@ -472,7 +472,7 @@ pub async fn the_turn_to_sweep_comes_once_per_length_of_time(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
-    let t = Tool::new(runtime, locks);
+    let t = Harness::new(runtime, locks);
     let sessions = [t.session("a", LONG).await, t.session("b", LONG).await];
     // Long enough that a busy machine asks everybody within one turn.
     let turn = Duration::from_secs(2);
@@ -493,7 +493,7 @@ pub async fn the_turn_to_sweep_comes_once_per_length_of_time(
 
 /// A take-over that must not be refused: what was moved, and how many are left.
 async fn taken(
-    t: &Tool,
+    t: &Harness,
     session: &streamlease_core::Session,
     dead: &streamlease_core::SessionId,
     max: usize,

@@ -11,11 +11,11 @@ use streamlease_core::{
 };
 
 use super::super::support::{PATIENCE, Patience, consumer, pass, stream, unique, within};
-use super::tool::{Tool, batch, claimed, fenced, ids, listed, request};
+use super::harness::{Harness, batch, claimed, fenced, ids, listed, request};
 
 /// Preparing again neither fails nor starts the group anew.
 pub async fn prepare_is_idempotent(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     t.prepare().await.expect("prepare again");
     let owned = t.owned(&t.a, 5).await;
     let waiting = t.announce(1).await;
@@ -37,7 +37,7 @@ pub async fn a_new_group_starts_at_the_first_entry(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::unprepared(runtime, transport);
+    let t = Harness::unprepared(runtime, transport);
     let before = t.announce(3).await;
     t.prepare().await.expect("prepare");
     assert_eq!(ids(&t.take(&t.a, 10).await), before);
@@ -48,7 +48,7 @@ pub async fn an_unprepared_service_says_so_or_works(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::unprepared(runtime, transport);
+    let t = Harness::unprepared(runtime, transport);
     match t.fetch(&request(&t.a, 1, Duration::ZERO)).await {
         Ok(fetched) => assert!(fetched.entries.is_empty(), "{:?}", fetched.entries),
         Err(err) => assert_eq!(err.kind(), ErrorKind::NotPrepared, "{err:?}"),
@@ -63,7 +63,7 @@ pub async fn submitted_entries_arrive_in_order_as_they_were(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let mut announcements = Vec::new();
     for name in [
         "plain",
@@ -116,7 +116,7 @@ pub async fn an_empty_batch_appends_nothing(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     assert!(t.submit(&batch(&[])).await.expect("submit").is_empty());
     assert!(t.take(&t.a, 10).await.is_empty());
 }
@@ -126,7 +126,7 @@ pub async fn a_repeated_batch_appends_nothing(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let batch = batch(&[stream("one"), stream("two")]);
     let first = t.submit(&batch).await.expect("submit");
     assert_eq!(t.submit(&batch).await.expect("submit again"), first);
@@ -150,7 +150,7 @@ pub async fn a_batch_that_has_grown_appends_what_is_new(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let names: Vec<StreamName> = ["one", "two", "three"].into_iter().map(stream).collect();
     let whole = batch(&names);
     let part = |count: usize| SubmitBatch {
@@ -171,7 +171,7 @@ pub async fn a_repeated_batch_appends_nothing_after_its_entries_are_gone(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let batch = batch(&[stream("once")]);
     let first = t.submit(&batch).await.expect("submit");
     t.take(&t.a, 1).await;
@@ -190,7 +190,7 @@ pub async fn a_batch_submitted_twice_at_once_is_appended_once(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     for _ in 0..10 {
         let batch = batch(&[stream("one"), stream("two")]);
         let (first, second) = future::zip(t.submit(&batch), t.submit(&batch)).await;
@@ -205,7 +205,7 @@ pub async fn the_same_data_stream_can_be_announced_twice(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let twice = stream("twice");
     let submitted = t.submit_streams(&[twice.clone(), twice.clone()]).await;
     assert_ne!(submitted[0], submitted[1]);
@@ -225,7 +225,7 @@ pub async fn a_fetch_brings_at_most_max_and_each_entry_to_one_consumer(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let submitted = t.announce(5).await;
     let first = t
         .fetch(&request(&t.a, 2, Duration::ZERO))
@@ -244,7 +244,7 @@ pub async fn racing_fetches_deliver_every_entry_once(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let submitted = t.announce(60).await;
     let (send, receive) = async_channel::unbounded();
     for n in 0..10 {
@@ -283,7 +283,7 @@ pub async fn a_fetch_that_waits_for_nothing_returns_at_once(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let start = t.runtime.now();
     for _ in 0..5 {
         assert!(t.take(&t.a, 10).await.is_empty());
@@ -300,7 +300,7 @@ pub async fn a_blocking_fetch_wakes_on_submit(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let start = t.runtime.now();
     let (send, submitted) = async_channel::bounded(1);
     let producer = t.clone();
@@ -326,7 +326,7 @@ pub async fn a_fetch_of_over_a_second_returns_empty_when_nothing_comes(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let start = t.runtime.now();
     let wait = Duration::from_millis(1_700);
     let asked = request(&t.a, 10, wait);
@@ -351,7 +351,7 @@ pub async fn a_blocking_fetch_delays_no_other_call(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let owned = t.owned(&t.a, 5).await;
     let wait = Duration::from_secs(60);
     let (asked_a, asked_b) = (request(&t.a, 1, wait), request(&t.b, 1, wait));
@@ -397,7 +397,7 @@ pub async fn entries_of_a_dropped_fetch_are_found_by_listing(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let mut submitted = BTreeSet::new();
     let mut fetched: BTreeSet<EntryId> = BTreeSet::new();
     for round in 0..20_u64 {
@@ -444,7 +444,7 @@ pub async fn dropped_calls_can_be_repeated(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     for drop_after in [0_u64, 0, 1, 2] {
         let batch = batch(&[stream("dropped")]);
         give_up(&t, drop_after, t.submit(&batch)).await;
@@ -484,7 +484,7 @@ pub async fn dropped_calls_can_be_repeated(
 }
 
 /// Polls `call` at least once and drops it after `ms` if it is not done by then.
-async fn give_up<T>(t: &Tool, ms: u64, call: impl Future<Output = T>) {
+async fn give_up<T>(t: &Harness, ms: u64, call: impl Future<Output = T>) {
     let call = async {
         call.await;
     };
@@ -500,7 +500,7 @@ async fn give_up<T>(t: &Tool, ms: u64, call: impl Future<Output = T>) {
 pub async fn everything_works_at_once(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
     const PRODUCERS: usize = 4;
     const EACH: usize = 15;
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     for _ in 0..PRODUCERS {
         let t = t.clone();
         t.runtime.clone().spawn(Box::pin(async move {

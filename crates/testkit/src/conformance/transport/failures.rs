@@ -6,14 +6,14 @@ use std::time::Duration;
 use streamlease_core::{FencingToken, HandBackOutcome, Runtime, Transport};
 
 use super::super::support::pass;
-use super::tool::{Tool, claimed, fenced, one, stale};
+use super::harness::{Harness, claimed, fenced, one, stale};
 
 /// An owner that is replaced without having handed back has crashed, once.
 pub async fn a_crash_counts_a_failure_once(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(t.claim_one(&t.b, entry, 6).await, claimed(&t.a, 1));
     assert_eq!(
@@ -33,7 +33,7 @@ pub async fn a_hand_back_counts_a_failure_only_if_it_says_so(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     t.hand_back_one(&t.a, entry, 5, false).await;
     assert_eq!(t.pending(entry).await.expect("pending").failures, 0);
@@ -56,7 +56,7 @@ pub async fn reasons_of_failures_are_kept(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     let said = [
         "first",
@@ -94,7 +94,7 @@ pub async fn a_late_hand_back_takes_the_death_of_its_owner_back(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(t.claim_one(&t.b, entry, 6).await, claimed(&t.a, 1));
     let before = t.pending(entry).await.expect("pending");
@@ -133,7 +133,7 @@ pub async fn a_late_hand_back_can_say_why_it_failed(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     t.claim_one(&t.b, entry, 6).await;
     for _ in 0..2 {
@@ -149,7 +149,7 @@ pub async fn a_failed_hand_back_starts_the_idle_time_anew(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     let idle = async || t.pending(entry).await.expect("pending").idle;
     pass(&*t.runtime, Duration::from_millis(300)).await;
@@ -171,7 +171,7 @@ pub async fn an_owner_clears_the_failures_before_it(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entries = [t.owned(&t.a, 5).await, t.owned(&t.a, 6).await];
     for entry in entries {
         assert_eq!(t.claim_one(&t.b, entry, 7).await, claimed(&t.a, 1));
@@ -205,7 +205,7 @@ pub async fn only_the_owner_clears_failures(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     t.claim_one(&t.b, entry, 6).await;
     let failures = async || t.pending(entry).await.expect("pending").failures;

@@ -9,11 +9,11 @@ use streamlease_core::{
 };
 
 use super::super::support::{PATIENCE, consumer, pass, within};
-use super::tool::{Tool, claimed, counted, fenced, ids, listed, stale};
+use super::harness::{Harness, claimed, counted, fenced, ids, listed, stale};
 
 /// A claim with a greater token than any before is granted and remembered.
 pub async fn a_claim_remembers_its_token(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     // As large as tokens get: microseconds since 1970, and far into the future.
     for token in [1, 1_800_000_000_000_001, (1 << 53) - 1] {
         let entry = t.fresh(&t.a).await;
@@ -33,7 +33,7 @@ pub async fn a_claim_resets_the_idle_time(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     for consumer in [&t.a, &t.b] {
         pass(&*t.runtime, Duration::from_millis(300)).await;
@@ -57,7 +57,7 @@ pub async fn a_claim_with_the_same_token_can_be_repeated(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     for _ in 0..3 {
         assert_eq!(t.claim_one(&t.a, entry, 5).await, claimed(&t.a, 0));
@@ -70,7 +70,7 @@ pub async fn a_claim_with_the_same_token_takes_a_moved_entry_back(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     // Who claims with the owner's token is the owner, under whichever name.
     assert_eq!(t.claim_one(&t.b, entry, 5).await, claimed(&t.a, 0));
@@ -90,7 +90,7 @@ pub async fn a_greater_token_claims_from_whichever_consumer(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let fetched = t.fresh(&t.a).await;
     t.claim_unowned(&t.b, fetched, 1).await;
     let owned = t.owned(&t.a, 5).await;
@@ -115,7 +115,7 @@ pub async fn a_claim_takes_an_entry_that_is_pending_at_nobody(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.announce(1).await[0];
     t.claim_unowned(&t.a, entry, 5).await;
     let pending = t.pending(entry).await.expect("pending");
@@ -140,7 +140,7 @@ pub async fn a_lower_token_changes_nothing(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     for handed_back in [false, true] {
         let entry = t.owned(&t.a, 5).await;
         if handed_back {
@@ -172,7 +172,7 @@ pub async fn a_delayed_claim_loses_against_the_next_owner(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.fresh(&t.a).await;
     t.claim_unowned(&t.b, entry, 6).await;
     assert_eq!(t.claim_one(&t.a, entry, 5).await, stale(6));
@@ -189,7 +189,7 @@ pub async fn a_delayed_claim_after_a_hand_back_changes_nothing(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(
         t.hand_back_one(&t.a, entry, 5, false).await,
@@ -208,7 +208,7 @@ pub async fn a_hand_back_leaves_the_entry_to_greater_tokens_only(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(
         t.hand_back_one(&t.a, entry, 5, false).await,
@@ -246,7 +246,7 @@ pub async fn a_hand_back_leaves_the_entry_to_greater_tokens_only(
 
 /// A repeat is a hand back, and counts a failure no second time.
 pub async fn a_hand_back_can_be_repeated(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     for failed in [false, true] {
         let entry = t.owned(&t.a, 5).await;
         for _ in 0..3 {
@@ -270,7 +270,7 @@ pub async fn racing_claims_end_at_the_greatest_token(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     for _ in 0..5 {
         let entry = t.fresh(&t.a).await;
         let (send, receive) = async_channel::unbounded();
@@ -308,7 +308,7 @@ pub async fn completed_entries_are_gone_for_good(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(
         t.complete_one(&t.a, entry, 5).await,
@@ -344,7 +344,7 @@ pub async fn whoever_has_the_entry_pending_the_token_decides(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let completed = t.owned(&t.a, 5).await;
     assert_eq!(
         t.complete_one(&t.b, completed, 5).await,
@@ -363,7 +363,7 @@ pub async fn a_token_above_the_remembered_one_fits(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let completed = t.owned(&t.a, 5).await;
     assert_eq!(
         t.complete_one(&t.a, completed, 8).await,
@@ -390,7 +390,7 @@ pub async fn no_token_fits_only_entries_that_were_never_claimed(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let fresh = t.fresh(&t.a).await;
     assert_eq!(
         t.complete_one(&t.a, fresh, 0).await,
@@ -419,7 +419,7 @@ pub async fn an_owner_completes_an_entry_that_is_pending_at_nobody(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entries = t.announce(3).await;
     assert_eq!(
         t.complete_one(&t.a, entries[1], 5).await,
@@ -431,7 +431,7 @@ pub async fn an_owner_completes_an_entry_that_is_pending_at_nobody(
 
 /// One result per argument, in their order, whatever became of the others.
 pub async fn results_are_positional(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let (fresh, owned, gone) = (
         t.fresh(&t.a).await,
         t.owned(&t.a, 5).await,
@@ -518,7 +518,7 @@ pub async fn large_batches_are_answered_whole(
     transport: Arc<dyn Transport>,
 ) {
     const N: usize = 1_200;
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entries = t.announce(N).await;
     assert!(entries.is_sorted_by(|low, high| low < high));
     let mut fetched = Vec::new();

@@ -6,14 +6,14 @@ use std::time::Duration;
 use streamlease_core::{CompleteOutcome, EntryId, FencingToken, Runtime, Scope, Transport};
 
 use super::super::support::{consumer, pass, stream};
-use super::tool::{Tool, ids, listed};
+use super::harness::{Harness, ids, listed};
 
 /// What was delivered and not yet claimed says so.
 pub async fn a_delivered_entry_is_listed_as_untouched(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let name = stream("listed");
     let entry = t.submit_streams(std::slice::from_ref(&name)).await[0];
     assert!(
@@ -41,7 +41,7 @@ pub async fn pages_are_in_order_and_complete(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let none = t
         .list_pending(
             &Scope::All {
@@ -86,7 +86,7 @@ pub async fn pages_are_in_order_and_complete(
 
 /// Everything, one consumer's, or just these.
 pub async fn scopes_list_what_they_say(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let submitted = t.announce(5).await;
     t.take(&t.a, 2).await;
     t.take(&t.b, 2).await;
@@ -148,7 +148,7 @@ pub async fn ids_are_listed_as_the_entries_are(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     assert!(t.list_all_ids(None, 3).await.is_empty());
     let submitted = t.announce(8).await;
     for n in 0..7 {
@@ -189,7 +189,7 @@ pub async fn listing_changes_neither_idle_time_nor_deliveries(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.fresh(&t.a).await;
     let first = t.pending(entry).await.expect("pending");
     let mut last = first.clone();
@@ -215,7 +215,7 @@ pub async fn undelivered_entries_are_listed_without_being_delivered(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let names = [
         stream("u0"),
         stream("u1"),
@@ -257,7 +257,7 @@ pub async fn consumers_are_listed_with_what_they_have(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     assert!(t.consumers().await.expect("consumers").is_empty());
     t.announce(3).await;
     let entry = t.take(&t.a, 2).await[0].entry;
@@ -285,7 +285,7 @@ pub async fn a_consumer_is_forgotten_only_when_nothing_is_pending_at_it(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     assert!(
         !t.forget_consumer(&t.a).await.expect("forget_consumer"),
@@ -330,7 +330,7 @@ pub async fn nothing_is_stranded_whatever_its_consumers_do(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let stranded = async || {
         let page = t.list_stranded(EntryId::MIN, 10).await;
         let page = page.expect("list_stranded");

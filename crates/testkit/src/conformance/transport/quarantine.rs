@@ -10,14 +10,14 @@ use streamlease_core::{
 };
 
 use super::super::support::{PATIENCE, stream, unique, within};
-use super::tool::{Tool, ids, one, request};
+use super::harness::{Harness, ids, one, request};
 
 /// Parked is not lost: everything the producer said is kept, and why it was parked.
 pub async fn quarantine_keeps_the_payload_and_the_reason(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let info = Info::from_json(r#"{"keep":"mé"}"#).expect("valid info");
     let announcement = Announcement::new(stream("poison"), info);
     let batch = SubmitBatch {
@@ -46,7 +46,7 @@ pub async fn quarantine_keeps_the_payload_and_the_reason(
 
 /// A repeat finds the entry gone and parks nothing twice.
 pub async fn quarantine_can_be_repeated(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(
         t.quarantine_one(&t.a, entry, 5, "first").await,
@@ -66,7 +66,7 @@ pub async fn who_has_failed_less_often_by_now_is_not_quarantined(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     t.claim_one(&t.b, entry, 6).await;
     assert_eq!(t.failures_at_claim(&t.a, entry, 7).await.count, 2);
@@ -110,7 +110,7 @@ pub async fn quarantine_counts_failures_and_names_the_last_owner(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     t.hand_back_one(&t.a, entry, 5, true).await;
     t.claim_one(&t.a, entry, 6).await;
@@ -128,7 +128,7 @@ pub async fn quarantined_entries_are_listed_in_pages(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let submitted = t.announce(5).await;
     t.take(&t.a, 5).await;
     for n in [3, 0, 4, 1, 2] {
@@ -156,7 +156,7 @@ pub async fn a_released_entry_is_delivered_again_as_it_was(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let info = Info::from_json(r#"{"keep":"mé, 1:x,"}"#).expect("valid info");
     let announcement = Announcement::new(stream("mended"), info);
     let batch = SubmitBatch {
@@ -198,7 +198,7 @@ pub async fn a_release_from_quarantine_can_be_repeated(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     t.quarantine_one(&t.a, entry, 5, "any").await;
     // Twice in one call, too.
@@ -229,7 +229,7 @@ pub async fn releases_and_drops_are_positional(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let pending = t.owned(&t.a, 5).await;
     let (first, second) = (t.owned(&t.a, 5).await, t.owned(&t.a, 5).await);
     let unknown = EntryId::new(1, 1);
@@ -268,7 +268,7 @@ pub async fn dropped_entries_are_gone_for_good(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let entry = t.owned(&t.a, 5).await;
     t.quarantine_one(&t.a, entry, 5, "any").await;
     for was_there in [true, false] {
@@ -285,7 +285,7 @@ pub async fn a_whole_quarantine_is_released_in_order(
     runtime: Arc<dyn Runtime>,
     transport: Arc<dyn Transport>,
 ) {
-    let t = Tool::new(runtime, transport).await;
+    let t = Harness::new(runtime, transport).await;
     let submitted = t.announce(350).await;
     t.take(&t.a, 350).await;
     let parked: Vec<Quarantine> = submitted

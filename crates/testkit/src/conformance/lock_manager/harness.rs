@@ -27,12 +27,12 @@ pub(super) const E1: EntryId = EntryId::new(1_700_000_000_000, 1);
 
 /// Dereferences to the lock manager itself.
 #[derive(Clone)]
-pub(super) struct Tool {
+pub(super) struct Harness {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) locks: Arc<dyn LockManager>,
 }
 
-impl Deref for Tool {
+impl Deref for Harness {
     type Target = dyn LockManager;
 
     fn deref(&self) -> &Self::Target {
@@ -40,7 +40,7 @@ impl Deref for Tool {
     }
 }
 
-impl Tool {
+impl Harness {
     pub(super) fn new(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) -> Self {
         Self { runtime, locks }
     }

@@ -15,14 +15,14 @@ use super::super::support::{consumer, stream, streams, unique};
 
 /// Dereferences to the transport itself.
 #[derive(Clone)]
-pub(super) struct Tool {
+pub(super) struct Harness {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) a: ConsumerName,
     pub(super) b: ConsumerName,
 }
 
-impl Deref for Tool {
+impl Deref for Harness {
     type Target = dyn Transport;
 
     fn deref(&self) -> &Self::Target {
@@ -30,7 +30,7 @@ impl Deref for Tool {
     }
 }
 
-impl Tool {
+impl Harness {
     pub(super) fn unprepared(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) -> Self {
         let (a, b) = (consumer("a"), consumer("b"));
         Self {
@@ -42,9 +42,9 @@ impl Tool {
     }
 
     pub(super) async fn new(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) -> Self {
-        let tool = Self::unprepared(runtime, transport);
-        tool.prepare().await.expect("prepare");
-        tool
+        let harness = Self::unprepared(runtime, transport);
+        harness.prepare().await.expect("prepare");
+        harness
     }
 
     pub(super) async fn submit_streams(&self, streams: &[StreamName]) -> Vec<EntryId> {
@@ -100,7 +100,7 @@ impl Tool {
         );
     }
 
-    /// Of failures the outcome has the number alone; see [`Tool::failures_at_claim`].
+    /// Of failures the outcome has the number alone; see [`Harness::failures_at_claim`].
     pub(super) async fn claim_one(
         &self,
         consumer: &ConsumerName,
