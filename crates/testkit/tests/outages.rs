@@ -50,7 +50,7 @@ async fn consumer(sim: &SimRuntime, servers: &SimServers, nth: usize) -> (SimHan
     (process, backend)
 }
 
-fn strike(sim: &SimRuntime, servers: &SimServers, fleet: &[(SimHandle, SimBackend)]) {
+fn inject(sim: &SimRuntime, servers: &SimServers, fleet: &[(SimHandle, SimBackend)]) {
     let length = TTL / 10 * (1 + sim.random(60) as u32);
     let (process, backend) = &fleet[sim.random(fleet.len() as u64) as usize];
     match sim.random(8) {
@@ -92,7 +92,7 @@ fn run(seed: u64, scheme: LockScheme) {
         }
         pass(TTL).await;
         for _ in 0..OUTAGES {
-            strike(&sim, &servers, &fleet);
+            inject(&sim, &servers, &fleet);
             pass(TTL / 10 * sim.random(60) as u32).await;
             assert!(servers.parked().is_empty(), "seed {seed}, {scheme:?}");
         }

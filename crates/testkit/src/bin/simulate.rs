@@ -162,7 +162,7 @@ struct Summary {
     lossy: Class,
     lossy_by: BTreeMap<&'static str, u64>,
     messages: Messages,
-    /// Over all seeds: clients, streams, faults that struck, steps.
+    /// Over all seeds: clients, streams, faults that were injected, steps.
     fewest: Option<[u64; 4]>,
     slowest: (Duration, u64),
     /// In thousandths of its bound.
@@ -178,8 +178,8 @@ struct Summary {
 
 impl Summary {
     fn add(&mut self, seed: u64, outcome: Outcome) {
-        let struck = outcome.faults.values().sum();
-        let size = [outcome.clients, outcome.streams, struck, outcome.steps];
+        let injected = outcome.faults.values().sum();
+        let size = [outcome.clients, outcome.streams, injected, outcome.steps];
         let least = [
             LEAST_CLIENTS,
             LEAST_STREAMS,
@@ -269,9 +269,9 @@ impl Summary {
             messages.replies_overtaken,
             messages.executed_late
         );
-        let [clients, streams, struck, steps] = self.fewest.unwrap_or_default();
+        let [clients, streams, injected, steps] = self.fewest.unwrap_or_default();
         println!(
-            "fewest in a seed: {clients} clients, {streams} streams, {struck} faults, {steps} steps; \
+            "fewest in a seed: {clients} clients, {streams} streams, {injected} faults, {steps} steps; \
              {} seeds are too small",
             self.too_small.len()
         );

@@ -341,7 +341,7 @@ pub enum Amid {
 }
 
 impl Fault {
-    /// The draw for the process that it strikes, if it strikes one.
+    /// The draw for the process that it is about, if it is about one.
     pub(super) fn process(&self) -> Option<u64> {
         match self {
             Self::Crash { node, .. }

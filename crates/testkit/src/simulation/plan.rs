@@ -18,7 +18,7 @@ pub const LEAST_CLIENTS: u64 = 3;
 /// Data streams in each seed, at least.
 pub const LEAST_STREAMS: u64 = 20;
 
-/// Faults that strike in each seed, at least.
+/// Faults that are injected in each seed, at least.
 pub const LEAST_FAULTS: usize = 5;
 
 /// Clocks that drift by no more, in ticks per million, leave a run *durable*.

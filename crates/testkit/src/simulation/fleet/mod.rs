@@ -54,7 +54,7 @@
 //!
 //! To tell a story of your own instead of a drawn one, give each process a
 //! [`SimBackend`] of [`SimServers`] as its backend and a node of
-//! [`SimRuntime`](crate::sim::SimRuntime) as its runtime, and strike yourself:
+//! [`SimRuntime`](crate::sim::SimRuntime) as its runtime, and inject faults yourself:
 //!
 //! ```
 //! use std::time::Duration;

@@ -116,7 +116,7 @@ impl<'a> Run<'a> {
             self.step(step);
         }
         let least = LEAST_FAULTS.min(self.trial.faults.len());
-        while self.struck() < least && !self.nodes.is_empty() {
+        while self.injected() < least && !self.nodes.is_empty() {
             let node = self.sim.random(u64::MAX);
             let (same_name, after) = (true, self.trial.ttl / 4);
             self.step(Step::Fault(Fault::Crash {
@@ -162,7 +162,7 @@ impl<'a> Run<'a> {
             Step::Weather => self.weather(),
             Step::Fault(fault) => {
                 self.servers.note(format_args!("{fault:?}"));
-                if self.strike(fault) {
+                if self.inject(fault) {
                     *self.faults.entry(fault.kind()).or_default() += 1;
                 } else {
                     // Nothing was there for it yet.
@@ -216,8 +216,8 @@ impl<'a> Run<'a> {
         }));
     }
 
-    /// Whether it struck.
-    fn strike(&mut self, fault: Fault) -> bool {
+    /// Returns whether there was anything for it.
+    fn inject(&mut self, fault: Fault) -> bool {
         let process = match fault.process() {
             None => None,
             Some(draw) => match draw.checked_rem(self.nodes.len() as u64) {
@@ -338,7 +338,7 @@ impl<'a> Run<'a> {
                 let stream = self.streams[nth as usize].clone();
                 self.announce(Announcement::new(stream, Info::NONE));
             }
-            (other, _) => panic!("{other:?} cannot strike real clients"),
+            (other, _) => panic!("{other:?} cannot be injected for real clients"),
         }
         true
     }
@@ -362,7 +362,7 @@ impl<'a> Run<'a> {
     /// What was announced since is announced again.
     fn restore_lbs(&mut self, lost: Duration) -> bool {
         let before = self.servers.left();
-        let struck = self.servers.restore_lbs(lost);
+        let injected = self.servers.restore_lbs(lost);
         let after: BTreeSet<_> = self.servers.left().into_iter().collect();
         let gone = before.into_iter().filter(|entry| !after.contains(entry));
         for entry in gone {
@@ -375,10 +375,10 @@ impl<'a> Run<'a> {
                 self.announce(announcement);
             }
         }
-        struck
+        injected
     }
 
-    fn struck(&self) -> usize {
+    fn injected(&self) -> usize {
         self.faults.values().sum::<u64>() as usize
     }
 

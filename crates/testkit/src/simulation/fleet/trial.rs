@@ -57,7 +57,7 @@ pub struct Outcome {
     pub processes: u64,
     /// Announcements that had to be completed.
     pub announced: usize,
-    /// Faults that struck, by kind.
+    /// Faults that were injected, by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Why the run is not durable; see [`SimServers::lossy`](super::SimServers::lossy).
     pub lossy: BTreeSet<&'static str>,

@@ -523,7 +523,7 @@ impl Locks {
         let mut outcomes = Vec::with_capacity(releases.len());
         for Release { lease, announce } in releases {
             let released = match self.scheme {
-                LockScheme::Session => self.strike(session, lease),
+                LockScheme::Session => self.take_off_record(session, lease),
                 LockScheme::PerStream => {
                     self.touch(&lease.stream, lease.entry, now, hints);
                     self.delete_keys(session, lease)
@@ -543,7 +543,7 @@ impl Locks {
         outcomes
     }
 
-    fn strike(&mut self, session: &SessionId, lease: &LeaseRef) -> bool {
+    fn take_off_record(&mut self, session: &SessionId, lease: &LeaseRef) -> bool {
         let held = self.leases.get(&lease.stream);
         let held = held.is_some_and(|held| held.session == *session && held.token == lease.token);
         if held {

@@ -271,7 +271,7 @@ impl World {
                 let answered = self.nodes[node].answered;
                 self.messages.replies_overtaken += u64::from(answered > Some(id));
                 self.nodes[node].answered = answered.max(Some(id));
-                let result = self.bend(&sent, result);
+                let result = self.inject_mutant(&sent, result);
                 self.nodes[node].learn(sent.call, &result);
                 if let Ok(reply) = &result {
                     self.checker.hears(node, &sent, reply);
@@ -285,7 +285,7 @@ impl World {
                 if let Some(sent) = self.nodes[node].awaited.remove(&id) {
                     self.drop_connection(node, Some(id));
                     trace!(self, "n{node} gives up {id:?}");
-                    let result = self.bend(&sent, Err(unavailable("no answer in time")));
+                    let result = self.inject_mutant(&sent, Err(unavailable("no answer in time")));
                     self.feed(node, Some(Input::Done(id, result)));
                 }
             }
@@ -316,7 +316,7 @@ impl World {
     }
 
     /// A backend that takes an error for a loss.
-    fn bend(
+    fn inject_mutant(
         &self,
         sent: &Sent,
         result: streamlease_core::Result<Reply>,

@@ -5,7 +5,7 @@
 //!   does it, on its own `clock`; `user`: what is done with its leases;
 //! - `network`: each request, reply and hint travels on its own;
 //! - `servers`: the model is asked, perhaps after the caller gave up;
-//! - `trouble`: how faults strike; `foreign`: consumers of another make;
+//! - `trouble`: how faults are injected; `foreign`: consumers of another make;
 //! - `settling`: what must come right once the faults are over.
 
 mod client;
@@ -49,7 +49,7 @@ pub struct Outcome {
     pub clients: u64,
     /// Data streams that were announced.
     pub streams: u64,
-    /// Faults that struck, by kind.
+    /// Faults that were injected, by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// What became of single messages, by kind.
     pub messages: Messages,

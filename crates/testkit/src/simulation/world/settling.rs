@@ -49,13 +49,13 @@ impl World {
     /// All faults stop, and there is more room than work; in some seeds, for
     /// one stream more.
     pub(super) fn heal(&mut self) {
-        if self.struck() < LEAST_FAULTS && self.plan.faults.len() >= LEAST_FAULTS {
+        if self.injected() < LEAST_FAULTS && self.plan.faults.len() >= LEAST_FAULTS {
             let crash = Fault::Crash {
                 node: self.rng.next(),
                 same_name: true,
                 after: self.plan.ttl / 4,
             };
-            self.strike_counted("TOO FEW FAULTS", crash);
+            self.inject_counted("TOO FEW FAULTS", crash);
             return self.push(self.now + ns(self.plan.ttl), Event::Heal);
         }
         trace!(self, "HEALED");

@@ -1,4 +1,4 @@
-//! How each fault strikes.
+//! How each fault is injected.
 
 use std::time::Duration;
 
@@ -18,34 +18,34 @@ impl World {
             return;
         }
         let fault = self.plan.faults[nth].1;
-        if !self.strike_counted(&format!("FAULT {nth}"), fault) {
+        if !self.inject_counted(&format!("FAULT {nth}"), fault) {
             // Nothing was there for it yet.
             self.push(self.now + ns(self.plan.ttl / 4), Event::Fault(nth));
         }
     }
 
-    /// Whether it struck.
-    pub(super) fn strike_counted(&mut self, label: &str, fault: Fault) -> bool {
+    /// Returns whether there was anything for it.
+    pub(super) fn inject_counted(&mut self, label: &str, fault: Fault) -> bool {
         trace!(self, "{label} {fault:?}");
         self.steps += 1;
-        let struck = self.strike(fault);
-        if struck {
+        let injected = self.inject(fault);
+        if injected {
             *self.faults.entry(fault.kind()).or_default() += 1;
         }
-        struck
+        injected
     }
 
-    pub(super) fn struck(&self) -> usize {
+    pub(super) fn injected(&self) -> usize {
         self.faults.values().sum::<u64>() as usize
     }
 
-    fn strike(&mut self, fault: Fault) -> bool {
+    fn inject(&mut self, fault: Fault) -> bool {
         match fault.process() {
             Some(draw) => match self.pick(draw, fault) {
-                Some(node) => self.strike_process(node, fault),
+                Some(node) => self.inject_process(node, fault),
                 None => return false,
             },
-            None => return self.strike_the_rest(fault),
+            None => return self.inject_the_rest(fault),
         }
         true
     }
@@ -68,7 +68,7 @@ impl World {
         fitting.get(nth as usize).copied()
     }
 
-    fn strike_process(&mut self, node: usize, fault: Fault) {
+    fn inject_process(&mut self, node: usize, fault: Fault) {
         let now = self.now;
         match fault {
             Fault::Crash {
@@ -134,7 +134,7 @@ impl World {
         }
     }
 
-    fn strike_the_rest(&mut self, fault: Fault) -> bool {
+    fn inject_the_rest(&mut self, fault: Fault) -> bool {
         let now = self.now;
         match fault {
             Fault::Storm { length } => self.storm_until = now + ns(length),
@@ -193,14 +193,14 @@ impl World {
                 }
             }
             Fault::ConsumerRemoved { nth } => {
-                let struck = self.servers.lbs.remove_consumer(nth);
+                let injected = self.servers.lbs.remove_consumer(nth);
                 self.checker.stranded(&self.servers.lbs);
-                return struck;
+                return injected;
             }
             Fault::Acknowledged { nth } => {
-                let struck = self.servers.lbs.acknowledge(nth);
+                let injected = self.servers.lbs.acknowledge(nth);
                 self.checker.stranded(&self.servers.lbs);
-                return struck;
+                return injected;
             }
             Fault::GroupAtTheEnd => {
                 self.servers.lbs.make_group_at_the_end();
@@ -249,11 +249,11 @@ impl World {
     /// What depends on a key that vanished is as if its server had lost writes.
     fn key_gone(&mut self, key: Key, nth: u64) -> bool {
         let (now, ttl) = (self.now, self.checker.longest_ttl);
-        let struck = self.servers.key_gone(key, nth, now, ttl);
-        if struck && let Some(why) = lossy_by(key) {
+        let injected = self.servers.key_gone(key, nth, now, ttl);
+        if injected && let Some(why) = lossy_by(key) {
             self.checker.lossy.insert(why);
         }
-        struck
+        injected
     }
 
     fn restore_lbs(&mut self, lost: Duration) -> bool {
