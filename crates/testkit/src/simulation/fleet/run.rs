@@ -128,11 +128,11 @@ impl<'a> Run<'a> {
         self.heal();
         let healed = self.sim.now();
         let mut violations = Vec::new();
-        if !self.settle(healed + self.trial.patience).await {
+        if !self.converge(healed + self.trial.patience).await {
             let left = self.servers.left();
             violations.push(format!("not completed in time: {left:?}"));
         }
-        let settled = self.sim.now().saturating_since(healed);
+        let convergence = self.sim.now().saturating_since(healed);
         violations.extend(self.ledger.violations());
         violations.extend(self.unfinished());
         // Nobody is heard any more, and whoever still works is gone.
@@ -143,7 +143,7 @@ impl<'a> Run<'a> {
             announced: lock(&self.announced).entries.len(),
             faults: self.faults,
             lossy: self.servers.lossy(),
-            settled,
+            convergence,
             violations,
             trace: self.servers.trace(),
         }
@@ -420,7 +420,7 @@ impl<'a> Run<'a> {
     }
 
     /// Whether everything that was announced is off the LBS before the deadline.
-    async fn settle(&self, deadline: Timestamp) -> bool {
+    async fn converge(&self, deadline: Timestamp) -> bool {
         loop {
             let under_way = lock(&self.announced).under_way;
             if under_way == 0 && self.servers.left().is_empty() {

@@ -62,7 +62,7 @@ pub struct Outcome {
     /// Why the run is not durable; see [`SimServers::lossy`](super::SimServers::lossy).
     pub lossy: BTreeSet<&'static str>,
     /// From the end of the faults until everything was completed.
-    pub settled: Duration,
+    pub convergence: Duration,
     /// What should not have happened.
     pub violations: Vec<String>,
     /// What happened, if it was asked for.

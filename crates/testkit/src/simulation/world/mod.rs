@@ -6,13 +6,13 @@
 //! - `network`: each request, reply and hint travels on its own;
 //! - `servers`: the model is asked, perhaps after the caller gave up;
 //! - `trouble`: how faults are injected; `foreign`: consumers of another make;
-//! - `settling`: what must come right once the faults are over.
+//! - `convergence`: what must come right once the faults are over.
 
 mod client;
+mod convergence;
 mod foreign;
 mod network;
 mod servers;
-mod settling;
 mod trouble;
 mod user;
 
@@ -260,7 +260,7 @@ impl World {
         while !self.calm && self.checker.violation.is_none() {
             self.run_until(self.now + ns(self.plan.ttl), |world| world.calm);
         }
-        self.settle(&mut outcome);
+        self.converge(&mut outcome);
         Outcome {
             steps: self.steps,
             clients: self.plan.nodes,

@@ -19,7 +19,7 @@ use crate::simulation::network::TRAVEL;
 use crate::simulation::plan::{LEAST_FAULTS, Manual};
 
 impl World {
-    pub(super) fn settle(&mut self, outcome: &mut Outcome) {
+    pub(super) fn converge(&mut self, outcome: &mut Outcome) {
         let healed = self.now;
         let within = self.converges_within();
         self.run_until(healed + within, |world| {
