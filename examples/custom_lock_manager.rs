@@ -23,7 +23,7 @@ use streamlease::{
     Client, Event, Info, MemoryBackend, Producer, Result, Runtime, ServiceName, Timestamp,
 };
 use streamlease_testkit::conformance;
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 // The lock backend: from here …
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use streamlease::{
     Client, Completion, Event, Events, Info, Lease, MemoryBackend, Producer, Result, Runtime,
 };
-use streamlease_testkit::sim::{SimHandle, SimRuntime};
+use streamlease_testkit::simulation::{SimHandle, SimRuntime};
 
 /// How long a call takes, in minutes.
 const CALL: usize = 12;

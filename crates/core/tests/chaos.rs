@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::ledger::{Shared, consume, seeds};
 use common::{Fleet, TTL};
 use streamlease_core::Runtime;
-use streamlease_testkit::sim::{SimHandle, SimRuntime};
+use streamlease_testkit::simulation::{SimHandle, SimRuntime};
 
 fn run(seed: u64, session_leases: bool) {
     let sim = SimRuntime::new(seed);

@@ -17,7 +17,7 @@ use common::ledger::{Shared, consume, seeds};
 use common::{Fleet, TTL};
 use streamlease_core::{Backend, BackendProvider, Result, Runtime, ServiceName};
 use streamlease_testkit::faults::{Faults, FaultyLocks, FaultyTransport, LockCall, TransportCall};
-use streamlease_testkit::sim::{SimHandle, SimRuntime};
+use streamlease_testkit::simulation::{SimHandle, SimRuntime};
 
 const TRANSPORT: [TransportCall; 8] = [
     TransportCall::Prepare,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::{Fleet, Node, TTL};
 use streamlease_core::*;
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 /// A [`LockManager`] as far away as a busy server, which counts refusals.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use common::Fleet;
 use futures_lite::future;
 use streamlease_core::{BackendProvider, BoxFuture, Event, RetryPolicy, Runtime, Timestamp};
 use streamlease_testkit::faults::FaultyLocks;
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 /// Keeps every line.
 struct Log(Mutex<Vec<String>>);

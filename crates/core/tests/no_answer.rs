@@ -15,7 +15,7 @@ use streamlease_core::{
     ServiceName, Subscription, Timestamp,
 };
 use streamlease_testkit::faults::{FaultyLocks, FaultyTransport, LockCall, TransportCall};
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 #[derive(Debug)]
 struct Given(Backend);

@@ -11,7 +11,7 @@ use streamlease_core::{
     Runtime, ServiceName, StreamName, SubmitBatch,
 };
 use streamlease_testkit::faults::{Faults, FaultyLocks, FaultyTransport, LockCall, TransportCall};
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 #[derive(Debug)]
 struct Given(Backend);

@@ -1,7 +1,7 @@
 //! What it takes to test on, and for, **streamlease**.
 //!
-//! - [`sim`]: a runtime with virtual time. Tests run without threads and
-//!   without waiting, and a seed replays them.
+//! - [`simulation::SimRuntime`]: a runtime with virtual time. Tests run without threads
+//!   and without waiting, and a seed replays them.
 //! - [`conformance`]: the suites that check the contracts of streamlease's
 //!   traits. Whoever implements one runs its suite.
 //! - [`simulation`]: a whole fleet of bare state machines on a model backend, on
@@ -17,5 +17,4 @@
 mod clock;
 pub mod conformance;
 pub mod faults;
-pub mod sim;
 pub mod simulation;

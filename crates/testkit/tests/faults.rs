@@ -13,7 +13,7 @@ use streamlease_core::{
 };
 use streamlease_testkit::conformance::Behaviour;
 use streamlease_testkit::faults::{Faults, FaultyLocks, FaultyTransport, LockCall, TransportCall};
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 fn backend(sim: &SimRuntime) -> Backend {
     let service = ServiceName::new("orders").unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use streamlease_backend_memory::MemoryBackend;
 use streamlease_core::{Backend, BackendProvider, ServiceName};
 use streamlease_testkit::conformance::Behaviour;
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 fn session_leases(sim: &SimRuntime) -> Backend {
     service(MemoryBackend::new(Arc::new(sim.clone())))

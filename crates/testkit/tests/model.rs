@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use streamlease_core::{Backend, BackendProvider, LockScheme, ServiceName};
 use streamlease_testkit::conformance::Behaviour;
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 use streamlease_testkit::simulation::fleet::SimServers;
 
 fn service(sim: &SimRuntime, scheme: LockScheme) -> Backend {

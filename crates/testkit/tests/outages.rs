@@ -10,9 +10,9 @@ use streamlease_core::{
     BackendProvider, Client, EntryId, Event, Info, LockScheme, Producer, Runtime, Scope,
     ServiceName, Transport,
 };
-use streamlease_testkit::sim::{SimHandle, SimRuntime};
 use streamlease_testkit::simulation::Network;
 use streamlease_testkit::simulation::fleet::{SimBackend, SimServers};
+use streamlease_testkit::simulation::{SimHandle, SimRuntime};
 
 const TTL: Duration = Duration::from_secs(2);
 const STREAMS: usize = 12;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use streamlease_core::Runtime;
 use streamlease_testkit::conformance::Behaviour;
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 /// Under a few seeds, since each gives another order of tasks.
 fn simulated(behaviour: Behaviour<()>) {

@@ -8,8 +8,8 @@ use streamlease_core::{
     ErrorKind, FencingToken, FetchRequest, Hint, Info, LockId, LockScheme, LockState, Runtime,
     Scope, ServiceName, Session, SessionId, StreamName, SubmitBatch,
 };
-use streamlease_testkit::sim::SimRuntime;
 use streamlease_testkit::simulation::Network;
+use streamlease_testkit::simulation::SimRuntime;
 use streamlease_testkit::simulation::fleet::{HintsAre, SimBackend, SimServers};
 
 const SECOND: Duration = Duration::from_secs(1);

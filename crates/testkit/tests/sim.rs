@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_lite::future;
 use streamlease_core::{Runtime, Timestamp};
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 
 const SECOND: Duration = Duration::from_secs(1);
 

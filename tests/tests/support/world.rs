@@ -16,7 +16,7 @@ use streamlease_core::{
     Lease, LockId, LockScheme, LockState, Pending, Producer, Result, Runtime, Scope, ServiceName,
     StreamName, Timestamp,
 };
-use streamlease_testkit::sim::SimRuntime;
+use streamlease_testkit::simulation::SimRuntime;
 use streamlease_tests::{RedisServer, in_real_time};
 
 use super::Process;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streamlease_core::{ClientBuilder, Completion, EntryId, Event, Lease, Runtime};
-use streamlease_testkit::sim::SimHandle;
+use streamlease_testkit::simulation::SimHandle;
 
 use super::Fleet;
 

@@ -17,7 +17,7 @@ use streamlease_core::{
     BackendProvider, Client, ClientBuilder, EntryId, Event, Events, Info, Lease, Producer, Runtime,
     Scope, ServiceName,
 };
-use streamlease_testkit::sim::{SimHandle, SimRuntime};
+use streamlease_testkit::simulation::{SimHandle, SimRuntime};
 
 pub const TTL: Duration = Duration::from_secs(2);
 

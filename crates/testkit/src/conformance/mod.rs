@@ -15,7 +15,7 @@
 //! # mod doctest {
 //! use std::sync::Arc;
 //! use streamlease_testkit::conformance::Behaviour;
-//! use streamlease_testkit::sim::SimRuntime;
+//! use streamlease_testkit::simulation::SimRuntime;
 //!
 //! fn check(behaviour: Behaviour<()>) {
 //!     let sim = SimRuntime::new(1);

@@ -3,7 +3,8 @@
 //! Many clients, a producer and a model backend in virtual time, on one seed:
 //! each request and each reply is delayed, lost and executed late on its own,
 //! and everything else that can go wrong does. After every step the checker
-//! looks whether the rules hold. [`fleet`] has the same for handlers of yours.
+//! looks whether the rules hold. [`fleet`] has the same for handlers of yours. Both run
+//! in virtual time: [`SimRuntime`] is the runtime, for tests of your own, too.
 //!
 //! ```
 //! use streamlease_testkit::simulation::{Plan, run};
@@ -21,6 +22,7 @@ mod network;
 mod plan;
 mod refusals;
 mod rng;
+mod runtime;
 mod servers;
 mod world;
 
@@ -29,6 +31,7 @@ pub use fault::{Amid, Estimate, Fault, Key, Of, Refused};
 pub use model::Mutant;
 pub use network::Network;
 pub use plan::{LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Plan};
+pub use runtime::{SimHandle, SimRuntime};
 pub use world::{LEAST_STEPS, Messages, Outcome};
 
 /// Runs a plan, with a deliberate breach of a contract if one is given, and

@@ -54,12 +54,12 @@
 //!
 //! To tell a story of your own instead of a drawn one, give each process a
 //! [`SimBackend`] of [`SimServers`] as its backend and a node of
-//! [`SimRuntime`](crate::sim::SimRuntime) as its runtime, and inject faults yourself:
+//! [`SimRuntime`](crate::simulation::SimRuntime) as its runtime, and inject faults yourself:
 //!
 //! ```
 //! use std::time::Duration;
 //! use streamlease_core::{Client, Event, Info, LockScheme, Producer};
-//! use streamlease_testkit::sim::SimRuntime;
+//! use streamlease_testkit::simulation::SimRuntime;
 //! use streamlease_testkit::simulation::Network;
 //! use streamlease_testkit::simulation::fleet::SimServers;
 //!

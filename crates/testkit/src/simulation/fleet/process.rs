@@ -6,7 +6,7 @@ use async_channel::{Receiver, Sender};
 use streamlease_core::{Client, ClientBuilder, Runtime};
 
 use super::{Ledger, SimBackend, SimServers, Trial};
-use crate::sim::{SimHandle, SimRuntime};
+use crate::simulation::{SimHandle, SimRuntime};
 
 /// One process of the fleet, to your code. Clones are the same process.
 #[derive(Debug, Clone)]

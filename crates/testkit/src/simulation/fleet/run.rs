@@ -11,7 +11,7 @@ use streamlease_core::{
 use super::servers::lock;
 use super::trial::stream;
 use super::{HintsAre, Ledger, Outcome, Process, SimServers, Trial};
-use crate::sim::SimRuntime;
+use crate::simulation::SimRuntime;
 use crate::simulation::fault::{Amid, Fault};
 use crate::simulation::network::Network;
 use crate::simulation::plan::{LEAST_FAULTS, STATED_DRIFT};

@@ -13,7 +13,7 @@ use streamlease_core::{
 
 use super::backend::{SimBackend, SimBackendState};
 use crate::clock::{Time, ns};
-use crate::sim::SimRuntime;
+use crate::simulation::SimRuntime;
 use crate::simulation::fault::{Estimate, Key, Of, Refused};
 use crate::simulation::model::Mutant;
 use crate::simulation::network::Network;

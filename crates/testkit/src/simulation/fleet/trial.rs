@@ -7,7 +7,7 @@ use streamlease_core::{Announcement, BoxFuture, Info, LockScheme, StreamName};
 
 use super::Process;
 use super::run::Run;
-use crate::sim::SimRuntime;
+use crate::simulation::SimRuntime;
 use crate::simulation::fault::Fault;
 use crate::simulation::model::Mutant;
 use crate::simulation::network::Network;

@@ -1,20 +1,4 @@
-//! A simulated [`Runtime`]: one thread, virtual time, and an order of tasks
-//! that a seed decides.
-//!
-//! ```
-//! use std::time::Duration;
-//! use streamlease_core::Runtime;
-//! use streamlease_testkit::sim::SimRuntime;
-//!
-//! let sim = SimRuntime::new(7);
-//! let start = sim.now();
-//! sim.block_on(sim.sleep_until(start + Duration::from_secs(3600)));
-//! assert_eq!(sim.now(), start + Duration::from_secs(3600));
-//! ```
-//!
-//! Time stands still while anything can run, and jumps to the next timer when
-//! nothing can. So a test of an hour takes as long as its computing, and what
-//! it sees depends on the seed alone.
+//! [`SimRuntime`]: one thread, virtual time, and an order of tasks that a seed decides.
 
 mod executor;
 
@@ -26,8 +10,26 @@ use std::time::Duration;
 use executor::{ROOT, Shared, Sleep};
 use streamlease_core::{BoxFuture, Runtime, Timestamp};
 
-/// The simulation, and the [`Runtime`] of whatever is not on a node of its own.
-/// Clones are the same simulation.
+/// A simulated [`Runtime`]: one thread, virtual time, and an order of tasks that a seed
+/// decides.
+///
+/// ```
+/// use std::time::Duration;
+/// use streamlease_core::Runtime;
+/// use streamlease_testkit::simulation::SimRuntime;
+///
+/// let sim = SimRuntime::new(7);
+/// let start = sim.now();
+/// sim.block_on(sim.sleep_until(start + Duration::from_secs(3600)));
+/// assert_eq!(sim.now(), start + Duration::from_secs(3600));
+/// ```
+///
+/// Time stands still while anything can run, and jumps to the next timer when
+/// nothing can. So a test of an hour takes as long as its computing, and what
+/// it sees depends on the seed alone.
+///
+/// It is the [`Runtime`] of whatever is not on a node of its own. Clones are the same
+/// simulation.
 #[derive(Clone)]
 pub struct SimRuntime {
     shared: Arc<Shared>,
