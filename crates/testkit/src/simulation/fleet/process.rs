@@ -78,7 +78,7 @@ impl Process {
     }
 
     /// Resolves when the process is asked to stop, as by SIGTERM: shut its client
-    /// down then ([`Client::done`]), and end. Another one comes under its name,
+    /// down then ([`Client::shutdown`]), and end. Another one comes under its name,
     /// whether or not it does.
     pub async fn asked_to_stop(&self) {
         let _ = self.stop.1.recv().await;
