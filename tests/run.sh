@@ -239,14 +239,23 @@ step_msrv() {
 # --- packages -----------------------------------------------------------------------
 
 # Packs each crate as for crates.io and compiles it from its package alone. Nothing is
-# looked up there: the crates find each other in what was packed before them.
+# looked up there: the crates find each other in what was packed before them. Cargo
+# keeps what it unpacked and built, by version and path, though the source under the
+# same version has changed: all that is put into a directory that is new each time.
 step_package() {
-    local package selection=() said
+    local package selection=() said part
+    local dir=$PWD/target/package-check cargo=${CARGO_HOME:-$HOME/.cargo}
     for package in $(published); do
         selection+=(-p "$package")
     done
     cargo fetch -q
-    said=$(cargo package --offline --allow-dirty "${selection[@]}" 2>&1) || fail "$said"
+    rm -rf "$dir"
+    mkdir -p "$dir/home/registry"
+    for part in registry/index registry/cache config.toml; do
+        [ ! -e "$cargo/$part" ] || ln -s "$cargo/$part" "$dir/home/$part"
+    done
+    said=$(CARGO_HOME=$dir/home CARGO_PROFILE_DEV_DEBUG=0 cargo package --offline \
+        --allow-dirty --target-dir "$dir" "${selection[@]}" 2>&1) || fail "$said"
     ! grep -A5 '^warning' <<<"$said" || fail "a package is not clean, see above"
     echo "$((${#selection[@]} / 2)) crates are packed, and compile from their packages"
 }
