@@ -11,7 +11,7 @@ use std::time::Duration;
 use streamlease_core::{Completion, Event, Lease, LockScheme};
 use streamlease_testkit::simulation::fleet::{Outcome, Process, Trial};
 use streamlease_testkit::simulation::{
-    Fault, LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Mutant, Of, Refused,
+    Fault, Key, LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Mutant, Of, Refused,
 };
 
 /// Calls `handle` for each lease, in a task of its own.
@@ -134,12 +134,14 @@ fn seeds(n: u64) -> RangeInclusive<u64> {
 }
 
 /// The same with a good handler, and a server that breaks its contract.
-fn found_with(mutant: Mutant) -> Vec<String> {
+fn found_with(mutant: Mutant, and: &[Fault]) -> Vec<String> {
     let trial = |seed| {
         let mut trial = Trial::of(seed);
         trial.mutant = Some(mutant);
         // Each data stream is announced twice.
         trial.announcements.extend_from_within(..);
+        let half = trial.trouble / 2;
+        trial.faults.extend(and.iter().map(|fault| (half, *fault)));
         trial
     };
     let mut runs = (1..=120).map(|seed| trial(seed).run(|process| serve(process, good)).violations);
@@ -257,17 +259,23 @@ fn a_handler_that_never_ends_is_found() {
 
 #[test]
 fn a_lock_per_entry_is_found() {
-    assert_all(&found_with(Mutant::LockPerEntry), "believed twice");
+    assert_all(&found_with(Mutant::LockPerEntry, &[]), "believed twice");
 }
 
 #[test]
 fn tokens_that_start_anew_are_found() {
-    assert_all(&found_with(Mutant::TokensRestart), "a token twice");
+    // It counts on from what it remembers.
+    let forgets = Fault::KeyGone {
+        key: Key::Counter,
+        nth: 0,
+    };
+    let violations = found_with(Mutant::TokensRestart, &[forgets]);
+    assert_all(&violations, "a token twice");
 }
 
 #[test]
 fn a_claim_of_what_is_gone_is_found() {
-    let violations = found_with(Mutant::ClaimsTheGone);
+    let violations = found_with(Mutant::ClaimsTheGone, &[]);
     assert_all(&violations, "worked on after its completion");
 }
 
