@@ -180,7 +180,7 @@ pub(crate) struct InFlight {
     pub(crate) session: u64,
     pub(crate) sent: Timestamp,
     /// Leases that it brings are believed no longer than this, until the record
-    /// shows them (see `doubt`).
+    /// shows them (see `leases::unconfirmed`).
     pub(crate) capped: Timestamp,
     pub(crate) flight: Flight,
 }

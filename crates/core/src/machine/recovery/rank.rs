@@ -10,7 +10,7 @@
 //! list of them is up to a TTL old, cost a refused acquire each and no more.
 //!
 //! Dead sessions with session leases have no part in this: their leases are
-//! taken over in pages (see `orphans`).
+//! taken over in pages (see `takeover`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

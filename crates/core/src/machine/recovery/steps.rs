@@ -1,5 +1,5 @@
 //! One look, step by step: who lives, what is pending, and whose locks are held
-//! of what is neither ours nor known to be free. What it shows is inspected in `judging`.
+//! of what is neither ours nor known to be free. What it shows is classified in `classify`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
