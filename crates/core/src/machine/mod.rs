@@ -219,7 +219,15 @@ impl Machine {
     }
 
     /// Carries out what parts want of each other, in the order in which they asked.
+    #[inline]
     fn apply(&mut self) {
+        // Mostly there are none, and this is asked several times for each input.
+        if !self.cx.effects.is_empty() {
+            self.apply_all();
+        }
+    }
+
+    fn apply_all(&mut self) {
         while let Some(effect) = self.cx.effects.pop_front() {
             match effect {
                 Effect::Recheck(entry, at) => self.recovery.recheck(at, entry),

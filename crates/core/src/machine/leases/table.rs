@@ -326,12 +326,15 @@ impl Items {
     /// Those whose locks have run out by now.
     pub(crate) fn expired(&mut self, now: Timestamp) -> Vec<EntryId> {
         let mut expired = Vec::new();
-        while let Some(entry) = self.expiries.pop_due(now) {
-            let lock = self.map.get(&entry).and_then(|item| item.state.lock());
-            match lock.map(|lock| lock.deadline) {
-                Some(deadline) if deadline <= now => expired.push(entry),
-                Some(deadline) if deadline < Timestamp::MAX => self.expiries.set(entry, deadline),
-                _ => {}
+        let deadline = |entry: &EntryId| {
+            let lock = self.map.get(entry)?.state.lock()?;
+            Some(lock.deadline)
+        };
+        let is_moved = |entry: &EntryId| deadline(entry).filter(|at| *at < Timestamp::MAX);
+        while let Some(entry) = self.expiries.pop_due_unless(now, is_moved) {
+            // What is not locked any more, or has no deadline, is not looked at again.
+            if deadline(&entry).is_some_and(|at| at <= now) {
+                expired.push(entry);
             }
         }
         expired

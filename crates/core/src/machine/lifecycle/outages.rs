@@ -93,8 +93,7 @@ impl Outages {
         if cx.is_draining() || !self.may_retry(cx) {
             return;
         }
-        let preparing = cx.awaits(|flight| matches!(flight, Flight::Prepare));
-        if !self.prepared && !preparing {
+        if !self.prepared && !cx.awaits(|flight| matches!(flight, Flight::Prepare)) {
             cx.act(Action::Prepare, Flight::Prepare);
         }
         if self.prepared && cx.status == Status::Closed {
