@@ -272,6 +272,7 @@ impl Machine {
     /// What a heartbeat brought, to whom it concerns.
     fn heartbeat(&mut self, heartbeat: Heartbeat) {
         self.leases.heartbeat(&mut self.cx, &heartbeat);
+        self.session.show_deadline(&self.cx);
         self.recovery
             .heartbeat(&mut self.cx, &self.leases, &heartbeat.reply);
         self.session

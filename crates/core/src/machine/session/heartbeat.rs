@@ -98,7 +98,6 @@ impl SessionState {
                 let deadline_before = self.deadline;
                 if cx.scheme == LockScheme::Session {
                     self.deadline = self.deadline.max(cx.believed_until(sent));
-                    cx.belief.set(self.deadline);
                 }
                 self.next_heartbeat = match self.round.left.is_empty() {
                     true => self.round.began + cx.settings.beat_interval(),
@@ -139,6 +138,14 @@ impl SessionState {
         let is_known = |dead: &SessionId| recovery.orphans.is_dead(dead);
         if !reply.dead.iter().all(is_known) {
             self.in_vain = 0;
+        }
+    }
+
+    /// Shows handlers the new deadline. Only after the leases that the lock server may
+    /// have lost were limited: handlers read it from other threads at any moment (R1).
+    pub(crate) fn show_deadline(&self, cx: &Cx) {
+        if cx.scheme == LockScheme::Session {
+            cx.belief.set(self.deadline);
         }
     }
 
