@@ -22,9 +22,9 @@ use streamlease_benches::{
     slowest_call, wire,
 };
 use streamlease_core::{
-    Acquire, AcquireOutcome, BackendProvider, Client, CompleteOutcome, ConsumerName, Event, Events,
-    Fenced, FencingToken, FetchRequest, LeaseRef, LockScheme, Producer, Release, ServiceName,
-    Session, SessionId,
+    Acquire, AcquireOutcome, BackendProvider, Client, CompleteOutcome, Event, Events, Fenced,
+    FencingToken, FetchRequest, LeaseRef, LockScheme, Producer, Release, ServiceName, Session,
+    SessionId,
 };
 use streamlease_runtime_tokio::TokioRuntime;
 use streamlease_tests::RedisServer;
@@ -336,7 +336,7 @@ async fn bare(
     for n in 0..consumers {
         let backend = provider.backend(&service).unwrap();
         backend.transport.prepare().await.unwrap();
-        let consumer = ConsumerName::from_identity(format!("c{n}")).unwrap();
+        let consumer = backend.consumer_name(format!("c{n}")).unwrap();
         let session = Session {
             id: SessionId::new(consumer.clone(), 1),
             ttl: Duration::from_secs(600),

@@ -90,7 +90,8 @@ impl Worker {
     }
 }
 
+/// Without what the backend puts in front of an identity.
 fn short(consumer: &ConsumerName) -> &str {
     let name = consumer.as_str();
-    name.strip_prefix("redis-consumer-").unwrap_or(name)
+    name.rsplit('-').next().unwrap_or(name)
 }

@@ -115,11 +115,9 @@ impl BackendProvider for MemoryBackend {
                 Arc::new(KeyLockManager::new(name, Arc::new(keys)))
             }
         };
-        Ok(Backend {
-            transport: Arc::new(MemoryTransport::new(service.clone())),
-            locks,
-            notifier: Arc::new(MemoryNotifier::new(service)),
-        })
+        let transport = MemoryTransport::new(service.clone());
+        let notifier = MemoryNotifier::new(service);
+        Ok(Backend::new(Arc::new(transport), locks, Arc::new(notifier)))
     }
 }
 

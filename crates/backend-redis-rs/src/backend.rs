@@ -5,7 +5,7 @@ use std::sync::Arc;
 use streamlease_core::{Backend, BackendProvider, LockManager, LockScheme, Result, ServiceName};
 
 use crate::connection::Server;
-use crate::keys::Keys;
+use crate::keys::{CONSUMER_PREFIX, Keys};
 use crate::locks::per_stream::PerStreamLocks;
 use crate::locks::session::SessionLocks;
 use crate::notifier::RedisNotifier;
@@ -85,10 +85,25 @@ impl BackendProvider for RedisBackend {
             LockScheme::Session => Arc::new(SessionLocks::new(server.clone(), keys.clone())),
         };
         let transport = RedisTransport::new(server.clone(), keys.clone(), self.scheme);
-        Ok(Backend {
-            transport: Arc::new(transport),
-            locks,
-            notifier: Arc::new(RedisNotifier::new(server.clone(), keys, self.scheme)),
-        })
+        let notifier = RedisNotifier::new(server.clone(), keys, self.scheme);
+        let mut backend = Backend::new(Arc::new(transport), locks, Arc::new(notifier));
+        backend.consumer_prefix = CONSUMER_PREFIX;
+        Ok(backend)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumers_name_has_the_prefix_that_the_wire_format_asks_for() {
+        let server = RedisBackend::new("redis://127.0.0.1:1").unwrap();
+        for scheme in [LockScheme::Session, LockScheme::PerStream] {
+            let service = ServiceName::new("orders").unwrap();
+            let backend = server.clone().with_lock_scheme(scheme).backend(&service);
+            let name = backend.unwrap().consumer_name("pod-7").unwrap();
+            assert_eq!(name.as_str(), "redis-consumer-pod-7");
+        }
     }
 }

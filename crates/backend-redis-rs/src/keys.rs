@@ -5,6 +5,9 @@ use streamlease_core::{EntryId, ServiceName, StreamName};
 /// What stands between data stream and entry id in a wire lock's key, literally.
 const LOCK_SEPARATOR: &str = "<MUTEX_KEY_SEP>";
 
+/// What stands in front of a consumer's identity in the group, as Go consumers have it.
+pub(crate) const CONSUMER_PREFIX: &str = "redis-consumer-";
+
 /// The keys of one service. The crate documentation lists them.
 #[derive(Debug)]
 pub(crate) struct Keys {

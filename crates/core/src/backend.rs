@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::{LockManager, Notifier, Result, ServiceName, Transport};
+use crate::{ConsumerName, LockManager, Notifier, Result, ServiceName, Transport};
 
 /// The three traits of one service. Mix them as you like: the locks may live in
 /// another system than the load balancer stream (LBS).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Backend {
     /// The LBS.
     pub transport: Arc<dyn Transport>,
@@ -15,6 +16,38 @@ pub struct Backend {
     pub locks: Arc<dyn LockManager>,
     /// The hints.
     pub notifier: Arc<dyn Notifier>,
+    /// What stands in front of a consumer's identity in its name. Empty unless the
+    /// backend's wire format asks for it.
+    pub consumer_prefix: &'static str,
+}
+
+impl Backend {
+    /// The three traits, and consumers whose names are their identities.
+    pub fn new(
+        transport: Arc<dyn Transport>,
+        locks: Arc<dyn LockManager>,
+        notifier: Arc<dyn Notifier>,
+    ) -> Self {
+        Self {
+            transport,
+            locks,
+            notifier,
+            consumer_prefix: "",
+        }
+    }
+
+    /// The name of the consumer with this identity.
+    ///
+    /// # Errors
+    /// [`Config`](crate::ErrorKind::Config), as
+    /// [`ConsumerName::from_identity`] says.
+    pub fn consumer_name(&self, identity: impl AsRef<str>) -> Result<ConsumerName> {
+        let name = ConsumerName::from_identity(identity)?;
+        Ok(match self.consumer_prefix {
+            "" => name,
+            prefix => ConsumerName::from_wire(format!("{prefix}{name}")),
+        })
+    }
 }
 
 /// Something that has a [`Backend`] for every service: a Redis server, a memory.

@@ -146,7 +146,8 @@ impl Client {
         let _ = self.inner.handle.call(shutdown).await;
     }
 
-    /// The consumer's name in the group: the identity with the prefix `redis-consumer-`.
+    /// The consumer's name in the group: its identity, with the backend's prefix in front
+    /// if the backend has one (Redis has).
     pub fn id(&self) -> &ConsumerName {
         &self.inner.consumer
     }
@@ -370,7 +371,7 @@ impl ClientBuilder {
     pub fn start(self) -> Result<(Client, Events)> {
         let service = ServiceName::new(&self.service)?;
         self.settings.validate()?;
-        let consumer = identity(self.consumer)?;
+        let identity = identity(self.consumer)?;
         let provider = self
             .provider
             .ok_or_else(|| Error::config("no backend is set; call .backend(…) with one"))?;
@@ -378,6 +379,7 @@ impl ClientBuilder {
             .runtime
             .ok_or_else(|| Error::config("no runtime is set; call .runtime(…) with one"))?;
         let mut backend = provider.backend(&service)?;
+        let consumer = backend.consumer_name(identity)?;
         if let Some(locks) = self.locks {
             backend.locks = locks;
         }
@@ -432,17 +434,16 @@ impl ClientBuilder {
     }
 }
 
-fn identity(configured: Option<String>) -> Result<ConsumerName> {
+fn identity(configured: Option<String>) -> Result<String> {
     let from_env = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-    let identity = configured
+    configured
         .or_else(|| from_env("POD_NAME"))
-        .or_else(|| from_env("POD_IP"));
-    match identity {
-        Some(identity) => ConsumerName::from_identity(identity),
-        None => Err(Error::config(
-            "the consumer has no identity; set .consumer(…), or POD_NAME or POD_IP in the environment",
-        )),
-    }
+        .or_else(|| from_env("POD_IP"))
+        .ok_or_else(|| {
+            Error::config(
+                "the consumer has no identity; set .consumer(…), or POD_NAME or POD_IP in the environment",
+            )
+        })
 }
 
 /// Eight bytes of the operating system's randomness.

@@ -6,11 +6,6 @@ use std::sync::Arc;
 
 use crate::{Error, Result};
 
-/// What a consumer's configured identity is prefixed with in the consumer group.
-///
-/// From the wire format that Go consumers share.
-pub const CONSUMER_PREFIX: &str = "redis-consumer-";
-
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -93,7 +88,9 @@ impl ConsumerName {
     /// Longest consumer name, in bytes.
     pub const MAX_LEN: usize = 512;
 
-    /// The group's consumer name for a configured identity: `redis-consumer-<identity>`.
+    /// The consumer name that is equal to a configured identity. A client asks
+    /// [`Backend::consumer_name`](crate::Backend::consumer_name), since a backend may put
+    /// a prefix in front.
     ///
     /// The identity has 1 to 256 bytes and no control characters or `/`
     /// (which ends the consumer name in a lock's value).
@@ -105,7 +102,7 @@ impl ConsumerName {
                 "consumer identity {identity:?} contains '/', which is reserved; use another character"
             )));
         }
-        Ok(Self(format!("{CONSUMER_PREFIX}{identity}").into()))
+        Ok(Self(identity.into()))
     }
 
     /// A consumer name as it stands on the wire, whoever wrote it there.
@@ -297,7 +294,7 @@ mod tests {
         let id = SessionId::new(ConsumerName::from_wire("a/b"), 0x1f);
         assert_eq!(id.to_string(), "a/b/000000000000001f");
         assert_eq!(id.to_string().parse::<SessionId>().unwrap(), id);
-        assert!("redis-consumer-go".parse::<SessionId>().is_err());
+        assert!("a-go-consumer".parse::<SessionId>().is_err());
     }
 
     #[test]

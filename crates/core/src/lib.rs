@@ -35,9 +35,7 @@ pub use backend::{Backend, BackendProvider};
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Disowned, Event, Events, Orphan, QuarantinedEntry, Termination};
-pub use ids::{
-    CONSUMER_PREFIX, ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName,
-};
+pub use ids::{ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName};
 pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 pub use lease::Lease;
 pub use lock_manager::*;

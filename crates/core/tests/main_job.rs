@@ -64,10 +64,8 @@ fn a_dead_consumers_streams_are_taken_over_and_completed() {
             let lease = b.lease(TTL * 2).await;
             let (_, old) = tokens.iter().find(|(s, _)| s == lease.stream()).unwrap();
             assert!(lease.token() > *old);
-            assert_eq!(
-                lease.claimed_from().map(|c| c.as_str()),
-                Some("redis-consumer-a")
-            );
+            // Its identity: what Redis puts in front of it is no matter of this backend.
+            assert_eq!(lease.claimed_from().map(|c| c.as_str()), Some("a"));
             assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
         }
         let took = streamlease_core::Runtime::now(&killed).saturating_since(since);

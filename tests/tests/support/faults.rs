@@ -167,22 +167,16 @@ struct Faulty<T: ?Sized> {
 
 impl BackendProvider for FaultyProvider {
     fn backend(&self, service: &ServiceName) -> Result<Backend> {
-        let Backend {
-            transport,
-            locks,
-            notifier,
-        } = self.inner.backend(service)?;
-        Ok(Backend {
-            transport: Arc::new(Faulty {
-                inner: transport,
-                faults: self.faults.clone(),
-            }),
-            locks: Arc::new(Faulty {
-                inner: locks,
-                faults: self.faults.clone(),
-            }),
-            notifier,
-        })
+        let mut backend = self.inner.backend(service)?;
+        backend.transport = Arc::new(Faulty {
+            inner: backend.transport,
+            faults: self.faults.clone(),
+        });
+        backend.locks = Arc::new(Faulty {
+            inner: backend.locks,
+            faults: self.faults.clone(),
+        });
+        Ok(backend)
     }
 }
 

@@ -100,6 +100,7 @@ impl Fixture {
             transport,
             locks,
             notifier,
+            ..
         } = memory.backend(&service).unwrap();
         ready(transport.prepare()).unwrap();
         Self {

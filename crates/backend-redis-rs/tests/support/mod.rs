@@ -87,7 +87,7 @@ pub(crate) fn stream(name: &str) -> StreamName {
 }
 
 pub(crate) fn consumer(identity: &str) -> ConsumerName {
-    ConsumerName::from_identity(identity).unwrap()
+    ConsumerName::from_wire(format!("redis-consumer-{identity}"))
 }
 
 pub(crate) fn session(identity: &str, nonce: u64, ttl_ms: u64) -> Session {

@@ -255,11 +255,7 @@ impl BackendProvider for SimBackend {
             )));
         }
         let backend = Arc::new(self.clone());
-        Ok(Backend {
-            transport: backend.clone(),
-            locks: backend.clone(),
-            notifier: backend,
-        })
+        Ok(Backend::new(backend.clone(), backend.clone(), backend))
     }
 }
 
