@@ -9,6 +9,8 @@ use crate::Timestamp;
 pub(crate) struct Deadlines<K> {
     by_time: BTreeSet<(Timestamp, K)>,
     by_key: BTreeMap<K, Timestamp>,
+    /// The first time in `by_time`: it is asked several times for each input.
+    next: Timestamp,
 }
 
 impl<K> Default for Deadlines<K> {
@@ -16,6 +18,7 @@ impl<K> Default for Deadlines<K> {
         Self {
             by_time: BTreeSet::new(),
             by_key: BTreeMap::new(),
+            next: Timestamp::MAX,
         }
     }
 }
@@ -27,12 +30,18 @@ impl<K: Ord + Clone> Deadlines<K> {
             self.by_time.remove(&(before, key.clone()));
         }
         self.by_time.insert((at, key));
+        self.first_changed();
     }
 
     pub(crate) fn cancel(&mut self, key: &K) {
         if let Some(at) = self.by_key.remove(key) {
             self.by_time.remove(&(at, key.clone()));
+            self.first_changed();
         }
+    }
+
+    fn first_changed(&mut self) {
+        self.next = self.by_time.first().map_or(Timestamp::MAX, |(at, _)| *at);
     }
 
     /// When this one is due.
@@ -41,17 +50,24 @@ impl<K: Ord + Clone> Deadlines<K> {
     }
 
     /// When the first one is due.
+    #[inline]
     pub(crate) fn next(&self) -> Timestamp {
-        self.by_time.first().map_or(Timestamp::MAX, |(at, _)| *at)
+        self.next
     }
 
     /// The first one that is due by now, which is then due no more.
+    #[inline]
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<K> {
-        if self.next() > now {
-            return None;
+        match self.next > now {
+            true => None,
+            false => self.pop(),
         }
+    }
+
+    fn pop(&mut self) -> Option<K> {
         let (_, key) = self.by_time.pop_first()?;
         self.by_key.remove(&key);
+        self.first_changed();
         Some(key)
     }
 
@@ -62,16 +78,18 @@ impl<K: Ord + Clone> Deadlines<K> {
         now: Timestamp,
         later: impl Fn(&K) -> Option<Timestamp>,
     ) -> Option<K> {
-        while self.next() <= now {
+        while self.next <= now {
             let (_, key) = self.by_time.pop_first()?;
             let Some(at) = later(&key).filter(|at| *at > now) else {
                 self.by_key.remove(&key);
+                self.first_changed();
                 return Some(key);
             };
             if let Some(due) = self.by_key.get_mut(&key) {
                 *due = at;
             }
             self.by_time.insert((at, key));
+            self.first_changed();
         }
         None
     }
@@ -81,8 +99,7 @@ impl<K: Ord + Clone> Deadlines<K> {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.by_time.clear();
-        self.by_key.clear();
+        *self = Self::default();
     }
 }
 

@@ -219,7 +219,7 @@ impl Machine {
     }
 
     /// Carries out what parts want of each other, in the order in which they asked.
-    #[inline]
+    #[inline(always)]
     fn apply(&mut self) {
         // Mostly there are none, and this is asked several times for each input.
         if !self.cx.effects.is_empty() {
@@ -227,6 +227,7 @@ impl Machine {
         }
     }
 
+    #[inline(never)]
     fn apply_all(&mut self) {
         while let Some(effect) = self.cx.effects.pop_front() {
             match effect {

@@ -18,13 +18,22 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    #[inline]
     pub(crate) fn take(&mut self, now: Timestamp) -> Vec<EntryId> {
         self.take_at_most(PAGE, now)
     }
 
+    #[inline]
     pub(crate) fn take_at_most(&mut self, max: usize, now: Timestamp) -> Vec<EntryId> {
-        let max = max.min(PAGE);
-        if max == 0 || self.busy || self.queue.is_empty() || !self.backoff.is_ready(now) {
+        // Mostly there is nothing, and each lane is asked for each input.
+        match self.queue.is_empty() {
+            true => Vec::new(),
+            false => self.take_page(max.min(PAGE), now),
+        }
+    }
+
+    fn take_page(&mut self, max: usize, now: Timestamp) -> Vec<EntryId> {
+        if max == 0 || self.busy || !self.backoff.is_ready(now) {
             return Vec::new();
         }
         self.busy = true;
@@ -63,6 +72,7 @@ impl Lane {
         outcomes
     }
 
+    #[inline]
     pub(crate) fn timeout(&self) -> Timestamp {
         if self.busy || self.queue.is_empty() {
             Timestamp::MAX

@@ -152,7 +152,8 @@ impl Leases {
 
     /// Something in the way of this data stream may be gone: its lowest waiting entry is next.
     pub(crate) fn wake_stream(&mut self, cx: &mut Cx, stream: &StreamName) {
-        if let Some(entry) = self.items.active_entry(stream)
+        if self.items.inbound() > 0
+            && let Some(entry) = self.items.active_entry(stream)
             && let Some(item) = self.items.get_mut(entry)
             && let State::Acquiring { freed, .. } = &mut item.state
         {
@@ -168,10 +169,10 @@ impl Leases {
         while let Some(entry) = self.wakes.pop_due(cx.now) {
             self.try_start(cx, entry);
         }
-        while self.room(cx) > 0 {
-            let Some(entry) = self.no_room.pop_first() else {
-                break;
-            };
+        while !self.no_room.is_empty()
+            && self.room(cx) > 0
+            && let Some(entry) = self.no_room.pop_first()
+        {
             self.try_start(cx, entry);
         }
     }

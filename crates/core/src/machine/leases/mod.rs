@@ -132,7 +132,11 @@ impl Leases {
 
     /// R1: ends the leases whose own deadlines have passed; whether that is all of them
     /// with per-stream locks, and so the end of the session.
+    #[inline]
     pub(crate) fn have_run_out(&mut self, cx: &mut Cx) -> bool {
+        if self.items.next_expiry() > cx.now {
+            return false;
+        }
         let lapsed = self.items.expired(cx.now);
         let all = !lapsed.is_empty() && lapsed.len() == self.items.locked();
         if all && cx.scheme == LockScheme::PerStream {

@@ -285,9 +285,8 @@ impl Recovery {
                 rest,
             )));
         }
-        let come = scanner.turns.take_due(cx.now, SCAN_PAGE);
-        if !come.is_empty() {
-            return Some(Target::Turns(come));
+        if scanner.turns.timeout() <= cx.now {
+            return Some(Target::Turns(scanner.turns.take_due(cx.now, SCAN_PAGE)));
         }
         if scanner.own_due <= cx.now {
             return self.own_target(cx);
