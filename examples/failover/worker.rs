@@ -93,5 +93,6 @@ impl Worker {
 /// Without what the backend puts in front of an identity.
 fn short(consumer: &ConsumerName) -> &str {
     let name = consumer.as_str();
-    name.rsplit('-').next().unwrap_or(name)
+    let identity = name.find("worker-").unwrap_or(0);
+    &name[identity..]
 }

@@ -8,7 +8,7 @@ use streamlease_core::limits::HANDED_BACK_IDLE;
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
-    Failures, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, KEPT_REASONS,
+    Failures, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, KEPT_REASONS,
     MalformedReason, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
     QuarantineRelease, Quarantined, Result, Scope, SubmitBatch, Timestamp,
 };
@@ -361,11 +361,11 @@ impl Lbs {
     /// What others may take now goes into `freed`.
     pub(crate) fn hand_back(
         &mut self,
-        hand_back: &HandBack,
+        hand_back: &HandBackRequest,
         freed: &mut Vec<EntryId>,
         now: Timestamp,
     ) -> HandBackOutcome {
-        let &HandBack {
+        let &HandBackRequest {
             entry,
             token,
             ref failed,

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use futures_lite::future;
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
-    FetchRequest, Fetched, HandBack, HandBackOutcome, Hint, PendingIds, PendingPage, Quarantine,
-    QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch, Timestamp,
-    Transport,
+    FetchRequest, Fetched, HandBackOutcome, HandBackRequest, Hint, PendingIds, PendingPage,
+    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch,
+    Timestamp, Transport,
 };
 
 use crate::lbs::Lbs;
@@ -126,7 +126,7 @@ impl Transport for MemoryTransport {
     async fn hand_back(
         &self,
         _consumer: &ConsumerName,
-        entries: &[HandBack],
+        entries: &[HandBackRequest],
     ) -> Result<Vec<HandBackOutcome>> {
         Ok(self.service.step(|state, now| {
             let mut freed = Vec::new();

@@ -19,9 +19,9 @@ use redis_rs::{Pipeline, Value, cmd};
 use streamlease_core::limits::{FETCH_PAGE, HANDED_BACK_IDLE, REPEATABLE};
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Failures,
-    Fenced, FencingToken, FetchRequest, Fetched, HandBack, HandBackOutcome, LockScheme, PendingIds,
-    PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope,
-    SubmitBatch, Transport,
+    Fenced, FencingToken, FetchRequest, Fetched, HandBackOutcome, HandBackRequest, LockScheme,
+    PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result,
+    Scope, SubmitBatch, Transport,
 };
 
 use self::pace::{Allowance, Pace};
@@ -376,10 +376,10 @@ impl Transport for RedisTransport {
     async fn hand_back(
         &self,
         consumer: &ConsumerName,
-        entries: &[HandBack],
+        entries: &[HandBackRequest],
     ) -> Result<Vec<HandBackOutcome>> {
         let pages = pages_without_repeats(entries, |back| back.entry);
-        let fill = |call: &mut Call, page: &[HandBack]| {
+        let fill = |call: &mut Call, page: &[HandBackRequest]| {
             call.key(&self.keys.hints);
             call.arg(consumer.as_str());
             call.arg(HANDED_BACK_IDLE.as_millis().to_string());
@@ -649,7 +649,7 @@ pub(crate) fn warn_of_unreadable(entry: EntryId) {
 }
 
 /// The scripts tell a failure by its reason.
-fn reason_of(back: &HandBack) -> &str {
+fn reason_of(back: &HandBackRequest) -> &str {
     match back.failed.as_deref() {
         None => "",
         Some("") => "its owner gave no reason",

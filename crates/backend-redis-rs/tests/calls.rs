@@ -280,7 +280,7 @@ async fn every_call(backend: &Backend) {
     transport.claim(&claimer, &fenced).await.unwrap();
     transport.clear_failures(&fenced).await.unwrap();
     transport.list_pending(&ALL, 1).await.unwrap();
-    let back = HandBack {
+    let back = HandBackRequest {
         entry,
         token: FencingToken(1),
         failed: Some("it was bad".into()),
@@ -335,8 +335,8 @@ fn no_call_of_the_transport_does_more_than_a_page() {
         assert_eq!(page.unwrap().entries.len(), MANY);
         service.watch.expect("list by ids", MANY, PAGE);
 
-        let backs: Vec<HandBack> = (claims.iter().enumerate())
-            .map(|(n, claim)| HandBack {
+        let backs: Vec<HandBackRequest> = (claims.iter().enumerate())
+            .map(|(n, claim)| HandBackRequest {
                 entry: claim.entry,
                 token: claim.token,
                 failed: (n % 2 == 0).then(|| "it was bad".repeat(25)),

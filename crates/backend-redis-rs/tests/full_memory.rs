@@ -83,7 +83,7 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
             assert!(matches!(refused[0], AcquireOutcome::Held(_)), "{refused:?}");
             locks.revoke(&[stream("a")]).await.unwrap();
             transport.clear_failures(&all[..1]).await.unwrap();
-            let back = HandBack {
+            let back = HandBackRequest {
                 entry: all[0].entry,
                 token: all[0].token,
                 failed: Some("it was bad".into()),

@@ -437,9 +437,9 @@ fn stale_owners_are_refused_without_a_look_at_all_their_long_payloads() {
                 .iter()
                 .all(|e| *e == CompleteOutcome::NotOwner { seen })
         );
-        let backs: Vec<HandBack> = ids
+        let backs: Vec<HandBackRequest> = ids
             .iter()
-            .map(|entry| HandBack {
+            .map(|entry| HandBackRequest {
                 entry: *entry,
                 token: FencingToken(8),
                 failed: None,

@@ -141,7 +141,7 @@ fn hand_backs_releases_and_closes_are_announced_by_those_who_do_them() {
         let ids = backend.transport.submit(&batch(1, &["s"])).await.unwrap();
         backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         let mut hints = backend.notifier.subscribe().await.unwrap();
-        let back = HandBack {
+        let back = HandBackRequest {
             entry: ids[0],
             token: FencingToken(1),
             failed: None,

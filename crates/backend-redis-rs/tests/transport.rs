@@ -48,7 +48,7 @@ async fn complete(backend: &Backend, entry: EntryId, token: u64) -> CompleteOutc
 }
 
 async fn hand_back(backend: &Backend, entry: EntryId, token: u64, failed: bool) -> HandBackOutcome {
-    let back = HandBack {
+    let back = HandBackRequest {
         entry,
         token: FencingToken(token),
         failed: failed.then(|| "it was bad".to_owned()),

@@ -8,7 +8,7 @@ use futures_lite::future;
 
 use crate::belief::Belief;
 use crate::client::Handle;
-use crate::machine::{Answer, Command, Completion, Handover};
+use crate::machine::{Answer, Command, Completion, HandBack};
 use crate::settings::check_silence;
 use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Timestamp};
 
@@ -161,7 +161,7 @@ impl Lease {
     /// yours then.
     ///
     /// Cancel-safe: once polled, it goes on without the caller.
-    pub async fn hand_back(&self) -> Result<Handover> {
+    pub async fn hand_back(&self) -> Result<HandBack> {
         self.give_up(None).await
     }
 
@@ -170,11 +170,11 @@ impl Lease {
     ///
     /// The last reasons are kept with the entry, and shown where it is parked. Of each
     /// the first 256 bytes are.
-    pub async fn fail(&self, reason: impl Into<String>) -> Result<Handover> {
+    pub async fn fail(&self, reason: impl Into<String>) -> Result<HandBack> {
         self.give_up(Some(bounded(reason.into()))).await
     }
 
-    async fn give_up(&self, failed: Option<String>) -> Result<Handover> {
+    async fn give_up(&self, failed: Option<String>) -> Result<HandBack> {
         let (entry, token) = (self.entry, self.token);
         let answer = self
             .handle
@@ -186,10 +186,10 @@ impl Lease {
             })
             .await;
         match answer {
-            Some(Ok(Answer::Handover(handover))) => Ok(handover),
+            Some(Ok(Answer::HandBack(hand_back))) => Ok(hand_back),
             Some(Err(error)) => Err(error),
             // The client has ended, and with it every lease.
-            Some(Ok(_)) | None => Ok(Handover::NotOwner),
+            Some(Ok(_)) | None => Ok(HandBack::NotOwner),
         }
     }
 }

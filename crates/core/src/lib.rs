@@ -39,7 +39,7 @@ pub use ids::{ConsumerName, EntryId, FencingToken, ServiceName, SessionId, Strea
 pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 pub use lease::Lease;
 pub use lock_manager::*;
-pub use machine::{ClaimResult, Completion, DisownReason, Handover};
+pub use machine::{ClaimResult, Completion, DisownReason, HandBack};
 pub use notifier::{Hint, Notifier, Subscription};
 pub use payload::{
     Announcement, Info, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES, MalformedReason, PAYLOAD_FIELD,

@@ -137,7 +137,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
     async fn hand_back(
         &self,
         consumer: &ConsumerName,
-        entries: &[HandBack],
+        entries: &[HandBackRequest],
     ) -> Result<Vec<HandBackOutcome>>;
 
     /// Parks entries with payload and reason, in one step with removing them.
@@ -322,7 +322,7 @@ pub struct Fenced {
 
 /// One entry to give up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HandBack {
+pub struct HandBackRequest {
     /// The entry.
     pub entry: EntryId,
     /// The owner's token.

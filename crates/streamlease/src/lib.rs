@@ -17,7 +17,7 @@ pub mod spi;
 pub use streamlease_core::{
     Announcement, BackendProvider, ClaimMode, ClaimResult, Client, ClientBuilder, Completion,
     ConsumerName, DisownReason, Disowned, EntryId, Error, ErrorKind, Event, Events, FencingToken,
-    Handover, Info, Lease, LockScheme, MalformedReason, Orphan, Producer, QuarantineAdmin,
+    HandBack, Info, Lease, LockScheme, MalformedReason, Orphan, Producer, QuarantineAdmin,
     QuarantineRelease, Quarantined, QuarantinedEntry, Result, RetryPolicy, Runtime, ServiceName,
     StreamName, SubmitBatch, Termination, Timestamp,
 };

@@ -21,7 +21,7 @@ pub use streamlease_core::Backend;
 // The LBS, and the payload of its entries.
 pub use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerState, Delivery, Failures, Fenced, FetchRequest,
-    Fetched, HandBack, HandBackOutcome, KEPT_REASONS, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES,
+    Fetched, HandBackOutcome, HandBackRequest, KEPT_REASONS, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES,
     PAYLOAD_FIELD, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Scope,
     Transport,
 };

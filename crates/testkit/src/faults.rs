@@ -30,11 +30,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use streamlease_core::{
     Acquire, AcquireOutcome, BeatOutcome, BoxFuture, ClaimOutcome, CompleteOutcome, ConsumerName,
-    ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest, Fetched, HandBack,
-    HandBackOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState, Member, OpenOutcome,
-    PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined,
-    Release, ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, SubmitBatch,
-    TakeOverOutcome, Transport,
+    ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest, Fetched,
+    HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
+    OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease,
+    Quarantined, Release, ReleaseOutcome, Result, Scope, Session, SessionId, StreamName,
+    SubmitBatch, TakeOverOutcome, Transport,
 };
 
 /// What a test decides about the calls to come; `K` is the kind of call.
@@ -383,7 +383,7 @@ impl Transport for FaultyTransport {
     async fn hand_back(
         &self,
         consumer: &ConsumerName,
-        entries: &[HandBack],
+        entries: &[HandBackRequest],
     ) -> Result<Vec<HandBackOutcome>> {
         call!(
             self,

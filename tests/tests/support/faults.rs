@@ -10,10 +10,10 @@ use async_channel::{Receiver, Sender};
 use streamlease_core::{
     Acquire, AcquireOutcome, Backend, BackendProvider, BeatOutcome, ClaimOutcome, CompleteOutcome,
     ConsumerName, ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest,
-    Fetched, HandBack, HandBackOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState,
-    Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease,
-    Quarantined, Release, ReleaseOutcome, Result, Scope, ServiceName, Session, SessionId,
-    StreamName, SubmitBatch, TakeOverOutcome, Transport,
+    Fetched, HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager, LockScheme,
+    LockState, Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    QuarantineRelease, Quarantined, Release, ReleaseOutcome, Result, Scope, ServiceName, Session,
+    SessionId, StreamName, SubmitBatch, TakeOverOutcome, Transport,
 };
 
 use super::Provider;
@@ -210,7 +210,7 @@ pass_on! {
     fn claim(consumer: &ConsumerName, claims: &[Fenced]) -> Vec<ClaimOutcome>;
     fn clear_failures(entries: &[Fenced]) -> ();
     fn complete(consumer: &ConsumerName, entries: &[Fenced]) -> Vec<CompleteOutcome>;
-    fn hand_back(consumer: &ConsumerName, entries: &[HandBack]) -> Vec<HandBackOutcome>;
+    fn hand_back(consumer: &ConsumerName, entries: &[HandBackRequest]) -> Vec<HandBackOutcome>;
     fn quarantine(consumer: &ConsumerName, entries: &[Quarantine]) -> Vec<QuarantineOutcome>;
     fn forget_consumer(consumer: &ConsumerName) -> bool;
     fn consumers() -> Vec<ConsumerState>;

@@ -12,7 +12,7 @@ use streamlease_backend_memory::MemoryBackend;
 use streamlease_core::{
     Acquire, AcquireOutcome, Announcement, Backend, BackendProvider, BeatOutcome, BeatReply,
     BoxFuture, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Fenced, FencingToken,
-    FetchRequest, Fetched, HandBack, HandBackOutcome, Held, Holder, Info, LeaseRef, LockId,
+    FetchRequest, Fetched, HandBackOutcome, HandBackRequest, Held, Holder, Info, LeaseRef, LockId,
     LockManager, LockState, Notifier, OpenOutcome, Release, ReleaseOutcome, Runtime, Scope,
     ServiceName, Session, SessionId, StreamName, SubmitBatch, TakeOverOutcome, Timestamp,
     Transport,
@@ -155,7 +155,7 @@ impl Fixture {
         token: u64,
         failed: bool,
     ) -> HandBackOutcome {
-        let entries = [HandBack {
+        let entries = [HandBackRequest {
             entry,
             token: FencingToken(token),
             failed: failed.then(|| "it was bad".to_owned()),

@@ -1,7 +1,7 @@
 //! One stream, from its lease to its end.
 
 use futures_lite::future;
-use streamlease::{Completion, Error, Handover, Lease};
+use streamlease::{Completion, Error, HandBack, Lease};
 
 use super::{Job, Worker};
 use crate::args::{Hold, OnStop};
@@ -114,7 +114,7 @@ impl Worker {
             );
         }
         match result {
-            Ok(Handover::HandedBack) if !disowned => {
+            Ok(HandBack::HandedBack) if !disowned => {
                 self.output.print(Event::handed_back(&held)).await;
             }
             _ => self.output.print(Event::disowned(&held)).await,

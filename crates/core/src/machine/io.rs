@@ -9,8 +9,8 @@ use super::lifecycle::outages::Part;
 use crate::belief::Belief;
 use crate::{
     Acquire, AcquireOutcome, BeatOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId,
-    Error, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, Info, LeaseRef, LockId,
-    LockState, Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    Error, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, Hint, Info, LeaseRef,
+    LockId, LockState, Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
     Release, ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, TakeOverOutcome,
     Timestamp,
 };
@@ -146,7 +146,7 @@ pub enum Action {
     Claim(Vec<Fenced>),
     ClearFailures(Vec<Fenced>),
     Complete(Vec<Fenced>),
-    HandBack(Vec<HandBack>),
+    HandBack(Vec<HandBackRequest>),
     Quarantine(Vec<Quarantine>),
     ForgetConsumer(ConsumerName),
     Open(Session),
@@ -342,7 +342,7 @@ pub enum Answer {
     /// To `Complete` and `CompleteStream`.
     Completion(Completion),
     /// To `HandBack`.
-    Handover(Handover),
+    HandBack(HandBack),
     /// To `Claim`.
     Claim(ClaimResult),
     /// To `Shutdown`.
@@ -364,7 +364,7 @@ pub enum Completion {
 /// How handing a stream back ended. The lease is over in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Handover {
+pub enum HandBack {
     /// The stream waits for another consumer.
     HandedBack,
     /// The lease had ended otherwise, or did so before this was answered: it was
@@ -374,7 +374,7 @@ pub enum Handover {
     Gone,
 }
 
-impl From<End> for Handover {
+impl From<End> for HandBack {
     fn from(end: End) -> Self {
         match end {
             End::HandedBack => Self::HandedBack,

@@ -43,7 +43,7 @@ use std::time::Duration;
 
 pub use io::{
     Action, ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End,
-    Handover, Input, Notice, Output, Reply,
+    HandBack, Input, Notice, Output, Reply,
 };
 
 pub use crate::belief::Belief;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_lite::future;
 use streamlease_core::{
     Acquire, AcquireOutcome, Announcement, Backend, ConsumerName, EntryId, Fenced, FencingToken,
-    FetchRequest, HandBack, Hint, Info, LeaseRef, OpenOutcome, Release, Runtime, Session,
+    FetchRequest, HandBackRequest, Hint, Info, LeaseRef, OpenOutcome, Release, Runtime, Session,
     SessionId, StreamName, SubmitBatch, Subscription,
 };
 
@@ -282,7 +282,7 @@ impl Harness {
     }
 
     async fn give_up(&self, entries: &[EntryId]) {
-        let back = |entry: &EntryId| HandBack {
+        let back = |entry: &EntryId| HandBackRequest {
             entry: *entry,
             token: TOKEN,
             failed: None,

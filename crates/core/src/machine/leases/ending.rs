@@ -9,11 +9,11 @@ use crate::machine::cx::{Cx, Effect, Flight};
 use crate::machine::lifecycle::closed;
 use crate::machine::pages::Lane;
 use crate::machine::{
-    Action, Answer, CallId, Completion, DisownReason, End, Handover, Notice, Reply,
+    Action, Answer, CallId, Completion, DisownReason, End, HandBack, Notice, Reply,
 };
 use crate::{
-    ClaimOutcome, CompleteOutcome, EntryId, Error, ErrorKind, FencingToken, HandBack,
-    HandBackOutcome, LeaseRef, Quarantine, QuarantineOutcome, Release, Result,
+    ClaimOutcome, CompleteOutcome, EntryId, Error, ErrorKind, FencingToken, HandBackOutcome,
+    HandBackRequest, LeaseRef, Quarantine, QuarantineOutcome, Release, Result,
 };
 
 impl Leases {
@@ -249,7 +249,7 @@ impl Leases {
             // Over already, or about to be: nothing is left to give up.
             _ => {
                 if let Some(call) = call {
-                    cx.answer(call, Ok(Answer::Handover(Handover::NotOwner)));
+                    cx.answer(call, Ok(Answer::HandBack(HandBack::NotOwner)));
                 }
             }
         }
@@ -303,7 +303,7 @@ impl Leases {
             else {
                 continue;
             };
-            entries.push(HandBack {
+            entries.push(HandBackRequest {
                 entry,
                 token: holding.lock.token,
                 failed: failed.as_deref().map(ToOwned::to_owned),
@@ -474,7 +474,7 @@ impl Leases {
         self.tell_end(cx, entry, item, end);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             let answer = match handing_back {
-                true => Answer::Handover(end.into()),
+                true => Answer::HandBack(end.into()),
                 false => Answer::Completion(completion),
             };
             cx.answer(call, Ok(answer));
@@ -555,7 +555,7 @@ impl Leases {
                     ErrorKind::LeaseEnded,
                     "the lease ended while it was being completed; whether the entry was removed is unknown",
                 )),
-                false => Ok(Answer::Handover(Handover::NotOwner)),
+                false => Ok(Answer::HandBack(HandBack::NotOwner)),
             };
             cx.answer(call, answer);
         }

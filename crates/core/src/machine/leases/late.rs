@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::table::{Ending, Item, State};
 use crate::machine::{Action, Backoff, PAGE, Reply};
-use crate::{EntryId, FencingToken, HandBack, HandBackOutcome, Result, Timestamp};
+use crate::{EntryId, FencingToken, HandBackOutcome, HandBackRequest, Result, Timestamp};
 
 /// What is to be handed back late.
 #[derive(Debug, Default)]
@@ -105,8 +105,8 @@ impl Leases {
             return;
         }
         let page = self.late.owed.iter().take(PAGE);
-        let page: Vec<HandBack> = page
-            .map(|(&entry, (token, failed))| HandBack {
+        let page: Vec<HandBackRequest> = page
+            .map(|(&entry, (token, failed))| HandBackRequest {
                 entry,
                 token: *token,
                 failed: failed.as_deref().map(ToOwned::to_owned),

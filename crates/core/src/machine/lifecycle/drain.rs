@@ -2,7 +2,7 @@
 
 use crate::machine::cx::{Cx, Effect, Flight, Leaving, Phase, Status};
 use crate::machine::leases::Leases;
-use crate::machine::{Action, Answer, Backoff, CallId, Command, Completion, Handover, Reply};
+use crate::machine::{Action, Answer, Backoff, CallId, Command, Completion, HandBack, Reply};
 use crate::{Result, Timestamp};
 
 use super::closed;
@@ -126,7 +126,7 @@ impl Drain {
             }
             Command::HandBack {
                 call: Some(call), ..
-            } => cx.answer(call, Ok(Answer::Handover(Handover::NotOwner))),
+            } => cx.answer(call, Ok(Answer::HandBack(HandBack::NotOwner))),
             Command::Shutdown { call: Some(call) } => cx.answer(call, Ok(Answer::Stopped)),
             Command::Claim { call, .. } => cx.answer(call, Err(closed())),
             Command::HandBack { call: None, .. }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL, delivery, held_by, session_of};
 use crate::machine::{
-    Answer, Command, Completion, DisownReason, End, Handover, Input, Notice, Reply,
+    Answer, Command, Completion, DisownReason, End, HandBack, Input, Notice, Reply,
 };
 use crate::{
     AcquireOutcome, Error, ErrorKind, Fetched, HandBackOutcome, LockScheme, RetryPolicy, StreamName,
@@ -325,7 +325,7 @@ fn after_the_end_every_call_is_answered_and_nothing_else_comes() {
     let call = rig.call(|call| Command::CompleteStream { stream, call });
     assert_eq!(rig.answered(call), Some(&not_owner));
     let call = rig.hand_back(1, token);
-    let not_owner = Answer::Handover(Handover::NotOwner);
+    let not_owner = Answer::HandBack(HandBack::NotOwner);
     assert_eq!(rig.answered(call), Some(&not_owner));
     let call = rig.claim(9, "x");
     assert_eq!(rig.refused_with(call), Some(ErrorKind::Closed));

@@ -3,11 +3,12 @@
 use super::rig::{Rig, SCHEMES, TTL, consumer, entry, lease, pending_at};
 use crate::machine::{Action, Answer, ClaimResult, Command, Input, Notice, Reply};
 use crate::{
-    ClaimOutcome, Failures, FencingToken, HandBack, HandBackOutcome, LockScheme, QuarantineOutcome,
+    ClaimOutcome, Failures, FencingToken, HandBackOutcome, HandBackRequest, LockScheme,
+    QuarantineOutcome,
 };
 
 /// The page that is handed back, answered: to nobody is it a lease's end.
-fn hand_backs(rig: &mut Rig) -> Vec<HandBack> {
+fn hand_backs(rig: &mut Rig) -> Vec<HandBackRequest> {
     let (id, action) = rig.take("HandBack");
     let Action::HandBack(page) = action else {
         panic!("{action:?}")
@@ -36,7 +37,7 @@ fn what_was_lost_with_a_session_while_nothing_was_answered_is_handed_back_late()
         }
         rig.live(TTL / 10);
         let (notices, answered) = (rig.notices.len(), rig.answers.len());
-        let expected = HandBack {
+        let expected = HandBackRequest {
             entry: entry(1),
             token,
             failed: None,

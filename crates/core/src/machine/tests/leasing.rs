@@ -6,7 +6,7 @@ use super::rig::{
     Rig, SCHEMES, TTL, consumer, delivery, entry, held_by, lease, pending_at, session_of,
 };
 use crate::machine::{
-    Action, Answer, ClaimResult, Command, Completion, DisownReason, End, Handover, Input, Notice,
+    Action, Answer, ClaimResult, Command, Completion, DisownReason, End, HandBack, Input, Notice,
     Reply,
 };
 use crate::{
@@ -156,7 +156,7 @@ fn late_claim_after_hand_back() {
         "HandBack",
         Reply::HandedBack(vec![HandBackOutcome::HandedBack]),
     );
-    let handed_back = Answer::Handover(Handover::HandedBack);
+    let handed_back = Answer::HandBack(HandBack::HandedBack);
     assert_eq!(rig.answered(call), Some(&handed_back));
     assert_eq!(rig.ends(1), [End::HandedBack]);
     // If the first one did put it back here, it is found here.
@@ -381,7 +381,7 @@ fn handing_back_says_whether_it_was() {
         let calls = [rig.hand_back(1, token), rig.hand_back(1, token)];
         rig.answer("HandBack", Reply::HandedBack(vec![outcome]));
         let late = rig.hand_back(1, token);
-        let over = Answer::Handover(Handover::NotOwner);
+        let over = Answer::HandBack(HandBack::NotOwner);
         assert_eq!(rig.answered(late), Some(&over), "it ended before");
         let answers = calls.map(|call| rig.answered(call).cloned());
         assert_eq!(answers[0], answers[1], "of one end");
@@ -389,24 +389,24 @@ fn handing_back_says_whether_it_was() {
     };
     let seen = FencingToken(900);
     let lost = |reason| vec![End::Disowned(reason)];
-    for (outcome, handover, ends) in [
+    for (outcome, hand_back, ends) in [
         (
             HandBackOutcome::HandedBack,
-            Handover::HandedBack,
+            HandBack::HandedBack,
             vec![End::HandedBack],
         ),
         (
             HandBackOutcome::NotOwner { seen },
-            Handover::NotOwner,
+            HandBack::NotOwner,
             lost(DisownReason::Superseded),
         ),
         (
             HandBackOutcome::Gone,
-            Handover::Gone,
+            HandBack::Gone,
             lost(DisownReason::EntryGone),
         ),
     ] {
-        assert_eq!(asked(outcome), (Answer::Handover(handover), ends));
+        assert_eq!(asked(outcome), (Answer::HandBack(hand_back), ends));
     }
 
     // Lost while it was under way.
@@ -414,7 +414,7 @@ fn handing_back_says_whether_it_was() {
     let token = rig.leased(1, "s");
     let call = rig.hand_back(1, token);
     rig.jump(TTL);
-    let not_owner = Answer::Handover(Handover::NotOwner);
+    let not_owner = Answer::HandBack(HandBack::NotOwner);
     assert_eq!(rig.answered(call), Some(&not_owner));
     assert_eq!(rig.ends(1), [End::Disowned(DisownReason::Expired)]);
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures_lite::future;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, ErrorKind,
-    FencingToken, HandBack, HandBackOutcome, Info, Runtime, StreamName, SubmitBatch, Transport,
+    FencingToken, HandBackOutcome, HandBackRequest, Info, Runtime, StreamName, SubmitBatch,
+    Transport,
 };
 
 use super::super::support::{PATIENCE, Patience, consumer, pass, stream, unique, within};
@@ -455,7 +456,7 @@ pub async fn dropped_calls_can_be_repeated(
         give_up(&t, drop_after, t.claim(&t.a, &claims)).await;
         assert_eq!(t.claim_one(&t.a, entry, 5).await, claimed(&t.a, 0));
 
-        let back = [HandBack {
+        let back = [HandBackRequest {
             entry,
             token: FencingToken(5),
             failed: Some("it was bad".into()),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, FencingToken, HandBack, HandBackOutcome,
-    Pending, Quarantine, QuarantineOutcome, Runtime, Transport,
+    ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, FencingToken, HandBackOutcome,
+    HandBackRequest, Pending, Quarantine, QuarantineOutcome, Runtime, Transport,
 };
 
 use super::super::support::{PATIENCE, consumer, pass, within};
@@ -457,7 +457,7 @@ pub async fn results_are_positional(runtime: Arc<dyn Runtime>, transport: Arc<dy
         ]
     );
 
-    let back = |entry, token| HandBack {
+    let back = |entry, token| HandBackRequest {
         entry,
         token: FencingToken(token),
         failed: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Failures, Fenced,
-    FencingToken, FetchRequest, HandBack, HandBackOutcome, Info, Pending, Quarantine,
+    FencingToken, FetchRequest, HandBackOutcome, HandBackRequest, Info, Pending, Quarantine,
     QuarantineOutcome, QuarantineRelease, Quarantined, Runtime, Scope, StreamName, SubmitBatch,
     Transport,
 };
@@ -155,7 +155,7 @@ impl Harness {
         reason: Option<&str>,
         rests: bool,
     ) -> HandBackOutcome {
-        let back = HandBack {
+        let back = HandBackRequest {
             entry,
             token: FencingToken(token),
             failed: reason.map(ToOwned::to_owned),

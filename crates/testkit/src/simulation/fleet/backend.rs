@@ -10,10 +10,11 @@ use futures_lite::future;
 use streamlease_core::{
     Acquire, AcquireOutcome, Backend, BackendProvider, BeatOutcome, ClaimOutcome, CompleteOutcome,
     ConsumerName, ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest,
-    Fetched, HandBack, HandBackOutcome, Hint, LeaseRef, LockId, LockManager, LockScheme, LockState,
-    Member, Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
-    QuarantineRelease, Quarantined, Release, ReleaseOutcome, Result, Runtime, Scope, ServiceName,
-    Session, SessionId, StreamName, SubmitBatch, Subscription, TakeOverOutcome, Transport,
+    Fetched, HandBackOutcome, HandBackRequest, Hint, LeaseRef, LockId, LockManager, LockScheme,
+    LockState, Member, Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine,
+    QuarantineOutcome, QuarantineRelease, Quarantined, Release, ReleaseOutcome, Result, Runtime,
+    Scope, ServiceName, Session, SessionId, StreamName, SubmitBatch, Subscription, TakeOverOutcome,
+    Transport,
 };
 
 use super::servers::{HintsAre, Server, Shared, State, lock, unavailable};
@@ -401,7 +402,7 @@ impl Transport for SimBackend {
     async fn hand_back(
         &self,
         consumer: &ConsumerName,
-        entries: &[HandBack],
+        entries: &[HandBackRequest],
     ) -> Result<Vec<HandBackOutcome>> {
         let (consumer, entries) = (consumer.clone(), entries.to_vec());
         self.lbs("hand_back", move |state, at, hints| {

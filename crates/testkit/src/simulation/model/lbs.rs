@@ -10,8 +10,9 @@ use std::time::Duration;
 use streamlease_core::limits::HANDED_BACK_IDLE;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
-    Failures, Fenced, FencingToken, Fetched, HandBack, HandBackOutcome, Hint, MalformedReason,
-    Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result, Scope, StreamName,
+    Failures, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, Hint,
+    MalformedReason, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result,
+    Scope, StreamName,
 };
 
 use super::Mutant;
@@ -503,13 +504,13 @@ impl Lbs {
     pub(in super::super) fn hand_back(
         &mut self,
         caller: &ConsumerName,
-        entries: &[HandBack],
+        entries: &[HandBackRequest],
         now_ms: u64,
         hints: &mut Vec<Hint>,
     ) -> Vec<HandBackOutcome> {
         let mut freed = Vec::new();
         let mut outcomes = Vec::with_capacity(entries.len());
-        for &HandBack {
+        for &HandBackRequest {
             entry,
             token,
             ref failed,
