@@ -1,4 +1,7 @@
-//! [`Server`]: the connections to one Redis server.
+//! [`Server`]: the connections to the server that owns a service now.
+//!
+//! How that one is found is its [`Route`]'s affair, and as whom and over what it is talked
+//! to the [`Connector`]'s.
 //!
 //! - One multiplexed connection for commands, made anew when it breaks or does
 //!   not answer in time: a peer that vanished without a word would otherwise
@@ -9,29 +12,32 @@
 //!   closes its own, so that the server abandons it too.
 //! - One pub/sub connection per subscription.
 //!
-//! They are made on tasks of their own (`attempt`), and belong together (`pool`):
-//! an answer on any of them that says that this is not the server to talk to, as a
-//! demoted one gives for ever, makes all be given up, and the name be looked up anew.
+//! They are made on tasks of their own (`attempt`), lead to one address, and belong
+//! together (`pool`): an answer on any of them that says that this is not the server to
+//! talk to, as a demoted one gives for ever, makes all be given up, and the owner be looked
+//! up anew. So does whoever was asked for the owner by naming another one.
 
+mod address;
 mod attempt;
+mod connector;
 mod pool;
+mod route;
 mod script;
+mod sentinel;
 mod url;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis_rs::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use redis_rs::{
-    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisResult,
-    Value, cmd,
-};
+use redis_rs::{Cmd, ConnectionInfo, Pipeline, RedisError, Value, cmd};
 use streamlease_core::{BoxFuture, Error, ErrorKind, Result};
 
-use self::attempt::connect;
+use self::attempt::{ANOTHER_AFTER, connect};
+use self::connector::Connector;
 use self::pool::Pool;
+use self::route::Route;
 pub(crate) use self::script::{Call, Script, script};
-use self::url::{prepare_tls, refuse_tls_without_its_feature, without_password};
 use crate::error::{WrongServer, from_redis, from_server, protocol, wrong_server};
 use crate::timer;
 
@@ -50,13 +56,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Scripts sent in one go.
 const PIPELINE: usize = 32;
 
-/// One Redis server. Reconnects by itself: a failed call's successor finds a new connection.
+/// The owner of a service. Reconnects by itself: a failed call's successor finds a new
+/// connection.
 pub(crate) struct Server {
-    client: Client,
+    access: Arc<Access>,
+    pool: Mutex<Arc<Pool>>,
+}
+
+/// What it takes to connect.
+pub(crate) struct Access {
+    route: Route,
+    connector: Connector,
     /// The URL without its password, for messages.
     endpoint: String,
-    db: i64,
-    pool: Mutex<Arc<Pool>>,
 }
 
 /// A command under way. Dropped unanswered – our caller may be less patient than
@@ -85,50 +97,87 @@ impl Drop for Waiting<'_> {
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &self.access.endpoint)
             .finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Finds the owner and connects to it, within the limit.
+    async fn connect<T: 'static>(
+        self: Arc<Self>,
+        pool: Arc<Pool>,
+        what: &'static str,
+        dial: impl Fn(Arc<Self>, String, ConnectionInfo) -> BoxFuture<'static, Result<T>>
+        + Clone
+        + Send
+        + 'static,
+    ) -> Result<T> {
+        let context = self.context(what);
+        let another_after = match self.route.is_asked_for() {
+            true => ANOTHER_AFTER / 2,
+            false => ANOTHER_AFTER,
+        };
+        let once = move |again: bool| -> BoxFuture<'static, Result<T>> {
+            if again {
+                pool.doubt_owner();
+            }
+            Box::pin(self.clone().connect_once(pool.clone(), what, dial.clone()))
+        };
+        let connected = connect(another_after, once).await;
+        connected.unwrap_or_else(|| Err(from_redis(&context, timed_out())))
+    }
+
+    async fn connect_once<T>(
+        self: Arc<Self>,
+        pool: Arc<Pool>,
+        what: &'static str,
+        dial: impl Fn(Arc<Self>, String, ConnectionInfo) -> BoxFuture<'static, Result<T>>,
+    ) -> Result<T> {
+        let search = pool.owner(|| {
+            let access = self.clone();
+            async move { access.route.find(&access.connector).await }
+        });
+        search.wait().await;
+        let owner = search.share()?;
+        match pool.lead_to(&owner) {
+            Some(is_new) if is_new => self.route.watch(&pool, &owner),
+            Some(_) => {}
+            None => return Err(Error::new(ErrorKind::Unavailable, "the owner has changed")),
+        }
+        let context = match self.route.is_asked_for() {
+            true => self.context(&format!("{what} to {}", owner.addr())),
+            false => self.context(what),
+        };
+        let connected = dial(self, context, owner).await;
+        if connected.is_err() {
+            pool.forget_owner(&search);
+        }
+        connected
+    }
+
+    fn context(&self, what: &str) -> String {
+        format!("{what} ({})", self.endpoint)
     }
 }
 
 impl Server {
     /// Reads `url`. No I/O.
     pub(crate) fn new(url: &str) -> Result<Self> {
-        let endpoint = without_password(url);
-        refuse_tls_without_its_feature(url, &endpoint)?;
-        let bad = |err: RedisError| {
-            Error::with_source(
-                ErrorKind::Config,
-                format!(
-                    "redis URL {endpoint:?} is not usable ({err}); it looks like \
-                     redis://user:password@host:6379/0, or rediss:// for TLS"
-                ),
-                err,
-            )
-        };
-        let info = url.into_connection_info().map_err(bad)?;
-        // Off by default in the client crate; it costs a third of the latency.
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let info = info.set_tcp_settings(tcp);
-        if matches!(info.addr(), redis_rs::ConnectionAddr::TcpTls { .. }) {
-            prepare_tls();
-        }
-        let db = info.redis_settings().db();
         Ok(Self {
-            client: Client::open(info).map_err(bad)?,
-            endpoint,
-            db,
+            access: Arc::new(url::read(url)?),
             pool: Mutex::new(Pool::new(None)),
         })
     }
 
     /// The number of the database.
     pub(crate) fn db(&self) -> i64 {
-        self.db
+        self.access.connector.db()
     }
 
     /// The URL without its password.
     pub(crate) fn endpoint(&self) -> &str {
-        &self.endpoint
+        &self.access.endpoint
     }
 
     /// Asks for a sign of life, so that wrong settings show before anything starts.
@@ -258,7 +307,10 @@ impl Server {
         block: Duration,
     ) -> Result<Vec<Value>> {
         // No response time-out: it would have no exemption for a blocking read.
-        let get = |pool: Arc<Pool>| async move { pool.readers.get(|| self.connecting(None)).await };
+        let get = |pool: Arc<Pool>| async move {
+            let connect = || self.connecting(pool.clone(), None);
+            pool.readers.get(connect).await
+        };
         let (pool, mut connection) = self.in_current_pool(get).await?;
         let exchange = async {
             let replies = connection.send_packed_commands(pipeline, 0, pipeline.len());
@@ -291,18 +343,16 @@ impl Server {
 
     /// A connection for subscriptions, with what it belongs to.
     pub(crate) async fn pubsub(&self) -> Result<(Lifetime, PubSubSink, PubSubStream)> {
-        const WHAT: &str = "connecting for notifications";
-        let connect = || {
-            let (client, context) = (self.client.clone(), self.context(WHAT));
-            async move {
-                let once = || -> BoxFuture<'static, _> {
-                    let client = client.clone();
-                    Box::pin(async move { client.get_async_pubsub().await })
+        let get = |pool: Arc<Pool>| async move {
+            let connect = || {
+                let dial = |access: Arc<Access>, what: String, to| -> BoxFuture<'static, _> {
+                    Box::pin(async move { access.connector.subscriptions(&what, &to).await })
                 };
-                connect(once).await.map_err(|err| from_redis(&context, err))
-            }
+                let what = "connecting for notifications";
+                self.access.clone().connect(pool.clone(), what, dial)
+            };
+            pool.subscriptions.get(connect).await
         };
-        let get = |pool: Arc<Pool>| async move { pool.subscriptions.get(connect).await };
         let (pool, pubsub) = self.in_current_pool(get).await?;
         let (sink, stream) = pubsub.split();
         Ok((Lifetime(pool), sink, stream))
@@ -312,7 +362,7 @@ impl Server {
     /// come meanwhile wait for it instead of making their own.
     async fn command_connection(&self) -> Result<(Arc<Pool>, MultiplexedConnection)> {
         let get = |pool: Arc<Pool>| async move {
-            let attempt = pool.command(|| self.connecting(Some(RESPONSE_TIMEOUT)));
+            let attempt = pool.command(|| self.connecting(pool.clone(), Some(RESPONSE_TIMEOUT)));
             attempt.wait().await;
             attempt.share()
         };
@@ -335,40 +385,39 @@ impl Server {
                 None
             };
             let got = async { Some(get(pool.clone()).await) };
-            if let Some(got) = futures_lite::future::or(got, ended).await {
-                return Ok((pool, got?));
+            match futures_lite::future::or(got, ended).await {
+                Some(Ok(got)) => return Ok((pool, got)),
+                Some(Err(_)) if pool.has_ended() => {}
+                Some(Err(err)) => return Err(err),
+                None => {}
             }
         }
     }
 
     fn connecting(
         &self,
+        pool: Arc<Pool>,
         response_timeout: Option<Duration>,
     ) -> impl Future<Output = Result<MultiplexedConnection>> + Send + 'static {
-        let config = AsyncConnectionConfig::new()
-            // Ours covers all of it.
-            .set_connection_timeout(None)
-            .set_response_timeout(response_timeout);
-        let (client, context) = (self.client.clone(), self.context("connecting"));
-        async move {
-            let once = || -> BoxFuture<'static, RedisResult<MultiplexedConnection>> {
-                let (client, config) = (client.clone(), config.clone());
-                Box::pin(async move {
-                    client
-                        .get_multiplexed_async_connection_with_config(&config)
-                        .await
-                })
-            };
-            let connected = connect(once).await;
-            if connected.is_ok() {
-                log::debug!("{context}: done");
-            }
-            connected.map_err(|err| from_redis(&context, err))
-        }
+        let dial = move |access: Arc<Access>, what: String, to| -> BoxFuture<'static, _> {
+            Box::pin(async move {
+                let connector = &access.connector;
+                let mut connection = connector.commands(&what, &to, response_timeout).await?;
+                access.route.check(&what, &mut connection).await?;
+                log::debug!("{what}: done");
+                Ok(connection)
+            })
+        };
+        self.access.clone().connect(pool, "connecting", dial)
     }
 
+    /// The pool in use; a new one, if somebody has ended it.
     fn pool(&self) -> Arc<Pool> {
-        self.current().clone()
+        let mut current = self.current();
+        if current.has_ended() {
+            *current = Pool::new(None);
+        }
+        current.clone()
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Arc<Pool>> {
@@ -379,7 +428,7 @@ impl Server {
     fn doubt(&self, pool: &Arc<Pool>, why: &str) {
         let mut current = self.current();
         if Arc::ptr_eq(&current, pool) {
-            log::debug!("dropping a connection to {}: {why}", self.endpoint);
+            log::debug!("dropping a connection to {}: {why}", self.endpoint());
             *current = pool.successor();
         }
     }
@@ -408,7 +457,7 @@ impl Server {
         if Arc::ptr_eq(&current, pool) && is_enough {
             log::info!(
                 "{} leads to a server that answers {code}: connecting anew",
-                self.endpoint
+                self.endpoint()
             );
             *current = Pool::new(None);
             pool.end();
@@ -438,7 +487,7 @@ impl Server {
     }
 
     fn context(&self, what: &str) -> String {
-        format!("{what} ({})", self.endpoint)
+        self.access.context(what)
     }
 }
 

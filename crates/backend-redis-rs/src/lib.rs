@@ -117,8 +117,6 @@
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod backend;
 #[cfg(any(feature = "tokio", feature = "smol"))]
-mod cluster;
-#[cfg(any(feature = "tokio", feature = "smol"))]
 mod connection;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod decode;
@@ -129,6 +127,8 @@ mod eviction;
 #[doc(hidden)]
 #[cfg(all(any(test, fuzzing), any(feature = "tokio", feature = "smol")))]
 pub mod fuzzing;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+mod hello;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod keys;
 #[cfg(any(feature = "tokio", feature = "smol"))]

@@ -9,10 +9,10 @@ use streamlease_core::{
 };
 
 use crate::RedisBackend;
-use crate::cluster;
 use crate::connection::{Call, Script, script};
 use crate::decode;
 use crate::error::protocol;
+use crate::hello;
 use crate::keys::Keys;
 use crate::locks::scheme_name;
 
@@ -64,10 +64,10 @@ impl RedisBackend {
     /// [`Busy`](ErrorKind::Busy): consumers are alive, or a stream is held; the message says how.
     pub async fn migrate(&self, service: &ServiceName, to: LockScheme) -> Result<()> {
         if to == LockScheme::PerStream {
-            cluster::refuse_per_stream_locks(&self.server).await?;
+            hello::refuse_per_stream_locks(&self.server).await?;
         }
         // In cluster mode nobody can have such locks, nor ask for them.
-        if !cluster::is_cluster(&self.server).await? {
+        if !hello::is_cluster(&self.server).await? {
             self.refuse_if_locked(service).await?;
         }
         let keys = Keys::new(service);

@@ -25,11 +25,11 @@ use streamlease_core::{
 };
 
 use self::pace::{Allowance, Pace};
-use crate::cluster;
 use crate::connection::{Call, Script, Server, script};
 use crate::decode::{self, GroupState, QuarantinePage};
 use crate::error::protocol;
 use crate::eviction;
+use crate::hello;
 use crate::keys::{Keys, index_member};
 use crate::locks::{digits, flatten, other_scheme, scheme_name};
 use crate::pages::{PAGE, pages_without_repeats};
@@ -222,7 +222,7 @@ impl RedisTransport {
 impl Transport for RedisTransport {
     async fn prepare(&self) -> Result<()> {
         if self.scheme == LockScheme::PerStream {
-            cluster::refuse_per_stream_locks(&self.server).await?;
+            hello::refuse_per_stream_locks(&self.server).await?;
         }
         let mut call = Call::new();
         call.key(&self.keys.lbs).key(&self.keys.scheme);

@@ -7,7 +7,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use redis_rs::{RedisError, RedisResult};
 use streamlease_core::{BoxFuture, Error, ErrorKind, Result};
 
 use crate::timer;
@@ -16,9 +15,9 @@ use crate::timer;
 /// credentials together. Callers are less patient, some by far (a heartbeat waits for
 /// a quarter of the TTL): they leave, and it goes on.
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
-/// How long the first try goes on alone. Its address may be that of a server that
-/// is no more, and the name lead elsewhere by now.
-const ANOTHER_AFTER: Duration = Duration::from_secs(2);
+/// How long a try goes on alone. Its address may be that of a server that is no more, and
+/// the name lead elsewhere by now.
+pub(super) const ANOTHER_AFTER: Duration = Duration::from_secs(2);
 
 /// A try to connect on a task of its own, which outlives whoever waits for it.
 /// Its failure answers all of them: none begins another one in its turn.
@@ -61,6 +60,10 @@ impl<T: Send + 'static> Attempt<T> {
         }
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.outcome().is_some()
+    }
+
     pub(super) fn age(&self) -> Duration {
         self.began.elapsed()
     }
@@ -90,14 +93,17 @@ fn never_ended() -> Error {
     )
 }
 
-/// The first connection that comes, or the first failure, within the limit.
+/// The first connection that comes, or the first failure, within the limit. `once` is told
+/// whether another try is under way, and silent; `another_after` is how long a try
+/// goes on alone.
 pub(super) async fn connect<T>(
-    once: impl Fn() -> BoxFuture<'static, RedisResult<T>>,
-) -> RedisResult<T> {
+    another_after: Duration,
+    once: impl Fn(bool) -> BoxFuture<'static, Result<T>>,
+) -> Option<Result<T>> {
     let tries = async {
         let mut under_way = Vec::new();
         loop {
-            under_way.push(once());
+            under_way.push(once(!under_way.is_empty()));
             let first = poll_fn(|context| {
                 let ended = under_way
                     .iter_mut()
@@ -107,15 +113,10 @@ pub(super) async fn connect<T>(
                     });
                 ended.map_or(Poll::Pending, Poll::Ready)
             });
-            if let Some(result) = timer::within(ANOTHER_AFTER, first).await {
+            if let Some(result) = timer::within(another_after, first).await {
                 return result;
             }
         }
     };
-    let result = timer::within(CONNECT_LIMIT, tries).await;
-    result.unwrap_or_else(|| {
-        Err(RedisError::from(std::io::Error::from(
-            std::io::ErrorKind::TimedOut,
-        )))
-    })
+    timer::within(CONNECT_LIMIT, tries).await
 }

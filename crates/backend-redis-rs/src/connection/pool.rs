@@ -1,4 +1,4 @@
-//! [`Pool`]: the connections that were made since the name was looked up last,
+//! [`Pool`]: the connections to the owner that was found last,
 //! and what is known of how well they work.
 
 use std::convert::Infallible;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use redis_rs::aio::{MultiplexedConnection, PubSub};
+use redis_rs::{ConnectionAddr, ConnectionInfo};
 use streamlease_core::{Error, ErrorKind, Result};
 
 use super::attempt::Attempt;
@@ -29,6 +30,10 @@ const REFUSALS_APART: Duration = Duration::from_secs(30);
 /// their server is not the one to talk to, none is used any more.
 pub(super) struct Pool {
     made: Instant,
+    /// The owner, or the search for it.
+    owner: Mutex<Option<Arc<Attempt<ConnectionInfo>>>>,
+    /// Where all of its connections lead, once that is known.
+    address: Mutex<Option<ConnectionAddr>>,
     /// The connection for commands, or the try to make it.
     command: Mutex<Option<Arc<Attempt<MultiplexedConnection>>>>,
     health: Mutex<Health>,
@@ -59,6 +64,8 @@ impl Pool {
         let (end, ended) = async_channel::bounded(1);
         Arc::new(Self {
             made: Instant::now(),
+            owner: Mutex::default(),
+            address: Mutex::default(),
             command: Mutex::default(),
             health: Mutex::default(),
             refused: Mutex::default(),
@@ -142,6 +149,56 @@ impl Pool {
         if let Some(doubted) = lock(&self.doubted).take() {
             doubted.end();
         }
+    }
+
+    /// The owner, or the search for it; begun if there is none.
+    pub(super) fn owner<F>(&self, find: impl FnOnce() -> F) -> Arc<Attempt<ConnectionInfo>>
+    where
+        F: Future<Output = Result<ConnectionInfo>> + Send + 'static,
+    {
+        let mut owner = lock(&self.owner);
+        match &*owner {
+            Some(attempt) if !attempt.is_useless() => attempt.clone(),
+            _ => owner.insert(Attempt::begin(find())).clone(),
+        }
+    }
+
+    /// Has the owner searched for again at the next connect, if this is still what was found.
+    pub(super) fn forget_owner(&self, found: &Arc<Attempt<ConnectionInfo>>) {
+        let mut owner = lock(&self.owner);
+        if matches!(&*owner, Some(known) if Arc::ptr_eq(known, found)) {
+            owner.take();
+        }
+    }
+
+    /// The same, whatever was found. A search that is under way goes on.
+    pub(super) fn doubt_owner(&self) {
+        let mut owner = lock(&self.owner);
+        if matches!(&*owner, Some(known) if known.is_over()) {
+            owner.take();
+        }
+    }
+
+    /// Has all connections lead there. `Some`: they do from now on, or have done (`false`);
+    /// `None`: they lead elsewhere, and are given up.
+    pub(super) fn lead_to(&self, owner: &ConnectionInfo) -> Option<bool> {
+        let mut address = lock(&self.address);
+        match &*address {
+            Some(known) if known == owner.addr() => return Some(false),
+            Some(_) => {}
+            None => {
+                *address = Some(owner.addr().clone());
+                return Some(true);
+            }
+        }
+        drop(address);
+        self.end();
+        None
+    }
+
+    /// Where its connections lead, if that is known.
+    pub(super) fn address(&self) -> Option<ConnectionAddr> {
+        lock(&self.address).clone()
     }
 
     /// The connection for commands, or the try to make it; begun if there is none.

@@ -1,12 +1,184 @@
-//! What a URL needs before it is used, and what of it may be shown.
+//! What a URL says: how the owner is found, and as whom it is talked to. And what of a
+//! URL may be shown.
 
-use streamlease_core::{Error, Result};
+use std::sync::Arc;
+
+use redis_rs::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
+use streamlease_core::{Error, ErrorKind, Result};
+
+use super::Access;
+use super::address::Address;
+use super::connector::Connector;
+use super::route::Route;
+use super::sentinel::Sentinels;
+
+const SINGLE: &str = "redis://user:password@host:6379/0";
+const SENTINEL: &str = "redis-sentinel://user:password@host:26379,host:26379/mymaster/0";
+const SENTINEL_PORT: u16 = 26379;
+
+/// Reads a URL of any kind. No I/O.
+pub(super) fn read(url: &str) -> Result<Access> {
+    let endpoint = without_password(url);
+    refuse_tls_without_its_feature(url, &endpoint)?;
+    let url = Url::split(url, endpoint);
+    let (template, route) = match url.scheme {
+        "redis-sentinel" | "rediss-sentinel" => url.sentinel()?,
+        _ => (url.single(url.whole, SINGLE)?, Route::Name),
+    };
+    if matches!(template.addr(), ConnectionAddr::TcpTls { .. }) {
+        prepare_tls();
+    }
+    Ok(Access {
+        route,
+        connector: Connector::new(template),
+        endpoint: url.shown,
+    })
+}
+
+/// `scheme://user:password@hosts/path?parameters#fragment`
+struct Url<'a> {
+    whole: &'a str,
+    /// Without its password.
+    shown: String,
+    scheme: &'a str,
+    /// With the `@` behind them.
+    credentials: &'a str,
+    hosts: &'a str,
+    path: &'a str,
+    /// Parameters and fragment, with what leads them in.
+    rest: &'a str,
+}
+
+impl<'a> Url<'a> {
+    fn split(whole: &'a str, shown: String) -> Self {
+        let (scheme, after) = whole.split_once("://").unwrap_or(("", whole));
+        let (before, rest) = after.split_at(after.find(['?', '#']).unwrap_or(after.len()));
+        let at = before.rfind('@').map_or(0, |at| at + 1);
+        let (credentials, place) = before.split_at(at);
+        let (hosts, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+        Self {
+            whole,
+            shown,
+            scheme,
+            credentials,
+            hosts,
+            path,
+            rest,
+        }
+    }
+
+    /// Why it is refused, and what would be right.
+    fn refused(&self, why: &str, right: &str) -> Error {
+        let shown = &self.shown;
+        let tls = right.split_once("://").map_or("", |(scheme, _)| scheme);
+        let tls = tls.replacen("redis", "rediss", 1);
+        Error::config(format!(
+            "redis URL {shown:?} is not usable ({why}); it looks like {right}, or {tls}:// for TLS"
+        ))
+    }
+
+    /// The server of a URL of the client crate's.
+    fn single(&self, url: &str, right: &str) -> Result<ConnectionInfo> {
+        self.refuse_unknown_parameters(right)?;
+        let bad = |err: RedisError| {
+            let refused = self.refused(&err.to_string(), right);
+            Error::with_source(ErrorKind::Config, refused.to_string(), err)
+        };
+        let info = url.into_connection_info().map_err(bad)?;
+        let settings = info.redis_settings();
+        if settings.username().is_some() && settings.password().is_none() {
+            // The client crate sends nothing then.
+            let why = "a user without a password: the server would take you for its default \
+                       user. Who has no password is let in with any";
+            return Err(self.refused(why, right));
+        }
+        Ok(info)
+    }
+
+    /// The client crate ignores them: a time-out that nobody keeps, a database that is not used.
+    fn refuse_unknown_parameters(&self, right: &str) -> Result<()> {
+        let (parameters, fragment) = self.rest.split_once('#').unwrap_or((self.rest, ""));
+        let known: &[&str] = match self.scheme {
+            "unix" | "redis+unix" | "valkey+unix" => &["db", "user", "pass", "protocol"],
+            _ => &["protocol"],
+        };
+        let parameters = parameters.trim_start_matches('?').split('&');
+        for parameter in parameters.filter(|parameter| !parameter.is_empty()) {
+            let name = parameter.split('=').next().unwrap_or_default();
+            if !known.contains(&name) {
+                let known = known.join(", ");
+                let why = format!("it has a parameter {name:?}; there are: {known}");
+                return Err(self.refused(&why, right));
+            }
+        }
+        let has_tls = self.scheme.starts_with("rediss") || self.scheme == "valkeys";
+        let is_known = fragment.is_empty() || (has_tls && fragment == "insecure");
+        if !is_known {
+            return Err(self.refused("there is nothing like it behind a #", right));
+        }
+        Ok(())
+    }
+
+    /// What is common to all of several hosts: the first one's URL, with this path.
+    fn common(&self, path: &str, right: &str) -> Result<ConnectionInfo> {
+        let tls = if self.scheme.starts_with("rediss") {
+            "s"
+        } else {
+            ""
+        };
+        let first = self.hosts.split(',').next().unwrap_or_default();
+        let (credentials, rest) = (self.credentials, self.rest);
+        self.single(
+            &format!("redis{tls}://{credentials}{first}{path}{rest}"),
+            right,
+        )
+    }
+
+    fn addresses(&self, port: u16, right: &str) -> Result<Vec<Address>> {
+        let mut found: Vec<Address> = Vec::new();
+        for host in self.hosts.split(',') {
+            let bad = |why: String| self.refused(&format!("host {host:?}: {why}"), right);
+            let info = format!("redis://{host}")
+                .into_connection_info()
+                .map_err(|err| bad(err.to_string()))?;
+            let mut address = Address::of(info.addr()).ok_or_else(|| bad("no address".into()))?;
+            let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
+            if !has_port {
+                address.port = port;
+            }
+            if !found.contains(&address) {
+                found.push(address);
+            }
+        }
+        Ok(found)
+    }
+
+    fn sentinel(&self) -> Result<(ConnectionInfo, Route)> {
+        let mut path = self.path.trim_matches('/').split('/');
+        let (name, db) = (path.next().unwrap_or_default(), path.next().unwrap_or("0"));
+        if name.is_empty() {
+            let why = "it does not say by which name the sentinels know the primary";
+            return Err(self.refused(why, SENTINEL));
+        }
+        if path.next().is_some() || name.contains('%') {
+            return Err(self.refused("behind the hosts come a name and a database", SENTINEL));
+        }
+        let template = self.common(&format!("/{db}"), SENTINEL)?;
+        let sentinels = self.addresses(SENTINEL_PORT, SENTINEL)?;
+        // The credentials of the URL are the server's.
+        let settings = redis_rs::RedisConnectionInfo::default();
+        let connector = Connector::new(template.clone().set_redis_settings(settings));
+        let sentinels = Sentinels::new(name.to_owned(), sentinels, connector);
+        Ok((template, Route::Sentinel(Arc::new(sentinels))))
+    }
+}
 
 /// The client crate's own words for it name no feature of ours.
-pub(super) fn refuse_tls_without_its_feature(url: &str, endpoint: &str) -> Result<()> {
+fn refuse_tls_without_its_feature(url: &str, endpoint: &str) -> Result<()> {
     let built_in = cfg!(any(feature = "tls-rustls", feature = "tls-native-tls"));
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    if built_in || !matches!(scheme, "rediss" | "valkeys") {
+    let has_tls = scheme == "valkeys" || scheme.starts_with("rediss");
+    if built_in || !has_tls {
         return Ok(());
     }
     Err(Error::config(format!(
@@ -17,7 +189,7 @@ pub(super) fn refuse_tls_without_its_feature(url: &str, endpoint: &str) -> Resul
 
 /// rustls panics at the first connection if the process has no crypto provider
 /// of its choice: then ours is installed. A choice the application made stays.
-pub(super) fn prepare_tls() {
+fn prepare_tls() {
     #[cfg(feature = "tls-rustls")]
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error means that somebody else was faster, which is as good.
@@ -26,7 +198,7 @@ pub(super) fn prepare_tls() {
 }
 
 /// `url` for messages: the password, and parameters that might hold one, left out.
-pub(super) fn without_password(url: &str) -> String {
+fn without_password(url: &str) -> String {
     let (scheme, rest) = url
         .split_once("://")
         .map_or(("", url), |(scheme, rest)| (scheme, rest));
@@ -51,7 +223,6 @@ pub(super) fn without_password(url: &str) -> String {
 mod tests {
     use super::*;
     use crate::connection::Server;
-    use streamlease_core::ErrorKind;
 
     #[test]
     fn messages_show_the_url_without_its_password() {
@@ -75,11 +246,77 @@ mod tests {
     #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
     #[test]
     fn a_url_with_tls_is_refused_by_naming_the_feature_that_is_off() {
-        for url in ["rediss://:secret@h:1", "valkeys://h"] {
+        for url in [
+            "rediss://:secret@h:1",
+            "valkeys://h",
+            "rediss-sentinel://:secret@h:1/mymaster",
+        ] {
             let err = Server::new(url).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::Config);
             assert!(err.to_string().contains("`tls-rustls`"), "{err}");
             assert!(!err.to_string().contains("secret"), "{err}");
+        }
+    }
+
+    fn refusal(url: &str) -> String {
+        let err = Server::new(url).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Config, "{url}");
+        let shown = format!("{err:?} {err}");
+        assert!(!shown.contains("secret"), "{shown}");
+        err.to_string()
+    }
+
+    #[test]
+    fn what_the_client_crate_ignores_in_a_url_is_refused() {
+        for (url, why) in [
+            ("redis://user@h", "a user without a password"),
+            ("redis://user:@h", "a user without a password"),
+            (
+                "redis-sentinel://user@h/mymaster",
+                "a user without a password",
+            ),
+            ("unix:///s?user=me", "a user without a password"),
+            ("redis://h?db=3", "\"db\""),
+            ("redis://:secret@h/1?timeout=5", "\"timeout\""),
+            ("redis-sentinel://h/mymaster?protocol=3&x", "\"x\""),
+            ("redis://h#insecure", "behind a #"),
+        ] {
+            let refusal = refusal(url);
+            assert!(refusal.contains(why), "{url}: {refusal}");
+            assert!(refusal.contains(":password@host"), "{url}: {refusal}");
+        }
+        for url in [
+            "redis://:password@h",
+            "redis://h?protocol=resp3",
+            "unix:///s?db=2&user=u&pass=p%40&protocol=3",
+        ] {
+            assert!(Server::new(url).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_of_sentinels_names_them_the_primary_and_its_database() {
+        let server = Server::new("redis-sentinel://me:secret@a,b:1,[::1],a/mymaster/3").unwrap();
+        assert_eq!(server.db(), 3);
+        let Route::Sentinel(sentinels) = &server.access.route else {
+            panic!("another route")
+        };
+        assert_eq!(
+            sentinels.to_string(),
+            "mymaster at a:26379, b:1, [::1]:26379"
+        );
+        for (url, why) in [
+            ("redis-sentinel://:secret@a,b", "by which name"),
+            ("redis-sentinel://a/", "by which name"),
+            ("redis-sentinel:///mymaster", "host"),
+            ("redis-sentinel://a,,b/mymaster", "host \"\""),
+            ("redis-sentinel://a,b:x/mymaster", "host \"b:x\""),
+            ("redis-sentinel://a/mymaster/x", "database"),
+            ("redis-sentinel://a/mymaster/0/1", "a name and a database"),
+        ] {
+            let refusal = refusal(url);
+            assert!(refusal.contains(why), "{url}: {refusal}");
+            assert!(refusal.contains("mymaster/0"), "{url}: {refusal}");
         }
     }
 

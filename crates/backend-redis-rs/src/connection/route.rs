@@ -1,0 +1,69 @@
+//! [`Route`]: the way to the server that owns a service now.
+//!
+//! A name is looked up by the system at each connect; sentinels are asked. What was found is
+//! good for one pool of connections: every doubt about it ends that pool, and the next one
+//! asks anew.
+//!
+//! Not by the client crate's connections for clusters and Sentinel: those send again what
+//! may have been executed, hold all requests up behind one that blocks, and stay with a
+//! server that is silent. All keys of a service are on one server, so all that there is to
+//! do is to find it.
+
+use std::sync::Arc;
+
+use redis_rs::ConnectionInfo;
+use redis_rs::aio::MultiplexedConnection;
+use streamlease_core::{Error, ErrorKind, Result};
+
+use super::connector::Connector;
+use super::pool::Pool;
+use super::sentinel::{self, Sentinels};
+use crate::hello::Hello;
+
+/// How the owner is found.
+pub(crate) enum Route {
+    /// By its name.
+    Name,
+    /// Sentinels name it.
+    Sentinel(Arc<Sentinels>),
+}
+
+impl Route {
+    /// Whether there is somebody to ask, who may say another one each time.
+    pub(super) fn is_asked_for(&self) -> bool {
+        !matches!(self, Self::Name)
+    }
+
+    /// The present owner.
+    pub(super) async fn find(&self, connector: &Connector) -> Result<ConnectionInfo> {
+        match self {
+            Self::Name => Ok(connector.named()),
+            Self::Sentinel(sentinels) => Ok(connector.at(&sentinels.primary().await?)),
+        }
+    }
+
+    /// Whether what is at the other end is what was looked for, by its own account.
+    pub(super) async fn check(
+        &self,
+        what: &str,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<()> {
+        if !matches!(self, Self::Sentinel(_)) {
+            return Ok(());
+        }
+        match Hello::of(what, connection).await?.role.as_deref() {
+            Some("master") | None => Ok(()),
+            Some(role) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{what}: the sentinels name it the primary, but it is a {role}"),
+            )),
+        }
+    }
+
+    /// Asks for as long as `pool` is used whether it still leads to the owner.
+    pub(super) fn watch(&self, pool: &Arc<Pool>, owner: &ConnectionInfo) {
+        if let Self::Sentinel(sentinels) = self {
+            sentinel::watch(sentinels.clone(), pool, owner.addr());
+        }
+    }
+}
