@@ -3,6 +3,9 @@
 # and all tests. Goes on after a step that fails, and ends with the test runner's
 # summary, or with what failed before it. `tests/run.sh lints docs` runs only those.
 #
+# STREAMLEASE_REDIS_SERVER=/path/to/valkey-server has the tests run another server than the
+# redis-server in PATH, as sentinels too.
+#
 # System packages that are missing are installed with `--install`, or as root where
 # the environment variable CI is set. Otherwise the script only says what to install.
 set -euo pipefail

@@ -15,6 +15,7 @@ mod process;
 mod proxy;
 mod real_time;
 mod redis_server;
+mod sentinels;
 mod wait;
 
 pub use process::JsonProcess;
@@ -22,4 +23,5 @@ pub use proxy::Proxy;
 pub use real_time::in_real_time;
 pub use redis_server::{RedisServer, RedisServerBuilder};
 pub use rustix::process::Signal;
+pub use sentinels::Sentinels;
 pub use wait::{eventually, eventually_blocking, wait_for, wait_for_blocking};

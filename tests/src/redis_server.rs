@@ -18,6 +18,9 @@ const START_WITHIN: Duration = Duration::from_secs(15);
 /// port stays free between [`RedisServer::kill`] and [`RedisServer::start_again`].
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
+/// Names another server to run than redis-server: Valkey, or another version.
+const BINARY: &str = "STREAMLEASE_REDIS_SERVER";
+
 /// What a start says when the port was taken since we looked.
 const PORT_TAKEN: &str = "Address already in use";
 
@@ -27,6 +30,7 @@ const PORT_TAKEN: &str = "Address already in use";
 pub struct RedisServer {
     dir: PathBuf,
     config: String,
+    is_sentinel: bool,
     port: u16,
     starts: u32,
     child: Option<Child>,
@@ -36,6 +40,7 @@ pub struct RedisServer {
 #[derive(Debug, Clone, Default)]
 pub struct RedisServerBuilder {
     append_only: bool,
+    is_sentinel: bool,
     lines: Vec<String>,
 }
 
@@ -54,19 +59,35 @@ impl RedisServerBuilder {
         self
     }
 
+    /// A sentinel, and no server.
+    pub(crate) fn sentinel(mut self) -> Self {
+        self.is_sentinel = true;
+        self
+    }
+
     /// Starts the server and waits until it answers.
     ///
     /// # Panics
     /// If redis-server is not installed, or does not start with this configuration.
     pub fn start(self) -> RedisServer {
+        for _ in 0..20 {
+            if let Some(server) = self.start_at(free_port()) {
+                return server;
+            }
+        }
+        panic!("redis-server found its port taken 20 times in a row");
+    }
+
+    /// The same on this port; `None` if it is taken.
+    pub(crate) fn start_at(&self, port: u16) -> Option<RedisServer> {
         let dir = fresh_dir();
-        let mut config = format!("bind 127.0.0.1\nsave \"\"\ndir {}\n", dir.display());
+        let mut config = format!("bind 127.0.0.1\ndir {}\n", dir.display());
         // `appendfsync no` still writes before it replies; only a crash of the
         // machine, not of the process, can lose what was answered.
-        config.push_str(if self.append_only {
-            "appendonly yes\nappendfsync no\n"
-        } else {
-            "appendonly no\n"
+        config.push_str(match (self.is_sentinel, self.append_only) {
+            (true, _) => "",
+            (false, true) => "save \"\"\nappendonly yes\nappendfsync no\n",
+            (false, false) => "save \"\"\nappendonly no\n",
         });
         for line in &self.lines {
             let _ = writeln!(config, "{line}");
@@ -74,19 +95,16 @@ impl RedisServerBuilder {
         let mut server = RedisServer {
             dir,
             config,
-            port: 0,
+            is_sentinel: self.is_sentinel,
+            port,
             starts: 0,
             child: None,
         };
-        for _ in 0..20 {
-            server.port = free_port();
-            match server.spawn() {
-                Ok(()) => return server,
-                Err(log) if log.contains(PORT_TAKEN) => {}
-                Err(log) => panic!("redis-server did not start:\n{}\n{log}", server.config),
-            }
+        match server.spawn() {
+            Ok(()) => Some(server),
+            Err(log) if log.contains(PORT_TAKEN) => None,
+            Err(log) => panic!("redis-server did not start:\n{}\n{log}", server.config),
         }
-        panic!("redis-server found its port taken 20 times in a row");
     }
 }
 
@@ -238,8 +256,10 @@ impl RedisServer {
             log_file.display()
         );
         fs::write(&conf, text).expect("writing redis.conf into our own directory");
-        let child = Command::new("redis-server")
+        let binary = std::env::var_os(BINARY).unwrap_or_else(|| "redis-server".into());
+        let child = Command::new(&binary)
             .arg(&conf)
+            .args(self.is_sentinel.then_some("--sentinel"))
             .current_dir(&self.dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -247,7 +267,7 @@ impl RedisServer {
             .spawn()
             .unwrap_or_else(|err| {
                 panic!(
-                    "cannot run redis-server ({err}); these tests need a real one. Install it: \
+                    "cannot run {binary:?} ({err}); these tests need a real one. Install it: \
                      Debian and Ubuntu `apt-get install redis-server`, Fedora `dnf install redis`, \
                      Alpine `apk add redis`, Arch `pacman -S redis`, macOS `brew install redis`; \
                      or run tests/run.sh --install"
@@ -257,7 +277,10 @@ impl RedisServer {
         let deadline = Instant::now() + START_WITHIN;
         loop {
             // The log line tells that it is ours that owns the port, the PING that it answers.
-            let ready = self.log().contains("Ready to accept connections") && self.answers_ping();
+            let log = self.log();
+            let is_ours =
+                log.contains("Ready to accept connections") || log.contains("Sentinel ID is");
+            let ready = is_ours && self.answers_ping();
             if ready {
                 return Ok(());
             }
@@ -306,7 +329,7 @@ fn is_interrupted(err: &redis::RedisError) -> bool {
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::Interrupted)
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let port = PORTS.start + u16::try_from(random() % PORTS.len() as u64).unwrap_or(0);
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {

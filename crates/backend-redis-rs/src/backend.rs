@@ -11,7 +11,7 @@ use crate::locks::session::SessionLocks;
 use crate::notifier::RedisNotifier;
 use crate::transport::RedisTransport;
 
-/// One Redis (or Valkey) server, for any number of services.
+/// Redis or Valkey, for any number of services.
 ///
 /// Cheap to clone; clones share connections. See the [crate docs](crate) for
 /// which keys it uses and which connections it keeps.
@@ -23,7 +23,8 @@ pub struct RedisBackend {
 
 impl RedisBackend {
     /// The server at `url`, for example `redis://user:password@host:6379/0`,
-    /// `rediss://…` with one of the TLS features, or `unix:///path/to/socket`.
+    /// `rediss://…` with one of the TLS features, or `unix:///path/to/socket`; or the one
+    /// that sentinels name, `redis-sentinel://host:26379,host:26379/mymaster/0`.
     ///
     /// Reads the URL and does no I/O: the first call connects, and so does the
     /// first call after a connection broke. A server that is not up yet is so

@@ -1,5 +1,5 @@
-//! Transport, lock manager and notifier of **streamlease** on one Redis or
-//! Valkey server (7.0 or later), with the `redis` crate.
+//! Transport, lock manager and notifier of **streamlease** on Redis or Valkey (7.0 or
+//! later), with the `redis` crate.
 //!
 //! [`RedisBackend::new`] (no I/O; the first call connects) or
 //! [`RedisBackend::connect`] (an error if the server is not up) is all there is to
@@ -21,6 +21,17 @@
 //! choice before it connects; otherwise `ring` is installed. With both TLS
 //! features the redis crate (1.8) uses rustls and leaves the system's root
 //! certificates out, so that no server is trusted: enable one of them only.
+//!
+//! # Where the server is
+//! | URL | the server |
+//! |---|---|
+//! | `redis://user:password@host:6379/0`, `unix:///path` | one, by its name |
+//! | `redis-sentinel://user:password@host:26379,host:26379/mymaster/0` | the primary that most of these sentinels name |
+//!
+//! `rediss://` and `rediss-sentinel://` are the same over TLS. The credentials are those of
+//! the server. Sentinels are asked at each doubt, and once a second while what they named is
+//! used: a primary that they have replaced answers, and acknowledges writes that will be
+//! lost, for ten seconds.
 //!
 //! # Two kinds of locks
 //! [`RedisBackend::with_lock_scheme`] chooses. **Per-stream locks** are what
@@ -103,7 +114,7 @@
 //! server is not the one to talk to (`READONLY`, `MASTERDOWN`, `MOVED`,
 //! `CLUSTERDOWN`, a read that a change of role ended; `LOADING`, `NOREPLICAS`,
 //! `ASK`, `TRYAGAIN`, `NOAUTH` when they last for 2 s) makes all connections be given
-//! up, and the name be looked up anew: a name that leads to the primary is enough to
+//! up, and the owner be looked up anew: a name that leads to the primary is enough to
 //! follow it.
 //!
 //! # Rights
