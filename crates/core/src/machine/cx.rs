@@ -1,23 +1,22 @@
 //! What every part of the machine may use: the time, the settings, randomness, the calls
 //! that are under way, and the ways out.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::budget::Budget;
+use super::calls::{Calls, Flight};
 use super::leases::lanes::Parking;
 use super::leases::table::Origin;
-use super::leases::unconfirmed::Reading;
 use super::lifecycle::outages::Vital;
 use super::punctuality::Punctuality;
-use super::recovery::takeover::SuspectKey;
+use super::session::current::CurrentSession;
 use super::session::heartbeat::Heartbeat;
-use super::{Action, ActionId, Answer, CallId, Config, DisownReason, Notice, Output, Reply, Rng};
-use crate::belief::SessionBelief;
+use super::{Action, Answer, CallId, Config, DisownReason, Notice, Output, Reply, Rng};
 use crate::limits::DEADLINE_JITTER;
 use crate::{
-    Announcement, ClaimMode, ConsumerName, EntryId, Error, Fenced, FencingToken, Info, LeaseRef,
-    LockScheme, Result, Session, SessionId, Settings, StreamName, Timestamp,
+    Announcement, ClaimMode, ConsumerName, EntryId, Error, FencingToken, Info, LeaseRef,
+    LockScheme, Result, Settings, StreamName, Timestamp,
 };
 
 #[derive(Debug)]
@@ -28,23 +27,13 @@ pub(crate) struct Cx {
     pub(crate) now: Timestamp,
     pub(crate) rng: Rng,
     pub(crate) phase: Phase,
-    /// The current session.
-    pub(crate) session: Session,
-    pub(crate) status: Status,
-    /// Counts the sessions of this machine. What an earlier one asked for changes nothing.
-    pub(crate) session_number: u64,
+    pub(crate) session: CurrentSession,
     /// Greatest token seen anywhere (R5).
     pub(crate) floor: FencingToken,
-    /// Counts lock operations sent and answered, so that a beat can tell
-    /// whether its count of records compares with what is held.
-    pub(crate) lock_ops: u64,
-    /// What is believed of everything that hangs on the current session.
-    pub(crate) belief: Arc<SessionBelief>,
     pub(crate) peers: Peers,
     pub(crate) punctuality: Punctuality,
     pub(crate) budget: Budget,
-    pub(crate) flights: BTreeMap<ActionId, InFlight>,
-    last_action: u64,
+    pub(crate) calls: Calls,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) outputs: VecDeque<Output>,
 }
@@ -109,19 +98,6 @@ pub(crate) enum Effect {
     Stop(Option<Error>),
 }
 
-/// What takes places in the event queue, and of the capacity, besides what is held.
-#[derive(Debug, Default)]
-pub(crate) struct Budget {
-    /// Events that the user has not taken yet.
-    pub(crate) undelivered: usize,
-    /// Quarantinings under way, each of which will be an event.
-    pub(crate) quarantining: usize,
-    /// How many leases the take-overs under way may bring.
-    pub(crate) reserved: usize,
-    /// Nobody takes events any more.
-    pub(crate) receiver_dropped: bool,
-}
-
 /// The other consumers, as the last heartbeat told of them.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -142,13 +118,6 @@ impl Peers {
             all_know_at: now,
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
-    Closed,
-    Opening,
-    Open,
 }
 
 /// Whether the machine works, ends or has ended.
@@ -173,60 +142,10 @@ pub(crate) enum Leaving {
     Forgetting,
 }
 
-/// An action whose reply is awaited.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    /// The number of the session that it belongs to.
-    pub(crate) session: u64,
-    pub(crate) sent: Timestamp,
-    /// Leases that it brings are believed no longer than this, until the record
-    /// shows them (see `leases::unconfirmed`).
-    pub(crate) capped: Timestamp,
-    pub(crate) flight: Flight,
-}
-
-/// What the reply of an action will be about.
-#[derive(Debug)]
-pub(crate) enum Flight {
-    Prepare,
-    Open,
-    Close,
-    Beat {
-        leases: Arc<[LeaseRef]>,
-        quiet_since: Option<u64>,
-    },
-    Records(Reading),
-    Fetch {
-        max: usize,
-        wait: Duration,
-    },
-    Acquire(Vec<(EntryId, u64)>),
-    Claim(Vec<(EntryId, FencingToken)>),
-    Refresh(Vec<(EntryId, FencingToken)>),
-    ClearFailures(Vec<Fenced>),
-    Complete(Vec<(EntryId, FencingToken)>),
-    HandBack(Vec<(EntryId, FencingToken)>),
-    LateHandBack(Vec<(EntryId, FencingToken)>),
-    Quarantine(Vec<(EntryId, Parking)>),
-    Release(Vec<LeaseRef>),
-    Scan,
-    TakeOver {
-        suspect: SuspectKey,
-        /// How many leases it may bring.
-        places: usize,
-    },
-    Bury(SuspectKey),
-    /// Of a dead consumer, or one's own name.
-    Forget(Option<SuspectKey>),
-}
-
 impl Cx {
     pub(crate) fn new(config: Config, now: Timestamp) -> Self {
         let mut rng = Rng::new(config.seed);
-        let session = Session {
-            id: SessionId::new(config.consumer.clone(), rng.next()),
-            ttl: config.settings.ttl,
-        };
+        let session = CurrentSession::new(config.consumer.clone(), config.settings.ttl, &mut rng);
         Self {
             consumer: config.consumer,
             settings: config.settings,
@@ -235,16 +154,11 @@ impl Cx {
             rng,
             phase: Phase::Running,
             session,
-            status: Status::Closed,
-            session_number: 0,
             floor: FencingToken::NONE,
-            lock_ops: 0,
-            belief: SessionBelief::new(Timestamp::MAX),
             peers: Peers::unknown(now),
             punctuality: Punctuality::new(),
             budget: Budget::default(),
-            flights: BTreeMap::new(),
-            last_action: 0,
+            calls: Calls::default(),
             effects: VecDeque::new(),
             outputs: VecDeque::new(),
         }
@@ -252,16 +166,13 @@ impl Cx {
 
     /// Another session, whose id was never used.
     pub(crate) fn begin_session(&mut self) {
-        self.session_number += 1;
-        self.session.id = SessionId::new(self.consumer.clone(), self.rng.next());
-        self.status = Status::Closed;
-        self.belief = SessionBelief::new(Timestamp::MAX);
+        self.session.replace(&mut self.rng);
         self.peers = Peers::unknown(self.now);
-        self.budget.reserved = 0;
+        self.budget.free_all();
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.status == Status::Open
+        self.session.is_open()
     }
 
     /// Nothing is held any more, on the way to the end: the session is extended no longer.
@@ -282,28 +193,13 @@ impl Cx {
     }
 
     pub(crate) fn act(&mut self, action: Action, flight: Flight) {
-        self.last_action += 1;
-        let id = ActionId(self.last_action);
-        let in_flight = InFlight {
-            session: self.session_number,
-            sent: self.now,
-            capped: Timestamp::MAX,
-            flight,
-        };
-        self.flights.insert(id, in_flight);
+        let id = self.calls.begin(self.session.number(), self.now, flight);
         self.outputs.push_back(Output::Action(id, action));
-    }
-
-    /// Whether an action is under way whose reply will be about this.
-    pub(crate) fn awaits(&self, is_it: impl Fn(&Flight) -> bool) -> bool {
-        self.flights.values().any(|f| is_it(&f.flight))
     }
 
     /// Drops such an action, if there is one; its reply is not awaited any more.
     pub(crate) fn cancel(&mut self, is_it: impl Fn(&Flight) -> bool) {
-        let found = self.flights.iter().find(|(_, f)| is_it(&f.flight));
-        if let Some((&id, _)) = found {
-            self.flights.remove(&id);
+        if let Some(id) = self.calls.cancel(is_it) {
             self.outputs.push_back(Output::Cancel(id));
         }
     }
@@ -330,7 +226,7 @@ impl Cx {
 
     /// A notice that takes a place in the user's queue until they take it out.
     pub(crate) fn notify_queued(&mut self, notice: Notice) {
-        self.budget.undelivered += 1;
+        self.budget.queued();
         self.notify(notice);
     }
 

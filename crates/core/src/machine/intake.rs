@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use super::cx::{Cx, Effect, Flight};
+use super::calls::Flight;
+use super::cx::{Cx, Effect};
 use super::leases::Leases;
 use super::leases::lanes::{GATHER, Parking};
 use super::leases::table::Origin;

@@ -25,6 +25,8 @@
 //! alone, enough for every orphan to be found; hints only make it faster.
 
 mod backoff;
+mod budget;
+mod calls;
 mod cx;
 mod deadlines;
 mod intake;
@@ -50,7 +52,8 @@ pub use crate::belief::Belief;
 pub(crate) use crate::limits::PAGE;
 use crate::{ConsumerName, Error, Hint, LockScheme, Result, Settings, Timestamp};
 use backoff::Backoff;
-use cx::{Cx, Effect, Flight, InFlight, Phase};
+use calls::{Flight, InFlight};
+use cx::{Cx, Effect, Phase};
 use deadlines::Deadlines;
 use intake::Intake;
 use leases::Leases;
@@ -123,13 +126,11 @@ impl Machine {
             Input::Done(id, result) => self.done(id, result),
             Input::Hint(hint) => self.hint(hint),
             Input::Command(command) => self.command(command),
-            Input::EventsTaken(n) => {
-                self.cx.budget.undelivered = self.cx.budget.undelivered.saturating_sub(n)
-            }
+            Input::EventsTaken(n) => self.cx.budget.taken(n),
             // Nothing but the clock has moved.
             Input::Suspended(_) => {}
             Input::ReceiverDropped => {
-                self.cx.budget.receiver_dropped = true;
+                self.cx.budget.receiver_dropped();
                 // It would bring what only others can take.
                 self.cx
                     .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
@@ -296,7 +297,7 @@ impl Machine {
             .disown_all(&mut self.cx, DisownReason::ClientStopped);
         self.cx
             .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
-        self.cx.flights.clear();
+        self.cx.calls.cancel_all();
         self.cx.effects.clear();
         self.cx.phase = Phase::Stopped;
         self.cx.notify(Notice::Terminated { error });
@@ -338,11 +339,11 @@ impl Machine {
             sent,
             capped,
             flight,
-        }) = self.cx.flights.remove(&id)
+        }) = self.cx.calls.answered(id, self.cx.session.number())
         else {
             return;
         };
-        let current = session == self.cx.session_number;
+        let current = session == self.cx.session.number();
         match flight {
             Flight::Prepare => {
                 let result = self.vital(Vital::Prepare, result, |reply| match reply {

@@ -1,7 +1,8 @@
 //! Into this consumer: admit → lock → fenced claim → added (R3, R4, R6).
 
 use super::Leases;
-use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::calls::Flight;
+use crate::machine::cx::{Cx, Effect};
 use crate::machine::recovery::takeover::Orphans;
 use std::time::Duration;
 
@@ -196,8 +197,7 @@ impl Leases {
             });
             flight.push((entry, attempt));
         }
-        cx.lock_ops += 1;
-        let session = cx.session.clone();
+        let session = cx.session.get();
         cx.act(Action::Acquire(session, requests), Flight::Acquire(flight));
     }
 
@@ -210,7 +210,6 @@ impl Leases {
         page: &[(EntryId, u64)],
         result: Result<Reply>,
     ) {
-        cx.lock_ops += 1;
         let outcomes = outcomes("acquire", page.len(), result, |reply| match reply {
             Reply::Acquired(outcomes) => Some(outcomes),
             _ => None,
@@ -328,7 +327,7 @@ impl Leases {
     }
 
     fn may_take(&self, cx: &Cx) -> bool {
-        !cx.budget.receiver_dropped && !cx.is_draining()
+        !cx.budget.is_receiver_dropped() && !cx.is_draining()
     }
 
     /// The lock is held by somebody else (or by this session under another entry).
@@ -469,7 +468,7 @@ impl Leases {
             };
             return self.park(entry, parking);
         }
-        let belief = Belief::new(lock.deadline, cx.belief.clone());
+        let belief = Belief::new(lock.deadline, cx.session.belief());
         let (stream, info) = (item.stream.clone(), item.info.clone());
         holding.belief = Some(belief.clone());
         self.answer_claim(cx, entry, ClaimResult::Claimed);
@@ -543,7 +542,7 @@ impl Leases {
     pub(crate) fn not_now(&self, cx: &Cx) -> Error {
         if cx.is_draining() {
             closed()
-        } else if cx.budget.receiver_dropped {
+        } else if cx.budget.is_receiver_dropped() {
             Error::new(
                 ErrorKind::Closed,
                 "the client's events were dropped, so it takes no more streams; build a new one",

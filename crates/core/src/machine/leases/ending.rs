@@ -5,7 +5,8 @@ use super::Leases;
 use super::failure_reset::FailureReset;
 use super::lanes::{GATHER, Lanes, Parking, claimed, handed_back, outcomes, still_locked};
 use super::table::{Ending, Holding, Item, Origin, State};
-use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::calls::Flight;
+use crate::machine::cx::{Cx, Effect};
 use crate::machine::lifecycle::closed;
 use crate::machine::pages::Lane;
 use crate::machine::{
@@ -400,7 +401,7 @@ impl Leases {
                 flight.push((entry, parking.clone()));
             }
         }
-        cx.budget.quarantining += entries.len();
+        cx.budget.quarantine_sent(entries.len());
         cx.act(Action::Quarantine(entries), Flight::Quarantine(flight));
     }
 
@@ -411,7 +412,7 @@ impl Leases {
         result: Result<Reply>,
         current: bool,
     ) {
-        cx.budget.quarantining = cx.budget.quarantining.saturating_sub(page.len());
+        cx.budget.quarantine_answered(page.len());
         let mut outcomes = outcomes("quarantine", page.len(), result, |reply| match reply {
             Reply::Quarantined(outcomes) => Some(outcomes),
             _ => None,
@@ -571,7 +572,7 @@ impl Leases {
         let held = cx.now.saturating_since(holding.since);
         let (stream, token) = (item.stream, holding.lock.token);
         if matches!(end, End::Disowned(_)) {
-            cx.budget.undelivered += 1;
+            cx.budget.queued();
         }
         cx.notify(Notice::Ended {
             entry,
@@ -621,17 +622,15 @@ impl Leases {
             return;
         }
         self.lanes.release.busy = true;
-        cx.lock_ops += 1;
         let flight = releases
             .iter()
             .map(|release| release.lease.clone())
             .collect();
-        let session = cx.session.id.clone();
+        let session = cx.session.id().clone();
         cx.act(Action::Release(session, releases), Flight::Release(flight));
     }
 
     pub(crate) fn release_done(&mut self, cx: &mut Cx, page: &[LeaseRef], result: Result<Reply>) {
-        cx.lock_ops += 1;
         self.lanes.release.busy = false;
         match result {
             // Released or not held: either way it is not ours any more.

@@ -5,7 +5,8 @@
 
 use super::Leases;
 use super::table::State;
-use crate::machine::cx::{Cx, Flight};
+use crate::machine::calls::Flight;
+use crate::machine::cx::Cx;
 use crate::machine::{Action, Backoff, Deadlines, PAGE, Reply};
 use crate::{EntryId, Fenced, FencingToken, Result, Timestamp};
 

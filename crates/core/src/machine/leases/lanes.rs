@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Leases;
-use crate::machine::cx::{Cx, Flight};
+use crate::machine::calls::Flight;
+use crate::machine::cx::Cx;
 use crate::machine::lifecycle::wrong_reply;
 use crate::machine::pages::Lane;
 use crate::machine::{Action, PAGE, Reply};

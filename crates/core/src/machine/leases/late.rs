@@ -11,7 +11,8 @@
 
 use super::Leases;
 use super::lanes::handed_back;
-use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::calls::Flight;
+use crate::machine::cx::{Cx, Effect};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

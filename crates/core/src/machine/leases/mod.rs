@@ -20,7 +20,8 @@ use self::lanes::Lanes;
 use self::late::Late;
 use self::table::{Item, Items, State};
 use self::unconfirmed::Record;
-use super::cx::{Cx, Flight, Phase};
+use super::calls::Flight;
+use super::cx::Cx;
 use super::deadlines::Deadlines;
 use super::session::heartbeat::Heartbeat;
 use super::{CallId, DisownReason};
@@ -125,7 +126,7 @@ impl Leases {
         let held = self.items.locked() as u64;
         let on_record = heartbeat.reply.on_record;
         if on_record.is_some_and(|on_record| on_record != held) {
-            let is_quiet = heartbeat.quiet_since == Some(cx.lock_ops);
+            let is_quiet = heartbeat.quiet_since == Some(cx.calls.lock_ops());
             self.doubt_record(cx, is_quiet);
         }
     }
@@ -208,41 +209,6 @@ impl Leases {
         cx.scheme == LockScheme::PerStream && !cx.is_draining()
     }
 
-    /// How many more streams may be taken now: within the capacity (R11) and
-    /// the event queue, which each will need a place in (R10).
-    pub(crate) fn room(&self, cx: &Cx) -> usize {
-        if cx.budget.receiver_dropped || cx.phase != Phase::Running || !cx.is_open() {
-            return 0;
-        }
-        let arriving = self.arriving(cx);
-        let taken = self.items.active() + arriving;
-        let seats = cx.settings.capacity.saturating_sub(taken);
-        let parking = self.lanes.quarantine.queue.len();
-        seats.min(self.event_places(cx).saturating_sub(parking))
-    }
-
-    /// Places that leases on their way here will take.
-    fn arriving(&self, cx: &Cx) -> usize {
-        self.adopting.len() + cx.budget.reserved
-    }
-
-    /// How many may be parked now: each will be an event. What nobody listens to,
-    /// or what is to be over soon, waits for no place.
-    pub(crate) fn parking_places(&self, cx: &Cx) -> usize {
-        match cx.budget.receiver_dropped || cx.is_draining() {
-            true => usize::MAX,
-            false => self.event_places(cx),
-        }
-    }
-
-    /// Places in the event queue that nothing under way will need (R10).
-    pub(crate) fn event_places(&self, cx: &Cx) -> usize {
-        let coming = self.items.inbound() + self.arriving(cx) + cx.budget.quarantining;
-        cx.settings
-            .event_queue
-            .saturating_sub(cx.budget.undelivered + coming)
-    }
-
     /// A mark by an operator. One that is not known here is released all the
     /// same, unless an unanswered acquire or take-over may turn out to be it:
     /// then the next beat brings the mark again ("mark overtakes acquire").
@@ -265,7 +231,10 @@ impl Leases {
             .active_entry(&lease.stream)
             .and_then(|entry| self.items.get(entry));
         let acquiring = item.is_some_and(|item| matches!(item.state, State::Acquiring { .. }));
-        acquiring || cx.awaits(|flight| matches!(flight, Flight::TakeOver { .. }))
+        acquiring
+            || cx
+                .calls
+                .awaits(|flight| matches!(flight, Flight::TakeOver { .. }))
     }
 
     /// A lease that a take-over brought is to be released instead of adopted.

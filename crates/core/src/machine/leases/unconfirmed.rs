@@ -12,7 +12,8 @@
 //! record, and the belief in one that is not ends in time (R1).
 
 use super::Leases;
-use crate::machine::cx::{Cx, Flight};
+use crate::machine::calls::Flight;
+use crate::machine::cx::Cx;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fresh::Fresh;
@@ -83,11 +84,7 @@ impl Leases {
         record.changes += 1;
         record.backoff = Backoff::default();
         // What was acquired before, and is answered only later.
-        for flight in cx.flights.values_mut() {
-            if matches!(flight.flight, Flight::Acquire(_) | Flight::TakeOver { .. }) {
-                flight.capped = flight.capped.min(cap);
-            }
-        }
+        cx.calls.limit_leases(cap);
         for lease in self.items.leases() {
             self.doubt_held(&lease, cap);
         }
@@ -176,7 +173,7 @@ impl Leases {
 
     fn read_records(&mut self, cx: &mut Cx, after: Option<StreamName>, reading: Reading) {
         self.record.reading = true;
-        let session = cx.session.id.clone();
+        let session = cx.session.id().clone();
         cx.act(
             Action::Records {
                 session,

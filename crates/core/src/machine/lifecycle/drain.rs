@@ -1,6 +1,7 @@
 //! Shutting down (R7): hand everything back, close the session, remove the name.
 
-use crate::machine::cx::{Cx, Effect, Flight, Leaving, Phase, Status};
+use crate::machine::calls::Flight;
+use crate::machine::cx::{Cx, Effect, Leaving, Phase};
 use crate::machine::leases::Leases;
 use crate::machine::{Action, Answer, Backoff, CallId, Command, Completion, HandBack, Reply};
 use crate::{Result, Timestamp};
@@ -35,7 +36,7 @@ impl Drain {
     /// that is being opened is closed again, so that nobody waits for its end.
     pub(crate) fn pump_bound(&self, cx: &mut Cx) {
         if let Phase::Draining { until, .. } = cx.phase
-            && (until <= cx.now || cx.status == Status::Closed)
+            && (until <= cx.now || cx.session.is_closed())
         {
             cx.effect(Effect::Stop(None));
         }
@@ -63,7 +64,7 @@ impl Drain {
         match step {
             Leaving::HandingBack => {}
             Leaving::Closing => {
-                let session = cx.session.id.clone();
+                let session = cx.session.id().clone();
                 cx.act(Action::Close(session), Flight::Close);
             }
             Leaving::Forgetting => {
@@ -138,5 +139,6 @@ impl Drain {
 }
 
 fn is_sent(cx: &Cx) -> bool {
-    cx.awaits(|flight| matches!(flight, Flight::Close | Flight::Forget(None)))
+    cx.calls
+        .awaits(|flight| matches!(flight, Flight::Close | Flight::Forget(None)))
 }

@@ -4,7 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::machine::cx::{Cx, Effect, Flight, Phase, Status};
+use crate::machine::calls::Flight;
+use crate::machine::cx::{Cx, Effect, Phase};
 use crate::machine::{Action, Notice};
 use crate::{Error, ErrorKind, Result, Timestamp};
 
@@ -93,10 +94,10 @@ impl Outages {
         if cx.is_draining() || !self.may_retry(cx) {
             return;
         }
-        if !self.prepared && !cx.awaits(|flight| matches!(flight, Flight::Prepare)) {
+        if !self.prepared && !cx.calls.awaits(|flight| matches!(flight, Flight::Prepare)) {
             cx.act(Action::Prepare, Flight::Prepare);
         }
-        if self.prepared && cx.status == Status::Closed {
+        if self.prepared && cx.session.is_closed() {
             cx.effect(Effect::OpenSession);
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::Recovery;
 use crate::limits::{BETWEEN_SMALL_PAGES, DEADLINE_JITTER};
-use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::calls::Flight;
+use crate::machine::cx::{Cx, Effect};
 use crate::machine::leases::Leases;
 use crate::machine::leases::acquire::SOONEST;
 use crate::machine::{Action, DisownReason, PAGE, Reply};
@@ -111,7 +112,7 @@ impl Recovery {
         session: Option<SessionId>,
     ) {
         let is_self = match &session {
-            Some(id) => *id == cx.session.id,
+            Some(id) => id == cx.session.id(),
             None => consumer == cx.consumer,
         };
         if is_self || cx.is_draining() {
@@ -184,11 +185,10 @@ impl Recovery {
             }
             match (stage, &key.1) {
                 (Stage::TakeOver, Some(dead)) => {
-                    let session = cx.session.clone();
+                    let session = cx.session.get();
                     let dead = dead.clone();
                     let places = if cx.is_manual() { 0 } else { max };
-                    cx.budget.reserved += places;
-                    cx.lock_ops += 1;
+                    cx.budget.reserve(places);
                     cx.act(
                         Action::TakeOver { session, dead, max },
                         Flight::TakeOver {
@@ -246,8 +246,7 @@ impl Recovery {
         (sent, capped): (Timestamp, Timestamp),
         result: Result<Reply>,
     ) {
-        cx.lock_ops += 1;
-        cx.budget.reserved -= places;
+        cx.budget.free(places);
         let retry_at = cx.now + cx.rng.jittered(cx.settings.ttl / 10);
         // Small pages leave the others time to come: they look up to 20 ms later.
         let next_small_at = cx.now + cx.rng.jittered(BETWEEN_SMALL_PAGES);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::SessionState;
 use crate::limits::DEADLINE_JITTER;
-use crate::machine::cx::{Cx, Effect, Flight};
+use crate::machine::calls::Flight;
+use crate::machine::cx::{Cx, Effect};
 use crate::machine::leases::Leases;
 use crate::machine::lifecycle::outages::Vital;
 use crate::machine::recovery::Recovery;
@@ -65,11 +66,13 @@ impl SessionState {
             .then(|| recovery.sweep_interval(cx));
         let is_quiet = leases.lanes.no_lock_op_open()
             && leases.adopting.is_empty()
-            && !cx.awaits(|flight| matches!(flight, Flight::TakeOver { .. }));
-        let quiet_since = is_quiet.then_some(cx.lock_ops);
+            && !cx
+                .calls
+                .awaits(|flight| matches!(flight, Flight::TakeOver { .. }));
+        let quiet_since = is_quiet.then_some(cx.calls.lock_ops());
         cx.act(
             Action::Beat {
-                session: cx.session.clone(),
+                session: cx.session.get(),
                 leases: named.clone(),
                 want_sweep,
             },
@@ -145,7 +148,7 @@ impl SessionState {
     /// have lost were limited: handlers read it from other threads at any moment (R1).
     pub(crate) fn show_deadline(&self, cx: &Cx) {
         if cx.scheme == LockScheme::Session {
-            cx.belief.set(self.deadline);
+            cx.session.believe_until(self.deadline);
         }
     }
 

@@ -1,9 +1,11 @@
 //! One session after the other: open it, keep it alive, believe in it (R1, R2).
 
+pub(crate) mod current;
 pub(crate) mod heartbeat;
 
 use self::heartbeat::Round;
-use super::cx::{Cx, Effect, Flight, Status};
+use super::calls::Flight;
+use super::cx::{Cx, Effect};
 use super::lifecycle::outages::Vital;
 use super::{Action, DisownReason};
 use crate::{LockScheme, OpenOutcome, Result, Timestamp};
@@ -41,8 +43,8 @@ impl SessionState {
     }
 
     pub(crate) fn open(&self, cx: &mut Cx) {
-        cx.status = Status::Opening;
-        cx.act(Action::Open(cx.session.clone()), Flight::Open);
+        cx.session.opening();
+        cx.act(Action::Open(cx.session.get()), Flight::Open);
     }
 
     pub(crate) fn open_done(&mut self, cx: &mut Cx, sent: Timestamp, result: Result<OpenOutcome>) {
@@ -52,20 +54,19 @@ impl SessionState {
                 if until <= cx.now {
                     return cx.effect(Effect::AbandonSession(DisownReason::Expired));
                 }
-                cx.status = Status::Open;
+                cx.session.opened();
                 // The first heartbeat tells at once who is dead and how many we are.
                 self.next_heartbeat = cx.now;
                 if cx.scheme == LockScheme::Session {
                     self.deadline = until;
-                    cx.belief.set(until);
+                    cx.session.believe_until(until);
                 }
             }
             Ok(OpenOutcome::SessionGone) => {
                 cx.effect(Effect::AbandonSession(DisownReason::Expired));
             }
             Err(error) => {
-                // The same session is opened again: what happened of it is its own.
-                cx.status = Status::Closed;
+                cx.session.open_failed();
                 if !cx.is_draining() {
                     cx.effect(Effect::VitalFailed(Vital::Open, error));
                 }

@@ -1,0 +1,167 @@
+//! Calls that are under way: what was asked of the backend, and not answered yet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ActionId;
+use super::leases::lanes::Parking;
+use super::leases::unconfirmed::Reading;
+use super::recovery::takeover::SuspectKey;
+use crate::{EntryId, Fenced, FencingToken, LeaseRef, Timestamp};
+
+/// Each call has an id of its own, and is answered once.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    under_way: BTreeMap<ActionId, InFlight>,
+    last: u64,
+    /// Counts lock operations sent and answered, so that a heartbeat can tell
+    /// whether its count of records compares with what is held.
+    lock_ops: u64,
+}
+
+/// An action whose reply is awaited.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    /// The number of the session that it belongs to.
+    pub(crate) session: u64,
+    pub(crate) sent: Timestamp,
+    /// Leases that it brings are believed no longer than this, until the record
+    /// shows them (see `leases::unconfirmed`).
+    pub(crate) capped: Timestamp,
+    pub(crate) flight: Flight,
+}
+
+/// What the reply of an action will be about.
+#[derive(Debug)]
+pub(crate) enum Flight {
+    Prepare,
+    Open,
+    Close,
+    Beat {
+        leases: Arc<[LeaseRef]>,
+        quiet_since: Option<u64>,
+    },
+    Records(Reading),
+    Fetch {
+        max: usize,
+        wait: Duration,
+    },
+    Acquire(Vec<(EntryId, u64)>),
+    Claim(Vec<(EntryId, FencingToken)>),
+    Refresh(Vec<(EntryId, FencingToken)>),
+    ClearFailures(Vec<Fenced>),
+    Complete(Vec<(EntryId, FencingToken)>),
+    HandBack(Vec<(EntryId, FencingToken)>),
+    LateHandBack(Vec<(EntryId, FencingToken)>),
+    Quarantine(Vec<(EntryId, Parking)>),
+    Release(Vec<LeaseRef>),
+    Scan,
+    TakeOver {
+        suspect: SuspectKey,
+        /// How many leases it may bring.
+        places: usize,
+    },
+    Bury(SuspectKey),
+    /// Of a dead consumer, or one's own name.
+    Forget(Option<SuspectKey>),
+}
+
+impl Flight {
+    /// It changes what the lock server has on record of this session.
+    fn is_lock_op(&self) -> bool {
+        matches!(
+            self,
+            Self::Acquire(_) | Self::Release(_) | Self::TakeOver { .. }
+        )
+    }
+}
+
+impl Calls {
+    pub(crate) fn begin(&mut self, session: u64, sent: Timestamp, flight: Flight) -> ActionId {
+        self.lock_ops += u64::from(flight.is_lock_op());
+        self.last += 1;
+        let id = ActionId(self.last);
+        let call = InFlight {
+            session,
+            sent,
+            capped: Timestamp::MAX,
+            flight,
+        };
+        self.under_way.insert(id, call);
+        id
+    }
+
+    /// A call is answered. `None` if it was before, or is not awaited any more.
+    pub(crate) fn answered(&mut self, id: ActionId, session: u64) -> Option<InFlight> {
+        let call = self.under_way.remove(&id)?;
+        let is_lock_op = call.session == session && call.flight.is_lock_op();
+        self.lock_ops += u64::from(is_lock_op);
+        Some(call)
+    }
+
+    pub(crate) fn awaits(&self, is_it: impl Fn(&Flight) -> bool) -> bool {
+        self.under_way.values().any(|call| is_it(&call.flight))
+    }
+
+    /// Such a call, if there is one, is not awaited any more.
+    pub(crate) fn cancel(&mut self, is_it: impl Fn(&Flight) -> bool) -> Option<ActionId> {
+        let mut calls = self.under_way.iter();
+        let (&id, _) = calls.find(|(_, call)| is_it(&call.flight))?;
+        self.under_way.remove(&id);
+        Some(id)
+    }
+
+    pub(crate) fn cancel_all(&mut self) {
+        self.under_way.clear();
+    }
+
+    /// Leases that calls under way bring are believed until then at most.
+    pub(crate) fn limit_leases(&mut self, until: Timestamp) {
+        for call in self.under_way.values_mut() {
+            if matches!(call.flight, Flight::Acquire(_) | Flight::TakeOver { .. }) {
+                call.capped = call.capped.min(until);
+            }
+        }
+    }
+
+    /// As long as this number stays the same, no lock operation was sent or answered.
+    pub(crate) fn lock_ops(&self) -> u64 {
+        self.lock_ops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_answered_once_and_an_earlier_sessions_is_no_lock_operation() {
+        let mut calls = Calls::default();
+        let release = |calls: &mut Calls| calls.begin(1, Timestamp::ZERO, Flight::Release(vec![]));
+        let (first, second) = (release(&mut calls), release(&mut calls));
+        assert_eq!(calls.lock_ops(), 2);
+        assert!(calls.answered(first, 1).is_some());
+        assert!(calls.answered(first, 1).is_none());
+        assert_eq!(calls.lock_ops(), 3);
+        assert!(calls.answered(second, 2).is_some());
+        assert_eq!(
+            calls.lock_ops(),
+            3,
+            "it says nothing of this session's record"
+        );
+    }
+
+    #[test]
+    fn what_is_cancelled_is_not_awaited_and_only_one_is() {
+        let mut calls = Calls::default();
+        let ids = [Flight::Scan, Flight::Prepare, Flight::Scan]
+            .map(|flight| calls.begin(0, Timestamp::ZERO, flight));
+        let is_scan = |flight: &Flight| matches!(flight, Flight::Scan);
+        assert_eq!(calls.cancel(is_scan), Some(ids[0]));
+        assert!(calls.awaits(is_scan));
+        assert_eq!(calls.cancel(is_scan), Some(ids[2]));
+        assert!(!calls.awaits(is_scan));
+        assert!(calls.answered(ids[0], 0).is_none());
+    }
+}
