@@ -234,7 +234,7 @@ impl Machine {
             match effect {
                 Effect::Recheck(entry, at) => self.recovery.recheck(at, entry),
                 Effect::Unowned(entry) => self.recovery.remember_expired(&mut self.cx, entry),
-                Effect::LeftBehind => self.recovery.scanner.left_behind = true,
+                Effect::LeftBehind => self.recovery.sweeps.leave_behind(),
                 Effect::Rescan(entries) => self.recovery.rescan(entries),
                 Effect::RescanOwn => self.recovery.rescan_own(&mut self.cx),
                 Effect::HeartbeatBy(at) => self.session.heartbeat_by(at),

@@ -26,7 +26,7 @@ impl Recovery {
     ) -> Option<NeedsInspection> {
         if matches!(target, Target::Entries(_)) {
             let owner = pending.consumer.as_ref().filter(|_| !pending.handed_back);
-            self.watch_another(pending.entry, owner);
+            self.watched.moved(pending.entry, owner);
         }
         let expired = self.scanner.expired.remove(&pending.entry).is_some();
         let adopted = leases.adopting.get(&pending.entry).cloned();
@@ -38,7 +38,7 @@ impl Recovery {
                     let parking = Parking::unreadable(pending.token, reason);
                     cx.effect(Effect::Park(pending.entry, parking));
                 } else if !waiting.contains(&pending.entry) {
-                    self.scanner.left_behind = true;
+                    self.sweeps.leave_behind();
                 }
                 return None;
             }
@@ -167,7 +167,7 @@ impl Recovery {
                 count_unresolved(target);
                 self.rescan_when_expired(cx, entry, &held);
             }
-            Holder::Session(id) if self.scanner.live.contains_key(&id.consumer) => {}
+            Holder::Session(id) if self.members.is_live(&id.consumer) => {}
             Holder::Session(_) | Holder::Foreign(_) => match consumer {
                 Some(consumer) => self.watch(cx, consumer, entry, &held),
                 // Taken from its owner, who may be dead by then.
@@ -190,19 +190,18 @@ impl Recovery {
         let Some(consumer) = consumer else {
             return self.is_stranded(cx, entry);
         };
-        let was_watched = self.scanner.watched.get(consumer) == Some(&entry);
+        let was_watched = self.watched.expired(consumer, entry);
         if was_watched {
             // Its lock was held, and nobody extended it.
-            self.scanner.watched.remove(consumer);
             self.suspect(cx, consumer.clone(), None);
         }
         // One that lives may have that name now, and what it has just fetched is
         // not to be reported. To go for it does no harm.
-        let is_dead = !cx.is_manual() || !self.scanner.live.contains_key(consumer);
+        let is_dead = !cx.is_manual() || !self.members.is_live(consumer);
         if was_watched || (is_dead && matches!(target, Target::Suspect { .. })) {
             return true;
         }
-        let (age, needed) = match self.scanner.live.contains_key(consumer) {
+        let (age, needed) = match self.members.is_live(consumer) {
             // That consumer is full, or does not know of it.
             true => {
                 let since = *self.scanner.unlocked_since.entry(entry).or_insert(cx.now);
@@ -242,11 +241,8 @@ impl Recovery {
         false
     }
 
-    /// Consumers without a session are known to be dead by one of their locks:
-    /// all of a consumer's locks are extended together.
     fn watch(&mut self, cx: &mut Cx, consumer: ConsumerName, entry: EntryId, held: &Held) {
-        let watched = *self.scanner.watched.entry(consumer).or_insert(entry);
-        if watched == entry {
+        if self.watched.watches(consumer, entry) {
             let at = cx.now + held.remaining + cx.deadline_jitter();
             self.recheck(at, entry);
         }
@@ -262,22 +258,11 @@ impl Recovery {
     pub(crate) fn no_longer_pending(&mut self, cx: &mut Cx, leases: &Leases, entry: EntryId) {
         self.scanner.expired.remove(&entry);
         self.scanner.unlocked_since.remove(&entry);
-        self.scanner.turns.remove(entry);
+        self.turns.remove(entry);
         if let Some(lease) = leases.adopting.get(&entry) {
             cx.effect(Effect::GiveBack(lease.clone()));
         }
-        self.watch_another(entry, None);
-    }
-
-    /// The entry is `owner`'s now, or nobody's: of whom else it was watched for,
-    /// another one is to be.
-    fn watch_another(&mut self, entry: EntryId, owner: Option<&ConsumerName>) {
-        let mut watched = self.scanner.watched.iter();
-        let watching = watched.find(|(consumer, e)| **e == entry && Some(*consumer) != owner);
-        if let Some(consumer) = watching.map(|(consumer, _)| consumer.clone()) {
-            self.scanner.watched.remove(&consumer);
-            self.scanner.to_list.insert(consumer);
-        }
+        self.watched.moved(entry, None);
     }
 
     /// An orphan: taken if it has rested and there is room, reported with manual claiming.
@@ -311,7 +296,7 @@ impl Recovery {
     /// No room: a sweep takes it once there is some. Whatever was known of its
     /// owner then is forgotten but this, which must not be waited for again.
     fn leave_behind(&mut self, cx: &mut Cx, entry: EntryId, origin: Origin) {
-        self.scanner.left_behind = true;
+        self.sweeps.leave_behind();
         if origin == Origin::Orphan && self.scanner.expired.len() < MOST_RECHECKS {
             self.remember_expired(cx, entry);
         }
@@ -331,22 +316,13 @@ impl Recovery {
         if leases.is_cooling_down(cx, entry) {
             return;
         }
-        // Once per TTL, unless it has had another owner since.
-        let last = self.scanner.reported.get(&entry);
-        if last
-            .is_some_and(|(of, at)| *of == token && cx.now.saturating_since(*at) < cx.settings.ttl)
-        {
+        if !self.reports.is_due(entry, token, cx.now, cx.settings.ttl) {
             return;
         }
         if leases.event_places(cx) == 0 {
-            // A sweep finds what there are too many of.
-            if self.scanner.unreported.len() < MOST_RECHECKS {
-                self.scanner.unreported.insert(entry);
-            }
-            return;
+            return self.reports.wait(entry);
         }
-        self.scanner.unreported.remove(&entry);
-        self.scanner.reported.insert(entry, (token, cx.now));
+        self.reports.reported(entry, token, cx.now);
         cx.notify_queued(Notice::Expired {
             entry,
             stream: content.stream,
@@ -357,11 +333,11 @@ impl Recovery {
 
     /// There is room for reports: what waited for it is looked at again.
     pub(crate) fn pump_unreported(&mut self, cx: &mut Cx, leases: &Leases) {
-        if self.scanner.unreported.is_empty() {
+        if self.reports.is_empty() {
             return;
         }
         for _ in 0..leases.event_places(cx).min(SCAN_PAGE) {
-            let Some(entry) = self.scanner.unreported.pop_first() else {
+            let Some(entry) = self.reports.next_waiting() else {
                 break;
             };
             self.remember_expired(cx, entry);

@@ -3,20 +3,32 @@
 //!
 //! Where to find what:
 //! - `scan`: what makes it look at what is pending, and at what next; `steps`: how one
-//!   look goes; `sweep`: whose turn it is to look at everything;
+//!   look goes; `own`: when to look at one's own part; `sweep`: whose turn it is to look
+//!   at everything;
 //! - `classify`: what a look shows: ours, an orphan, somebody else's;
+//! - `members`: who lives; `watch`: whose death a lock tells of;
 //! - `takeover`: who is dead, and who takes over what they left;
-//! - `rank`: who of the survivors goes first for which entry.
+//! - `rank`: who of the survivors goes first for which entry;
+//! - `reports`: which orphans users hear of (manual claiming).
 
 mod classify;
+mod members;
+mod own;
 mod rank;
+mod reports;
 pub(crate) mod scan;
 mod steps;
-mod sweep;
+pub(crate) mod sweep;
 pub(crate) mod takeover;
+mod watch;
 
+use self::members::Members;
+use self::rank::Turns;
+use self::reports::Reports;
 use self::scan::Scanner;
+use self::sweep::Sweeps;
 use self::takeover::Orphans;
+use self::watch::Watched;
 use super::cx::Cx;
 use super::leases::Leases;
 use crate::{BeatReply, Timestamp};
@@ -24,6 +36,12 @@ use crate::{BeatReply, Timestamp};
 #[derive(Debug)]
 pub(crate) struct Recovery {
     pub(crate) scanner: Scanner,
+    pub(crate) sweeps: Sweeps,
+    members: Members,
+    watched: Watched,
+    /// Entries that others are to take first.
+    turns: Turns,
+    pub(crate) reports: Reports,
     pub(crate) orphans: Orphans,
 }
 
@@ -31,6 +49,11 @@ impl Recovery {
     pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             scanner: Scanner::new(now),
+            sweeps: Sweeps::new(now),
+            members: Members::default(),
+            watched: Watched::default(),
+            turns: Turns::default(),
+            reports: Reports::default(),
             orphans: Orphans::default(),
         }
     }
@@ -52,6 +75,8 @@ impl Recovery {
     /// A new session looks at its own part first.
     pub(crate) fn start_over(&mut self, cx: &Cx) {
         self.scanner.start_over(cx.now);
+        self.sweeps.start_over(cx.now);
+        self.turns = Turns::default();
         self.orphans.start_over();
     }
 }

@@ -124,7 +124,7 @@ impl Recovery {
     }
 
     fn turn_of(&self, pending: &Pending) -> Option<&Turn> {
-        let turn = self.scanner.turns.turns.get(&pending.entry);
+        let turn = self.turns.turns.get(&pending.entry);
         turn.filter(|turn| turn.token == pending.token)
     }
 
@@ -143,7 +143,7 @@ impl Recovery {
             return false;
         }
         let has_come = self.turn_of(pending).is_some();
-        self.scanner.turns.remove(pending.entry);
+        self.turns.remove(pending.entry);
         let wait = match self.rank_for(cx, pending.entry, pending.consumer.as_ref()) {
             _ if has_come => return true,
             Some(0) => return true,
@@ -163,8 +163,8 @@ impl Recovery {
         origin: Origin,
         wait: Duration,
     ) {
-        if self.scanner.turns.turns.len() >= MOST_RECHECKS {
-            self.scanner.left_behind = true;
+        if self.turns.turns.len() >= MOST_RECHECKS {
+            self.sweeps.leave_behind();
             return;
         }
         let at = cx.now + wait;
@@ -179,8 +179,8 @@ impl Recovery {
             early: 0,
             early_until: Timestamp::MAX,
         };
-        self.scanner.turns.turns.insert(pending.entry, turn);
-        self.scanner.turns.due.set(pending.entry, at);
+        self.turns.turns.insert(pending.entry, turn);
+        self.turns.due.set(pending.entry, at);
     }
 
     /// It was given up, and its lock is held.
@@ -193,16 +193,16 @@ impl Recovery {
     ) {
         if is_held_by(held, pending.consumer.as_ref()) {
             self.wait_for_turn(cx, pending, stream.clone(), Origin::HandedBack, EARLY);
-            if let Some(turn) = self.scanner.turns.turns.get_mut(&pending.entry) {
+            if let Some(turn) = self.turns.turns.get_mut(&pending.entry) {
                 turn.is_first = true;
-                self.scanner.turns.unfreed.insert(stream, pending.entry);
+                self.turns.unfreed.insert(stream, pending.entry);
             }
         }
     }
 
     /// A lock was released, maybe one that this consumer's turn waits for.
     pub(crate) fn turn_freed(&mut self, stream: &StreamName) {
-        let turns = &mut self.scanner.turns;
+        let turns = &mut self.turns;
         let Some(entry) = turns.unfreed.remove(stream) else {
             return;
         };
@@ -219,18 +219,15 @@ impl Recovery {
         if !cx.peers.are_known {
             return None;
         }
-        let live = self.scanner.live.iter();
+        let live = self.members.hashes();
         let others = live.filter(|(name, _)| **name != cx.consumer && Some(*name) != from);
-        Some(rank(
-            entry,
-            hash(&cx.consumer),
-            others.map(|(_, hash)| *hash),
-        ))
+        let others = others.map(|(_, hash)| hash);
+        Some(rank(entry, hash(&cx.consumer), others))
     }
 
     /// The turn has come; `state` is what the lock is now.
     pub(crate) fn turn_come(&mut self, cx: &mut Cx, entry: EntryId, state: LockState) {
-        let Some(turn) = self.scanner.turns.turns.get_mut(&entry) else {
+        let Some(turn) = self.turns.turns.get_mut(&entry) else {
             return;
         };
         match state {
@@ -250,17 +247,17 @@ impl Recovery {
                 } else if turn.early_until <= cx.now {
                     // One of that name has it for good, restarted maybe. If it
                     // fails, that is told; if it cannot release, a sweep sees it.
-                    return self.scanner.turns.remove(entry);
+                    return self.turns.remove(entry);
                 }
                 turn.early += 1;
                 let unfreed = turn.is_first.then(|| (turn.stream.clone(), entry));
                 let wait = EARLY * 2u32.pow(turn.early.min(10));
                 let at = cx.now + wait.min(held.remaining.max(EARLY)).min(cx.settings.ttl);
-                self.scanner.turns.unfreed.extend(unfreed);
-                self.scanner.turns.put_off(vec![entry], at);
+                self.turns.unfreed.extend(unfreed);
+                self.turns.put_off(vec![entry], at);
             }
             // Whoever was first has it. If they fail, that is told.
-            LockState::Held(_) => self.scanner.turns.remove(entry),
+            LockState::Held(_) => self.turns.remove(entry),
         }
     }
 }
@@ -286,14 +283,8 @@ fn is_held_by(held: &Held, consumer: Option<&ConsumerName>) -> bool {
     }
 }
 
-/// With the hash of the name, to be mixed with each entry's.
-pub(crate) fn hashed(name: ConsumerName) -> (ConsumerName, u64) {
-    let hash = hash(&name);
-    (name, hash)
-}
-
 /// FNV-1a; the same for everybody, whatever the build.
-fn hash(name: &ConsumerName) -> u64 {
+pub(super) fn hash(name: &ConsumerName) -> u64 {
     let bytes = name.as_str().bytes();
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -10,12 +10,10 @@
 //! goes. `sweep`: whose turn it is to look at everything, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::Recovery;
-use super::rank::Turns;
+use super::own::Own;
 use super::steps::{Page, Scan};
-use super::sweep::Sweep;
 use super::takeover::SuspectKey;
 use crate::machine::Backoff;
 use crate::machine::cx::{Cx, Effect};
@@ -39,47 +37,17 @@ pub(crate) struct Scanner {
     pub(super) hinted: BTreeSet<EntryId>,
     /// Entries whose lock was reported or seen to expire, and when.
     pub(crate) expired: BTreeMap<EntryId, Timestamp>,
-    pub(super) own_due: Timestamp,
-    pub(super) own_found: Option<usize>,
-    /// How many entries the last look at one's own saw.
-    pub(super) own_pending: usize,
-    pub(super) sweep: Option<Sweep>,
-    /// Sweeps that ended since one looked for what is stranded.
-    pub(super) sweeps_since_stranded: u32,
-    pub(super) sweep_due: Timestamp,
-    pub(super) last_sweep: Timestamp,
-    /// How long to wait before the next sweep, in view of what the last one cost.
-    pub(super) sweep_rest: Duration,
-    /// Orphans were seen that there was no room for.
-    pub(crate) left_behind: bool,
-    /// Those of them that are pending at nobody. Nothing else tells of them, and they may
+    pub(super) own: Own,
+    /// Orphans that there was no room for and that are pending at nobody. Nothing else tells of them, and they may
     /// be all that the LBS had: freed room serves them, without another sweep.
     pub(crate) stranded_left: BTreeSet<EntryId>,
-
-    /// Consumers with a live session (with a hash of each name), and when that was asked.
-    pub(crate) live: BTreeMap<ConsumerName, u64>,
-    pub(crate) live_as_of: Option<Timestamp>,
     /// Entries at live consumers that nobody has locked, since when (R9).
     pub(crate) unlocked_since: BTreeMap<EntryId, Timestamp>,
     pub(super) rechecks: Deadlines<EntryId>,
-    /// One held entry per consumer that has no session: its deadline tells of its death.
-    pub(crate) watched: BTreeMap<ConsumerName, EntryId>,
-    /// Consumers to list because their watched entry is gone.
-    pub(crate) to_list: BTreeSet<ConsumerName>,
-
     /// Until when entries that failed are left alone, by the token of the owner
     /// that did. Kept, because a server's clock that is set back makes idle
     /// times 0 for long.
     pub(crate) resting: BTreeMap<(EntryId, FencingToken), Timestamp>,
-
-    /// Entries that others are to take first.
-    pub(crate) turns: Turns,
-
-    /// Manual claiming: orphans that the event queue had no room for. Looked at
-    /// again when it has: somebody may own them by then.
-    pub(crate) unreported: BTreeSet<EntryId>,
-    /// When each was reported last, and its last owner's token then.
-    pub(crate) reported: BTreeMap<EntryId, (FencingToken, Timestamp)>,
 }
 
 #[derive(Debug, Clone)]
@@ -116,36 +84,18 @@ impl Scanner {
             backoff: Backoff::default(),
             hinted: BTreeSet::new(),
             expired: BTreeMap::new(),
-            own_due: now,
-            own_found: None,
-            own_pending: 0,
-            sweep: None,
-            sweeps_since_stranded: u32::MAX,
-            sweep_due: now,
-            last_sweep: now,
-            sweep_rest: Duration::ZERO,
-            left_behind: false,
+            own: Own::new(now),
             stranded_left: BTreeSet::new(),
-            live: BTreeMap::new(),
-            live_as_of: None,
             unlocked_since: BTreeMap::new(),
             rechecks: Deadlines::default(),
-            watched: BTreeMap::new(),
-            to_list: BTreeSet::new(),
             resting: BTreeMap::new(),
-            turns: Turns::default(),
-            unreported: BTreeSet::new(),
-            reported: BTreeMap::new(),
         }
     }
 
-    /// A new session looks at its own part first, and at everything in its turn.
+    /// A new session looks at its own part first.
     pub(crate) fn start_over(&mut self, now: Timestamp) {
-        self.own_due = now;
-        self.sweep_due = now;
-        self.sweep = None;
+        self.own.start_over(now);
         self.page = None;
-        self.turns = Turns::default();
     }
 
     #[cfg(test)]
@@ -173,7 +123,7 @@ impl Recovery {
     }
 
     pub(crate) fn rescan_own(&mut self, cx: &mut Cx) {
-        self.scanner.own_due = self.scanner.own_due.min(cx.now);
+        self.scanner.own.ask(cx.now);
     }
 
     /// Hints may have been lost: one's own part, and (by the beat) who is dead.
@@ -206,9 +156,9 @@ impl Recovery {
         scanner
             .unlocked_since
             .retain(|entry, since| is_kept(entry, since));
-        scanner.reported.retain(|_, (_, at)| *at >= before);
         scanner.resting.retain(|_, until| *until >= before);
-        scanner.turns.forget_old(before);
+        self.reports.forget_old(before);
+        self.turns.forget_old(before);
     }
 
     pub(crate) fn pump_scans(&mut self, cx: &mut Cx, leases: &Leases) {
@@ -255,16 +205,14 @@ impl Recovery {
     /// be read again and again before the turn at any of them was looked at.
     pub(super) fn next_target(&mut self, cx: &mut Cx, leases: &Leases) -> Option<Target> {
         let long_ago = cx.now - cx.settings.ttl;
-        if self.scanner.own_due <= long_ago {
-            return self.own_target(cx);
+        if self.scanner.own.due() <= long_ago {
+            return Some(self.own_target(cx));
         }
-        if let Some(sweep) = &self.scanner.sweep
-            && sweep.looked <= long_ago
-        {
-            return self.sweep_target(cx);
+        if self.sweeps.waits_since().is_some_and(|at| at <= long_ago) {
+            return self.sweeps.next_target(cx);
         }
-        if self.scanner.turns.timeout() <= long_ago {
-            let come = self.scanner.turns.take_due(cx.now, SCAN_PAGE);
+        if self.turns.timeout() <= long_ago {
+            let come = self.turns.take_due(cx.now, SCAN_PAGE);
             return Some(Target::Turns(come));
         }
         if let Some(key) = self.next_suspect(cx, leases) {
@@ -285,28 +233,26 @@ impl Recovery {
                 rest,
             )));
         }
-        if scanner.turns.timeout() <= cx.now {
-            return Some(Target::Turns(scanner.turns.take_due(cx.now, SCAN_PAGE)));
+        if self.turns.timeout() <= cx.now {
+            return Some(Target::Turns(self.turns.take_due(cx.now, SCAN_PAGE)));
         }
-        if scanner.own_due <= cx.now {
-            return self.own_target(cx);
+        if scanner.own.due() <= cx.now {
+            return Some(self.own_target(cx));
         }
-        if let Some(consumer) = scanner.to_list.pop_first() {
+        if let Some(consumer) = self.watched.next_to_list() {
             return Some(Target::Consumer {
                 consumer,
                 after: EntryId::MIN,
             });
         }
-        self.sweep_target(cx)
+        self.sweeps.next_target(cx)
     }
 
-    pub(super) fn own_target(&mut self, cx: &mut Cx) -> Option<Target> {
-        // Set before the look, so that what asks for one meanwhile gets another.
-        self.scanner.own_due = cx.now + self.own_interval(cx);
-        self.scanner.own_found = None;
-        Some(Target::Own {
+    fn own_target(&mut self, cx: &Cx) -> Target {
+        self.scanner.own.begin(cx);
+        Target::Own {
             after: EntryId::MIN,
-        })
+        }
     }
 
     pub(crate) fn timeout(&self, cx: &Cx, leases: &Leases) -> Timestamp {
@@ -314,18 +260,15 @@ impl Recovery {
             return Timestamp::MAX;
         }
         let scanner = &self.scanner;
-        let mut next = scanner.rechecks.next();
-        if self.sweeps_alone(cx, leases) && scanner.sweep.is_none() {
-            next = next.min(scanner.sweep_due);
-        }
+        let mut next = scanner.rechecks.next().min(self.sweeps.timeout(cx, leases));
         if scanner.current.is_none() {
             let work = !scanner.hinted.is_empty()
-                || !scanner.to_list.is_empty()
-                || scanner.sweep.is_some();
-            let due = if work { cx.now } else { scanner.own_due };
+                || self.watched.has_to_list()
+                || self.sweeps.is_under_way();
+            let due = if work { cx.now } else { scanner.own.due() };
             let due = due
                 .min(self.suspect_timeout(cx, leases))
-                .min(scanner.turns.timeout());
+                .min(self.turns.timeout());
             next = next.min(due.max(scanner.backoff.not_before));
         }
         next

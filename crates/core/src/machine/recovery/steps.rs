@@ -2,11 +2,9 @@
 //! of what is neither ours nor known to be free. What it shows is classified in `classify`.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
 
 use super::Recovery;
-use super::rank::hashed;
-use super::scan::{SCAN_PAGE, Scanner, Target};
+use super::scan::{SCAN_PAGE, Target};
 use crate::limits::ID_PAGE;
 use crate::machine::calls::Flight;
 use crate::machine::cx::{Cx, Effect};
@@ -84,7 +82,7 @@ enum Todo {
     Inspected(NeedsInspection, LockState),
 }
 
-impl Scanner {
+impl Recovery {
     /// Who is dead left what nobody here knows: that is read at once.
     fn first_step(&self, target: &Target) -> Step {
         match target {
@@ -95,20 +93,11 @@ impl Scanner {
         }
     }
 
-    fn needs_members(&self, target: &Target, now: Timestamp, ttl: Duration) -> bool {
-        let known = self
-            .live_as_of
-            .is_some_and(|at| now.saturating_since(at) < ttl);
-        !known && !matches!(target, Target::Own { .. } | Target::Turns(_))
-    }
-}
-
-impl Recovery {
     pub(crate) fn begin_scan(&mut self, cx: &mut Cx, target: Target) {
-        let ttl = cx.settings.ttl;
-        let step = match self.scanner.needs_members(&target, cx.now, ttl) {
-            true => Step::Members,
-            false => self.scanner.first_step(&target),
+        let known = self.members.are_known(cx.now, cx.settings.ttl);
+        let step = match known || matches!(target, Target::Own { .. } | Target::Turns(_)) {
+            true => self.first_step(&target),
+            false => Step::Members,
         };
         self.take_step(cx, target, step);
     }
@@ -190,12 +179,8 @@ impl Recovery {
         }
         match (look.step, result) {
             (Step::Members, Ok(Reply::Members(members))) => {
-                self.scanner.live = members
-                    .into_iter()
-                    .map(|member| hashed(member.session.consumer))
-                    .collect();
-                self.scanner.live_as_of = Some(cx.now);
-                let step = self.scanner.first_step(&look.target);
+                self.members.listed(members, cx.now);
+                let step = self.first_step(&look.target);
                 self.take_step(cx, look.target, step);
             }
             (Step::ListIds | Step::ListStranded, Ok(Reply::ListedIds(page))) => {
@@ -257,10 +242,8 @@ impl Recovery {
             // Still due.
             Target::Sweep { .. } | Target::Stranded { .. } => {}
             Target::Entries(entries) => self.scanner.hinted.extend(entries),
-            Target::Turns(entries) => self.scanner.turns.put_off(entries, cx.now),
-            Target::Consumer { consumer, .. } => {
-                self.scanner.to_list.insert(consumer);
-            }
+            Target::Turns(entries) => self.turns.put_off(entries, cx.now),
+            Target::Consumer { consumer, .. } => self.watched.list_again(consumer),
             Target::Suspect { key, .. } => self.suspect_pass_done(cx, leases, &key, 1),
         }
     }
@@ -290,21 +273,13 @@ impl Recovery {
                 unknown.push(entry);
             }
         }
-        match (&target, &mut self.scanner) {
-            (
-                Target::Sweep { .. },
-                Scanner {
-                    sweep: Some(sweep), ..
-                },
-            ) => {
-                sweep.seen += seen;
-                sweep.looked_up += unknown.len();
-            }
-            (Target::Own { after }, scanner) => {
-                *scanner.own_found.get_or_insert(0) += seen;
+        match &target {
+            Target::Sweep { .. } => self.sweeps.saw(seen, unknown.len()),
+            Target::Own { after } => {
+                self.scanner.own.saw(seen);
                 self.claim_what_was_taken(cx, leases, *after, &page, sent);
             }
-            (Target::Stranded { .. }, _) => self.claim_what_is_stranded(cx, leases, &page.entries),
+            Target::Stranded { .. } => self.claim_what_is_stranded(cx, leases, &page.entries),
             _ => {}
         }
         if unknown.is_empty() {
@@ -435,11 +410,10 @@ impl Recovery {
         let Some(first) = unread.first() else {
             return self.page_done(cx, leases, target, next);
         };
-        match (&target, &mut self.scanner.sweep) {
+        match &target {
             // Lets what is more urgent go first.
-            (Target::Sweep { .. }, Some(sweep)) => {
-                sweep.seen = sweep.seen.saturating_sub(unread.len());
-                sweep.looked_up = sweep.looked_up.saturating_sub(unread.len());
+            Target::Sweep { .. } if self.sweeps.is_under_way() => {
+                self.sweeps.left_unread(unread.len());
                 let before = just_before(*first);
                 self.page_done(cx, leases, target, Some(before));
             }
@@ -456,13 +430,12 @@ impl Recovery {
             (Target::Entries(_) | Target::Turns(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
                 self.forget_old(cx);
-                if let Some(entries) = self.scanner.own_found.take() {
-                    self.scanner.own_pending = entries;
+                if let Some(entries) = self.scanner.own.ended() {
                     cx.notify(Notice::OwnListed { entries });
                 }
             }
-            (Target::Sweep { .. }, None) => self.pending_swept(cx),
-            (Target::Stranded { .. }, None) => self.sweep_done(cx),
+            (Target::Sweep { .. }, None) => self.sweeps.pending_swept(cx),
+            (Target::Stranded { .. }, None) => self.sweeps.end(cx),
             (
                 Target::Suspect {
                     key, unresolved, ..
@@ -476,11 +449,7 @@ impl Recovery {
             }
             // Between its pages a sweep lets what is more urgent go first.
             (Target::Sweep { .. } | Target::Stranded { .. }, Some(after)) => {
-                if let Some(sweep) = &mut self.scanner.sweep {
-                    sweep.after = after;
-                    // A page that takes longer than a TTL has not waited for it.
-                    sweep.looked = cx.now;
-                }
+                self.sweeps.go_on(after, cx.now);
             }
             (target, Some(after)) => {
                 let target = match target {
@@ -498,7 +467,7 @@ impl Recovery {
                     Target::Entries(entries) => Target::Entries(entries),
                     Target::Turns(entries) => Target::Turns(entries),
                 };
-                let step = self.scanner.first_step(&target);
+                let step = self.first_step(&target);
                 self.take_step(cx, target, step);
             }
         }

@@ -17,63 +17,105 @@ const SWEEPS_PER_STRANDED: u32 = 4;
 
 /// How far a sweep has come, and what it has cost.
 #[derive(Debug)]
-pub(crate) struct Sweep {
-    pub(crate) after: EntryId,
+struct Sweep {
+    after: EntryId,
     /// It has seen all that is pending, and goes on with what is stranded.
-    pub(crate) stranded: bool,
+    stranded: bool,
     /// When it began, went on, or ended a page last.
-    pub(crate) looked: Timestamp,
-    pub(crate) seen: usize,
-    pub(crate) looked_up: usize,
+    looked: Timestamp,
+    seen: usize,
+    looked_up: usize,
 }
 
-impl Recovery {
+/// One sweep after the other, and the rest between them.
+#[derive(Debug)]
+pub(crate) struct Sweeps {
+    current: Option<Sweep>,
+    /// Sweeps that ended since one looked for what is stranded.
+    since_stranded: u32,
+    due: Timestamp,
+    /// When the last one began.
+    began: Timestamp,
+    /// How long to wait before the next one, in view of what the last one cost.
+    rest: Duration,
+    /// Orphans were seen that there was no room for.
+    left_behind: bool,
+}
+
+impl Sweeps {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self {
+            current: None,
+            since_stranded: u32::MAX,
+            due: now,
+            began: now,
+            rest: Duration::ZERO,
+            left_behind: false,
+        }
+    }
+
+    /// A new session sweeps when it is its turn.
+    pub(crate) fn start_over(&mut self, now: Timestamp) {
+        self.due = now;
+        self.current = None;
+    }
+
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Since when the one that is under way has waited for its next page.
+    pub(crate) fn waits_since(&self) -> Option<Timestamp> {
+        self.current.as_ref().map(|sweep| sweep.looked)
+    }
+
+    /// An orphan was seen that there was no room for.
+    pub(crate) fn leave_behind(&mut self) {
+        self.left_behind = true;
+    }
+
     /// Whether no turn is needed: with manual claiming everybody is to hear of
     /// every orphan, and without sessions everybody must see others' deadlines.
-    pub(crate) fn sweeps_alone(&self, cx: &Cx, leases: &Leases) -> bool {
+    pub(crate) fn needs_no_turn(cx: &Cx, leases: &Leases) -> bool {
         cx.is_manual() || (!cx.peers.are_known && leases.room(cx) > 0)
     }
 
     /// Automatic claiming: one sweeps for all, and only who has room.
-    pub(crate) fn wants_sweep(&self, cx: &Cx, leases: &Leases) -> bool {
-        !cx.is_manual()
-            && self.scanner.sweep.is_none()
-            && self.scanner.sweep_due <= cx.now
-            && leases.room(cx) > 0
+    pub(crate) fn wants_turn(&self, cx: &Cx, leases: &Leases) -> bool {
+        !cx.is_manual() && self.current.is_none() && self.due <= cx.now && leases.room(cx) > 0
     }
 
-    /// What there was no room for is to be found soon after there is.
-    pub(crate) fn pump_sweep(&mut self, cx: &mut Cx, leases: &Leases) {
-        if self.scanner.left_behind && leases.room(cx) > 0 {
-            self.scanner.left_behind = false;
-            let soon = self.scanner.last_sweep + cx.settings.ttl / 2;
-            self.scanner.sweep_due = self.scanner.sweep_due.min(soon);
+    /// Whether one is to begin that needs no turn. What there was no room for is to be
+    /// found soon after there is.
+    fn begins_alone(&mut self, cx: &Cx, leases: &Leases) -> bool {
+        if self.left_behind && leases.room(cx) > 0 {
+            self.left_behind = false;
+            let soon = self.began + cx.settings.ttl / 2;
+            self.due = self.due.min(soon);
         }
-        if self.sweeps_alone(cx, leases) && self.scanner.sweep_due <= cx.now {
-            self.begin_sweep(cx);
-        }
+        self.due <= cx.now && Self::needs_no_turn(cx, leases)
     }
 
-    pub(crate) fn begin_sweep(&mut self, cx: &mut Cx) {
-        if self.scanner.sweep.is_some() || cx.is_draining() {
-            return;
+    /// Whether there was none before.
+    fn begin(&mut self, cx: &Cx) -> bool {
+        if self.current.is_some() || cx.is_draining() {
+            return false;
         }
-        self.scanner.sweep_due = cx.now + self.sweep_interval(cx);
-        let scanner = &mut self.scanner;
-        scanner.sweep = Some(Sweep {
+        self.due = cx.now + self.interval(cx);
+        self.current = Some(Sweep {
             after: EntryId::MIN,
             stranded: false,
             looked: cx.now,
             seen: 0,
             looked_up: 0,
         });
-        scanner.last_sweep = cx.now;
-        scanner.live_as_of = None;
+        self.began = cx.now;
+        true
     }
 
     /// Its next page, if there is a sweep.
-    pub(crate) fn sweep_target(&mut self, cx: &mut Cx) -> Option<Target> {
-        let sweep = self.scanner.sweep.as_mut()?;
+    pub(crate) fn next_target(&mut self, cx: &Cx) -> Option<Target> {
+        let sweep = self.current.as_mut()?;
         sweep.looked = cx.now;
         let after = sweep.after;
         Some(match sweep.stranded {
@@ -82,26 +124,50 @@ impl Recovery {
         })
     }
 
+    /// A page showed so many entries, of which some are to be looked up.
+    pub(crate) fn saw(&mut self, seen: usize, looked_up: usize) {
+        if let Some(sweep) = &mut self.current {
+            sweep.seen += seen;
+            sweep.looked_up += looked_up;
+        }
+    }
+
+    /// So many of them are not looked up now, and are seen again.
+    pub(crate) fn left_unread(&mut self, unread: usize) {
+        if let Some(sweep) = &mut self.current {
+            sweep.seen = sweep.seen.saturating_sub(unread);
+            sweep.looked_up = sweep.looked_up.saturating_sub(unread);
+        }
+    }
+
+    /// A page has ended, and there are more.
+    pub(crate) fn go_on(&mut self, after: EntryId, now: Timestamp) {
+        if let Some(sweep) = &mut self.current {
+            sweep.after = after;
+            // A page that takes longer than a TTL has not waited for it.
+            sweep.looked = now;
+        }
+    }
+
     /// All that is pending has been seen. What is on the LBS and pending at nobody is
     /// looked for with every sweep as long as little is pending, else with every
     /// fourth: for the server it is five times as much work as listing ids.
-    pub(crate) fn pending_swept(&mut self, cx: &mut Cx) {
-        let scanner = &mut self.scanner;
-        let Some(sweep) = &mut scanner.sweep else {
+    pub(crate) fn pending_swept(&mut self, cx: &Cx) {
+        let Some(sweep) = &mut self.current else {
             return;
         };
-        scanner.sweeps_since_stranded = scanner.sweeps_since_stranded.saturating_add(1);
-        if sweep.seen > FEW && scanner.sweeps_since_stranded < SWEEPS_PER_STRANDED {
-            return self.sweep_done(cx);
+        self.since_stranded = self.since_stranded.saturating_add(1);
+        if sweep.seen > FEW && self.since_stranded < SWEEPS_PER_STRANDED {
+            return self.end(cx);
         }
-        scanner.sweeps_since_stranded = 0;
+        self.since_stranded = 0;
         sweep.stranded = true;
         sweep.after = EntryId::MIN;
     }
 
-    pub(crate) fn sweep_done(&mut self, cx: &mut Cx) {
-        if let Some(sweep) = self.scanner.sweep.take() {
-            self.scanner.sweep_rest = self.rest_after(cx, sweep.seen, sweep.looked_up);
+    pub(crate) fn end(&mut self, cx: &Cx) {
+        if let Some(sweep) = self.current.take() {
+            self.rest = rest_after(cx, sweep.seen, sweep.looked_up);
         }
         // Who swept lets the others have the next turn: they see what is
         // stuck at this one, and learn whose deadlines to watch.
@@ -109,31 +175,45 @@ impl Recovery {
             true => Duration::ZERO,
             false => cx.settings.beat_interval(),
         };
-        self.scanner.sweep_due = self.scanner.last_sweep + self.sweep_interval(cx) + others_first;
+        self.due = self.began + self.interval(cx) + others_first;
     }
 
     /// Longer the more is pending, so that sweeping stays a small part of the server's work.
-    pub(crate) fn sweep_interval(&self, cx: &Cx) -> Duration {
-        cx.settings.sweep_interval() + self.scanner.sweep_rest
+    pub(crate) fn interval(&self, cx: &Cx) -> Duration {
+        cx.settings.sweep_interval() + self.rest
     }
 
-    /// The same for one's own part, of which every member has one.
-    pub(crate) fn own_interval(&self, cx: &Cx) -> Duration {
-        let members = cx.peers.members as usize;
-        let seen = self.scanner.own_pending.saturating_mul(members);
-        cx.settings.sweep_interval() + self.rest_after(cx, seen, 0)
+    pub(crate) fn timeout(&self, cx: &Cx, leases: &Leases) -> Timestamp {
+        match self.current.is_none() && Self::needs_no_turn(cx, leases) {
+            true => self.due,
+            false => Timestamp::MAX,
+        }
+    }
+}
+
+impl Recovery {
+    pub(crate) fn pump_sweep(&mut self, cx: &mut Cx, leases: &Leases) {
+        if self.sweeps.begins_alone(cx, leases) {
+            self.begin_sweep(cx);
+        }
     }
 
-    /// What keeps looking below a hundredth of the server's time: an id costs
-    /// it a third of a microsecond, an entry that is looked up and whose lock is
-    /// inspected about 15. With per-stream locks that must not go so far: only
-    /// a sweep sees consumers without a session that are new.
-    fn rest_after(&self, cx: &Cx, seen: usize, looked_up: usize) -> Duration {
-        let times = |each: u64, n: usize| Duration::from_micros(each.saturating_mul(n as u64));
-        let per_look_up = match cx.scheme {
-            LockScheme::Session => 2_000,
-            LockScheme::PerStream => 200,
-        };
-        times(100, seen) + times(per_look_up, looked_up)
+    pub(crate) fn begin_sweep(&mut self, cx: &mut Cx) {
+        if self.sweeps.begin(cx) {
+            self.members.ask_anew();
+        }
     }
+}
+
+/// What keeps looking below a hundredth of the server's time: an id costs
+/// it a third of a microsecond, an entry that is looked up and whose lock is
+/// inspected about 15. With per-stream locks that must not go so far: only
+/// a sweep sees consumers without a session that are new.
+pub(super) fn rest_after(cx: &Cx, seen: usize, looked_up: usize) -> Duration {
+    let times = |each: u64, n: usize| Duration::from_micros(each.saturating_mul(n as u64));
+    let per_look_up = match cx.scheme {
+        LockScheme::Session => 2_000,
+        LockScheme::PerStream => 200,
+    };
+    times(100, seen) + times(per_look_up, looked_up)
 }

@@ -131,7 +131,7 @@ impl Recovery {
                 .contains_key(&(consumer.clone(), session.clone()))
         {
             // Who lived a moment ago is not to count as alive (see `is_orphan`).
-            self.scanner.live_as_of = None;
+            self.members.ask_anew();
         }
         self.orphans
             .suspects

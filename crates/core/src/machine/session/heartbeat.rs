@@ -62,8 +62,9 @@ impl SessionState {
             .split_off(left.len().saturating_sub(BEAT_LEASES))
             .into();
         let want_sweep = recovery
-            .wants_sweep(cx, leases)
-            .then(|| recovery.sweep_interval(cx));
+            .sweeps
+            .wants_turn(cx, leases)
+            .then(|| recovery.sweeps.interval(cx));
         let is_quiet = leases.lanes.no_lock_op_open()
             && leases.adopting.is_empty()
             && !cx

@@ -152,6 +152,6 @@ fn orphans_without_number_are_not_remembered_while_nobody_takes_events() {
         hint_handed_back(&mut rig, &entries);
         rig.pending.clear();
     }
-    let waiting = rig.machine.recovery.scanner.unreported.len();
+    let waiting = rig.machine.recovery.reports.waiting();
     assert!((5_000..=10_000).contains(&waiting), "{waiting}");
 }
