@@ -58,7 +58,7 @@ impl Belief {
     }
 
     /// The lease's handler goes on, at this time of its process's clock. First
-    /// called when the lease reaches its user: until then nobody can be silent.
+    /// called when the lease reaches its user: until then no progress is due.
     pub fn report_progress(&self, now: Timestamp) {
         self.progress
             .store(now.as_nanos().max(1), Ordering::Release);

@@ -322,8 +322,8 @@ impl ClientBuilder {
 
     /// Owners that may fail on an entry before it is parked; `None`: any number. Default 5.
     ///
-    /// An owner fails by [`Lease::fail`](crate::Lease::fail), by being silent for
-    /// longer than `max_silence`, or by ending without handing back: a crash, a
+    /// An owner fails by [`Lease::fail`](crate::Lease::fail), by reporting no progress
+    /// for [`progress_timeout`](Self::progress_timeout), or by ending without handing back: a crash, a
     /// kill, a lease that ran out. The count belongs to the entry, and starts anew
     /// once an owner has held it for
     /// [`forget_failures_after`](Self::forget_failures_after).
@@ -345,8 +345,8 @@ impl ClientBuilder {
     /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
     /// before its stream is handed back: 10 ms to 24 h. Default: for ever.
     /// Taking the lease out of the [`Events`] is its first progress.
-    pub fn max_silence(mut self, limit: Option<Duration>) -> Self {
-        self.settings.max_silence = limit;
+    pub fn progress_timeout(mut self, limit: Option<Duration>) -> Self {
+        self.settings.progress_timeout = limit;
         self
     }
 

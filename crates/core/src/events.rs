@@ -77,7 +77,7 @@ impl Events {
     fn taken(&mut self, event: &Event) {
         self.ended = matches!(event, Event::Terminated(_));
         if let Event::StreamAdded(lease) = event {
-            // `max_silence` counts from here.
+            // `progress_timeout` counts from here.
             lease.progress();
         }
         // The driver takes the whole count at once, so one message is enough.

@@ -9,7 +9,7 @@ use futures_lite::future;
 use crate::belief::Belief;
 use crate::client::Handle;
 use crate::machine::{Answer, Command, Completion, HandBack};
-use crate::settings::check_silence;
+use crate::settings::check_progress_timeout;
 use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Timestamp};
 
 /// A data stream that is yours until you end it or lose it.
@@ -110,24 +110,24 @@ impl Lease {
         }
     }
 
-    /// Reports that work goes on. With `max_silence`, a stream without progress
+    /// Reports that work goes on. With `progress_timeout`, a stream without progress
     /// for that long is handed back, counted as a failure, and this lease is
-    /// lost with [`Silent`](crate::DisownReason::Silent). Taking the lease out of
+    /// lost with [`NoProgress`](crate::DisownReason::NoProgress). Taking the lease out of
     /// the [events](crate::Events) is the first progress. One atomic store: cheap
     /// enough for every message.
     pub fn progress(&self) {
         self.belief.report_progress(self.handle.now());
     }
 
-    /// Sets `max_silence` for this lease alone, counted from the last progress;
+    /// Sets `progress_timeout` for this lease alone, counted from the last progress;
     /// `None` for no limit.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) if it is out of bounds (10 ms to 24 h).
-    pub fn limit_silence(&self, limit: Option<Duration>) -> Result<()> {
-        limit.map_or(Ok(()), check_silence)?;
+    pub fn set_progress_timeout(&self, limit: Option<Duration>) -> Result<()> {
+        limit.map_or(Ok(()), check_progress_timeout)?;
         let (entry, token) = (self.entry, self.token);
-        self.handle.post(Command::LimitSilence {
+        self.handle.post(Command::SetProgressTimeout {
             entry,
             token,
             limit,

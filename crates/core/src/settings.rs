@@ -103,7 +103,7 @@ pub struct Settings {
     pub forget_failures_after: Duration,
     /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
     /// before its stream is handed back; `None` (default): for ever. 10 ms to 24 h.
-    pub max_silence: Option<Duration>,
+    pub progress_timeout: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -116,7 +116,7 @@ impl Default for Settings {
             retry: RetryPolicy::UNLIMITED,
             quarantine_after: Some(5),
             forget_failures_after: Duration::from_secs(600),
-            max_silence: None,
+            progress_timeout: None,
         }
     }
 }
@@ -132,8 +132,8 @@ impl Settings {
         if !(1..=1_000_000).contains(&self.event_queue) {
             return Err(out_of_bounds("event_queue", self.event_queue, 1, 1_000_000));
         }
-        if let Some(max_silence) = self.max_silence {
-            check_silence(max_silence)?;
+        if let Some(progress_timeout) = self.progress_timeout {
+            check_progress_timeout(progress_timeout)?;
         }
         self.retry.validate()?;
         let forget = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
@@ -210,12 +210,17 @@ pub(crate) fn check_capacity(capacity: usize) -> Result<()> {
     }
 }
 
-/// The bounds of `max_silence`, for a client or one lease.
-pub(crate) fn check_silence(max_silence: Duration) -> Result<()> {
+/// The bounds of `progress_timeout`, for a client or one lease.
+pub(crate) fn check_progress_timeout(progress_timeout: Duration) -> Result<()> {
     let bounds = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
-    match bounds.contains(&max_silence) {
+    match bounds.contains(&progress_timeout) {
         true => Ok(()),
-        false => Err(out_of_bounds("max_silence", max_silence, "10ms", "24h")),
+        false => Err(out_of_bounds(
+            "progress_timeout",
+            progress_timeout,
+            "10ms",
+            "24h",
+        )),
     }
 }
 
@@ -277,10 +282,10 @@ mod tests {
             ),
             (
                 Settings {
-                    max_silence: Some(Duration::from_millis(9)),
+                    progress_timeout: Some(Duration::from_millis(9)),
                     ..Default::default()
                 },
-                "max_silence is 9ms",
+                "progress_timeout is 9ms",
             ),
             (
                 Settings {

@@ -291,7 +291,7 @@ impl Runtime for Flood {
         if let Some(lease) = &*lease
             && self.posts.fetch_add(1, Ordering::Relaxed) < 1_000_000
         {
-            lease.limit_silence(None).unwrap();
+            lease.set_progress_timeout(None).unwrap();
         }
         self.sim.now()
     }

@@ -137,7 +137,7 @@ fn what_was_handed_back_came_back_from_the_own_dead_session() {
 }
 
 #[test]
-fn a_silent_lease_was_revived_by_the_next_beat() {
+fn a_lease_that_had_timed_out_was_revived_by_the_next_heartbeat() {
     held(203);
     held(218);
 }
@@ -213,5 +213,5 @@ fn refused_acquires_that_spin_are_found() {
 
 #[test]
 fn hanging_handlers_that_keep_their_streams_are_found() {
-    assert!(breaks(Mutant::HangingIsProgress, "silence"));
+    assert!(breaks(Mutant::HangingIsProgress, "progress"));
 }

@@ -71,8 +71,8 @@ pub enum Command {
         /// Whom to answer, if anybody waits for it.
         call: Option<CallId>,
     },
-    /// Limit how long a lease's handler may be silent from now on.
-    LimitSilence {
+    /// Change the progress timeout of one lease.
+    SetProgressTimeout {
         /// The lease's entry.
         entry: EntryId,
         /// The lease's token.
@@ -316,8 +316,8 @@ pub enum DisownReason {
     EntryGone,
     /// An operator asked for it.
     Revoked,
-    /// Its handler reported no progress for longer than `max_silence`.
-    Silent,
+    /// Its handler reported no progress for longer than `progress_timeout`.
+    NoProgress,
     /// The client gave up (see its `Terminated`).
     ClientStopped,
 }
@@ -330,7 +330,7 @@ impl std::fmt::Display for DisownReason {
             Self::Superseded => "a later owner has the stream",
             Self::EntryGone => "the entry is no longer on the LBS",
             Self::Revoked => "an operator asked for it",
-            Self::Silent => "its handler reported no progress in time",
+            Self::NoProgress => "its handler reported no progress in time",
             Self::ClientStopped => "the client stopped",
         })
     }

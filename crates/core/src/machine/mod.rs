@@ -490,7 +490,7 @@ impl Machine {
                 self.leases
                     .claim_orphan(&mut self.cx, entry, stream, info, call);
             }
-            Command::LimitSilence {
+            Command::SetProgressTimeout {
                 entry,
                 token,
                 limit,

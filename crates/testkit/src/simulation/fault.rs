@@ -153,8 +153,8 @@ pub enum Fault {
         /// How many.
         streams: usize,
     },
-    /// The handlers of a process that limits their silence do nothing.
-    SilentHandlers {
+    /// The handlers of a process that has a progress timeout do nothing.
+    HangingHandlers {
         /// Which.
         node: u64,
         /// For how long.
@@ -355,7 +355,7 @@ impl Fault {
             | Self::Demoted { node, .. }
             | Self::SlowConnect { node, .. }
             | Self::ThinLink { node, .. }
-            | Self::SilentHandlers { node, .. }
+            | Self::HangingHandlers { node, .. }
             | Self::SlowUser { node, .. } => Some(*node),
             _ => None,
         }
@@ -419,7 +419,7 @@ impl Fault {
             Self::Again { .. } => "announced again",
             Self::Revoke { .. } => "forced release",
             Self::Capacity { .. } => "capacity change",
-            Self::SilentHandlers { .. } => "silent handlers",
+            Self::HangingHandlers { .. } => "hanging handlers",
             Self::SlowUser { .. } => "slow user",
             Self::BacklogLies(estimate) => match estimate {
                 Estimate::True => "backlog told right",

@@ -246,7 +246,7 @@ fn draw(rng: &mut Rng, scheme: LockScheme, ttl: Duration, harsh: bool) -> Fault 
             node,
             length: length * 2,
         },
-        27 => Fault::SilentHandlers { node, length },
+        27 => Fault::HangingHandlers { node, length },
         28 => Fault::Suspend { node, length },
         29 => Fault::LocksRestart {
             lost: rng.between(Duration::from_millis(1), ttl),

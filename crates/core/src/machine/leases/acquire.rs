@@ -427,7 +427,7 @@ impl Leases {
             since: cx.now,
             belief: None,
             is_dropped: false,
-            max_silence: cx.settings.max_silence,
+            progress_timeout: cx.settings.progress_timeout,
             may_be_completed: false,
             failures: failures.count,
         };

@@ -1,5 +1,5 @@
 //! Handlers that make no progress: the process is healthy, its beats go on, and
-//! yet nothing happens on a stream. With `max_silence` such a stream goes to
+//! yet nothing happens on a stream. With `progress_timeout` such a stream goes to
 //! another consumer.
 
 use super::Leases;
@@ -19,7 +19,7 @@ impl Leases {
             return;
         };
         self.silences.cancel(&entry);
-        let (Some(limit), Some(belief)) = (holding.max_silence, &holding.belief) else {
+        let (Some(limit), Some(belief)) = (holding.progress_timeout, &holding.belief) else {
             return;
         };
         // Nobody has taken it up yet: who has not begun is not silent (R10).
@@ -43,7 +43,7 @@ impl Leases {
         if holding.lock.token != token {
             return;
         }
-        holding.max_silence = limit;
+        holding.progress_timeout = limit;
         self.listen(cx, entry);
     }
 
@@ -62,9 +62,9 @@ impl Leases {
             }
             // A handler that hangs has failed: an entry that makes every one
             // hang ends in quarantine.
-            let limit = holding.max_silence.unwrap_or_default();
+            let limit = holding.progress_timeout.unwrap_or_default();
             let reason = format!("its handler reported no progress for {limit:?}");
-            self.begin_hand_back(cx, entry, Some(reason), Some(DisownReason::Silent));
+            self.begin_hand_back(cx, entry, Some(reason), Some(DisownReason::NoProgress));
         }
     }
 }

@@ -75,7 +75,7 @@ pub(crate) struct Holding {
     /// The user has nothing left to end it with.
     pub(crate) is_dropped: bool,
     /// How long the handler may go without reporting progress.
-    pub(crate) max_silence: Option<Duration>,
+    pub(crate) progress_timeout: Option<Duration>,
     /// A completion was sent, and what became of it is unknown: it may have removed the
     /// entry. Stays so if the server then refuses another try, and the lease goes on.
     pub(crate) may_be_completed: bool,

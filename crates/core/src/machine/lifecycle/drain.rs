@@ -132,7 +132,7 @@ impl Drain {
             Command::Claim { call, .. } => cx.answer(call, Err(closed())),
             Command::HandBack { call: None, .. }
             | Command::Shutdown { call: None }
-            | Command::LimitSilence { .. }
+            | Command::SetProgressTimeout { .. }
             | Command::SetCapacity(_) => {}
         }
     }

@@ -422,7 +422,7 @@ fn handing_back_says_whether_it_was() {
 #[test]
 fn a_hand_back_that_is_refused_for_good_leaves_the_lease_and_says_so() {
     let mut rig = Rig::with(LockScheme::Session, |settings| {
-        settings.max_silence = Some(TTL * 2);
+        settings.progress_timeout = Some(TTL * 2);
     });
     let token = rig.leased(1, "s");
     let call = rig.hand_back(1, token);

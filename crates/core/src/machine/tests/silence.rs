@@ -11,7 +11,7 @@ use crate::machine::{Command, Input, Reply};
 #[test]
 fn a_silent_lease_is_not_revived_by_the_next_beat() {
     for scheme in SCHEMES {
-        let mut rig = Rig::with(scheme, |settings| settings.max_silence = Some(TTL / 2));
+        let mut rig = Rig::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
         rig.leased(1, "s");
         rig.take_up(1);
         rig.pass_with(TTL / 2, |rig| {
@@ -39,7 +39,7 @@ fn a_limit_of_silence_counts_from_the_last_progress() {
             }
         };
         rig.pass_with(TTL / 2, beating);
-        rig.input(Input::Command(Command::LimitSilence {
+        rig.input(Input::Command(Command::SetProgressTimeout {
             entry: entry(1),
             token,
             limit: Some(TTL * 3 / 4),
@@ -55,7 +55,7 @@ fn a_limit_of_silence_counts_from_the_last_progress() {
 #[test]
 fn silence_counts_from_when_the_lease_was_taken_up() {
     for scheme in SCHEMES {
-        let mut rig = Rig::with(scheme, |settings| settings.max_silence = Some(TTL / 2));
+        let mut rig = Rig::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
         rig.leased(1, "s");
         let beating = |rig: &mut Rig| {
             if rig.has("Beat") {
@@ -78,10 +78,10 @@ fn silence_counts_from_when_the_lease_was_taken_up() {
 fn streams_that_have_ended_leave_nothing_behind() {
     for scheme in SCHEMES {
         let hour = Duration::from_secs(3600);
-        let mut rig = Rig::with(scheme, |settings| settings.max_silence = Some(hour));
+        let mut rig = Rig::with(scheme, |settings| settings.progress_timeout = Some(hour));
         for n in 1..=100 {
             let token = rig.leased(n, "s");
-            rig.input(Input::Command(Command::LimitSilence {
+            rig.input(Input::Command(Command::SetProgressTimeout {
                 entry: entry(n),
                 token,
                 limit: Some(hour * 2),

@@ -20,13 +20,13 @@ struct View {
     stream: StreamName,
     token: FencingToken,
     belief: Arc<Belief>,
-    max_silence: Option<Duration>,
+    progress_timeout: Option<Duration>,
     /// Of its handler; `None` until its user has taken it up.
     last_progress: Option<Timestamp>,
-    /// Its user or an operator has asked for its end, or it was found silent.
+    /// Its user or an operator has asked for its end, or its progress timeout has passed.
     ending: bool,
-    /// `lost()` fired because its handler was silent.
-    silent: bool,
+    /// `lost()` fired because its progress timeout has passed.
+    timed_out: bool,
 }
 
 impl View {
@@ -35,8 +35,8 @@ impl View {
         self.belief.until() == Timestamp::ZERO
     }
 
-    fn silent_at(&self) -> Option<Timestamp> {
-        Some(self.last_progress? + self.max_silence?)
+    fn times_out_at(&self) -> Option<Timestamp> {
+        Some(self.last_progress? + self.progress_timeout?)
     }
 }
 
@@ -70,7 +70,7 @@ pub(in super::super) struct Watch {
     /// was lowered.
     coming: usize,
     event_queue: usize,
-    max_silence: Option<Duration>,
+    progress_timeout: Option<Duration>,
     /// `Added` and `Expired` that the user has not taken.
     queued: usize,
     terminated: bool,
@@ -97,7 +97,7 @@ impl Watch {
             capacity: settings.capacity,
             coming: 0,
             event_queue: settings.event_queue,
-            max_silence: settings.max_silence,
+            progress_timeout: settings.progress_timeout,
             queued: 0,
             terminated: false,
             asked_to_stop: None,

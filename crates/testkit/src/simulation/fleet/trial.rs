@@ -133,7 +133,7 @@ fn strikes_real_clients(fault: &Fault) -> bool {
         Fault::ForeignFetch { .. }
             | Fault::ForeignClaim { .. }
             | Fault::Capacity { .. }
-            | Fault::SilentHandlers { .. }
+            | Fault::HangingHandlers { .. }
             | Fault::SlowUser { .. }
     )
 }

@@ -53,7 +53,7 @@ pub enum Mutant {
     AsksAgain,
     /// Notices of an end come twice (R12).
     EndsTwice,
-    /// Hanging handlers are reported as making progress (`max_silence`).
+    /// Hanging handlers are reported as making progress (`progress_timeout`).
     HangingIsProgress,
 }
 
@@ -82,6 +82,6 @@ impl Mutant {
         (Self::HeldForNoTime, "R11"),
         (Self::AsksAgain, "R11"),
         (Self::EndsTwice, "R12"),
-        (Self::HangingIsProgress, "silence"),
+        (Self::HangingIsProgress, "progress"),
     ];
 }

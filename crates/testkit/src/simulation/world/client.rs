@@ -43,7 +43,7 @@ pub(super) struct Node {
     pub(super) taking: bool,
     pub(super) slow_until: Time,
     /// Its handlers do nothing.
-    pub(super) silent_until: Time,
+    pub(super) hang_until: Time,
     pub(super) requests_lost_until: Time,
     pub(super) replies_lost_until: Time,
     /// Its server was demoted, and answers everything with an error.
@@ -141,12 +141,12 @@ impl World {
         };
         trace!(
             self,
-            "n{slot} starts as {name}, ttl {:?}, capacity {}, {:?} claiming, max_silence {:?}, \
+            "n{slot} starts as {name}, ttl {:?}, capacity {}, {:?} claiming, progress_timeout {:?}, \
              quarantine after {:?}",
             settings.ttl,
             settings.capacity,
             settings.claim,
-            settings.max_silence,
+            settings.progress_timeout,
             settings.quarantine_after
         );
         self.checker.watch(Watch::new(&settings));
@@ -167,7 +167,7 @@ impl World {
             events: VecDeque::new(),
             taking: false,
             slow_until: 0,
-            silent_until: 0,
+            hang_until: 0,
             requests_lost_until: 0,
             replies_lost_until: 0,
             demoted_until: 0,
@@ -222,7 +222,7 @@ impl World {
             settings.forget_failures_after = ttl * (1 + slot as u32 % 3);
         }
         if self.rng.below(3) == 0 {
-            settings.max_silence = Some(self.rng.between(ttl / 4, ttl * 2));
+            settings.progress_timeout = Some(self.rng.between(ttl / 4, ttl * 2));
         }
         settings
     }

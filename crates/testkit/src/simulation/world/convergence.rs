@@ -72,7 +72,7 @@ impl World {
             n.connects_until = 0;
             n.link = Link::default();
             n.slow_until = 0;
-            n.silent_until = 0;
+            n.hang_until = 0;
             n.paused_until = n.paused_until.min(self.now);
             // Whatever stopped the clock, it goes on now.
             n.clock.at = n.clock.at.min(self.now);
@@ -203,10 +203,10 @@ impl World {
         let Some(victim) = self.running().max_by_key(|n| self.checker.views(*n)) else {
             return (None, 0);
         };
-        // Who limits silence wants a stream that nobody takes to go elsewhere.
+        // Who sets a progress timeout wants a stream that nobody takes to go elsewhere.
         let may_be_slow = |n: &usize| {
             let settings = &self.nodes[*n].settings;
-            settings.max_silence.is_none() && settings.capacity <= slow_room
+            settings.progress_timeout.is_none() && settings.capacity <= slow_room
         };
         let others = self.running().filter(|n| *n != victim && may_be_slow(n));
         let slow = others.min_by_key(|n| self.nodes[*n].settings.capacity);

@@ -57,8 +57,8 @@ impl World {
             let n = &self.nodes[*node];
             match fault {
                 Fault::Shutdown { .. } => !n.leaving,
-                Fault::SilentHandlers { .. } => {
-                    n.settings.max_silence.is_some() && self.checker.views(*node) > 0
+                Fault::HangingHandlers { .. } => {
+                    n.settings.progress_timeout.is_some() && self.checker.views(*node) > 0
                 }
                 _ => true,
             }
@@ -118,8 +118,8 @@ impl World {
                 }
             }
             Fault::Capacity { streams, .. } => self.push(now, Event::SetCapacity(node, streams)),
-            Fault::SilentHandlers { length, .. } => {
-                self.nodes[node].silent_until = now + ns(length);
+            Fault::HangingHandlers { length, .. } => {
+                self.nodes[node].hang_until = now + ns(length);
             }
             Fault::SlowUser { length, .. } => self.nodes[node].slow_until = now + ns(length),
             Fault::Demoted { length, .. } => self.nodes[node].demoted_until = now + ns(length),

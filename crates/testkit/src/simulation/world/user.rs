@@ -87,7 +87,7 @@ impl World {
         let write = (n.rng.permille(500)).then(|| ns(n.rng.between(Duration::ZERO, ttl)));
         // Some leases get a limit of their own.
         let limit = (n.rng.permille(60)).then(|| n.rng.between(ttl / 4, ttl * 2));
-        let reports = n.settings.max_silence.or(limit);
+        let reports = n.settings.progress_timeout.or(limit);
         if let Some(write) = write {
             let write_at = self.now + write;
             self.push(write_at, Event::Write(node, stream.clone(), token));
@@ -100,8 +100,9 @@ impl World {
         belief.report_progress(local);
         self.checker.progress(node, entry, token, local);
         if let Some(limit) = limit {
-            self.checker.limits_silence(node, entry, token, limit);
-            let command = Command::LimitSilence {
+            self.checker
+                .sets_progress_timeout(node, entry, token, limit);
+            let command = Command::SetProgressTimeout {
                 entry,
                 token,
                 limit: Some(limit),
@@ -115,11 +116,11 @@ impl World {
 
     /// Its handler says that it goes on, often enough; unless it hangs.
     fn progress(&mut self, node: usize, entry: EntryId, token: FencingToken, belief: Arc<Belief>) {
-        let Some(limit) = self.checker.silence_limit(node, entry, token) else {
+        let Some(limit) = self.checker.progress_timeout_of(node, entry, token) else {
             return;
         };
         let n = &self.nodes[node];
-        let (hangs, local) = (n.silent_until > self.now, n.clock.read(self.now));
+        let (hangs, local) = (n.hang_until > self.now, n.clock.read(self.now));
         if !hangs || self.mutant == Some(Mutant::HangingIsProgress) {
             belief.report_progress(local);
         }
@@ -137,9 +138,9 @@ impl World {
         token: FencingToken,
         stream: StreamName,
     ) {
-        let silent_until = self.nodes[node].silent_until;
-        if silent_until > self.now {
-            return self.push(silent_until, Event::Work(node, entry, token, stream));
+        let hang_until = self.nodes[node].hang_until;
+        if hang_until > self.now {
+            return self.push(hang_until, Event::Work(node, entry, token, stream));
         }
         let draw = self.nodes[node].rng.below(20);
         let call = self.call(node);

@@ -102,18 +102,18 @@ impl Checker {
         self.watches[node].claimed_by_hand.insert(entry);
     }
 
-    pub(in crate::simulation) fn silence_limit(
+    pub(in crate::simulation) fn progress_timeout_of(
         &self,
         node: usize,
         entry: EntryId,
         token: FencingToken,
     ) -> Option<Duration> {
         let view = self.watches[node].view(entry, token)?;
-        view.max_silence.filter(|_| !view.is_over())
+        view.progress_timeout.filter(|_| !view.is_over())
     }
 
     /// The lease gets a limit of its own.
-    pub(in crate::simulation) fn limits_silence(
+    pub(in crate::simulation) fn sets_progress_timeout(
         &mut self,
         node: usize,
         entry: EntryId,
@@ -122,7 +122,7 @@ impl Checker {
     ) {
         let view = self.watches[node].view_mut(entry, token);
         if let Some(view) = view.filter(|view| !view.is_over()) {
-            view.max_silence = Some(limit);
+            view.progress_timeout = Some(limit);
         }
     }
 

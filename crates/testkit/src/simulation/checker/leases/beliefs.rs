@@ -42,15 +42,15 @@ impl Checker {
             let (entry, token, until) = (*entry, view.token, view.belief.until());
             let lease = format_args!("{entry} {}", view.stream).to_string();
             if view.is_over() {
-                let silent_at = view.silent_at();
-                if !view.ending && silent_at.is_none_or(|at| at > local) {
+                let times_out_at = view.times_out_at();
+                if !view.ending && times_out_at.is_none_or(|at| at > local) {
                     let what = format!("n{node} is told that {lease} is lost, for no reason");
-                    failed = Some(("silence", "lost() fires unasked", what));
+                    failed = Some(("progress", "lost() fires unasked", what));
                 }
-                (view.ending, view.silent) = (true, true);
+                (view.ending, view.timed_out) = (true, true);
                 continue;
             }
-            if view.silent {
+            if view.timed_out {
                 let what = format!("n{node} believes {lease} again, after lost() fired");
                 failed = Some(("R1", "believed again after its end", what));
             }
@@ -81,11 +81,16 @@ impl Checker {
                 let what = format!("n{node} believes {lease}, whose lock may have expired");
                 failed = Some(("R1", "believes more than the lock", what));
             }
-            let silent_at = view.silent_at();
-            let may_be_silent = view.ending || watch.asked_to_stop.is_some();
-            if silent_at.is_some_and(|at| at + TICK.max(late) < local) && !may_be_silent {
-                let what = format!("the handler of {lease} at n{node} is silent, and keeps it");
-                failed = Some(("silence", "a silent handler keeps its lease", what));
+            let times_out_at = view.times_out_at();
+            let may_time_out = view.ending || watch.asked_to_stop.is_some();
+            if times_out_at.is_some_and(|at| at + TICK.max(late) < local) && !may_time_out {
+                let what =
+                    format!("the handler of {lease} at n{node} makes no progress, and keeps it");
+                failed = Some((
+                    "progress",
+                    "a handler without progress keeps its lease",
+                    what,
+                ));
             }
         }
         if let Some((rule, check, what)) = failed {

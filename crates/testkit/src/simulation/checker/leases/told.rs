@@ -117,10 +117,10 @@ impl Checker {
             stream: stream.clone(),
             token,
             belief,
-            max_silence: watch.max_silence,
+            progress_timeout: watch.progress_timeout,
             last_progress: None,
             ending: false,
-            silent: false,
+            timed_out: false,
         };
         watch.views.insert(entry, view);
         let last = self.last_owner.insert(stream.clone(), node);
@@ -158,7 +158,7 @@ impl Checker {
         if end == End::HandedBack {
             watch.handed_back.insert(entry, local);
         }
-        let silent_at = view.silent_at();
+        let times_out_at = view.times_out_at();
         let stream = view.stream;
         self.forget_view(&stream, node, entry);
         let End::Disowned(reason) = end else { return };
@@ -166,8 +166,10 @@ impl Checker {
         self.watches[node].lost += u64::from(by_time);
         // R2: without lost data, only the clock ends a lease against its user's will.
         let legal = match reason {
-            DisownReason::Expired => ran_out || view.silent,
-            DisownReason::Silent => view.silent || silent_at.is_some_and(|at| at <= local),
+            DisownReason::Expired => ran_out || view.timed_out,
+            DisownReason::NoProgress => {
+                view.timed_out || times_out_at.is_some_and(|at| at <= local)
+            }
             DisownReason::EntryGone => self.was_completed_by_foreigner(entry),
             DisownReason::Revoked | DisownReason::ClientStopped => true,
             _ => false,

@@ -1,4 +1,4 @@
-//! `max_silence`: a handler that makes no progress loses its stream although its
+//! `progress_timeout`: a handler that makes no progress loses its stream although its
 //! process is healthy.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -13,9 +13,9 @@ const SOON: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(7);
 
 #[test]
-fn a_silent_handler_loses_its_stream_to_another_although_its_process_is_healthy() {
+fn a_handler_without_progress_loses_its_stream_to_another_although_its_process_is_healthy() {
     everywhere(|fleet| async move {
-        let builder = fleet.builder("a").max_silence(Some(LIMIT));
+        let builder = fleet.builder("a").progress_timeout(Some(LIMIT));
         let mut a = fleet.start_with(builder).await;
         fleet.submit(&["s"]).await;
         let lease = a.lease(SOON).await;
@@ -36,7 +36,7 @@ fn a_silent_handler_loses_its_stream_to_another_although_its_process_is_healthy(
         assert!(next.token() > lease.token());
         match a.event(SOON).await {
             Event::StreamDisowned(disowned) => {
-                assert_eq!(disowned.reason(), DisownReason::Silent);
+                assert_eq!(disowned.reason(), DisownReason::NoProgress);
             }
             other => panic!("{other:?}"),
         }
@@ -51,10 +51,13 @@ fn one_lease_can_have_a_limit_of_its_own_and_lift_it() {
         let mut a = fleet.start("a").await;
         fleet.submit(&["s", "t"]).await;
         let (s, t) = (a.lease(SOON).await, a.lease(SOON).await);
-        assert!(s.limit_silence(Some(Duration::from_millis(1))).is_err());
-        s.limit_silence(Some(LIMIT)).unwrap();
-        t.limit_silence(Some(LIMIT)).unwrap();
-        t.limit_silence(None).unwrap();
+        assert!(
+            s.set_progress_timeout(Some(Duration::from_millis(1)))
+                .is_err()
+        );
+        s.set_progress_timeout(Some(LIMIT)).unwrap();
+        t.set_progress_timeout(Some(LIMIT)).unwrap();
+        t.set_progress_timeout(None).unwrap();
         fleet.sleep(LIMIT + SOON).await;
         assert!(!s.is_valid());
         fleet.sleep(TTL * 10).await;
@@ -65,7 +68,7 @@ fn one_lease_can_have_a_limit_of_its_own_and_lift_it() {
 #[test]
 fn a_stream_on_which_every_handler_hangs_ends_in_quarantine() {
     everywhere(|fleet| async move {
-        let builder = fleet.builder("a").max_silence(Some(TTL));
+        let builder = fleet.builder("a").progress_timeout(Some(TTL));
         let mut a = fleet.start_with(builder.quarantine_after(Some(2))).await;
         fleet.submit(&["s"]).await;
         let mut hung = Vec::new();
