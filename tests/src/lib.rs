@@ -11,6 +11,7 @@
 //! Cargo tells only a package's own tests where its binary is
 //! (`CARGO_BIN_EXE_streamlease`) and builds it for them with the right profile.
 
+mod cluster;
 mod process;
 mod proxy;
 mod real_time;
@@ -18,6 +19,7 @@ mod redis_server;
 mod sentinels;
 mod wait;
 
+pub use cluster::Cluster;
 pub use process::JsonProcess;
 pub use proxy::Proxy;
 pub use real_time::in_real_time;

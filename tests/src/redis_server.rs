@@ -42,6 +42,7 @@ pub struct RedisServerBuilder {
     append_only: bool,
     is_sentinel: bool,
     lines: Vec<String>,
+    files: Vec<(&'static str, String)>,
 }
 
 impl RedisServerBuilder {
@@ -62,6 +63,12 @@ impl RedisServerBuilder {
     /// A sentinel, and no server.
     pub(crate) fn sentinel(mut self) -> Self {
         self.is_sentinel = true;
+        self
+    }
+
+    /// A file in its directory at the first start.
+    pub(crate) fn file(mut self, name: &'static str, content: String) -> Self {
+        self.files.push((name, content));
         self
     }
 
@@ -91,6 +98,9 @@ impl RedisServerBuilder {
         });
         for line in &self.lines {
             let _ = writeln!(config, "{line}");
+        }
+        for (name, content) in &self.files {
+            fs::write(dir.join(name), content).expect("writing a file into our own directory");
         }
         let mut server = RedisServer {
             dir,

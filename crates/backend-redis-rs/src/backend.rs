@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use streamlease_core::{Backend, BackendProvider, LockManager, LockScheme, Result, ServiceName};
 
-use crate::connection::Server;
+use crate::connection::{Servers, read_url};
+use crate::hello;
 use crate::keys::{CONSUMER_PREFIX, Keys};
 use crate::locks::per_stream::PerStreamLocks;
 use crate::locks::session::SessionLocks;
@@ -17,14 +18,15 @@ use crate::transport::RedisTransport;
 /// which keys it uses and which connections it keeps.
 #[derive(Debug, Clone)]
 pub struct RedisBackend {
-    pub(crate) server: Arc<Server>,
+    pub(crate) servers: Arc<Servers>,
     scheme: LockScheme,
 }
 
 impl RedisBackend {
     /// The server at `url`, for example `redis://user:password@host:6379/0`,
     /// `rediss://…` with one of the TLS features, or `unix:///path/to/socket`; or the one
-    /// that sentinels name, `redis-sentinel://host:26379,host:26379/mymaster/0`.
+    /// that sentinels name, `redis-sentinel://host:26379,host:26379/mymaster/0`; or a
+    /// cluster, `redis-cluster://host:6379,host:6379`.
     ///
     /// Reads the URL and does no I/O: the first call connects, and so does the
     /// first call after a connection broke. A server that is not up yet is so
@@ -38,7 +40,7 @@ impl RedisBackend {
     /// The message names it without its password.
     pub fn new(url: impl AsRef<str>) -> Result<Self> {
         Ok(Self {
-            server: Arc::new(Server::new(url.as_ref())?),
+            servers: Arc::new(read_url(url.as_ref())?),
             scheme: LockScheme::Session,
         })
     }
@@ -58,7 +60,7 @@ impl RedisBackend {
     /// without its I/O and time drivers): tokio itself does.
     pub async fn connect(url: impl AsRef<str>) -> Result<Self> {
         let backend = Self::new(url)?;
-        backend.server.ping().await?;
+        backend.servers.any().ping().await?;
         Ok(backend)
     }
 
@@ -80,7 +82,11 @@ impl RedisBackend {
 impl BackendProvider for RedisBackend {
     fn backend(&self, service: &ServiceName) -> Result<Backend> {
         let keys = Arc::new(Keys::new(service));
-        let server = &self.server;
+        let servers = &self.servers;
+        if servers.is_cluster() && self.scheme == LockScheme::PerStream {
+            return Err(hello::no_per_stream_locks(servers.endpoint()));
+        }
+        let server = servers.of(&keys)?;
         let locks: Arc<dyn LockManager> = match self.scheme {
             LockScheme::PerStream => Arc::new(PerStreamLocks::new(server.clone(), keys.clone())),
             LockScheme::Session => Arc::new(SessionLocks::new(server.clone(), keys.clone())),

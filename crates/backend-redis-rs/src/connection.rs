@@ -19,11 +19,14 @@
 
 mod address;
 mod attempt;
+mod cluster;
 mod connector;
 mod pool;
 mod route;
 mod script;
 mod sentinel;
+mod servers;
+mod slot;
 mod url;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +41,12 @@ use self::connector::Connector;
 use self::pool::Pool;
 use self::route::Route;
 pub(crate) use self::script::{Call, Script, script};
-use crate::error::{WrongServer, from_redis, from_server, protocol, wrong_server};
+pub(crate) use self::servers::Servers;
+pub(crate) use self::slot::hash_tag;
+pub(crate) use self::url::read as read_url;
+use crate::error::{
+    WrongServer, from_redis, from_server, is_put_off, protocol, timed_out, wrong_server,
+};
 use crate::timer;
 
 /// How long an answer may take. Far below the default TTL, so that a heartbeat which
@@ -53,6 +61,12 @@ const YOUNG: Duration = Duration::from_millis(50);
 /// For how long a server may say that it is not ready before the name is looked up
 /// anew: it may have a successor.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long a call is sent again that nobody has executed. Together with an answer to
+/// the last try that is as long as callers wait.
+const INSIST: Duration = Duration::from_millis(1500);
+/// Between two of these tries.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Scripts sent in one go.
 const PIPELINE: usize = 32;
 
@@ -69,6 +83,15 @@ pub(crate) struct Access {
     connector: Connector,
     /// The URL without its password, for messages.
     endpoint: String,
+}
+
+/// Over which connection commands are sent.
+#[derive(Debug, Clone, Copy)]
+enum Over {
+    /// The one for all commands.
+    Shared,
+    /// One that nobody else uses meanwhile.
+    Own { block: Duration },
 }
 
 /// A command under way. Dropped unanswered – our caller may be less patient than
@@ -149,8 +172,10 @@ impl Access {
             true => self.context(&format!("{what} to {}", owner.addr())),
             false => self.context(what),
         };
+        let (access, address) = (self.clone(), owner.addr().clone());
         let connected = dial(self, context, owner).await;
         if connected.is_err() {
+            access.route.doubt(Some(address));
             pool.forget_owner(&search);
         }
         connected
@@ -162,12 +187,11 @@ impl Access {
 }
 
 impl Server {
-    /// Reads `url`. No I/O.
-    pub(crate) fn new(url: &str) -> Result<Self> {
-        Ok(Self {
-            access: Arc::new(url::read(url)?),
+    fn new(access: Access) -> Self {
+        Self {
+            access: Arc::new(access),
             pool: Mutex::new(Pool::new(None)),
-        })
+        }
     }
 
     /// The number of the database.
@@ -272,6 +296,60 @@ impl Server {
     /// Never sends again what may have been executed: the caller has to know
     /// that it asks for the second time, to read an answer like "gone" rightly.
     pub(crate) async fn pipeline(&self, what: &str, pipeline: &Pipeline) -> Result<Vec<Value>> {
+        self.until_taken(what, pipeline, Over::Shared).await
+    }
+
+    /// Where the owner is asked for, what a server says that it has not executed is sent
+    /// again until somebody does: while a slot moves, or a replica takes over, the right
+    /// answer is a moment away. A server with a name is waited for by who calls.
+    async fn until_taken(&self, what: &str, pipeline: &Pipeline, over: Over) -> Result<Vec<Value>> {
+        let mut replies = self.send(what, pipeline, over).await?;
+        if !self.access.route.is_asked_for() || replies.len() != pipeline.len() {
+            return Ok(replies);
+        }
+        let began = Instant::now();
+        let mut pause = Duration::ZERO;
+        loop {
+            let put_off: Vec<usize> = (0..replies.len())
+                .filter(|index| is_answer_put_off(&replies[*index]))
+                .collect();
+            if put_off.is_empty() || began.elapsed() + pause >= INSIST {
+                return Ok(replies);
+            }
+            let is_moved = |index: &usize| is_answer(&replies[*index], "MOVED");
+            // Who has it was said already; if not for the first time, they do not agree yet.
+            if !pause.is_zero() || !put_off.iter().all(is_moved) {
+                pause = (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                timer::sleep(pause).await;
+            } else {
+                pause = SHORTEST_PAUSE / 2;
+            }
+            let mut again = Pipeline::new();
+            for command in pipeline
+                .cmd_iter()
+                .enumerate()
+                .filter_map(|(index, command)| put_off.contains(&index).then_some(command))
+            {
+                again.add_command(command.clone());
+            }
+            let answers = self.send(what, &again, over).await?;
+            if answers.len() != put_off.len() {
+                return Err(protocol("replies are missing"));
+            }
+            for (index, answer) in put_off.into_iter().zip(answers) {
+                replies[index] = answer;
+            }
+        }
+    }
+
+    async fn send(&self, what: &str, pipeline: &Pipeline, over: Over) -> Result<Vec<Value>> {
+        match over {
+            Over::Shared => self.send_shared(what, pipeline).await,
+            Over::Own { block } => self.send_alone(what, pipeline, block).await,
+        }
+    }
+
+    async fn send_shared(&self, what: &str, pipeline: &Pipeline) -> Result<Vec<Value>> {
         let (pool, mut connection) = self.command_connection().await?;
         let mut waiting = Waiting {
             server: self,
@@ -301,6 +379,15 @@ impl Server {
     /// Sends commands on a connection of their own. The first may block for up to `block`.
     /// Never repeated: what an unanswered read took is in the pending list.
     pub(crate) async fn alone(
+        &self,
+        what: &str,
+        pipeline: &Pipeline,
+        block: Duration,
+    ) -> Result<Vec<Value>> {
+        self.until_taken(what, pipeline, Over::Own { block }).await
+    }
+
+    async fn send_alone(
         &self,
         what: &str,
         pipeline: &Pipeline,
@@ -429,6 +516,7 @@ impl Server {
         let mut current = self.current();
         if Arc::ptr_eq(&current, pool) {
             log::debug!("dropping a connection to {}: {why}", self.endpoint());
+            self.access.route.doubt(pool.address());
             *current = pool.successor();
         }
     }
@@ -438,27 +526,34 @@ impl Server {
         let verdicts = replies.iter().filter_map(|reply| match reply {
             Value::ServerError(err) => {
                 let (code, detail) = (err.code(), err.details().unwrap_or_default());
-                wrong_server(code, detail).map(|verdict| (verdict, code))
+                wrong_server(code, detail).map(|verdict| (verdict, code, detail))
             }
             _ => None,
         });
-        match verdicts.max_by_key(|(verdict, _)| *verdict) {
+        match verdicts.max_by_key(|(verdict, ..)| *verdict) {
             None => pool.answered(),
-            Some((verdict, code)) => self.leave(pool, verdict, code),
+            Some((verdict, code, detail)) => self.leave(pool, verdict, code, detail),
         }
     }
 
-    fn leave(&self, pool: &Arc<Pool>, verdict: WrongServer, code: &str) {
+    fn leave(&self, pool: &Arc<Pool>, verdict: WrongServer, code: &str, detail: &str) {
+        let route = &self.access.route;
+        let mut current = self.current();
+        if !Arc::ptr_eq(&current, pool) {
+            return;
+        }
         let is_enough = match verdict {
             WrongServer::IfItLasts => pool.refused() >= PATIENCE,
-            WrongServer::Certainly => pool.age() >= YOUNG,
+            WrongServer::Certainly => {
+                route.is_told(code, detail, pool.address()) || pool.age() >= YOUNG
+            }
         };
-        let mut current = self.current();
-        if Arc::ptr_eq(&current, pool) && is_enough {
+        if is_enough {
             log::info!(
                 "{} leads to a server that answers {code}: connecting anew",
                 self.endpoint()
             );
+            route.doubt(pool.address());
             *current = Pool::new(None);
             pool.end();
         }
@@ -482,7 +577,7 @@ impl Server {
         if let Some(code) = err.code()
             && let Some(verdict) = wrong_server(code, detail)
         {
-            self.leave(&lifetime.0, verdict, code);
+            self.leave(&lifetime.0, verdict, code, detail);
         }
     }
 
@@ -502,12 +597,16 @@ impl Lifetime {
     }
 }
 
+fn is_answer_put_off(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(err) if is_put_off(err.code()))
+}
+
+fn is_answer(reply: &Value, code: &str) -> bool {
+    matches!(reply, Value::ServerError(err) if err.code() == code)
+}
+
 fn one(command: Cmd) -> Pipeline {
     let mut pipeline = Pipeline::new();
     pipeline.add_command(command);
     pipeline
-}
-
-fn timed_out() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }

@@ -33,6 +33,11 @@ pub(crate) fn from_server(what: &str, err: &ServerError) -> Error {
     Error::new(kind_of(code, detail), format!("{what}: {code} {detail}"))
 }
 
+/// No answer within the time that one may take.
+pub(crate) fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
 /// A reply that makes no sense.
 pub(crate) fn protocol(what: &str) -> Error {
     Error::new(
@@ -61,6 +66,23 @@ pub(crate) fn wrong_server(code: &str, detail: &str) -> Option<WrongServer> {
         "LOADING" | "NOREPLICAS" | "ASK" | "TRYAGAIN" | "NOAUTH" => Some(WrongServer::IfItLasts),
         _ => None,
     }
+}
+
+/// Whether a server says with this that it has executed nothing, and that it, or another
+/// one, will in a moment. Only what it says itself: within a script a command is refused
+/// after others were executed.
+pub(crate) fn is_put_off(code: &str) -> bool {
+    matches!(
+        code,
+        "MOVED"
+            | "ASK"
+            | "TRYAGAIN"
+            | "CLUSTERDOWN"
+            | "LOADING"
+            | "MASTERDOWN"
+            | "READONLY"
+            | "NOREPLICAS"
+    )
 }
 
 fn kind_of(code: &str, detail: &str) -> ErrorKind {

@@ -18,7 +18,7 @@ impl RedisBackend {
     /// As any command's; [`Denied`](streamlease_core::ErrorKind::Denied) without the
     /// right to `INFO`.
     pub async fn eviction_policy(&self) -> Result<Option<String>> {
-        policy(&self.server).await
+        policy(&self.servers.any()).await
     }
 }
 

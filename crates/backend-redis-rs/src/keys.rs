@@ -2,6 +2,8 @@
 
 use streamlease_core::{EntryId, ServiceName, StreamName};
 
+use crate::connection::hash_tag;
+
 /// What stands between data stream and entry id in a wire lock's key, literally.
 const LOCK_SEPARATOR: &str = "<MUTEX_KEY_SEP>";
 
@@ -43,7 +45,7 @@ impl Keys {
         let lbs = format!("{service}-input");
         // With a hash tag of its own the LBS key is kept as it is, so that keys
         // of services which share a tag stay apart.
-        let prefix = if has_hash_tag(&lbs) {
+        let prefix = if hash_tag(&lbs).is_some() {
             lbs.clone()
         } else {
             format!("{{{lbs}}}")
@@ -113,13 +115,6 @@ pub(crate) fn wire_lock_pattern(db: i64) -> String {
 /// Where the quarantine's index has an entry: ordered as text like ids as numbers.
 pub(crate) fn index_member(entry: EntryId) -> String {
     format!("{:020}-{:020}", entry.ms, entry.seq)
-}
-
-/// Redis' own rule: the text between the first `{` and the first `}` after it, if there is any.
-fn has_hash_tag(key: &str) -> bool {
-    key.split_once('{')
-        .and_then(|(_, rest)| rest.split_once('}'))
-        .is_some_and(|(tag, _)| !tag.is_empty())
 }
 
 #[cfg(test)]

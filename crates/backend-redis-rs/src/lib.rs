@@ -27,11 +27,16 @@
 //! |---|---|
 //! | `redis://user:password@host:6379/0`, `unix:///path` | one, by its name |
 //! | `redis-sentinel://user:password@host:26379,host:26379/mymaster/0` | the primary that most of these sentinels name |
+//! | `redis-cluster://user:password@host:6379,host:6379` | for each service the node that has the slot of its keys, with session leases |
 //!
-//! `rediss://` and `rediss-sentinel://` are the same over TLS. The credentials are those of
-//! the server. Sentinels are asked at each doubt, and once a second while what they named is
+//! `rediss://`, `rediss-sentinel://` and `rediss-cluster://` are the same over TLS. The
+//! credentials are those of the server. Sentinels are asked at each doubt, and once a second while what they named is
 //! used: a primary that they have replaced answers, and acknowledges writes that will be
-//! lost, for ten seconds.
+//! lost, for ten seconds. Of a cluster all nodes that are known are asked at once, at each
+//! doubt: those of the URL, for ever, and those that they have named. What a server says
+//! that it has not executed (`MOVED`, `ASK`, `TRYAGAIN`, `CLUSTERDOWN`, `READONLY`, …) is sent
+//! again behind sentinels and on a cluster, for a second and a half at most. Nothing is that
+//! may have been executed.
 //!
 //! # Two kinds of locks
 //! [`RedisBackend::with_lock_scheme`] chooses. **Per-stream locks** are what
@@ -99,8 +104,9 @@
 //! any other value is a foreign holder's name.
 //!
 //! A server in cluster mode is refused with per-stream locks: their keys lie in other
-//! slots. With session leases all keys of a service are in one slot, and one node, or a
-//! name that leads to it, is what to connect to.
+//! slots. With session leases all keys of a service are in one slot. Scripts that make up
+//! keys declare one beside them that never exists (`{orders-input}:leases:`): so a node
+//! refuses them before they begin while it has not all of the slot.
 //!
 //! # Connections
 //! One for commands, one for each blocking fetch, listing or long submit under way (kept

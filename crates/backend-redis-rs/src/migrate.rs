@@ -9,7 +9,7 @@ use streamlease_core::{
 };
 
 use crate::RedisBackend;
-use crate::connection::{Call, Script, script};
+use crate::connection::{Call, Script, Server, script};
 use crate::decode;
 use crate::error::protocol;
 use crate::hello;
@@ -33,24 +33,16 @@ impl RedisBackend {
     /// As any command's; [`Incompatible`](ErrorKind::Incompatible) for a record
     /// that this version does not know.
     pub async fn recorded_lock_scheme(&self, service: &ServiceName) -> Result<Option<LockScheme>> {
-        let key = Keys::new(service).scheme;
+        let keys = Keys::new(service);
+        let server = self.servers.of(&keys)?;
+        let key = keys.scheme.clone();
         let mut get = cmd("GET");
         get.arg(&key);
         let what = format!("reading {key}");
-        match self.server.command(&what, &get).await? {
-            redis_rs::Value::Nil => self.scheme_by_its_keys(service).await,
+        match server.command(&what, &get).await? {
+            redis_rs::Value::Nil => scheme_by_its_keys(&server, keys).await,
             name => scheme_of(&key, &decode::text(name)?).map(Some),
         }
-    }
-
-    /// The record may have vanished; session leases show by what else they have.
-    async fn scheme_by_its_keys(&self, service: &ServiceName) -> Result<Option<LockScheme>> {
-        let keys = Keys::new(service);
-        let mut exists = cmd("EXISTS");
-        exists.arg(&[keys.owners, keys.server, keys.details]);
-        let what = format!("looking for {}", keys.scheme);
-        let found = decode::number(self.server.command(&what, &exists).await?)?;
-        Ok((found > 0).then_some(LockScheme::Session))
     }
 
     /// Gives an idle service these locks, whatever it had. Nothing that is
@@ -63,14 +55,15 @@ impl RedisBackend {
     /// # Errors
     /// [`Busy`](ErrorKind::Busy): consumers are alive, or a stream is held; the message says how.
     pub async fn migrate(&self, service: &ServiceName, to: LockScheme) -> Result<()> {
+        let keys = Keys::new(service);
+        let server = self.servers.of(&keys)?;
         if to == LockScheme::PerStream {
-            hello::refuse_per_stream_locks(&self.server).await?;
+            hello::refuse_per_stream_locks(&server).await?;
         }
         // In cluster mode nobody can have such locks, nor ask for them.
-        if !hello::is_cluster(&self.server).await? {
+        if !hello::is_cluster(&server).await? {
             self.refuse_if_locked(service).await?;
         }
-        let keys = Keys::new(service);
         let mut call = Call::new();
         call.key(&keys.sessions)
             .key(&keys.scheme)
@@ -80,7 +73,7 @@ impl RedisBackend {
             .key(&keys.server);
         call.arg(scheme_name(to));
         let what = format!("migrating {}", keys.lbs);
-        let reply = self.server.run_one(&what, &MIGRATE, call).await?;
+        let reply = server.run_one(&what, &MIGRATE, call).await?;
         let (word, mut rest) = decode::outcome(reply)?;
         match &*word {
             "ok" => Ok(()),
@@ -126,6 +119,15 @@ impl RedisBackend {
         }
         Ok(())
     }
+}
+
+/// The record may have vanished; session leases show by what else they have.
+async fn scheme_by_its_keys(server: &Server, keys: Keys) -> Result<Option<LockScheme>> {
+    let what = format!("looking for {}", keys.scheme);
+    let mut exists = cmd("EXISTS");
+    exists.arg(&[keys.owners, keys.server, keys.details]);
+    let found = decode::number(server.command(&what, &exists).await?)?;
+    Ok((found > 0).then_some(LockScheme::Session))
 }
 
 fn busy(service: &ServiceName, how: &str) -> Error {

@@ -196,6 +196,11 @@ impl Pool {
         None
     }
 
+    /// Where its connections lead, if that is known.
+    pub(super) fn address(&self) -> Option<ConnectionAddr> {
+        lock(&self.address).clone()
+    }
+
     /// The connection for commands, or the try to make it; begun if there is none.
     pub(super) fn command<F>(
         &self,

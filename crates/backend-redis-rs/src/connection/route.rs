@@ -1,8 +1,8 @@
 //! [`Route`]: the way to the server that owns a service now.
 //!
-//! A name is looked up by the system at each connect; sentinels are asked. What was found is
-//! good for one pool of connections: every doubt about it ends that pool, and the next one
-//! asks anew.
+//! A name is looked up by the system at each connect; sentinels are asked, and the nodes of
+//! a cluster. What was found is good for one pool of connections: every doubt about it ends
+//! that pool, and the next one asks anew.
 //!
 //! Not by the client crate's connections for clusters and Sentinel: those send again what
 //! may have been executed, hold all requests up behind one that blocks, and stay with a
@@ -11,10 +11,12 @@
 
 use std::sync::Arc;
 
-use redis_rs::ConnectionInfo;
 use redis_rs::aio::MultiplexedConnection;
+use redis_rs::{ConnectionAddr, ConnectionInfo};
 use streamlease_core::{Error, ErrorKind, Result};
 
+use super::address::Address;
+use super::cluster::Slot;
 use super::connector::Connector;
 use super::pool::Pool;
 use super::sentinel::{self, Sentinels};
@@ -26,6 +28,8 @@ pub(crate) enum Route {
     Name,
     /// Sentinels name it.
     Sentinel(Arc<Sentinels>),
+    /// It has the slot in which the service's keys are.
+    Cluster(Slot),
 }
 
 impl Route {
@@ -39,6 +43,7 @@ impl Route {
         match self {
             Self::Name => Ok(connector.named()),
             Self::Sentinel(sentinels) => Ok(connector.at(&sentinels.primary().await?)),
+            Self::Cluster(slot) => Ok(connector.at(&slot.owner().await?)),
         }
     }
 
@@ -57,6 +62,21 @@ impl Route {
                 ErrorKind::Unavailable,
                 format!("{what}: the sentinels name it the primary, but it is a {role}"),
             )),
+        }
+    }
+
+    /// That one did not answer, or not as the owner does.
+    pub(super) fn doubt(&self, at: Option<ConnectionAddr>) {
+        if let (Self::Cluster(slot), Some(node)) = (self, at.as_ref().and_then(Address::of)) {
+            slot.doubt(node);
+        }
+    }
+
+    /// Whether an error that a server there gave as its answer names the owner.
+    pub(super) fn is_told(&self, code: &str, detail: &str, at: Option<ConnectionAddr>) -> bool {
+        match (self, at.as_ref().and_then(Address::of)) {
+            (Self::Cluster(slot), Some(by)) if code == "MOVED" => slot.moved(detail, &by),
+            _ => false,
         }
     }
 

@@ -13,7 +13,7 @@ use streamlease_core::{Error, ErrorKind, Result};
 use super::address::Address;
 use super::connector::Connector;
 use super::pool::Pool;
-use crate::error::{from_redis, from_server};
+use crate::error::{from_redis, from_server, timed_out};
 use crate::{decode, timer};
 
 /// How long a sentinel's answer may take, from connecting to it on. It is waited for only
@@ -268,8 +268,4 @@ pub(super) fn watch(sentinels: Arc<Sentinels>, pool: &Arc<Pool>, owner: &Connect
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn timed_out() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }

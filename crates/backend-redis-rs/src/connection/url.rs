@@ -8,31 +8,44 @@ use streamlease_core::{Error, ErrorKind, Result};
 
 use super::Access;
 use super::address::Address;
+use super::cluster::Nodes;
 use super::connector::Connector;
 use super::route::Route;
 use super::sentinel::Sentinels;
+use super::servers::Servers;
 
 const SINGLE: &str = "redis://user:password@host:6379/0";
 const SENTINEL: &str = "redis-sentinel://user:password@host:26379,host:26379/mymaster/0";
+const CLUSTER: &str = "redis-cluster://user:password@host:6379,host:6379";
 const SENTINEL_PORT: u16 = 26379;
+const NODE_PORT: u16 = 6379;
 
 /// Reads a URL of any kind. No I/O.
-pub(super) fn read(url: &str) -> Result<Access> {
+pub(crate) fn read(url: &str) -> Result<Servers> {
     let endpoint = without_password(url);
     refuse_tls_without_its_feature(url, &endpoint)?;
     let url = Url::split(url, endpoint);
-    let (template, route) = match url.scheme {
-        "redis-sentinel" | "rediss-sentinel" => url.sentinel()?,
-        _ => (url.single(url.whole, SINGLE)?, Route::Name),
-    };
+    match url.scheme {
+        "redis-sentinel" | "rediss-sentinel" => {
+            let (connector, sentinels) = url.sentinel()?;
+            Ok(url.one(Route::Sentinel(Arc::new(sentinels)), connector))
+        }
+        "redis-cluster" | "rediss-cluster" => {
+            let (connector, nodes) = url.cluster()?;
+            Ok(Servers::cluster(url.shown, connector, nodes))
+        }
+        _ => {
+            let connector = connector(url.single(url.whole, SINGLE)?);
+            Ok(url.one(Route::Name, connector))
+        }
+    }
+}
+
+fn connector(template: ConnectionInfo) -> Connector {
     if matches!(template.addr(), ConnectionAddr::TcpTls { .. }) {
         prepare_tls();
     }
-    Ok(Access {
-        route,
-        connector: Connector::new(template),
-        endpoint: url.shown,
-    })
+    Connector::new(template)
 }
 
 /// `scheme://user:password@hosts/path?parameters#fragment`
@@ -65,6 +78,14 @@ impl<'a> Url<'a> {
             path,
             rest,
         }
+    }
+
+    fn one(self, route: Route, connector: Connector) -> Servers {
+        Servers::one(Access {
+            route,
+            connector,
+            endpoint: self.shown,
+        })
     }
 
     /// Why it is refused, and what would be right.
@@ -153,7 +174,17 @@ impl<'a> Url<'a> {
         Ok(found)
     }
 
-    fn sentinel(&self) -> Result<(ConnectionInfo, Route)> {
+    fn cluster(&self) -> Result<(Connector, Nodes)> {
+        if !matches!(self.path.trim_matches('/'), "" | "0") {
+            let why = "in a cluster there is no other database than 0";
+            return Err(self.refused(why, CLUSTER));
+        }
+        let connector = connector(self.common("/", CLUSTER)?);
+        let nodes = Nodes::new(self.addresses(NODE_PORT, CLUSTER)?, connector.clone());
+        Ok((connector, nodes))
+    }
+
+    fn sentinel(&self) -> Result<(Connector, Sentinels)> {
         let mut path = self.path.trim_matches('/').split('/');
         let (name, db) = (path.next().unwrap_or_default(), path.next().unwrap_or("0"));
         if name.is_empty() {
@@ -167,9 +198,9 @@ impl<'a> Url<'a> {
         let sentinels = self.addresses(SENTINEL_PORT, SENTINEL)?;
         // The credentials of the URL are the server's.
         let settings = redis_rs::RedisConnectionInfo::default();
-        let connector = Connector::new(template.clone().set_redis_settings(settings));
-        let sentinels = Sentinels::new(name.to_owned(), sentinels, connector);
-        Ok((template, Route::Sentinel(Arc::new(sentinels))))
+        let asked_as = Connector::new(template.clone().set_redis_settings(settings));
+        let sentinels = Sentinels::new(name.to_owned(), sentinels, asked_as);
+        Ok((connector(template), sentinels))
     }
 }
 
@@ -222,7 +253,6 @@ fn without_password(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::Server;
 
     #[test]
     fn messages_show_the_url_without_its_password() {
@@ -250,8 +280,9 @@ mod tests {
             "rediss://:secret@h:1",
             "valkeys://h",
             "rediss-sentinel://:secret@h:1/mymaster",
+            "rediss-cluster://:secret@h:1,h:2",
         ] {
-            let err = Server::new(url).unwrap_err();
+            let err = read(url).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::Config);
             assert!(err.to_string().contains("`tls-rustls`"), "{err}");
             assert!(!err.to_string().contains("secret"), "{err}");
@@ -259,7 +290,7 @@ mod tests {
     }
 
     fn refusal(url: &str) -> String {
-        let err = Server::new(url).unwrap_err();
+        let err = read(url).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Config, "{url}");
         let shown = format!("{err:?} {err}");
         assert!(!shown.contains("secret"), "{shown}");
@@ -290,13 +321,14 @@ mod tests {
             "redis://h?protocol=resp3",
             "unix:///s?db=2&user=u&pass=p%40&protocol=3",
         ] {
-            assert!(Server::new(url).is_ok(), "{url}");
+            assert!(read(url).is_ok(), "{url}");
         }
     }
 
     #[test]
     fn a_url_of_sentinels_names_them_the_primary_and_its_database() {
-        let server = Server::new("redis-sentinel://me:secret@a,b:1,[::1],a/mymaster/3").unwrap();
+        let server = read("redis-sentinel://me:secret@a,b:1,[::1],a/mymaster/3").unwrap();
+        let server = server.any();
         assert_eq!(server.db(), 3);
         let Route::Sentinel(sentinels) = &server.access.route else {
             panic!("another route")
@@ -321,6 +353,23 @@ mod tests {
     }
 
     #[test]
+    fn a_url_of_a_cluster_names_nodes_and_no_database() {
+        for url in ["redis-cluster://me:secret@a,b:1/", "redis-cluster://a/0"] {
+            assert!(read(url).unwrap().is_cluster(), "{url}");
+        }
+        for (url, why) in [
+            ("redis-cluster://:secret@a/1", "no other database than 0"),
+            ("redis-cluster://", "host"),
+            ("redis-cluster://a,b:x", "host \"b:x\""),
+            ("redis-cluster://me@a", "a user without a password"),
+        ] {
+            let refusal = refusal(url);
+            assert!(refusal.contains(why), "{url}: {refusal}");
+            assert!(refusal.contains("host:6379,host:6379"), "{url}: {refusal}");
+        }
+    }
+
+    #[test]
     fn a_bad_url_is_refused_with_what_would_be_right() {
         for url in [
             "",
@@ -330,7 +379,7 @@ mod tests {
             "redis://h/x",
             "redis://:secret@h:port",
         ] {
-            let err = Server::new(url).unwrap_err();
+            let err = read(url).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::Config, "{url}");
             let shown = format!("{err:?} {err}");
             assert!(
