@@ -426,7 +426,7 @@ impl Lbs {
             Ok(failures) if failures < min_failures => QuarantineOutcome::FewerFailures,
             Ok(_) => {
                 if let Some(Entry { fields, fence }) = self.remove(entry) {
-                    let parked = Quarantined {
+                    let quarantined = Quarantined {
                         entry,
                         reason: reason.clone(),
                         failures: fence.failures,
@@ -435,7 +435,7 @@ impl Lbs {
                         at_ms: u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX),
                         fields,
                     };
-                    self.quarantined.insert(entry, parked);
+                    self.quarantined.insert(entry, quarantined);
                 }
                 QuarantineOutcome::Quarantined
             }
@@ -486,7 +486,7 @@ impl Lbs {
         let behind = self.quarantined.range((Excluded(after), Unbounded));
         behind
             .take(limit)
-            .map(|(_, parked)| parked.clone())
+            .map(|(_, quarantined)| quarantined.clone())
             .collect()
     }
 
@@ -497,8 +497,8 @@ impl Lbs {
     ) -> QuarantineRelease {
         self.released
             .retain(|_, (at, _)| now.saturating_since(*at) <= REMEMBERED);
-        if let Some(parked) = self.quarantined.remove(&entry) {
-            let id = self.append(parked.fields, now);
+        if let Some(quarantined) = self.quarantined.remove(&entry) {
+            let id = self.append(quarantined.fields, now);
             self.released.insert(entry, (now, id));
         }
         match self.released.get(&entry) {

@@ -275,7 +275,7 @@ fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantin
 }
 
 #[test]
-fn what_waits_and_what_is_parked_is_listed_in_short_pages_too() {
+fn what_waits_and_what_is_quarantined_is_listed_in_short_pages_too() {
     on_tokio(|| async {
         let server = RedisServer::start();
         let backend = orders_at(&server.url());

@@ -128,8 +128,8 @@ async fn show(backend: &Backend, view: &mut View) -> std::result::Result<(), Sto
         let Some(last) = page.last() else { break };
         after = last.entry;
         counts.quarantined += page.len();
-        for parked in page {
-            view.print(&quarantine_row(parked))?;
+        for quarantined in page {
+            view.print(&quarantine_row(quarantined))?;
         }
     }
     view.end(&counts)?;
@@ -333,7 +333,7 @@ impl Row for ConsumerRow {
 const QUARANTINE_COLUMNS: &[(&str, usize)] = &[
     ("ENTRY", 17),
     ("FAILURES", 8),
-    ("PARKED BY", 28),
+    ("QUARANTINED BY", 28),
     ("REASON", 36),
     ("PAYLOAD", 0),
 ];
@@ -351,15 +351,15 @@ struct QuarantineRow {
     fields: Vec<(String, String)>,
 }
 
-fn quarantine_row(parked: Quarantined) -> QuarantineRow {
+fn quarantine_row(quarantined: Quarantined) -> QuarantineRow {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     QuarantineRow {
-        entry: parked.entry.to_string(),
-        reason: parked.reason,
-        failures: parked.failures,
-        parked_by: parked.last_owner.to_string(),
-        parked_at: parked.at_ms,
-        fields: parked
+        entry: quarantined.entry.to_string(),
+        reason: quarantined.reason,
+        failures: quarantined.failures,
+        parked_by: quarantined.last_owner.to_string(),
+        parked_at: quarantined.at_ms,
+        fields: quarantined
             .fields
             .iter()
             .map(|(name, value)| (text(name), text(value)))

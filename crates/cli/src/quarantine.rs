@@ -1,4 +1,4 @@
-//! `streamlease quarantine`: what was parked, and what shall become of it.
+//! `streamlease quarantine`: what is in quarantine, and what shall become of it.
 
 use std::io::{self, Write};
 
@@ -39,7 +39,7 @@ async fn list(args: InspectArgs) -> Result<(), Failure> {
             return Ok(());
         };
         after = last.entry;
-        if !out.print(page.iter().map(Line::parked))? {
+        if !out.print(page.iter().map(Line::quarantined))? {
             return Ok(());
         }
     }
@@ -73,13 +73,13 @@ async fn drop_entries(args: ChooseArgs) -> Result<(), Failure> {
     all_found(missed, &args)
 }
 
-/// With --all, what is there now: what is parked again meanwhile stays.
+/// With --all, what is there now: what is quarantined again meanwhile stays.
 async fn chosen(admin: &QuarantineAdmin, args: &ChooseArgs) -> Result<Vec<EntryId>, Failure> {
     if !args.all {
         return Ok(args.entries.clone());
     }
     let all = admin.all().await?;
-    Ok(all.iter().map(|parked| parked.entry).collect())
+    Ok(all.iter().map(|quarantined| quarantined.entry).collect())
 }
 
 /// Somebody else may be at it, too: only what was named must be there.
@@ -132,23 +132,23 @@ enum Line {
 }
 
 impl Line {
-    fn parked(parked: &Quarantined) -> Self {
+    fn quarantined(quarantined: &Quarantined) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stream, info, malformed) = match parked.content() {
+        let (stream, info, malformed) = match quarantined.content() {
             Ok(said) => (Some(said.stream.to_string()), raw_info(&said.info), None),
             Err(reason) => (None, None, Some(reason.to_string())),
         };
-        let fields = parked.fields.iter();
+        let fields = quarantined.fields.iter();
         Self::Quarantined {
-            entry: parked.entry.to_string(),
+            entry: quarantined.entry.to_string(),
             stream,
             info,
             malformed,
-            reason: parked.reason.clone(),
-            failures: parked.failures,
-            reasons: parked.reasons.clone(),
-            last_owner: parked.last_owner.to_string(),
-            parked_at: parked.at_ms,
+            reason: quarantined.reason.clone(),
+            failures: quarantined.failures,
+            reasons: quarantined.reasons.clone(),
+            last_owner: quarantined.last_owner.to_string(),
+            parked_at: quarantined.at_ms,
             fields: fields
                 .map(|(name, value)| (text(name), text(value)))
                 .collect(),

@@ -67,13 +67,13 @@ fn a_program_is_not_ended_early_because_its_lease_is_new_however_long_the_ttl() 
 }
 
 #[test]
-fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_parked() {
+fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_quarantined() {
     let server = RedisServer::start();
     submit(&server, "s", &["call"]);
     // Who handed back waits a TTL; two take turns.
     let one = shell(&server, "one", &[], "exit 3");
     let two = shell(&server, "two", &[], "kill -9 $$");
-    eventually_blocking("the entry to be parked", SOON, || {
+    eventually_blocking("the entry to be quarantined", SOON, || {
         let listing = inspect(&server, "s");
         listing.last().unwrap()["quarantined"] == 1
     });
@@ -82,9 +82,9 @@ fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_parked()
         .iter()
         .sum::<usize>();
     assert!(handed_back >= 4, "{handed_back}");
-    let parked = one.events_of("quarantined").into_iter();
-    let parked: Vec<_> = parked.chain(two.events_of("quarantined")).collect();
-    let reason = parked[0]["reason"].as_str().unwrap();
+    let quarantined = one.events_of("quarantined").into_iter();
+    let quarantined: Vec<_> = quarantined.chain(two.events_of("quarantined")).collect();
+    let reason = quarantined[0]["reason"].as_str().unwrap();
     assert!(reason.contains("the program failed ("), "{reason}");
     assert_eq!(
         one.events_of("stream_done").len() + two.events_of("stream_done").len(),

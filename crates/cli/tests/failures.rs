@@ -16,7 +16,7 @@ const TTL: Duration = Duration::from_secs(1);
 const STREAMS: usize = 40;
 const LONG: Duration = Duration::from_secs(120);
 
-fn parked(server: &RedisServer) -> Vec<Value> {
+fn quarantined(server: &RedisServer) -> Vec<Value> {
     let url = server.url();
     let listing = [
         "quarantine",
@@ -44,7 +44,7 @@ fn told(workers: &[JsonProcess], kind: &str) -> usize {
 
 /// Each is longer than the TTL: every lease of the fleet is lost each time.
 #[test]
-fn outages_of_the_server_park_nothing_and_count_as_no_failure() {
+fn outages_of_the_server_quarantine_nothing_and_count_as_no_failure() {
     let server = RedisServer::start();
     let names: Vec<String> = (1..=STREAMS).map(|n| format!("s{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -74,23 +74,23 @@ fn outages_of_the_server_park_nothing_and_count_as_no_failure() {
         let failures: Vec<u64> = entries.map(|e| e["failures"].as_u64().unwrap()).collect();
         failures.len() >= STREAMS && failures.iter().all(|failures| *failures == 0)
     });
-    assert!(parked(&server).is_empty());
+    assert!(quarantined(&server).is_empty());
 }
 
 /// The programs stop their consumer, as a handler that blocks its process does.
 #[test]
-fn an_entry_whose_handler_blocks_its_process_for_longer_than_a_ttl_is_parked_in_the_end() {
+fn an_entry_whose_handler_blocks_its_process_for_longer_than_a_ttl_is_quarantined_in_the_end() {
     let server = RedisServer::start();
     submit(&server, "s", &["blocks"]);
     let script = "kill -STOP $PPID; sleep 1.8; kill -CONT $PPID; sleep 60";
     let workers = ["w1", "w2", "w3"].map(|name| shell(&server, name, &["--ttl", "1s"], script));
-    eventually_blocking("the entry to be parked", LONG, || {
-        !parked(&server).is_empty()
+    eventually_blocking("the entry to be quarantined", LONG, || {
+        !quarantined(&server).is_empty()
     });
-    let parked = &parked(&server)[0];
-    assert_eq!(parked["stream"], "blocks");
-    assert_eq!(parked["failures"], 5);
-    let reasons = parked["reasons"].as_array().unwrap();
+    let quarantined = &quarantined(&server)[0];
+    assert_eq!(quarantined["stream"], "blocks");
+    assert_eq!(quarantined["failures"], 5);
+    let reasons = quarantined["reasons"].as_array().unwrap();
     assert_eq!(reasons.len(), 5);
     for reason in reasons {
         let reason = reason.as_str().unwrap();
@@ -108,25 +108,25 @@ fn supervised(server: &RedisServer, name: &str, until: impl Fn() -> bool) {
             worker.exited().is_some() || until()
         });
         thread::sleep(TTL * 3 / 2);
-        assert!(started.elapsed() < LONG, "it is not parked");
+        assert!(started.elapsed() < LONG, "it is not quarantined");
     }
 }
 
 #[test]
-fn an_entry_that_kills_its_process_is_parked_in_the_end_by_three_workers_or_a_lone_one() {
+fn an_entry_that_kills_its_process_is_quarantined_in_the_end_by_three_workers_or_a_lone_one() {
     for workers in [1, 3] {
         let server = RedisServer::start();
         submit(&server, "s", &["kills"]);
-        let is_parked = || !parked(&server).is_empty();
+        let is_quarantined = || !quarantined(&server).is_empty();
         thread::scope(|scope| {
             for n in 1..=workers {
-                let (server, is_parked) = (&server, &is_parked);
-                scope.spawn(move || supervised(server, &format!("w{n}"), is_parked));
+                let (server, is_quarantined) = (&server, &is_quarantined);
+                scope.spawn(move || supervised(server, &format!("w{n}"), is_quarantined));
             }
         });
-        let parked = &parked(&server)[0];
+        let quarantined = &quarantined(&server)[0];
         assert_eq!(
-            (&parked["stream"], &parked["failures"]),
+            (&quarantined["stream"], &quarantined["failures"]),
             (&"kills".into(), &5.into())
         );
     }

@@ -30,8 +30,8 @@ fn parse(output: &Output) -> Vec<Value> {
         .collect()
 }
 
-/// So many malformed entries, parked.
-fn parked(server: &RedisServer, n: usize) -> Vec<String> {
+/// So many malformed entries, quarantined.
+fn quarantined(server: &RedisServer, n: usize) -> Vec<String> {
     let add = |i| {
         let payload = format!("{{\"DataStreamName\":{i}}}");
         redis::cmd("XADD")
@@ -51,7 +51,7 @@ fn parked(server: &RedisServer, n: usize) -> Vec<String> {
 fn a_failing_stream_is_listed_released_and_worked_on() {
     let server = RedisServer::start();
     let id = submit(&server, "s", &["bad \u{1b}[31m"]).remove(0);
-    // Parked as the library parks it, without waiting for five failures.
+    // Quarantined as the library quarantines it, without waiting for five failures.
     let mut redis = server.connection();
     let record = "5:tired,1:5,20:redis-consumer-three,13:1700000000000,9:lbs-input,\
                   35:{\"DataStreamName\":\"bad \\u001b[31m\"},";
@@ -109,7 +109,7 @@ fn a_failing_stream_is_listed_released_and_worked_on() {
 #[test]
 fn entries_are_dropped_one_by_one_or_all() {
     let server = RedisServer::start();
-    let ids = parked(&server, 4);
+    let ids = quarantined(&server, 4);
     let listed = json_lines(&quarantine(&server, "list", &["--json"]));
     let entries: Vec<&str> = listed.iter().filter_map(|l| l["entry"].as_str()).collect();
     assert_eq!(entries, ids);
@@ -143,13 +143,13 @@ fn entries_are_dropped_one_by_one_or_all() {
 }
 
 #[test]
-fn all_is_what_is_there_now_even_if_it_is_parked_again() {
+fn all_is_what_is_there_now_even_if_it_is_quarantined_again() {
     let server = RedisServer::start();
-    let ids = parked(&server, 3);
+    let ids = quarantined(&server, 3);
     let worker = work(&server, "s", "two", &[]);
     let released = json_lines(&quarantine(&server, "release", &["--all", "--json"]));
     assert_eq!(released.len(), 3);
-    // Still malformed, they are parked under their new ids.
+    // Still malformed, they are quarantined under their new ids.
     worker.wait_for_count("quarantined", 3, SOON);
     let listed = json_lines(&quarantine(&server, "list", &["--json"]));
     let now: Vec<&Value> = listed.iter().map(|line| &line["entry"]).collect();

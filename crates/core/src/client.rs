@@ -320,7 +320,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Owners that may fail on an entry before it is parked; `None`: any number. Default 5.
+    /// Owners that may fail on an entry before it is quarantined; `None`: any number. Default 5.
     ///
     /// An owner fails by [`Lease::fail`](crate::Lease::fail), by reporting no progress
     /// for [`progress_timeout`](Self::progress_timeout), or by ending without handing back: a crash, a
@@ -336,7 +336,7 @@ impl ClientBuilder {
     /// forgotten. 1 s to 30 days, default 10 min.
     ///
     /// Streams that live for months see crashes that are not their fault. An entry
-    /// whose owners fail later than this after they took it is never parked.
+    /// whose owners fail later than this after they took it is never quarantined.
     pub fn forget_failures_after(mut self, held: Duration) -> Self {
         self.settings.forget_failures_after = held;
         self

@@ -514,8 +514,11 @@ impl Driver {
                 reason,
                 failures,
             } => {
-                let parked = QuarantinedEntry::new(entry, reason, failures);
-                (Some(Event::Quarantined(parked)), Some(Measure::Quarantined))
+                let quarantined = QuarantinedEntry::new(entry, reason, failures);
+                (
+                    Some(Event::Quarantined(quarantined)),
+                    Some(Measure::Quarantined),
+                )
             }
             Notice::Terminated { error } => {
                 let termination = Termination::new(error);

@@ -27,7 +27,7 @@ pub enum Event {
     StreamExpired(Orphan),
     /// A stream is no longer yours, against your will: stop working on it.
     StreamDisowned(Disowned),
-    /// An entry could not be worked on and was parked.
+    /// An entry could not be worked on and was quarantined.
     Quarantined(QuarantinedEntry),
     /// The client has ended.
     Terminated(Termination),
@@ -202,7 +202,7 @@ impl Disowned {
     }
 }
 
-/// An entry that was parked.
+/// An entry that was quarantined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantinedEntry {
     entry: EntryId,
@@ -224,7 +224,7 @@ impl QuarantinedEntry {
         self.entry
     }
 
-    /// Why it was parked.
+    /// Why it was quarantined.
     pub fn reason(&self) -> &str {
         &self.reason
     }

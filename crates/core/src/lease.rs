@@ -166,9 +166,9 @@ impl Lease {
     }
 
     /// Like [`hand_back`](Self::hand_back), and counts as a failure, for this reason:
-    /// after `quarantine_after` of them the entry is parked.
+    /// after `quarantine_after` of them the entry is quarantined.
     ///
-    /// The last reasons are kept with the entry, and shown where it is parked. Of each
+    /// The last reasons are kept with the entry, and shown in the quarantine. Of each
     /// the first 256 bytes are.
     pub async fn fail(&self, reason: impl Into<String>) -> Result<HandBack> {
         self.give_up(Some(bounded(reason.into()))).await

@@ -1,4 +1,4 @@
-//! [`QuarantineAdmin`]: what was parked, and what shall become of it.
+//! [`QuarantineAdmin`]: what is in quarantine, and what shall become of it.
 
 use std::sync::Arc;
 
@@ -32,14 +32,14 @@ impl QuarantineAdmin {
         })
     }
 
-    /// Parked entries with ids greater than `after`, at most `limit`, lowest id
+    /// Quarantined entries with ids greater than `after`, at most `limit`, lowest id
     /// first. Begin with [`EntryId::MIN`]. A page may be short because its entries
     /// are long; only an empty one is the last.
     pub async fn page(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
         self.transport.list_quarantined(after, limit).await
     }
 
-    /// Everything that is parked, lowest id first.
+    /// Everything that is in quarantine, lowest id first.
     pub async fn all(&self) -> Result<Vec<Quarantined>> {
         let mut all: Vec<Quarantined> = Vec::new();
         loop {
@@ -55,7 +55,7 @@ impl QuarantineAdmin {
     /// Announces entries again, as they were: each gets a new id, and its
     /// failures count from 0. One result per entry, in this order.
     ///
-    /// What could not be read still cannot, and will be parked again under its
+    /// What could not be read still cannot, and will be quarantined again under its
     /// new id.
     ///
     /// # Errors

@@ -193,10 +193,10 @@ impl Settings {
 }
 
 impl Settings {
-    /// How long an entry rests before it is parked for a death that may be none: its
+    /// How long an entry rests before it is quarantined for a death that may be none: its
     /// owner, cut off from the server, has so long to come back and say so. Four TTLs, at
     /// most a minute or one TTL, and never less than [`rest`](Self::rest).
-    pub(crate) fn rest_before_parking(&self, failures: u32) -> Duration {
+    pub(crate) fn rest_before_quarantine(&self, failures: u32) -> Duration {
         let most = self.ttl.max(Duration::from_secs(60));
         (self.ttl * 4).min(most).max(self.rest(failures))
     }

@@ -140,9 +140,9 @@ pub trait Transport: Debug + Send + Sync + 'static {
         entries: &[HandBackRequest],
     ) -> Result<Vec<HandBackOutcome>>;
 
-    /// Parks entries with payload and reason, in one step with removing them.
+    /// Moves entries into quarantine with payload and reason, in one step with removing them.
     ///
-    /// The failures for which an entry is parked were read before. An owner whose death
+    /// The failures for which an entry is quarantined were read before. An owner whose death
     /// was one of them may have handed back late since: then the entry stays.
     async fn quarantine(
         &self,
@@ -359,7 +359,7 @@ impl From<u32> for Failures {
 /// Of how many failures the reasons are kept.
 pub const KEPT_REASONS: usize = 5;
 
-/// One entry to park.
+/// One entry to move into quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantine {
     /// The entry.
@@ -424,7 +424,7 @@ pub enum HandBackOutcome {
 /// How a quarantining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuarantineOutcome {
-    /// The entry is parked, and off the LBS.
+    /// The entry is quarantined, and off the LBS.
     Quarantined,
     /// The entry was not on the LBS any more.
     Gone,
@@ -460,18 +460,18 @@ pub struct ConsumerState {
     pub idle: Duration,
 }
 
-/// A parked entry.
+/// A quarantined entry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Quarantined {
     /// The id it had on the LBS.
     pub entry: EntryId,
-    /// Why it was parked.
+    /// Why it was quarantined.
     pub reason: String,
     /// How many owners had failed on it.
     pub failures: u32,
     /// Why the last of them failed, oldest first, at most [`KEPT_REASONS`].
     pub reasons: Vec<String>,
-    /// The consumer that parked it: its last owner, or who found that it cannot be read.
+    /// The consumer that quarantined it: its last owner, or who found that it cannot be read.
     pub last_owner: ConsumerName,
     /// When, in milliseconds of the server's clock since the Unix epoch.
     pub at_ms: u64,

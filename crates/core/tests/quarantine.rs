@@ -36,7 +36,7 @@ async fn next_lease(a: &mut Node, b: &mut Node) -> Lease {
     future::or(a.lease(LONG), b.lease(LONG)).await
 }
 
-async fn parked(fleet: &Fleet) -> Vec<Quarantined> {
+async fn in_quarantine(fleet: &Fleet) -> Vec<Quarantined> {
     let admin = QuarantineAdmin::new("orders", &fleet.backend).unwrap();
     admin.all().await.unwrap()
 }
@@ -174,7 +174,7 @@ fn with_manual_claiming_a_failed_stream_is_reported_when_it_has_rested() {
 }
 
 #[test]
-fn after_the_fifth_failure_the_entry_is_parked_with_count_and_last_owner() {
+fn after_the_fifth_failure_the_entry_is_quarantined_with_count_and_last_owner() {
     everywhere(|fleet| async move {
         let mut a = fleet.start("a").await;
         let mut b = fleet.start("b").await;
@@ -206,21 +206,21 @@ fn after_the_fifth_failure_the_entry_is_parked_with_count_and_last_owner() {
             "its handler panicked",
         ];
         assert_eq!(reasons[1..], expected);
-        // What is parked next need not rest first (8 s); but both have just
+        // What is quarantined next need not rest first (8 s); but both have just
         // failed, and leave it to others for a TTL.
         let took = now(&fleet).saturating_since(failed_last);
-        assert!(took <= TTL + SOON, "parked after {took:?}");
+        assert!(took <= TTL + SOON, "quarantined after {took:?}");
         assert!(now(&fleet).saturating_since(started) < LONG);
         fleet.assert_nothing_left().await;
-        let parked = parked(&fleet).await;
-        assert_eq!(parked.len(), 1);
-        assert_eq!(parked[0].failures, 5);
-        assert_eq!(parked[0].reason, quarantined.reason());
+        let kept = in_quarantine(&fleet).await;
+        assert_eq!(kept.len(), 1);
+        assert_eq!(kept[0].failures, 5);
+        assert_eq!(kept[0].reason, quarantined.reason());
         let last = "5 owners failed on it, the last: its handler panicked";
-        assert_eq!(parked[0].reason, last);
-        assert_eq!(parked[0].reasons, reasons);
-        assert_eq!(parked[0].content().unwrap().stream.as_str(), "s");
-        assert!([a.client.id(), b.client.id()].contains(&&parked[0].last_owner));
+        assert_eq!(kept[0].reason, last);
+        assert_eq!(kept[0].reasons, reasons);
+        assert_eq!(kept[0].content().unwrap().stream.as_str(), "s");
+        assert!([a.client.id(), b.client.id()].contains(&&kept[0].last_owner));
     });
 }
 
@@ -247,26 +247,26 @@ fn crashes_that_are_long_past_do_not_count() {
         }
         lease.complete().await.unwrap();
         fleet.assert_nothing_left().await;
-        assert!(parked(&fleet).await.is_empty());
+        assert!(in_quarantine(&fleet).await.is_empty());
     });
 }
 
 #[test]
-fn without_a_limit_nothing_is_parked_however_often_it_fails() {
+fn without_a_limit_nothing_is_quarantined_however_often_it_fails() {
     everywhere(|fleet| async move {
         let mut a = fleet.start_with(patient(fleet.builder("a"))).await;
         fleet.submit(&["s"]).await;
         for _ in 0..20 {
             a.lease(LONG).await.fail("it was bad").await.unwrap();
         }
-        assert!(parked(&fleet).await.is_empty());
+        assert!(in_quarantine(&fleet).await.is_empty());
         a.lease(LONG).await.complete().await.unwrap();
         fleet.assert_nothing_left().await;
     });
 }
 
 #[test]
-fn a_parked_stream_is_released_and_worked_on_or_dropped() {
+fn a_quarantined_stream_is_released_and_worked_on_or_dropped() {
     everywhere(|fleet| async move {
         let mut a = fleet
             .start_with(fleet.builder("a").quarantine_after(Some(1)))
@@ -319,7 +319,7 @@ fn what_is_handed_back_others_have_at_once_and_it_is_no_failure() {
             assert!(took <= Duration::from_millis(50), "{took:?}");
         }
         lease.complete().await.unwrap();
-        assert!(parked(&fleet).await.is_empty());
+        assert!(in_quarantine(&fleet).await.is_empty());
     });
 }
 
@@ -341,7 +341,7 @@ fn a_handler_that_panics_has_failed() {
         }
         let event = a.event(LONG).await;
         assert!(matches!(event, Event::Quarantined(_)), "{event:?}");
-        assert_eq!(parked(&fleet).await[0].failures, 2);
+        assert_eq!(in_quarantine(&fleet).await[0].failures, 2);
     });
 }
 

@@ -1,6 +1,6 @@
 //! Runs with outages only: servers and networks are away, for any time, machines are
 //! suspended, and all of it comes back. No process crashes or stands still, and no
-//! handler fails. Then nothing is ever parked, and no failure stays on record.
+//! handler fails. Then nothing is ever quarantined, and no failure stays on record.
 //!
 //! A failing seed replays with `SEEDS=<seed> cargo test -p streamlease-testkit --test outages`.
 
@@ -16,7 +16,7 @@ use streamlease_testkit::simulation::{SimHandle, SimRuntime};
 
 const TTL: Duration = Duration::from_secs(2);
 const STREAMS: usize = 12;
-/// Fewer than the failures that park an entry: who is away for long is counted until it
+/// Fewer than the failures that quarantine an entry: who is away for long is counted until it
 /// comes back, once for each entry.
 const CLIENTS: usize = 4;
 const OUTAGES: usize = 25;
@@ -94,11 +94,11 @@ fn run(seed: u64, scheme: LockScheme) {
         for _ in 0..OUTAGES {
             inject(&sim, &servers, &fleet);
             pass(TTL / 10 * sim.random(60) as u32).await;
-            assert!(servers.parked().is_empty(), "seed {seed}, {scheme:?}");
+            assert!(servers.quarantined().is_empty(), "seed {seed}, {scheme:?}");
         }
         // All are over within six TTLs; then everybody comes back.
         pass(TTL * 12).await;
-        assert!(servers.parked().is_empty(), "seed {seed}, {scheme:?}");
+        assert!(servers.quarantined().is_empty(), "seed {seed}, {scheme:?}");
         let service = ServiceName::new("orders").expect("a valid name");
         let lbs = observer.backend(&service).expect("its service").transport;
         let failures = failures(&*lbs).await;
@@ -107,7 +107,7 @@ fn run(seed: u64, scheme: LockScheme) {
 }
 
 #[test]
-fn outages_alone_park_nothing_and_leave_no_failure_on_record() {
+fn outages_alone_quarantine_nothing_and_leave_no_failure_on_record() {
     let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "1..=12".into());
     let number = |text: &str| text.trim_start_matches('=').parse().expect("a seed");
     let (from, to) = seeds.split_once("..").unwrap_or((&seeds, &seeds));

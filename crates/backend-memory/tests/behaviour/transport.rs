@@ -276,7 +276,7 @@ fn an_owner_claims_its_entry_from_nobody_once_the_group_is_new() {
 }
 
 #[test]
-fn poison_is_delivered_with_its_reason_and_parked_with_its_fields() {
+fn poison_is_delivered_with_its_reason_and_quarantined_with_its_fields() {
     let fx = Fixture::new();
     let fields = vec![
         (b"\xff".to_vec(), b"x".to_vec()),
@@ -288,27 +288,31 @@ fn poison_is_delivered_with_its_reason_and_parked_with_its_fields() {
     assert_eq!(ids(&fetched), [poison, good]);
     assert_eq!(fetched.entries[0].content, Err(MalformedReason::WrongShape));
 
-    let park = [Quarantine {
+    let quarantine = [Quarantine {
         entry: poison,
         token: FencingToken::NONE,
         min_failures: 0,
         reason: "bad".into(),
     }];
-    let park = || {
-        ready(fx.transport.quarantine(&consumer("w"), &park))
+    let quarantine = || {
+        ready(fx.transport.quarantine(&consumer("w"), &quarantine))
             .unwrap()
             .remove(0)
     };
-    assert_eq!(park(), QuarantineOutcome::Quarantined);
-    assert_eq!(park(), QuarantineOutcome::Gone);
+    assert_eq!(quarantine(), QuarantineOutcome::Quarantined);
+    assert_eq!(quarantine(), QuarantineOutcome::Gone);
     assert_eq!(fx.pending("w"), [good]);
-    let parked = ready(fx.transport.list_quarantined(EntryId::MIN, 9)).unwrap();
-    assert_eq!(parked.len(), 1);
+    let quarantined = ready(fx.transport.list_quarantined(EntryId::MIN, 9)).unwrap();
+    assert_eq!(quarantined.len(), 1);
     assert_eq!(
-        (parked[0].entry, &parked[0].reason[..], &parked[0].fields),
+        (
+            quarantined[0].entry,
+            &quarantined[0].reason[..],
+            &quarantined[0].fields
+        ),
         (poison, "bad", &fields)
     );
-    assert_eq!(parked[0].at_ms, 1_000_000);
+    assert_eq!(quarantined[0].at_ms, 1_000_000);
 }
 
 #[test]
@@ -317,13 +321,13 @@ fn an_owned_entry_is_not_quarantined_by_a_lower_token() {
     let entry = fx.submit(&["a"])[0];
     fx.fetch("w1", 1);
     fx.claim("w1", entry, 10);
-    let park = [Quarantine {
+    let quarantine = [Quarantine {
         entry,
         token: FencingToken(9),
         min_failures: 0,
         reason: "old".into(),
     }];
-    let outcome = ready(fx.transport.quarantine(&consumer("w2"), &park))
+    let outcome = ready(fx.transport.quarantine(&consumer("w2"), &quarantine))
         .unwrap()
         .remove(0);
     assert_eq!(

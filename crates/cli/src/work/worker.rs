@@ -172,8 +172,11 @@ impl Worker {
                 }
                 (Event::disowned(&held), Then::Nothing)
             }
-            ClientEvent::Quarantined(parked) => {
-                let (entry, reason) = (parked.entry().to_string(), parked.reason().to_owned());
+            ClientEvent::Quarantined(quarantined) => {
+                let (entry, reason) = (
+                    quarantined.entry().to_string(),
+                    quarantined.reason().to_owned(),
+                );
                 (Event::Quarantined { entry, reason }, Then::Nothing)
             }
             other => {

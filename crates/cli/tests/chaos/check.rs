@@ -11,8 +11,8 @@ use crate::plan::Class;
 use crate::program::COMPLAINT;
 use crate::round::{Evidence, Outcome};
 
-/// So many owners have to fail on an entry before it is parked, by default.
-const PARKED_AFTER: usize = 5;
+/// So many owners have to fail on an entry before it is quarantined, by default.
+const QUARANTINED_AFTER: usize = 5;
 
 /// A lease as the workers report it.
 type LeaseOf<'a> = (&'a str, &'a str, u64);
@@ -35,7 +35,7 @@ pub(crate) fn check(evidence: &Evidence<'_>) -> Outcome {
     Outcome {
         announced: evidence.announced.len(),
         completed: events().filter(|event| is_completed(event)).count(),
-        parked: evidence.lbs.parked.len(),
+        quarantined: evidence.lbs.quarantined.len(),
         takeovers: events()
             .filter(|event| event["event"] == "stream_added" && !event["claimed_from"].is_null())
             .count(),
@@ -193,8 +193,8 @@ fn check_entries(evidence: &Evidence<'_>, violations: &mut Vec<String>) -> Vec<S
         let finished_by = account.and_then(|account| account.finished_by);
         let last = account.and_then(|account| account.begun.last().copied());
         let is_there = evidence.lbs.entries.contains(entry);
-        let is_parked = evidence.lbs.parked.contains(entry);
-        if finished_by.is_some() || is_parked {
+        let is_quarantined = evidence.lbs.quarantined.contains(entry);
+        if finished_by.is_some() || is_quarantined {
             unfinished_streams.remove(stream.as_str());
         } else if !is_there && !evidence.losses.iter().any(|loss| announced.since < *loss) {
             lost.push(format!("gone and not finished: {label}"));
@@ -202,9 +202,9 @@ fn check_entries(evidence: &Evidence<'_>, violations: &mut Vec<String>) -> Vec<S
         let failures = account.map_or(0, |account| account.begun.len().min(announced.work.fails))
             + failed.get(entry.as_str()).map_or(0, BTreeSet::len);
         // One of them may have died before it could tell that the entry was its.
-        if is_parked && failures + 1 < PARKED_AFTER {
+        if is_quarantined && failures + 1 < QUARANTINED_AFTER {
             violations.push(format!(
-                "parked, though hardly anybody failed on it ({failures}): {label}"
+                "quarantined, though hardly anybody failed on it ({failures}): {label}"
             ));
         }
         if evidence.class == Class::Lossy {
@@ -219,7 +219,7 @@ fn check_entries(evidence: &Evidence<'_>, violations: &mut Vec<String>) -> Vec<S
                 "completed by {by:?}, but finished by {finished_by:?}: {label}"
             ));
         }
-        if !is_there && !is_parked && finished_by != last {
+        if !is_there && !is_quarantined && finished_by != last {
             violations.push(format!(
                 "gone, though {last:?} began on it after {finished_by:?} had finished: {label}"
             ));

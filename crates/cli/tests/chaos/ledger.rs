@@ -55,7 +55,7 @@ pub(crate) struct Entry {
 }
 
 impl Ledger {
-    /// `redis`: where the LBS is, if what is gone from it was completed or parked.
+    /// `redis`: where the LBS is, if what is gone from it was completed or quarantined.
     pub(crate) fn start(redis: Option<String>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
@@ -116,7 +116,7 @@ fn serve(mut client: TcpStream, books: &Mutex<Books>, redis: Option<&str>) {
 #[derive(Debug, Default)]
 struct Found {
     is_there: bool,
-    is_parked: bool,
+    is_quarantined: bool,
     /// As text: the token that the LBS remembers, and what else it does.
     record: Option<String>,
 }
@@ -127,7 +127,7 @@ fn look(redis: &str, entry: &str) -> redis::RedisResult<Found> {
     let mut redis = redis::Client::open(redis)?.get_connection_with_timeout(SOON)?;
     redis.set_read_timeout(Some(SOON))?;
     let lbs = format!("{SERVICE}-input");
-    let (found, is_parked, record): (Vec<Value>, bool, Option<String>) = redis::pipe()
+    let (found, is_quarantined, record): (Vec<Value>, bool, Option<String>) = redis::pipe()
         .atomic()
         .cmd("XRANGE")
         .arg(&[&lbs, entry, entry])
@@ -138,7 +138,7 @@ fn look(redis: &str, entry: &str) -> redis::RedisResult<Found> {
         .query(&mut redis)?;
     Ok(Found {
         is_there: !found.is_empty(),
-        is_parked,
+        is_quarantined,
         record,
     })
 }
@@ -150,9 +150,9 @@ impl Books {
         let Ok(token) = token.parse::<u64>() else {
             return;
         };
-        // A later owner may have completed it while Redis was asked, or parked it.
+        // A later owner may have completed it while Redis was asked, or quarantined it.
         let greatest = self.streams.get(stream).map(|fence| fence.greatest);
-        if greatest != Some(token) || found.is_parked {
+        if greatest != Some(token) || found.is_quarantined {
             return;
         }
         let label = format!("stream={stream} entry={entry} token={token}");

@@ -248,11 +248,11 @@ impl Summary {
             let total = &sort.total;
             println!(
                 "{locks:?} locks, {class:?}: {} rounds, {} announced, {} reported completed, \
-                 {} parked, {} takeovers, {} starts without rights",
+                 {} quarantined, {} takeovers, {} starts without rights",
                 sort.rounds,
                 total.announced,
                 total.completed,
-                total.parked,
+                total.quarantined,
                 total.takeovers,
                 total.failed_starts,
             );

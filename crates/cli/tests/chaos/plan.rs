@@ -149,7 +149,7 @@ fn draw_work(rng: &mut Rng, number: usize, ttl: Duration) -> Work {
     Work::new(format!("call-{number}"), [time, check], parts, fails, 0)
 }
 
-/// One that is parked in the end, as nobody can finish it.
+/// One that is quarantined in the end, as nobody can finish it.
 fn draw_hopeless(rng: &mut Rng, length: Duration) -> (Duration, Vec<Work>) {
     let time = Duration::from_millis(50);
     let work = Work::new("hopeless".into(), [time, time], 2, usize::MAX, 0);

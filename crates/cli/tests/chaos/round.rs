@@ -22,7 +22,7 @@ pub(crate) struct Outcome {
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) announced: usize,
     pub(crate) completed: usize,
-    pub(crate) parked: usize,
+    pub(crate) quarantined: usize,
     pub(crate) takeovers: usize,
     pub(crate) accepted: u64,
     pub(crate) refused: usize,
@@ -48,7 +48,7 @@ impl Outcome {
         }
         self.announced += other.announced;
         self.completed += other.completed;
-        self.parked += other.parked;
+        self.quarantined += other.quarantined;
         self.takeovers += other.takeovers;
         self.accepted += other.accepted;
         self.refused += other.refused;
@@ -82,7 +82,7 @@ pub(crate) struct Evidence<'a> {
 pub(crate) struct Lbs {
     pub(crate) entries: BTreeSet<String>,
     pub(crate) pending: u64,
-    pub(crate) parked: BTreeSet<String>,
+    pub(crate) quarantined: BTreeSet<String>,
 }
 
 impl Lbs {
@@ -338,7 +338,7 @@ impl<'a> Round<'a> {
                 .entries
                 .get(entry)
                 .is_some_and(|entry| entry.finished_by.is_some());
-            if finished || lbs.entries.contains(entry) || lbs.parked.contains(entry) {
+            if finished || lbs.entries.contains(entry) || lbs.quarantined.contains(entry) {
                 missing.remove(work.stream.as_str());
             }
         }
@@ -370,7 +370,7 @@ impl<'a> Round<'a> {
                 Some(Value::Int(n)) => u64::try_from(*n).unwrap(),
                 _ => 0,
             },
-            parked: self.servers.order(&["HKEYS", &key("quarantine")]).unwrap(),
+            quarantined: self.servers.order(&["HKEYS", &key("quarantine")]).unwrap(),
         }
     }
 

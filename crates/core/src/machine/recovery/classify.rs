@@ -112,7 +112,7 @@ impl Recovery {
             return false;
         }
         let rest = match is_to_be_parked {
-            true => cx.settings.rest_before_parking(failures),
+            true => cx.settings.rest_before_quarantine(failures),
             false => cx.settings.rest(failures),
         };
         let key = (pending.entry, pending.token);

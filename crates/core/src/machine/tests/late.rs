@@ -208,7 +208,7 @@ fn who_counts_the_last_death_lets_the_entry_rest_instead_of_parking_it() {
 
 /// The claim told of the last failure, and then its owner handed back late.
 #[test]
-fn what_has_failed_less_often_when_it_is_to_be_parked_goes_to_others() {
+fn what_has_failed_less_often_when_it_is_to_be_quarantined_goes_to_others() {
     let mut rig = Rig::with(LockScheme::Session, |settings| {
         settings.quarantine_after = Some(3);
     });

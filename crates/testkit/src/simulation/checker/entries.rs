@@ -17,7 +17,7 @@ use crate::simulation::servers::{LOST_FENCES, LOST_WRITES};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Completed,
-    Parked,
+    Quarantined,
     /// A foreign consumer, which has no token, completed it.
     Foreign,
     /// A fault took it.
@@ -36,7 +36,7 @@ pub(super) struct Entries {
     /// What each acquire was answered with, for its repeats.
     answered: BTreeMap<(SessionId, u64, StreamName), FencingToken>,
     /// Data streams of which an entry is in quarantine.
-    parked: BTreeSet<StreamName>,
+    quarantined: BTreeSet<StreamName>,
     /// Taken off the pending list by hand, and not found yet.
     stranded: BTreeSet<EntryId>,
 }
@@ -123,10 +123,10 @@ impl Checker {
                 }
             }
             (Action::Quarantine(entries), Reply::Quarantined(outcomes)) => {
-                for (parked, outcome) in entries.iter().zip(outcomes) {
+                for (quarantined, outcome) in entries.iter().zip(outcomes) {
                     if *outcome == QuarantineOutcome::Quarantined {
-                        self.acts("parks", node, parked.entry, parked.token);
-                        self.gone(parked.entry, Fate::Parked);
+                        self.acts("quarantines", node, quarantined.entry, quarantined.token);
+                        self.gone(quarantined.entry, Fate::Quarantined);
                     }
                 }
             }
@@ -235,8 +235,8 @@ impl Checker {
         }
     }
 
-    /// Entries were parked, each with the failures that were on record just before (R7).
-    pub(in super::super) fn parked(
+    /// Entries were quarantined, each with the failures that were on record just before (R7).
+    pub(in super::super) fn quarantined(
         &mut self,
         failures: &[(EntryId, u32)],
         outcomes: &[QuarantineOutcome],
@@ -257,8 +257,8 @@ impl Checker {
         let restored = ["LBS restored", LOST_FENCES];
         let restored = restored.iter().any(|why| self.lossy.contains(why));
         if readable && !restored && limit.is_none_or(|limit| failures < limit) {
-            let what = format!("{entry} is parked after {failures} failures");
-            self.fail("R7", "parked without reason", what);
+            let what = format!("{entry} is quarantined after {failures} failures");
+            self.fail("R7", "quarantined without reason", what);
         }
     }
 
@@ -271,16 +271,16 @@ impl Checker {
         self.entries.fates.get(&entry) == Some(&Fate::Foreign)
     }
 
-    pub(in super::super) fn is_parked(&self, stream: &StreamName) -> bool {
-        self.entries.parked.contains(stream)
+    pub(in super::super) fn is_quarantined(&self, stream: &StreamName) -> bool {
+        self.entries.quarantined.contains(stream)
     }
 
     fn gone(&mut self, entry: EntryId, fate: Fate) {
         self.entries.live -= 1;
-        if fate == Fate::Parked
+        if fate == Fate::Quarantined
             && let Some(Some(stream)) = self.entries.submitted.get(&entry)
         {
-            self.entries.parked.insert(stream.clone());
+            self.entries.quarantined.insert(stream.clone());
         }
         if let Some(before) = self.entries.fates.insert(entry, fate)
             && self.is_durable()

@@ -434,11 +434,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What is off the LBS and not parked: its work must be there.
+    /// What is off the LBS and not quarantined: its work must be there.
     fn unfinished(&self) -> Vec<String> {
         let off: BTreeSet<_> = {
             let left = self.servers.left().into_iter();
-            left.chain(self.servers.parked()).collect()
+            left.chain(self.servers.quarantined()).collect()
         };
         let announced = lock(&self.announced);
         let entries = announced.entries.iter();

@@ -326,16 +326,19 @@ impl SimServers {
         }
     }
 
-    /// What is announced and not completed or parked, as the LBS has it.
+    /// What is announced and not completed or quarantined, as the LBS has it.
     pub fn left(&self) -> Vec<EntryId> {
         self.shared.state().servers.lbs.entries().collect()
     }
 
     /// What is in quarantine, as the LBS has it.
-    pub fn parked(&self) -> Vec<EntryId> {
+    pub fn quarantined(&self) -> Vec<EntryId> {
         let state = self.shared.state();
-        let parked = state.servers.lbs.list_quarantined(EntryId::MIN, usize::MAX);
-        parked.into_iter().map(|parked| parked.entry).collect()
+        let quarantined = state.servers.lbs.list_quarantined(EntryId::MIN, usize::MAX);
+        quarantined
+            .into_iter()
+            .map(|quarantined| quarantined.entry)
+            .collect()
     }
 
     /// What happened that costs the promises that hold only in durable runs

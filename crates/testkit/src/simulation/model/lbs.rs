@@ -29,7 +29,7 @@ pub(in super::super) struct Lbs {
     last_id: EntryId,
     group: Option<Group>,
     fences: BTreeMap<EntryId, Fence>,
-    quarantined: BTreeMap<EntryId, Parked>,
+    quarantined: BTreeMap<EntryId, Kept>,
     /// What became of entries that were released from the quarantine.
     released: BTreeMap<EntryId, EntryId>,
     batches: BTreeMap<u128, Vec<EntryId>>,
@@ -57,7 +57,7 @@ struct Slot {
 }
 
 #[derive(Debug, Clone)]
-struct Parked {
+struct Kept {
     content: Payload,
     reason: String,
     failures: u32,
@@ -569,7 +569,7 @@ impl Lbs {
         entries: &[Quarantine],
         now_ms: u64,
     ) -> Vec<QuarantineOutcome> {
-        let park = |wanted: &Quarantine| {
+        let quarantine = |wanted: &Quarantine| {
             let fenced = Fenced {
                 entry: wanted.entry,
                 token: wanted.token,
@@ -579,12 +579,12 @@ impl Lbs {
                 Verdict::Stale(seen) => QuarantineOutcome::NotOwner { seen },
                 Verdict::Fine if self.failed_less_often(wanted) => QuarantineOutcome::FewerFailures,
                 Verdict::Fine => {
-                    self.park(caller, wanted, now_ms);
+                    self.move_to_quarantine(caller, wanted, now_ms);
                     QuarantineOutcome::Quarantined
                 }
             }
         };
-        entries.iter().map(park).collect()
+        entries.iter().map(quarantine).collect()
     }
 
     pub(in super::super) fn forget(&mut self, consumer: &ConsumerName) -> bool {

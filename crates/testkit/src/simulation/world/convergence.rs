@@ -271,8 +271,8 @@ impl World {
         let streams = self.streams[first..].iter();
         streams
             .filter(|stream| {
-                let is_parked = self.checker.is_parked(stream);
-                self.checker.holders(stream).is_empty() && !is_parked
+                let is_quarantined = self.checker.is_quarantined(stream);
+                self.checker.holders(stream).is_empty() && !is_quarantined
             })
             .collect()
     }

@@ -88,7 +88,7 @@ impl World {
             let now = Duration::from_nanos(self.now);
             if let Reply::Quarantined(outcomes) = reply {
                 let limit = self.nodes[node].settings.quarantine_after;
-                self.checker.parked(&failures, outcomes, limit);
+                self.checker.quarantined(&failures, outcomes, limit);
             }
             self.checker
                 .executed(now, node, &action, reply, &self.servers.lbs);
@@ -100,7 +100,7 @@ impl World {
         self.answer(node, id, result);
     }
 
-    /// Of the entries that are to be parked.
+    /// Of the entries that are to be quarantined.
     fn failures_before(&self, action: &Action) -> Vec<(EntryId, u32)> {
         let Action::Quarantine(entries) = action else {
             return Vec::new();

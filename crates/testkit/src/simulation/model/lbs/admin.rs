@@ -10,7 +10,7 @@ use streamlease_core::{
     Result, SubmitBatch,
 };
 
-use super::{Group, Lbs, Parked, Payload, no_group};
+use super::{Group, Kept, Lbs, Payload, no_group};
 
 impl Lbs {
     /// Appends a batch, unless it was appended before.
@@ -99,12 +99,17 @@ impl Lbs {
     }
 
     /// XADD to the quarantine, and off the stream.
-    pub(super) fn park(&mut self, caller: &ConsumerName, wanted: &Quarantine, now_ms: u64) {
+    pub(super) fn move_to_quarantine(
+        &mut self,
+        caller: &ConsumerName,
+        wanted: &Quarantine,
+        now_ms: u64,
+    ) {
         let fence = self.fences.get(&wanted.entry).cloned().unwrap_or_default();
         let content = self.stream.get(&wanted.entry).cloned();
         self.remove(wanted.entry);
         if let Some(content) = content {
-            let parked = Parked {
+            let kept = Kept {
                 content,
                 reason: wanted.reason.clone(),
                 failures: fence.failures,
@@ -112,7 +117,7 @@ impl Lbs {
                 last_owner: caller.clone(),
                 at_ms: now_ms,
             };
-            self.quarantined.insert(wanted.entry, parked);
+            self.quarantined.insert(wanted.entry, kept);
         }
     }
 
@@ -122,16 +127,16 @@ impl Lbs {
         limit: usize,
     ) -> Vec<Quarantined> {
         let later = self.quarantined.range((Excluded(after), Unbounded));
-        let parked = |(&entry, parked): (&EntryId, &Parked)| Quarantined {
+        let kept = |(&entry, kept): (&EntryId, &Kept)| Quarantined {
             entry,
-            reason: parked.reason.clone(),
-            failures: parked.failures,
-            reasons: parked.reasons.clone(),
-            last_owner: parked.last_owner.clone(),
-            at_ms: parked.at_ms,
-            fields: fields(&parked.content),
+            reason: kept.reason.clone(),
+            failures: kept.failures,
+            reasons: kept.reasons.clone(),
+            last_owner: kept.last_owner.clone(),
+            at_ms: kept.at_ms,
+            fields: fields(&kept.content),
         };
-        later.take(limit).map(parked).collect()
+        later.take(limit).map(kept).collect()
     }
 
     pub(in crate::simulation) fn release_quarantined(
@@ -140,8 +145,8 @@ impl Lbs {
         now_ms: u64,
     ) -> Vec<QuarantineRelease> {
         let mut release = |entry: &EntryId| {
-            if let Some(parked) = self.quarantined.remove(entry) {
-                let id = self.append(parked.content, now_ms);
+            if let Some(kept) = self.quarantined.remove(entry) {
+                let id = self.append(kept.content, now_ms);
                 self.released.insert(*entry, id);
             }
             match self.released.get(entry) {
