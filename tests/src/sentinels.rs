@@ -7,8 +7,8 @@ use crate::wait::{eventually_blocking, wait_for_blocking};
 
 /// The name under which the sentinels know the primary.
 const NAME: &str = "mymaster";
-/// A sentinel that waits for less replaces a primary that only had a busy machine.
-const DOWN_AFTER_MS: u32 = 1000;
+/// Sentinels that wait for less replace a primary, once more, that only has a busy machine.
+const DOWN_AFTER_MS: u32 = 2000;
 /// Within this a test's fleet is up, has replaced its primary, or has failed.
 const WITHIN: Duration = Duration::from_secs(20);
 

@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where each mark of the page points to, and how what is there is run.
-const MARKS: [(&str, &str, Run); 9] = [
+const MARKS: [(&str, &str, Run); 10] = [
     ("M", "crates/core/src/machine/tests", Run::Attribute),
     ("F", "crates/core/tests", Run::Attribute),
     ("B", "crates/backend-redis-rs/tests", Run::Attribute),
     ("C", "crates/testkit/src/conformance", Run::List),
     ("O", "crates/testkit/tests", Run::Attribute),
     ("S", "tests/tests/scenarios", Run::List),
+    ("D", "tests/tests/failovers", Run::Attribute),
     ("P", "crates/cli/tests/chaos", Run::Words),
     ("E", "crates/cli", Run::Attribute),
     ("I", SIMULATION, Run::Words),

@@ -1,0 +1,134 @@
+//! On a cluster.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use streamlease_tests::Cluster;
+
+use crate::fleet::{Fleet, LBS, LONG, SHORT, SLACK, at_work, blocking};
+
+#[test]
+fn a_killed_owner_costs_its_failover_and_two_ttls_and_little_is_lost() {
+    at_work(|| async {
+        let mut cluster = Cluster::start();
+        let fleet = Fleet::start(&cluster.url(), SHORT).await;
+        let owner = cluster.owner_of(LBS);
+        let mishap = Instant::now();
+        cluster.node_mut(owner).kill();
+        let (own, cluster) = blocking(move || {
+            cluster.owner_after(LBS, owner);
+            (mishap.elapsed(), cluster)
+        })
+        .await;
+        fleet.works_again(30).await;
+        let cost = fleet.settle(mishap).await;
+        drop(cluster);
+        println!("cluster, killed, own time {own:?}: {cost:?}");
+        assert!(
+            cost.gap <= own + SHORT * 2 + SLACK,
+            "{:?} of {own:?}",
+            cost.gap
+        );
+        assert!(cost.lost <= 10, "{} of {}", cost.lost, cost.acked);
+        assert_eq!(cost.doubled, [""; 0]);
+    });
+}
+
+#[test]
+fn leases_that_are_longer_than_a_failover_of_a_cluster_live_through_it() {
+    at_work(|| async {
+        let mut cluster = Cluster::start();
+        let fleet = Fleet::start(&cluster.url(), LONG).await;
+        let owner = cluster.owner_of(LBS);
+        let mishap = Instant::now();
+        cluster.node_mut(owner).kill();
+        let cluster = blocking(move || {
+            cluster.owner_after(LBS, owner);
+            cluster
+        })
+        .await;
+        fleet.works_again(30).await;
+        let cost = fleet.settle(mishap).await;
+        drop(cluster);
+        println!("cluster, killed, long TTL: {cost:?}");
+        assert_eq!(cost.doubled, [""; 0]);
+        let long = cost.disowned.iter().filter(|name| name.starts_with("long"));
+        assert_eq!(long.count(), 0, "{:?}", cost.disowned);
+    });
+}
+
+#[test]
+fn a_frozen_owner_costs_its_failover_and_two_ttls_and_its_thaw_nothing() {
+    at_work(|| async {
+        let cluster = Arc::new(Cluster::start());
+        let fleet = Fleet::start(&cluster.url(), SHORT).await;
+        let owner = cluster.owner_of(LBS);
+        let mishap = Instant::now();
+        cluster.node(owner).freeze();
+        let asked = cluster.clone();
+        let own = blocking(move || {
+            asked.owner_after(LBS, owner);
+            mishap.elapsed()
+        })
+        .await;
+        fleet.works_again(30).await;
+        cluster.node(owner).thaw();
+        fleet.works_again(60).await;
+        let cost = fleet.settle(mishap).await;
+        println!("cluster, frozen, own time {own:?}: {cost:?}");
+        assert!(
+            cost.gap <= own + SHORT * 2 + SLACK,
+            "{:?} of {own:?}",
+            cost.gap
+        );
+        assert!(cost.lost <= 10, "{} of {}", cost.lost, cost.acked);
+        assert_eq!(cost.doubled, [""; 0]);
+    });
+}
+
+#[test]
+fn a_failover_by_agreement_costs_one_ttl_and_no_lease_and_loses_nothing() {
+    at_work(|| async {
+        let cluster = Arc::new(Cluster::start());
+        let fleet = Fleet::start(&cluster.url(), SHORT).await;
+        let mishap = Instant::now();
+        let asked = cluster.clone();
+        blocking(move || asked.fail_over(LBS)).await;
+        fleet.works_again(30).await;
+        let cost = fleet.settle(mishap).await;
+        println!("cluster, failover by agreement: {cost:?}");
+        assert!(cost.gap <= SHORT + SLACK, "{:?}", cost.gap);
+        assert!(cost.slowest_submit < SHORT, "{:?}", cost.slowest_submit);
+        assert_eq!((cost.lost, cost.again), (0, 0), "of {}", cost.acked);
+        assert_eq!(cost.doubled, [""; 0]);
+        assert_eq!(cost.disowned, [""; 0]);
+    });
+}
+
+#[test]
+fn resharding_under_load_costs_one_ttl_and_no_lease_and_loses_nothing() {
+    at_work(|| async {
+        let cluster = Arc::new(Cluster::start());
+        let fleet = Fleet::start(&cluster.url(), SHORT).await;
+        let mishap = Instant::now();
+        let asked = cluster.clone();
+        blocking(move || {
+            let (owner, slot) = (asked.owner_of(LBS), asked.slot_of(LBS));
+            let to = (owner + 1) % 3;
+            // It is one of many, and its keys wait for those before it.
+            for slot in slot - 100..=slot + 100 {
+                asked.move_slot(slot, owner, to);
+            }
+            asked.owner_after(LBS, owner);
+        })
+        .await;
+        fleet.works_again(30).await;
+        let cost = fleet.settle(mishap).await;
+        println!("cluster, 201 slots moved: {cost:?}");
+        assert!(cost.gap <= SHORT + SLACK, "{:?}", cost.gap);
+        assert!(cost.slowest_submit < SHORT, "{:?}", cost.slowest_submit);
+        assert_eq!((cost.lost, cost.again), (0, 0), "of {}", cost.acked);
+        assert_eq!(cost.doubled, [""; 0]);
+        assert_eq!(cost.disowned, [""; 0]);
+    });
+}
