@@ -302,7 +302,7 @@ impl Sessions {
         token: FencingToken,
         attempt: u64,
     ) {
-        let before = self.strike(stream);
+        let before = self.take_off_record(stream);
         if let Some(state) = self.sessions.get_mut(session) {
             state.streams.insert(stream.clone());
             let refused = before.is_some_and(|lease| lease.refused);
@@ -317,8 +317,8 @@ impl Sessions {
         }
     }
 
-    /// Strikes the data stream's lease off the record, with its mark.
-    fn strike(&mut self, stream: &StreamName) -> Option<Lease> {
+    /// Takes the data stream's lease off the record, with its mark.
+    fn take_off_record(&mut self, stream: &StreamName) -> Option<Lease> {
         let lease = self.leases.remove(stream)?;
         if let Some(state) = self.sessions.get_mut(&lease.session) {
             state.streams.remove(stream);
@@ -390,7 +390,7 @@ impl Sessions {
         let lease = self.leases.get(&release.stream)?;
         let held = lease.session == *session && lease.token == release.token;
         if held {
-            self.strike(&release.stream)
+            self.take_off_record(&release.stream)
         } else {
             None
         }

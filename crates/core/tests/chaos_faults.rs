@@ -45,9 +45,9 @@ const LOCKS: [LockCall; 10] = [
 
 /// One client's way to the backend.
 #[derive(Debug)]
-struct Line(Backend);
+struct Given(Backend);
 
-impl BackendProvider for Line {
+impl BackendProvider for Given {
     fn backend(&self, _: &ServiceName) -> Result<Backend> {
         Ok(self.0.clone())
     }
@@ -92,7 +92,7 @@ fn start(fleet: &Fleet, name: &str, ledger: &Shared, quiet: &Arc<AtomicBool>) ->
     backend.locks = locks;
 
     let process = sim.handle();
-    let builder = fleet.builder(name).backend(Line(backend));
+    let builder = fleet.builder(name).backend(Given(backend));
     let ledger = ledger.clone();
     let consumer = consume(fleet.clone(), builder, process.clone(), ledger, sim.seed());
     process.spawn(Box::pin(consumer));

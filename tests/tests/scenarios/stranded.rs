@@ -25,7 +25,7 @@ const FAULTS: [&str; 3] = ["DELCONSUMER", "XACK", "a group at $"];
 /// With per-stream locks what a Go consumer may be about to delete is left alone for 5 s.
 const BOUND: Duration = Duration::from_secs(25);
 
-async fn strike(world: &World, fault: &str) {
+async fn inject(world: &World, fault: &str) {
     let redis = || world.redis().connection();
     let group = |words: &[&str]| {
         let mut command = redis::cmd(words[0]);
@@ -65,7 +65,7 @@ async fn a_holder_that_lives_takes_back_what_was_taken_from_the_group(world: Wor
     let leases = a.leases(3).await;
     let backend = world.backend().await;
     for fault in FAULTS {
-        strike(&world, fault).await;
+        inject(&world, fault).await;
         let what = format!("all are at their owner after {fault}");
         let own = Some(a.client.id());
         world
@@ -92,7 +92,7 @@ async fn what_was_taken_from_the_group_of_one_that_dies_is_inherited(world: Worl
         let mut b = world.start_with("b", |b| b.capacity(3)).await;
         world.submit(&["s", "t", "u", "v", "w", "x"]).await;
         let (at_a, at_b) = (a.leases(3).await, b.leases(3).await);
-        strike(&world, fault).await;
+        inject(&world, fault).await;
         a.process.kill();
         let mut heir = world.start("heir").await;
         let mut inherited = Vec::new();
@@ -115,7 +115,7 @@ async fn what_was_announced_behind_a_new_group_is_found(world: World) {
     let first = world.start("first").await;
     first.client.shutdown().await;
     world.submit(&["s", "t"]).await;
-    strike(&world, "a group at $").await;
+    inject(&world, "a group at $").await;
     let mut a = world.start("a").await;
     for _ in 0..2 {
         match a.event_within(BOUND).await {

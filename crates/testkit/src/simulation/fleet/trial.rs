@@ -90,7 +90,7 @@ impl Trial {
 
     /// The trial of a seed.
     pub fn of(seed: u64) -> Self {
-        let plan = Plan::with(seed, strikes_real_clients);
+        let plan = Plan::with(seed, concerns_real_clients);
         let streams = (0..plan.streams).map(stream);
         Self {
             seed,
@@ -127,7 +127,7 @@ impl Trial {
 }
 
 /// What can happen to a client as it is, from without.
-fn strikes_real_clients(fault: &Fault) -> bool {
+fn concerns_real_clients(fault: &Fault) -> bool {
     !matches!(
         fault,
         Fault::ForeignFetch { .. }
