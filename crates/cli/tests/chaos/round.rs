@@ -129,7 +129,7 @@ pub(crate) struct Round<'a> {
 pub(crate) fn run(plan: &Plan) -> Outcome {
     let mut round = Round::start(plan);
     round.rage();
-    round.calm();
+    round.stop_faults();
     let settled = round.settle();
     round.finish(settled)
 }
@@ -188,7 +188,7 @@ impl<'a> Round<'a> {
     }
 
     /// Ends every fault.
-    fn calm(&mut self) {
+    fn stop_faults(&mut self) {
         self.note("the faults stop");
         // What has not begun does not begin.
         self.agenda

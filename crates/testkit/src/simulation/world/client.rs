@@ -121,7 +121,7 @@ impl World {
         let slot = self.nodes.len();
         let settings = self.draw_settings(slot);
         let before = self.capacities.insert(name.clone(), settings.capacity);
-        if before.is_some_and(|before| before != settings.capacity) && !self.calm {
+        if before.is_some_and(|before| before != settings.capacity) && !self.faults_over {
             *self
                 .faults
                 .entry("capacity change at a restart")

@@ -59,7 +59,7 @@ impl World {
             return self.push(self.now + ns(self.plan.ttl), Event::Heal);
         }
         trace!(self, "HEALED");
-        self.calm = true;
+        self.faults_over = true;
         self.servers.heal();
         self.storm_until = 0;
         self.bad_hints_until = 0;

@@ -120,7 +120,7 @@ impl World {
                 .foreign_lock(at, lasts, entry, &stream, &|n| nodes[n].clock.read(now));
         }
         let foreigner = &self.foreigners[nth];
-        let ends = foreigner.until <= now || self.calm;
+        let ends = foreigner.until <= now || self.faults_over;
         if ends && foreigner.completes {
             if !self.lbs_writes() || !self.locks_write() {
                 return self.push(now + SECOND, Event::Foreigner(nth));

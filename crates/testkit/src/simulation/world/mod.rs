@@ -182,7 +182,7 @@ pub(super) struct World {
     storm_until: Time,
     bad_hints_until: Time,
     no_hints_until: Time,
-    calm: bool,
+    faults_over: bool,
     /// Leases are worked on without end.
     endless: bool,
     streams: Vec<StreamName>,
@@ -226,7 +226,7 @@ impl World {
             storm_until: 0,
             bad_hints_until: 0,
             no_hints_until: 0,
-            calm: false,
+            faults_over: false,
             endless: false,
             streams: Vec::new(),
             names: 0,
@@ -257,8 +257,8 @@ impl World {
 
     pub(super) fn run(mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        while !self.calm && self.checker.violation.is_none() {
-            self.run_until(self.now + ns(self.plan.ttl), |world| world.calm);
+        while !self.faults_over && self.checker.violation.is_none() {
+            self.run_until(self.now + ns(self.plan.ttl), |world| world.faults_over);
         }
         self.converge(&mut outcome);
         Outcome {

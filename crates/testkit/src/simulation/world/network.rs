@@ -50,7 +50,7 @@ impl World {
 
     /// How long a message travels; `None` if it is lost.
     fn travel(&mut self, node: usize) -> Option<Time> {
-        let network = match (self.calm, self.storm_until > self.now) {
+        let network = match (self.faults_over, self.storm_until > self.now) {
             (true, _) => Network::QUIET,
             (false, true) => Network::storm(self.plan.most_late()),
             (false, false) => self.plan.network(),

@@ -280,7 +280,7 @@ impl World {
         let mut hints = Vec::new();
         self.servers.locks.sample(draw, now, &mut hints);
         self.publish(hints);
-        if self.keeps_history && !self.calm {
+        if self.keeps_history && !self.faults_over {
             self.servers.remember(self.now, self.plan.ttl);
         }
         self.check_processes();

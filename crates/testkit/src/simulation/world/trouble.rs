@@ -14,7 +14,7 @@ use crate::simulation::servers::{LOST_WRITES, lossy_by};
 
 impl World {
     pub(super) fn fault(&mut self, nth: usize) {
-        if self.calm {
+        if self.faults_over {
             return;
         }
         let fault = self.plan.faults[nth].1;

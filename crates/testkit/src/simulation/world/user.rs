@@ -56,7 +56,7 @@ impl World {
             }
             Waiting::Expired(entry, stream, info) => {
                 self.checker.took(node);
-                if self.calm || self.nodes[node].rng.permille(800) {
+                if self.faults_over || self.nodes[node].rng.permille(800) {
                     let most = Duration::from_millis(20);
                     let at = self.now + ns(self.nodes[node].rng.between(Duration::ZERO, most));
                     self.push(at, Event::Claim(node, entry, stream, info));
@@ -82,7 +82,7 @@ impl World {
     ) {
         let ttl = self.plan.ttl;
         let n = &mut self.nodes[node];
-        let most = if self.calm { ttl / 2 } else { ttl * 3 };
+        let most = if self.faults_over { ttl / 2 } else { ttl * 3 };
         let work = ns(n.rng.between(Duration::ZERO, most));
         let write = (n.rng.permille(500)).then(|| ns(n.rng.between(Duration::ZERO, ttl)));
         // Some leases get a limit of their own.
@@ -148,7 +148,7 @@ impl World {
         self.nodes[node].asked.insert(call, asked);
         self.checker.asked_to_end(node, entry, token);
         let command = match draw {
-            0 | 1 if !self.calm => Command::HandBack {
+            0 | 1 if !self.faults_over => Command::HandBack {
                 entry,
                 token,
                 failed: (draw == 0).then(|| "drawn".to_owned()),
