@@ -292,18 +292,18 @@ fn without_rights_on_channels_everything_but_hints_works() {
         server.run::<()>(&[
             "ACL",
             "SETUSER",
-            "deaf",
+            "no-channels",
             "on",
             ">pw",
             "~*",
             "resetchannels",
             "+@all",
         ]);
-        let deaf = as_user(&server, "deaf").await;
-        let mut hints = deaf.notifier.subscribe().await.unwrap();
+        let no_channels = as_user(&server, "no-channels").await;
+        let mut hints = no_channels.notifier.subscribe().await.unwrap();
         let a = session("a", 1, 60_000);
-        deaf.locks.open(&a).await.unwrap();
-        let outcome = deaf
+        no_channels.locks.open(&a).await.unwrap();
+        let outcome = no_channels
             .locks
             .acquire(&a, &[acquire("s", E1, 1, 0)])
             .await
@@ -320,14 +320,18 @@ fn without_rights_on_channels_everything_but_hints_works() {
             lease,
             announce: true,
         };
-        let outcome = deaf.locks.release(&a.id, &[release]).await.unwrap();
+        let outcome = no_channels.locks.release(&a.id, &[release]).await.unwrap();
         assert_eq!(outcome, [ReleaseOutcome::Released]);
-        deaf.locks.close(&a.id).await.unwrap();
+        no_channels.locks.close(&a.id).await.unwrap();
         // Only the exact channel is granted: the pattern is done without.
-        server.run::<()>(&["ACL", "SETUSER", "deaf", "&{orders-input}:hints"]);
+        server.run::<()>(&["ACL", "SETUSER", "no-channels", "&{orders-input}:hints"]);
         drop(hints);
-        hints = deaf.notifier.subscribe().await.unwrap();
-        deaf.locks.close(&session("b", 1, 1000).id).await.unwrap();
+        hints = no_channels.notifier.subscribe().await.unwrap();
+        no_channels
+            .locks
+            .close(&session("b", 1, 1000).id)
+            .await
+            .unwrap();
         assert_eq!(
             soon(hints.next()).await.unwrap(),
             Hint::HolderGone(consumer("b"))

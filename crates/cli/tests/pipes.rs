@@ -69,8 +69,8 @@ fn full_pipe() -> (OwnedFd, UnixStream) {
 fn stdout_that_nobody_reads_holds_nothing_that_was_not_told_and_does_not_keep_from_stopping() {
     let server = RedisServer::start();
     let (stdout, _unread) = full_pipe();
-    let mut deaf = Killed(
-        worker(&server, "deaf", "2s")
+    let mut unread = Killed(
+        worker(&server, "unread", "2s")
             .stdout(stdout)
             .spawn()
             .unwrap(),
@@ -93,9 +93,9 @@ fn stdout_that_nobody_reads_holds_nothing_that_was_not_told_and_does_not_keep_fr
         &["--ttl", "2s", "--capacity", "5000"],
     );
     other.wait_for_count("stream_added", 2900, SOON);
-    deaf.signal(Signal::TERM);
+    unread.signal(Signal::TERM);
     other.wait_for_count("stream_added", 3000, SOON);
-    assert_eq!(deaf.wait_exit(), Some(0));
+    assert_eq!(unread.wait_exit(), Some(0));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn stderr_that_nobody_reads_keeps_nobody_from_anything() {
         "s",
         &names.iter().map(String::as_str).collect::<Vec<_>>(),
     );
-    let mut child = worker(&server, "deaf", "2s")
+    let mut child = worker(&server, "unread", "2s")
         .args(["--hold", "0s"])
         .env("RUST_LOG", "info")
         .stdout(Stdio::null())

@@ -248,7 +248,7 @@ impl Runtime for Panicky {
     }
 }
 
-/// A lock manager that panics once must not make its consumer deaf for good.
+/// A lock manager that panics once must not leave its consumer without heartbeats for good.
 #[test]
 fn a_call_that_panics_is_an_error_and_no_call_that_is_never_answered() {
     for (every, session_leases) in [(3, true), (4, true), (5, false), (7, false)] {

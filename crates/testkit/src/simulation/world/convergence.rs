@@ -34,7 +34,7 @@ impl World {
         if self.checker.violation.is_none() {
             // What was sent before is past: a late beat makes the dead live longer, and
             // who waits for a listing looks at nothing else.
-            let late_until = healed + ns(self.plan.most_late().max(self.deaf()));
+            let late_until = healed + ns(self.plan.most_late().max(self.listing_timeout()));
             self.run_until(late_until.max(self.now), |_| false);
             (outcome.failover, outcome.herd) = self.last_crash();
         }
@@ -114,7 +114,7 @@ impl World {
         let longest = self.longest_ttl();
         let ttl = longest.ttl;
         // What was sent before still arrives, or is given up;
-        let late = self.plan.most_late().max(self.deaf());
+        let late = self.plan.most_late().max(self.listing_timeout());
         // a restarted lock server is quiet for a TTL, and may have been away for one;
         let quiet = 2 * ttl;
         // an entry that a foreign consumer or an abandoned fetch took is left
@@ -134,7 +134,7 @@ impl World {
     }
 
     /// How long a listing is waited for, by a clock that ran at 0.7 of the true rate.
-    fn deaf(&self) -> Duration {
+    fn listing_timeout(&self) -> Duration {
         self.longest_ttl().ttl.max(Duration::from_secs(2)) * 10 / 7
     }
 
@@ -187,9 +187,9 @@ impl World {
         let leased = |world: &Self| world.unleased(first).is_empty();
         // A fetch whose answer was lost is given up only when its wait is over;
         // what it took is listed then.
-        let deaf = ns(LONGEST_FETCH) + ttl.max(ns(Duration::from_secs(2)));
+        let no_reply = ns(LONGEST_FETCH) + ttl.max(ns(Duration::from_secs(2)));
         let seen = 2 * ns(self.longest_ttl().sweep_interval()) + ttl;
-        if !self.run_until(self.now + deaf + seen + self.by_hand(), leased) {
+        if !self.run_until(self.now + no_reply + seen + self.by_hand(), leased) {
             let what = format!(
                 "of {count} fresh streams these are not leased in time: {:?}",
                 self.unleased(first)

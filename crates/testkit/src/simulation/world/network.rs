@@ -96,8 +96,8 @@ impl World {
         for hint in hints {
             for node in 0..self.nodes.len() {
                 let n = &mut self.nodes[node];
-                let deaf = n.replies_lost_until.max(n.demoted_until);
-                if !n.runs || deaf.max(n.connects_until) > self.now {
+                let no_reply_until = n.replies_lost_until.max(n.demoted_until);
+                if !n.runs || no_reply_until.max(n.connects_until) > self.now {
                     continue;
                 }
                 let times = if bad { n.rng.below(3) } else { 1 };
