@@ -1,6 +1,6 @@
 //! From the server's and the client crate's errors to [`ErrorKind`].
 //!
-//! Server errors are judged by their code: the client crate's own advice calls
+//! Server errors are classified by their code: the client crate's own advice calls
 //! some passing conditions permanent (OOM, MISCONF) and some permanent ones a
 //! reason to reconnect (wrong credentials).
 

@@ -65,7 +65,7 @@ fn run(seed: u64, session_leases: bool) {
             process.thaw();
         }
         let deadline = sim.now() + TTL * 60;
-        // A process can die between completing and saying so: the LBS is the judge.
+        // A process can die between completing and saying so: the LBS decides.
         loop {
             let left = fleet.left().await;
             if left.is_empty() {

@@ -21,8 +21,8 @@ const LOOK_LAST: Duration = Duration::from_millis(100);
 const KILLED_LONG_AGO: Duration = Duration::from_secs(5);
 
 /// Who signals a whole unit reaches the program and this process at about the same
-/// time. So the end of a program is not judged before we had heard of it, too: a
-/// success only briefly, as those who are quick would be slowed down.
+/// time. So the end of a program counts only after the time in which that signal would
+/// have reached us. After a success this time is short: it delays every program.
 const SUCCESS_SETTLES: Duration = Duration::from_millis(50);
 const FAILURE_SETTLES: Duration = Duration::from_millis(500);
 

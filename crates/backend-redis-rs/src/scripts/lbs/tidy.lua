@@ -9,7 +9,7 @@ for i = 1, #page[2], 2 do
   local id = page[2][i]
   -- Mostly it is pending, and whether it is there can be asked only with its payload,
   -- which may be long. What is pending and gone is cleared away by who lists it.
-  -- pcall: a field that is no entry id is none of ours to judge.
+  -- pcall: a field that is no entry id is not ours, and is left alone.
   local pending = redis.pcall('XPENDING', lbs, group, id, id, 1)
   local found = (pending.err or #pending == 0) and redis.pcall('XRANGE', lbs, id, id)
   if found and not found.err and #found == 0 then
