@@ -179,7 +179,7 @@ struct RedisSubscription {
     probe_channel: String,
     /// In front of the key in the channels of the locks.
     lock_prefix: String,
-    /// Until when the probe's expiry is waited for; `None` once that is settled.
+    /// Until when the probe's expiry is waited for; `None` once that is known.
     probe_until: Option<Instant>,
     ping_at: Instant,
 }

@@ -85,7 +85,7 @@ impl Producer {
     ///
     /// # Errors
     /// Whether the batch, or a part of it, was appended is unknown. Calling again with
-    /// the *same* batch settles it, as long as the LBS remembers the batch: at least five
+    /// the *same* batch appends what is missing, as long as the LBS remembers the batch: at least five
     /// minutes after it was last sent (ten on Redis and in memory), later it would be
     /// appended once more. [`submit`](Self::submit) and [`submit_all`](Self::submit_all)
     /// draw a new batch each time; [`SubmitBatch::with_key`] makes one that another

@@ -23,8 +23,8 @@ const KILLED_LONG_AGO: Duration = Duration::from_secs(5);
 /// Who signals a whole unit reaches the program and this process at about the same
 /// time. So the end of a program counts only after the time in which that signal would
 /// have reached us. After a success this time is short: it delays every program.
-const SUCCESS_SETTLES: Duration = Duration::from_millis(50);
-const FAILURE_SETTLES: Duration = Duration::from_millis(500);
+const WAIT_AFTER_SUCCESS: Duration = Duration::from_millis(50);
+const WAIT_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// Why the program was sent SIGTERM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,24 +203,24 @@ impl Watch<'_> {
         match (progress.exited, progress.told) {
             _ if progress.lost => Outcome::Lost,
             (Some((status, _)), Some((Why::Stopped, _))) => Outcome::Stopped(status),
-            (Some((status, _)), Some((Why::LeftOver, _)) | None) => self.settled(status).await,
+            (Some((status, _)), Some((Why::LeftOver, _)) | None) => self.outcome_of(status).await,
             (_, Some((Why::Expiring, _))) | (None, _) => Outcome::Interrupted,
         }
     }
 
     /// It ended by itself, unless somebody ends us as well.
-    async fn settled(&self, status: ExitStatus) -> Outcome {
+    async fn outcome_of(&self, status: ExitStatus) -> Outcome {
         let stopped = async {
             let _ = self.stop.recv().await;
             Outcome::Stopped(status)
         };
         let by_itself = async {
-            let settles = if status.success() {
-                SUCCESS_SETTLES
+            let wait = if status.success() {
+                WAIT_AFTER_SUCCESS
             } else {
-                FAILURE_SETTLES
+                WAIT_AFTER_FAILURE
             };
-            self.runtime.sleep(settles).await;
+            self.runtime.sleep(wait).await;
             Outcome::Ended(status)
         };
         future::or(stopped, by_itself).await

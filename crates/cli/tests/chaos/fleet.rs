@@ -228,7 +228,7 @@ impl Fleet {
     }
 
     /// Whether everybody who was asked to go has gone.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn has_converged(&self) -> bool {
         self.leaving.is_empty()
     }
 

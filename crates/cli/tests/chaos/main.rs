@@ -212,13 +212,13 @@ impl Summary {
         println!(
             "seed {} ({:?}, {:?} locks, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
              {takeovers} takeovers, {refused} stale writes refused, overlap {overlap:?}, \
-             settled after {:.1}s of {:?}",
+             converged after {:.1}s of {:?}",
             plan.seed,
             plan.class,
             plan.locks,
             plan.ttl,
             outcome.faults.values().sum::<u64>(),
-            outcome.settled.as_secs_f64(),
+            outcome.converged.as_secs_f64(),
             plan.bound(),
         );
         let sort = self.sorts.entry((plan.locks, plan.class)).or_default();
@@ -258,13 +258,13 @@ impl Summary {
             );
             println!(
                 "  {} writes accepted, {} stale ones refused, {} ends checked on the LBS, \
-                 {} connections cut, longest overlap {:?}, slowest to settle {:.1}s",
+                 {} connections cut, longest overlap {:?}, slowest to converge {:.1}s",
                 total.accepted,
                 total.refused,
                 total.looks,
                 total.cut,
                 total.overlap,
-                total.settled.as_secs_f64()
+                total.converged.as_secs_f64()
             );
             println!(
                 "  lost: {}, violations: {}, rounds failed: {}",

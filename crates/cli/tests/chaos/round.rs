@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
     /// Longest time that two said they had the same stream.
     pub(crate) overlap: Duration,
     /// How long after the faults everything was completed.
-    pub(crate) settled: Duration,
+    pub(crate) converged: Duration,
     pub(crate) lost: Vec<String>,
     pub(crate) violations: Vec<String>,
     /// What was said and done, in order; for whoever has to find out.
@@ -56,7 +56,7 @@ impl Outcome {
         self.cut += other.cut;
         self.looks += other.looks;
         self.overlap = self.overlap.max(other.overlap);
-        self.settled = self.settled.max(other.settled);
+        self.converged = self.converged.max(other.converged);
         self.lost.extend(other.lost);
         self.violations.extend(other.violations);
     }
@@ -130,8 +130,8 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     let mut round = Round::start(plan);
     round.rage();
     round.stop_faults();
-    let settled = round.settle();
-    round.finish(settled)
+    let converged = round.converge();
+    round.finish(converged)
 }
 
 impl<'a> Round<'a> {
@@ -212,13 +212,13 @@ impl<'a> Round<'a> {
     }
 
     /// Waits until everything is completed, but no longer than the bound.
-    fn settle(&mut self) -> Duration {
+    fn converge(&mut self) -> Duration {
         let from = Instant::now();
         let mut announced_again = false;
         let bound = self.plan.bound();
         while from.elapsed() < bound {
             self.fleet.look();
-            if self.producer.is_done() && self.fleet.is_settled() {
+            if self.producer.is_done() && self.fleet.has_converged() {
                 let lbs = self.lbs();
                 if self.plan.class == Class::Lossy && !announced_again {
                     announced_again = true;
@@ -229,12 +229,12 @@ impl<'a> Round<'a> {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let settled = from.elapsed();
-        self.note(&format!("settled after {settled:?}"));
-        settled
+        let converged = from.elapsed();
+        self.note(&format!("converged after {converged:?}"));
+        converged
     }
 
-    fn finish(self, settled: Duration) -> Outcome {
+    fn finish(self, converged: Duration) -> Outcome {
         // Looked at before everybody hands back.
         let lbs = self.lbs();
         let fleet = self.fleet.finish();
@@ -257,7 +257,7 @@ impl<'a> Round<'a> {
         outcome.faults = self.faults;
         outcome.failed_starts = fleet.failed_starts;
         outcome.cut = fleet.proxies().map(Proxy::cut).sum();
-        outcome.settled = settled;
+        outcome.converged = converged;
         if !outcome.violations.is_empty() || !outcome.lost.is_empty() {
             let log = self.ledger.books().log.clone();
             outcome.story = check::story(self.began, &self.story, &log, &fleet);
