@@ -573,7 +573,7 @@ impl Group {
 }
 
 impl Fence {
-    /// Whoever has a greater token finds the owner before it dead, unless it gave up.
+    /// Whoever has a greater token finds the owner before it dead, unless it handed back.
     fn count_death(&mut self, by: FencingToken, owner: Option<ConsumerName>) {
         if by > self.token && self.token != FencingToken::NONE && !self.handed_back {
             let owner = owner.map_or_else(String::new, |owner| format!(" {owner}"));

@@ -416,7 +416,7 @@ impl Server {
             Ok(replies) => {
                 self.heed(&pool, &replies);
                 if !pool.has_ended() {
-                    pool.readers.give_back(connection);
+                    pool.readers.put_back(connection);
                 }
                 Ok(replies)
             }

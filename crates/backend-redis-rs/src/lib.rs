@@ -74,7 +74,7 @@
 //! | `{orders-input}:lock:<data stream>` | per-stream locks: the lock of one data stream, with the same value and time to live |
 //! | `{orders-input}:owners` | session leases: hash: data stream → its lease, as a lock's value |
 //! | `{orders-input}:leases:<session>` | session leases: sorted set by name: data streams of one session |
-//! | `{orders-input}:leases:<session>:marks` | session leases: hash: data stream → token of a lease to be given up |
+//! | `{orders-input}:leases:<session>:marks` | session leases: hash: data stream → token of a lease to be released |
 //! | `{orders-input}:sessions:details` | session leases: hash: TTL and latest acquire of each session |
 //! | `{orders-input}:server` | session leases: hash: run id and clock of the server when last looked at, and until when the grace after a restart lasts (field `calm`) |
 //! | `{orders-input}:tokens` | hash: entry id → greatest token, whether handed back, failures, their last reasons |

@@ -36,9 +36,8 @@ pub enum Event {
 /// Yields a client's events. Also a [`Stream`].
 ///
 /// A slow reader loses nothing: when the event queue is full, no further
-/// streams are taken, and those held stay held. Dropping it means that nobody
-/// will take up streams any more: the client takes no further ones, and gives
-/// back those whose `StreamAdded` had not been read.
+/// streams are taken, and those held stay held. When it is dropped, the client
+/// takes no further streams, and hands back those whose `StreamAdded` was not read.
 #[derive(Debug)]
 pub struct Events {
     /// Boxed, because a receiver is not `Unpin` and `Events` shall be.

@@ -105,8 +105,8 @@ impl Lease {
                 return;
             }
             // A beat may have moved it by then.
-            let lapsed = self.handle.sleep_until(until);
-            future::or(self.belief.over(), lapsed).await;
+            let expired = self.handle.sleep_until(until);
+            future::or(self.belief.over(), expired).await;
         }
     }
 
@@ -151,7 +151,7 @@ impl Lease {
             .await
     }
 
-    /// Gives the stream up unfinished: another consumer continues at once.
+    /// Hands the stream back with the work unfinished: another consumer continues at once.
     ///
     /// Whatever the answer, the lease is over then. While the backend cannot be
     /// reached the call waits, at the longest until the lease has run out.
@@ -162,7 +162,7 @@ impl Lease {
     ///
     /// Cancel-safe: once polled, it goes on without the caller.
     pub async fn hand_back(&self) -> Result<HandBack> {
-        self.give_up(None).await
+        self.end_unfinished(None).await
     }
 
     /// Like [`hand_back`](Self::hand_back), and counts as a failure, for this reason:
@@ -171,10 +171,10 @@ impl Lease {
     /// The last reasons are kept with the entry, and shown in the quarantine. Of each
     /// the first 256 bytes are.
     pub async fn fail(&self, reason: impl Into<String>) -> Result<HandBack> {
-        self.give_up(Some(bounded(reason.into()))).await
+        self.end_unfinished(Some(bounded(reason.into()))).await
     }
 
-    async fn give_up(&self, failed: Option<String>) -> Result<HandBack> {
+    async fn end_unfinished(&self, failed: Option<String>) -> Result<HandBack> {
         let (entry, token) = (self.entry, self.token);
         let answer = self
             .handle

@@ -120,7 +120,7 @@ pub trait LockManager: Debug + Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<LeaseRef>>;
 
-    /// Marks leases to be given up (an operator, a rebalance). Nothing is freed
+    /// Marks leases to be released (an operator, a rebalance). Nothing is freed
     /// by it: the owner learns of it by its beat and releases. `false` where no
     /// such lease is on record, or the backend keeps no record.
     async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>>;
@@ -235,7 +235,7 @@ pub enum BeatOutcome {
 pub struct BeatReply {
     /// Leases of the call that are not held (any more).
     pub lost: Vec<LeaseRef>,
-    /// Leases that are marked to be given up; to be released even if unknown.
+    /// Leases that are marked for release; to be released even if unknown.
     pub revoked: Vec<LeaseRef>,
     /// Other sessions whose deadline has passed and that are not buried, oldest
     /// first; if they are many, the first few are enough. Every beat tells again.

@@ -128,7 +128,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
         entries: &[Fenced],
     ) -> Result<Vec<CompleteOutcome>>;
 
-    /// Gives entries up unfinished: claimable at once, by greater tokens only.
+    /// Hands entries back unfinished. They can be claimed at once, by greater tokens only.
     ///
     /// One that comes too late, after a greater token, is answered with `NotOwner`, and
     /// takes back the failure that was counted as its owner's death, for it lives. If
@@ -303,7 +303,7 @@ pub struct Pending {
     pub deliveries: u64,
     /// Greatest token seen, [`FencingToken::NONE`] if it was never claimed with one.
     pub token: FencingToken,
-    /// Whether the owner with that token gave it up.
+    /// Whether the owner with that token handed it back.
     pub handed_back: bool,
     /// How many owners failed on it.
     pub failures: u32,
@@ -320,7 +320,7 @@ pub struct Fenced {
     pub token: FencingToken,
 }
 
-/// One entry to give up.
+/// One entry to hand back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandBackRequest {
     /// The entry.

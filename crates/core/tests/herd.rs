@@ -1,4 +1,4 @@
-//! R11 under virtual time: what one consumer gave up, or left, N survivors share
+//! R11 under virtual time: what one consumer handed back, or left, N survivors share
 //! out without falling over each other. Every call about locks takes its time.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -79,7 +79,7 @@ fn a_sole_consumer_lets_its_failing_stream_rest_too() {
             lease.fail("it was bad").await.unwrap();
             lease = a.lease(LONG).await;
             let rested = now(&fleet).saturating_since(failed);
-            // It leaves what it gave up to others for a TTL.
+            // It leaves what it handed back to others for a TTL.
             assert!(
                 rested >= rest(n).max(TTL) && rested <= rest(n).max(TTL) + SOON,
                 "{rested:?} after failure {n}"

@@ -152,7 +152,7 @@ fn a_claim_with_a_greater_token_takes_from_whoever_has_the_entry() {
     assert_eq!(
         fx.claim("w3", entry, 11),
         claimed("w2", 1),
-        "w2 never gave it up"
+        "w2 never handed it back"
     );
     assert_eq!(
         fx.claim("w3", entry, 11),

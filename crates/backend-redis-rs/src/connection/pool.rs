@@ -288,8 +288,8 @@ impl<T: Send + 'static> Singles<T> {
         }
     }
 
-    /// For the next call: what is given back has answered, and waits for nothing.
-    pub(super) fn give_back(&self, connection: T) {
+    /// For the next call: what is put back has answered, and waits for nothing.
+    pub(super) fn put_back(&self, connection: T) {
         self.close_old();
         let mut idle = lock(&self.idle);
         if idle.len() < MOST_IDLE {

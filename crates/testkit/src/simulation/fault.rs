@@ -141,7 +141,7 @@ pub enum Fault {
         /// Which.
         nth: u64,
     },
-    /// An operator wants a lease given up.
+    /// An operator revokes a lease.
     Revoke {
         /// Which.
         nth: u64,
@@ -289,7 +289,7 @@ pub enum Key {
     Owners,
     /// What one session holds (session leases).
     Leases,
-    /// Which leases an operator wants given up.
+    /// Which leases an operator revokes.
     Marks,
     /// The counter from which tokens are minted.
     Counter,

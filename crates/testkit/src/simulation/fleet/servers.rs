@@ -251,7 +251,7 @@ impl SimServers {
         servers.lbs.steal(&thief, nth, at)
     }
 
-    /// An operator marks the `nth` lease on record to be given up; `false` if
+    /// An operator marks the `nth` lease on record to be released; `false` if
     /// there is none, as with per-stream locks.
     pub fn revoke(&self, nth: u64) -> bool {
         self.shared.state().servers.locks.revoke(nth).is_some()

@@ -145,7 +145,7 @@ impl Locks {
         key.is_some_and(|key| key.expires_ms > now)
     }
 
-    /// Marks one of the leases on record to be given up.
+    /// Marks one of the leases on record to be released.
     pub(in super::super) fn revoke(&mut self, nth: u64) -> Option<StreamName> {
         let nth = nth.checked_rem(self.leases.len() as u64)?;
         let stream = self.leases.keys().nth(nth as usize)?.clone();

@@ -23,7 +23,7 @@ local function leases_of(who)
   return leases .. who
 end
 
--- Data stream → token of the lease that is to be given up.
+-- Data stream → token of the lease that is to be released.
 local function marks_of(who)
   return leases .. who .. ':marks'
 end

@@ -2,7 +2,7 @@
 -- KEYS: …, sweep turn, fencing records, lock scheme.
 -- ARGV: …, turn length (ms, 0: none wanted).
 -- Returns {'gone'}, or {'ok', the server's clock (ms), how many leases are on record, those
--- that are to be given up (stream, entry, token), the generation, and what around.lua tells}.
+-- that are to be released (stream, entry, token), the generation, and what around.lua tells}.
 local sweep, records_key, scheme_key = KEYS[K + 1], KEYS[K + 2], KEYS[K + 3]
 local turn_length = ARGV[A + 1]
 local _, generation = check_restart()

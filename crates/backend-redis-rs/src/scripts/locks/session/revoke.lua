@@ -1,4 +1,4 @@
--- Marks leases to be given up; their owners hear of it by their next heartbeat.
+-- Marks leases to be released; their owners hear of it by their next heartbeat.
 -- KEYS: ….  ARGV: …, data streams.
 -- Returns for each: 1, or 0 if nobody holds it.
 local replies = {}
