@@ -28,12 +28,12 @@ impl MemoryLocks {
 /// The sessions, and what is on record for them.
 #[derive(Default)]
 pub(crate) struct Sessions {
-    /// Every session that is not buried.
+    /// Every session that is not removed.
     sessions: BTreeMap<SessionId, SessionState>,
     /// The same by deadline: those up to now are dead.
     deadlines: BTreeSet<(Timestamp, SessionId)>,
     leases: BTreeMap<StreamName, Lease>,
-    /// Sessions that are over and forgotten, so that a late open revives none.
+    /// Sessions that are over and removed, so that a late open revives none.
     over: BTreeSet<SessionId>,
     over_ages: VecDeque<(Timestamp, SessionId)>,
     sweep_turn_ends: Timestamp,
@@ -235,7 +235,7 @@ impl Sessions {
     fn close(&mut self, session: &SessionId, now: Timestamp) -> bool {
         if !self.sessions.contains_key(session) {
             // Its open may still be under way.
-            self.forget(session, now);
+            self.remember_as_over(session, now);
             return false;
         }
         let lived = self.lives(session, now);
@@ -442,7 +442,7 @@ impl Sessions {
             Some(state) => {
                 self.deadlines.remove(&(state.deadline, dead.clone()));
                 self.sessions.remove(dead);
-                self.forget(dead, now);
+                self.remember_as_over(dead, now);
                 true
             }
             None => true,
@@ -450,7 +450,7 @@ impl Sessions {
     }
 
     /// Remembers of a session only that it is over, and that for a while only.
-    fn forget(&mut self, session: &SessionId, now: Timestamp) {
+    fn remember_as_over(&mut self, session: &SessionId, now: Timestamp) {
         while let Some((since, _)) = self.over_ages.front()
             && now.saturating_since(*since) > REMEMBERED
         {

@@ -95,7 +95,7 @@ fn kind(key: &str) -> &str {
 
 async fn any_key_may_vanish(world: World) {
     let world = world.with_ttl(TTL);
-    // One that left is buried, one bad entry is in quarantine, one stream was announced
+    // One that left is removed, one bad entry is in quarantine, one stream was announced
     // twice, and so somebody was refused.
     let left = world.start("left").await;
     left.client.shutdown().await;

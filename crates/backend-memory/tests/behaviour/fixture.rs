@@ -249,7 +249,7 @@ impl Fixture {
         ready(self.locks.take_over(by, &dead.id, max)).unwrap()
     }
 
-    pub(crate) fn bury(&self, dead: &Session) -> bool {
+    pub(crate) fn remove(&self, dead: &Session) -> bool {
         ready(self.locks.bury(&dead.id)).unwrap()
     }
 }

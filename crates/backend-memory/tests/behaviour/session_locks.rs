@@ -18,13 +18,13 @@ fn a_late_beat_does_not_revive_a_session() {
 }
 
 #[test]
-fn a_late_open_revives_no_session_dead_closed_or_buried() {
+fn a_late_open_revives_no_session_dead_closed_or_removed() {
     let fx = Fixture::new();
     let reopen = |session: &Session| ready(fx.locks.open(session)).unwrap();
     let dead = fx.open("a", 1);
     fx.clock.advance(TTL);
     assert_eq!(reopen(&dead), OpenOutcome::SessionGone);
-    assert!(fx.bury(&dead));
+    assert!(fx.remove(&dead));
     assert_eq!(reopen(&dead), OpenOutcome::SessionGone);
     let closed = fx.open("a", 2);
     ready(fx.locks.close(&closed.id)).unwrap();
@@ -150,7 +150,7 @@ fn tokens_exceed_the_callers_floor_and_follow_the_clock() {
 }
 
 #[test]
-fn a_beat_names_the_dead_until_they_are_buried_and_the_next_deadline_only_of_others_alive() {
+fn a_beat_names_the_dead_until_they_are_removed_and_the_next_deadline_only_of_others_alive() {
     let fx = Fixture::new();
     let d1 = fx.open("d", 1);
     fx.clock.advance(TICK);
@@ -168,9 +168,9 @@ fn a_beat_names_the_dead_until_they_are_buried_and_the_next_deadline_only_of_oth
         (reply.dead, reply.next_deadline, reply.members),
         (vec![d1.id.clone(), d2.id.clone()], None, 1)
     );
-    assert!(fx.bury(&d1) && fx.bury(&d1));
+    assert!(fx.remove(&d1) && fx.remove(&d1));
     assert_eq!(fx.beat(&a, &[]).dead, [d2.id]);
-    assert!(!fx.bury(&a), "it lives");
+    assert!(!fx.remove(&a), "it lives");
     let members = ready(fx.locks.members()).unwrap();
     assert_eq!(
         members,
@@ -193,7 +193,7 @@ fn a_dead_sessions_leases_are_taken_over_in_pages_lowest_stream_first() {
         TakeOverOutcome::Alive { remaining: TICK }
     );
     fx.clock.advance(TICK);
-    assert!(!fx.bury(&d), "it still holds something");
+    assert!(!fx.remove(&d), "it still holds something");
     let TakeOverOutcome::Taken { leases, left } = fx.take_over(&a, &d, 2) else {
         panic!()
     };
@@ -214,7 +214,7 @@ fn a_dead_sessions_leases_are_taken_over_in_pages_lowest_stream_first() {
         panic!()
     };
     assert_eq!(leases[0].stream, stream("c"));
-    assert!(fx.bury(&d));
+    assert!(fx.remove(&d));
     assert_eq!(
         fx.take_over(&a, &d, 2),
         TakeOverOutcome::Taken {
@@ -235,7 +235,7 @@ fn what_a_dead_session_held_can_be_acquired_and_leaves_its_record() {
     let a = fx.open("a", 1);
     assert!(fx.acquire(&a, "s", 1, 1).token > old.token);
     assert!(ready(fx.locks.records(&d.id, None, 9)).unwrap().is_empty());
-    assert!(fx.bury(&d));
+    assert!(fx.remove(&d));
 }
 
 #[test]

@@ -427,7 +427,7 @@ impl Transport for SimBackend {
     async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
         let consumer = consumer.clone();
         self.lbs("forget_consumer", move |state, _, _| {
-            Ok(state.servers.lbs.forget(&consumer))
+            Ok(state.servers.lbs.remove_unused(&consumer))
         })
         .await
     }

@@ -587,7 +587,7 @@ impl Lbs {
         entries.iter().map(quarantine).collect()
     }
 
-    pub(in super::super) fn forget(&mut self, consumer: &ConsumerName) -> bool {
+    pub(in super::super) fn remove_unused(&mut self, consumer: &ConsumerName) -> bool {
         let Some(group) = &mut self.group else {
             return true;
         };

@@ -24,7 +24,7 @@ pub(in super::super) struct Locks {
     /// Deadlines in milliseconds of the server's clock.
     sessions: BTreeMap<SessionId, u64>,
     /// Sessions that are over and removed: a late open revives none.
-    buried: BTreeSet<SessionId>,
+    removed: BTreeSet<SessionId>,
     counter: u64,
     sweep_until: u64,
     /// Data streams that somebody was refused.
@@ -78,7 +78,7 @@ impl Locks {
             scheme,
             mutant,
             sessions: BTreeMap::new(),
-            buried: BTreeSet::new(),
+            removed: BTreeSet::new(),
             counter: 0,
             sweep_until: 0,
             refused: BTreeSet::new(),
@@ -206,7 +206,7 @@ impl Locks {
     // --- sessions ---------------------------------------------------------------------
 
     pub(in super::super) fn open(&mut self, session: &Session, now: u64) -> OpenOutcome {
-        let over = self.buried.contains(&session.id)
+        let over = self.removed.contains(&session.id)
             || (self.sessions.contains_key(&session.id) && !self.lives(&session.id, now));
         if over {
             return OpenOutcome::SessionGone;
@@ -217,7 +217,7 @@ impl Locks {
     }
 
     pub(in super::super) fn close(&mut self, session: &SessionId, now: u64, hints: &mut Vec<Hint>) {
-        if self.buried.contains(session) {
+        if self.removed.contains(session) {
             return;
         }
         let deadline = self.sessions.entry(session.clone()).or_insert(now);
@@ -350,7 +350,7 @@ impl Locks {
             return false;
         }
         if self.sessions.remove(dead).is_some() {
-            self.buried.insert(dead.clone());
+            self.removed.insert(dead.clone());
         }
         true
     }

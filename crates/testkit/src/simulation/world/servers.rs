@@ -149,7 +149,7 @@ impl World {
                 Reply::HandedBack(lbs.hand_back(me, entries, lbs_now, hints))
             }
             Action::Quarantine(entries) => Reply::Quarantined(lbs.quarantine(me, entries, lbs_now)),
-            Action::ForgetConsumer(consumer) => Reply::Forgotten(lbs.forget(consumer)),
+            Action::ForgetConsumer(consumer) => Reply::Forgotten(lbs.remove_unused(consumer)),
             Action::Open(session) => Reply::Opened(locks.open(session, locks_now)),
             Action::Close(session) => {
                 locks.close(session, locks_now, hints);

@@ -58,8 +58,8 @@ impl Locks {
             Key::Counter => std::mem::take(&mut self.counter) > 0,
             Key::Turn => std::mem::take(&mut self.sweep_until) > now,
             Key::Buried => {
-                let were = !self.buried.is_empty();
-                self.buried.clear();
+                let were = !self.removed.is_empty();
+                self.removed.clear();
                 were
             }
             Key::Refused => {
