@@ -267,7 +267,7 @@ impl Driver {
             self.runtime.sleep_until(deadline).await;
             Wake::Timeout
         };
-        // Time first: a lease that has run out is disowned whatever else waits.
+        // Time first: a lease that has expired is lost, whatever else waits.
         future::or(timeout, future::or(arrival, future::or(message, silence))).await
     }
 

@@ -75,7 +75,7 @@ fn a_dead_consumers_streams_are_taken_over_and_completed() {
 }
 
 #[test]
-fn a_stalled_owner_is_disowned_first_and_cannot_complete() {
+fn a_stalled_owner_loses_its_lease_first_and_cannot_complete() {
     everywhere(|fleet| async move {
         let mut a = fleet.start("a").await;
         fleet.submit(&["s"]).await;

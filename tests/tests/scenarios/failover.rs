@@ -19,8 +19,8 @@ everywhere!(
     with_manual_claiming_a_thousand_orphans_are_all_reported,
     with_manual_claiming_what_is_reported_can_be_claimed,
     a_thousand_streams_of_a_dead_consumer_are_all_taken_over,
-    a_stalled_owner_is_disowned_first_and_cannot_complete,
-    an_owner_that_reaches_no_server_is_disowned_on_time,
+    a_stalled_owner_loses_its_lease_first_and_cannot_complete,
+    an_owner_that_reaches_no_server_loses_its_lease_on_time,
     shutdown_hands_back_and_another_continues_at_once,
     a_consumer_that_starts_after_the_shutdown_continues_at_once,
     a_dropped_lease_is_handed_back_to_others,
@@ -32,7 +32,7 @@ everywhere!(
 );
 on_redis_with_smol!(
     a_dead_consumers_streams_are_taken_over_and_completed,
-    a_stalled_owner_is_disowned_first_and_cannot_complete,
+    a_stalled_owner_loses_its_lease_first_and_cannot_complete,
     shutdown_hands_back_and_another_continues_at_once,
 );
 
@@ -194,7 +194,7 @@ async fn a_thousand_streams_of_a_dead_consumer_are_all_taken_over(world: World) 
     world.nothing_is_left().await;
 }
 
-async fn a_stalled_owner_is_disowned_first_and_cannot_complete(world: World) {
+async fn a_stalled_owner_loses_its_lease_first_and_cannot_complete(world: World) {
     let mut a = world.start("a").await;
     world.submit(&["s"]).await;
     let stale = a.lease().await;
@@ -220,7 +220,7 @@ async fn a_stalled_owner_is_disowned_first_and_cannot_complete(world: World) {
     world.nothing_is_left().await;
 }
 
-async fn an_owner_that_reaches_no_server_is_disowned_on_time(world: World) {
+async fn an_owner_that_reaches_no_server_loses_its_lease_on_time(world: World) {
     let faults = Faults::default();
     let provider = faults.wrap(world.provider().await);
     let mut a = world.start_on("a", provider, |b| b).await;
@@ -234,7 +234,7 @@ async fn an_owner_that_reaches_no_server_is_disowned_on_time(world: World) {
         event => panic!("{event:?}"),
     }
     let took = world.since(cut_off);
-    assert!(took <= world.ttl, "disowned after {took:?}");
+    assert!(took <= world.ttl, "lost after {took:?}");
     assert!(!stale.is_valid());
     let lease = b.lease().await;
     faults.set_unreachable(false);

@@ -19,7 +19,7 @@ on_redis!(
     an_idle_consumer_of_a_trimmed_lbs_waits_for_what_comes,
     a_server_that_restarts_with_its_data_has_its_leases_still,
     a_server_that_restarts_with_its_data_after_a_ttl_loses_no_stream,
-    an_owner_whose_server_is_frozen_is_disowned_on_time,
+    an_owner_whose_server_is_frozen_loses_its_lease_on_time,
     requests_that_a_partition_delays_until_after_the_next_owner_change_nothing,
     connections_killed_in_the_middle_of_a_fetch_lose_nothing,
     a_reply_to_a_fetch_that_is_cut_off_loses_nothing,
@@ -38,7 +38,7 @@ on_redis!(
 on_redis_with_session_leases!(
     an_idle_consumer_of_a_trimmed_lbs_waits_for_what_comes,
     a_server_that_restarts_with_its_data_after_a_ttl_loses_no_stream,
-    an_owner_whose_server_is_frozen_is_disowned_on_time,
+    an_owner_whose_server_is_frozen_loses_its_lease_on_time,
     requests_that_a_partition_delays_until_after_the_next_owner_change_nothing,
     connections_killed_in_the_middle_of_a_fetch_lose_nothing,
     a_reply_to_a_fetch_that_is_cut_off_loses_nothing,
@@ -47,7 +47,7 @@ on_redis_with_session_leases!(
 );
 on_redis_with_smol!(
     connections_killed_in_the_middle_of_a_fetch_lose_nothing,
-    an_owner_whose_server_is_frozen_is_disowned_on_time,
+    an_owner_whose_server_is_frozen_loses_its_lease_on_time,
 );
 
 const QUICK: RetryPolicy = RetryPolicy {
@@ -134,7 +134,7 @@ async fn a_server_that_restarts_with_its_data_after_a_ttl_loses_no_stream(world:
     world.nothing_is_left().await;
 }
 
-async fn an_owner_whose_server_is_frozen_is_disowned_on_time(world: World) {
+async fn an_owner_whose_server_is_frozen_loses_its_lease_on_time(world: World) {
     let mut a = world.start_with("a", |b| b.retry(QUICK)).await;
     world.submit(&["s"]).await;
     let stale = a.lease().await;
@@ -148,7 +148,7 @@ async fn an_owner_whose_server_is_frozen_is_disowned_on_time(world: World) {
         event => panic!("{event:?}"),
     }
     let took = world.since(frozen);
-    assert!(took <= world.ttl, "disowned after {took:?}");
+    assert!(took <= world.ttl, "lost after {took:?}");
     assert!(!stale.is_valid());
     world.redis().thaw();
     let again = a.lease().await;
