@@ -249,7 +249,7 @@ fn run(scheme: LockScheme, size: u64, rounds: u64) -> [u64; 4] {
     let beats = 10;
     let beat = bench.measure(|bench| {
         for _ in 0..beats {
-            bench.now = bench.now + Settings::default().beat_interval();
+            bench.now = bench.now + Settings::default().heartbeat_interval();
             let start = Instant::now();
             let now = bench.now;
             bench.machine.handle_timeout(now);

@@ -290,7 +290,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a lease outlives its owner's last beat: 200 ms to 1 h, default 5 s.
+    /// How long a lease outlives its owner's last heartbeat: 200 ms to 1 h, default 5 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.settings.ttl = ttl;
         self

@@ -88,7 +88,7 @@ impl Lease {
         self.handle.now() < self.belief.until()
     }
 
-    /// Until when [`is_valid`](Self::is_valid) stays true without a further beat.
+    /// Until when [`is_valid`](Self::is_valid) stays true without a further heartbeat.
     pub fn valid_until(&self) -> Timestamp {
         self.belief.until()
     }
@@ -104,7 +104,7 @@ impl Lease {
             if self.belief.is_over() || until <= self.handle.now() {
                 return;
             }
-            // A beat may have moved it by then.
+            // A heartbeat may have moved it by then.
             let expired = self.handle.sleep_until(until);
             future::or(self.belief.over(), expired).await;
         }

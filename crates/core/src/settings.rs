@@ -85,7 +85,7 @@ impl RetryPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// How long a lease outlives its owner's last beat. 200 ms to 1 h, default 5 s.
+    /// How long a lease outlives its owner's last heartbeat. 200 ms to 1 h, default 5 s.
     pub ttl: Duration,
     /// Automatic or manual claiming.
     pub claim: ClaimMode,
@@ -159,8 +159,8 @@ impl Settings {
         (self.ttl / 10).max(Duration::from_millis(50))
     }
 
-    /// Time between beats.
-    pub fn beat_interval(&self) -> Duration {
+    /// Time between heartbeats.
+    pub fn heartbeat_interval(&self) -> Duration {
         self.ttl / 3
     }
 

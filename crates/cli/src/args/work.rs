@@ -181,7 +181,7 @@ impl WorkArgs {
     /// within the lease; and a lease that is well must never seem to need it.
     fn lost_grace(&self, settings: &Settings) -> Result<Duration, Error> {
         // What is left just before a beat. It and its answer take a while, too.
-        let mut left = settings.ttl - settings.margin() - settings.beat_interval();
+        let mut left = settings.ttl - settings.margin() - settings.heartbeat_interval();
         if self.locks.scheme() == LockScheme::Session {
             // A new lease is believed for no longer than a restart holds others back,
             // until a beat some seconds later has shown that it lasts.

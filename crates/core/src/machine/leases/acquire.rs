@@ -284,7 +284,7 @@ impl Leases {
             self.record.doubt(&lease, capped);
         } else {
             // If the answer was slow, the lock cannot wait for the next beat.
-            cx.effect(Effect::HeartbeatBy(sent + cx.settings.beat_interval()));
+            cx.effect(Effect::HeartbeatBy(sent + cx.settings.heartbeat_interval()));
         }
         if !self.late.owes(entry) {
             self.lanes.claim.queue.insert(entry);

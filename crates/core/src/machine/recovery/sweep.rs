@@ -173,7 +173,7 @@ impl Sweeps {
         // stuck at this one, and learn whose deadlines to watch.
         let others_first = match cx.is_manual() {
             true => Duration::ZERO,
-            false => cx.settings.beat_interval(),
+            false => cx.settings.heartbeat_interval(),
         };
         self.due = self.began + self.interval(cx) + others_first;
     }

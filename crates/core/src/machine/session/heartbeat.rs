@@ -104,7 +104,7 @@ impl SessionState {
                     self.deadline = self.deadline.max(cx.believed_until(sent));
                 }
                 self.next_heartbeat = match self.round.left.is_empty() {
-                    true => self.round.began + cx.settings.beat_interval(),
+                    true => self.round.began + cx.settings.heartbeat_interval(),
                     false => cx.now,
                 };
                 self.told_of_peers(cx, recovery, &reply);
@@ -172,6 +172,6 @@ impl SessionState {
         }
         let wait = Duration::from_millis(1 << self.in_vain.min(20));
         self.in_vain = self.in_vain.saturating_add(1);
-        wait.min(cx.settings.beat_interval() / 4)
+        wait.min(cx.settings.heartbeat_interval() / 4)
     }
 }

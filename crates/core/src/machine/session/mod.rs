@@ -206,7 +206,7 @@ mod tests {
             panic!("its news are for the other parts")
         };
         assert_eq!(heartbeat.deadline_before, before);
-        let next = rig.cx.now + rig.cx.settings.beat_interval();
+        let next = rig.cx.now + rig.cx.settings.heartbeat_interval();
         assert_eq!(rig.session.timeout(&rig.cx), next);
     }
 

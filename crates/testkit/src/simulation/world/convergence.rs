@@ -122,7 +122,7 @@ impl World {
         let left_alone = longest.foreign_grace() + Duration::from_millis(self.set_back_ms as u64);
         // it is seen by the second sweep at the latest (who had the turn may
         // have died with it), a turn coming with a beat;
-        let seen = 2 * (longest.sweep_interval() + longest.beat_interval());
+        let seen = 2 * (longest.sweep_interval() + longest.heartbeat_interval());
         // a consumer that lives must leave it unlocked for a TTL;
         let unlocked = ttl;
         // it rests if its owners failed;
@@ -311,7 +311,7 @@ impl World {
 
     fn two_sweeps(&self) -> Time {
         let longest = self.longest_ttl();
-        ns(2 * (longest.sweep_interval() + longest.beat_interval()))
+        ns(2 * (longest.sweep_interval() + longest.heartbeat_interval()))
     }
 
     /// R11: a claim per stream, and an acquire per stream and survivor for each
