@@ -6,10 +6,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the repository's files can be read: such links also work on docs.rs.
-const BLOB: &str = "https://github.com/streamlease/streamlease/blob/main/";
-const TREE: &str = "https://github.com/streamlease/streamlease/tree/main/";
-
 /// README is the first page of the crate: what does not fit has a page of its own.
 const README_LINES: usize = 200;
 
@@ -39,13 +35,70 @@ fn the_readme_is_short_and_its_links_work_outside_of_the_repository() {
     }
     let named = links(&readme.text);
     for page in docs() {
-        let link = format!("{BLOB}{}", page.name());
+        let link = format!("{}/blob/main/{}", repository(), page.name());
         assert!(
             named.contains(&link),
             "README does not name {}",
             page.name()
         );
     }
+}
+
+/// crates.io and docs.rs show a crate's README without the repository around it.
+#[test]
+fn links_of_the_crates_readmes_work_outside_of_the_repository() {
+    let mut wrong = Vec::new();
+    let readmes: Vec<_> = files(&root().join("crates"), &["md"])
+        .into_iter()
+        .filter(|path| path.ends_with("README.md"))
+        .map(Page::open)
+        .collect();
+    assert!(readmes.len() > 9, "only {} READMEs", readmes.len());
+    for page in readmes {
+        for link in links(&page.text) {
+            let works = link.starts_with("https://") || link.starts_with('#');
+            let why = match works {
+                true => what_is_wrong(&page.path, &link),
+                false => Some("is not in the package"),
+            };
+            if let Some(why) = why {
+                wrong.push(format!("{}: {link} {why}", page.name()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Its one place is `Cargo.toml`; whoever moves the repository is told of every other.
+#[test]
+fn every_page_has_the_repositorys_address_as_cargo_toml_has_it() {
+    let repository = repository();
+    let name = repository.rsplit('/').next().expect("a name").to_owned();
+    let mut pages = pages();
+    pages.push(page("SECURITY.md"));
+    pages.extend(
+        files(&root().join("crates"), &["md"])
+            .into_iter()
+            .map(Page::open),
+    );
+    let mut named = 0;
+    let mut wrong = Vec::new();
+    for page in pages {
+        for rest in page.text.split("https://github.com/").skip(1) {
+            let end = rest.find([')', ' ', '>', '\n', '"']).unwrap_or(rest.len());
+            let mut parts = rest[..end].split(['/', '#']).skip(1);
+            if parts.next() != Some(&*name) {
+                continue;
+            }
+            named += 1;
+            let link = format!("https://github.com/{}", &rest[..end]);
+            if !link.starts_with(&repository) {
+                wrong.push(format!("{}: {link}", page.name()));
+            }
+        }
+    }
+    assert!(named > 10, "only {named} links: are they found?");
+    assert!(wrong.is_empty(), "not {repository}: {wrong:#?}");
 }
 
 #[test]
@@ -292,6 +345,16 @@ fn pages() -> Vec<Page> {
     pages
 }
 
+/// Where the repository is: links to its files there also work on docs.rs.
+fn repository() -> String {
+    let manifest = read(&root().join("Cargo.toml"));
+    let address = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("repository = \""))
+        .and_then(|rest| rest.strip_suffix('"'));
+    address.expect("the workspace's repository").to_owned()
+}
+
 fn docs() -> Vec<Page> {
     in_folder(&root().join("docs"))
 }
@@ -311,7 +374,7 @@ fn page(name: &str) -> Page {
     Page::open(root().join(name))
 }
 
-/// The targets of `[text](target)`, outside of code.
+/// The targets of `[text](target)` and of `[name]: target`, outside of code.
 fn links(text: &str) -> Vec<String> {
     let mut links = Vec::new();
     let mut in_code = false;
@@ -321,6 +384,11 @@ fn links(text: &str) -> Vec<String> {
         }
         if in_code {
             continue;
+        }
+        if let Some((name, target)) = line.split_once("]: ")
+            && name.starts_with('[')
+        {
+            links.push(target.trim().to_owned());
         }
         // Inline code may have brackets.
         let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("code");
@@ -334,7 +402,11 @@ fn links(text: &str) -> Vec<String> {
 }
 
 fn what_is_wrong(from: &Path, link: &str) -> Option<&'static str> {
-    let link = match link.strip_prefix(BLOB).or(link.strip_prefix(TREE)) {
+    let here = link.strip_prefix(&repository()).and_then(|path| {
+        path.strip_prefix("/blob/main/")
+            .or(path.strip_prefix("/tree/main/"))
+    });
+    let link = match here {
         Some(path) => format!("{}/{path}", root().display()),
         None if link.contains("://") => return None,
         None => link.to_owned(),
