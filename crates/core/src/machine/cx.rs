@@ -6,17 +6,13 @@ use std::time::Duration;
 
 use super::budget::Budget;
 use super::calls::{Calls, Flight};
-use super::leases::lanes::Parking;
-use super::leases::table::Origin;
-use super::lifecycle::outages::Vital;
+use super::effects::Effect;
 use super::punctuality::Punctuality;
 use super::session::current::CurrentSession;
-use super::session::heartbeat::Heartbeat;
-use super::{Action, Answer, CallId, Config, DisownReason, Notice, Output, Reply, Rng};
+use super::{Action, Answer, CallId, Config, Notice, Output, Reply, Rng};
 use crate::limits::DEADLINE_JITTER;
 use crate::{
-    Announcement, ClaimMode, ConsumerName, EntryId, Error, FencingToken, Info, LeaseRef,
-    LockScheme, Result, Settings, StreamName, Timestamp,
+    ClaimMode, ConsumerName, Error, FencingToken, LockScheme, Result, Settings, Timestamp,
 };
 
 #[derive(Debug)]
@@ -36,66 +32,6 @@ pub(crate) struct Cx {
     pub(crate) calls: Calls,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) outputs: VecDeque<Output>,
-}
-
-/// What one part wants of another. The machine carries it out as soon as that part is done.
-#[derive(Debug)]
-pub(crate) enum Effect {
-    /// Scan at the entry again at that time, or before.
-    Recheck(EntryId, Timestamp),
-    /// Nobody owned the entry when it was seen last: that is not to be waited for again.
-    Unowned(EntryId),
-    /// There was no room for an orphan.
-    LeftBehind,
-    /// Scan at these entries.
-    Rescan(Vec<EntryId>),
-    /// Scan at what is pending at this consumer.
-    RescanOwn,
-    /// The next heartbeat is to be sent by then.
-    HeartbeatBy(Timestamp),
-    /// Nothing is to be fetched before then.
-    FetchNotBefore(Timestamp),
-    /// An entry was read: under its id the LBS has an announcement of this stream, or one
-    /// that cannot be read.
-    Read(EntryId, Option<StreamName>),
-    /// Lock it and claim it. With who gave it up, if somebody did.
-    Admit {
-        entry: EntryId,
-        content: Announcement,
-        origin: Origin,
-        giver: Option<ConsumerName>,
-    },
-    /// Claim what a take-over brought, now that its entry was read.
-    Adopt(LeaseRef, Info),
-    /// Free what a take-over brought.
-    GiveBack(LeaseRef),
-    /// A take-over brought a lease: when that was sent, and until when the lease is
-    /// believed at most.
-    TakenOver {
-        lease: LeaseRef,
-        sent: Timestamp,
-        capped: Timestamp,
-    },
-    /// Into quarantine.
-    Park(EntryId, Parking),
-    /// Claim again what is held.
-    Refresh(Vec<EntryId>),
-    /// Something in the way of this stream may be gone.
-    Wake(StreamName),
-    /// The lock server makes everybody wait, for it was restarted.
-    LocksRestarted,
-    /// The session is over, and everything that hangs on it.
-    AbandonSession(DisownReason),
-    /// A heartbeat was answered.
-    Heartbeat(Box<Heartbeat>),
-    /// Everything is prepared for a session.
-    OpenSession,
-    /// A call, of this name, failed. Its part tries it again.
-    Failed(&'static str, Error),
-    /// A call without which nothing goes on failed.
-    VitalFailed(Vital, Error),
-    /// The client is at its end, for this reason if it was not asked for.
-    Stop(Option<Error>),
 }
 
 /// The other consumers, as the last heartbeat told of them.

@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use super::calls::Flight;
-use super::cx::{Cx, Effect};
+use super::cx::Cx;
+use super::effects::Effect;
 use super::leases::Leases;
 use super::leases::lanes::{GATHER, Parking};
 use super::leases::table::Origin;

@@ -29,6 +29,8 @@ mod budget;
 mod calls;
 mod cx;
 mod deadlines;
+mod effects;
+mod inputs;
 mod intake;
 mod io;
 mod leases;
@@ -50,10 +52,10 @@ pub use io::{
 
 pub use crate::belief::Belief;
 pub(crate) use crate::limits::PAGE;
-use crate::{ConsumerName, Error, Hint, LockScheme, Result, Settings, Timestamp};
+use crate::{ConsumerName, LockScheme, Result, Settings, Timestamp};
 use backoff::Backoff;
 use calls::{Flight, InFlight};
-use cx::{Cx, Effect, Phase};
+use cx::{Cx, Phase};
 use deadlines::Deadlines;
 use intake::Intake;
 use leases::Leases;
@@ -66,7 +68,6 @@ use recovery::Recovery;
 use rng::Rng;
 pub(crate) use rng::mix;
 use session::SessionState;
-use session::heartbeat::Heartbeat;
 
 /// What a machine is made of.
 #[derive(Debug, Clone)]
@@ -219,99 +220,6 @@ impl Machine {
         self.apply();
     }
 
-    /// Carries out what parts want of each other, in the order in which they asked.
-    #[inline(always)]
-    fn apply(&mut self) {
-        // Mostly there are none, and this is asked several times for each input.
-        if !self.cx.effects.is_empty() {
-            self.apply_all();
-        }
-    }
-
-    #[inline(never)]
-    fn apply_all(&mut self) {
-        while let Some(effect) = self.cx.effects.pop_front() {
-            match effect {
-                Effect::Recheck(entry, at) => self.recovery.recheck(at, entry),
-                Effect::Unowned(entry) => self.recovery.remember_expired(&mut self.cx, entry),
-                Effect::LeftBehind => self.recovery.sweeps.leave_behind(),
-                Effect::Rescan(entries) => self.recovery.rescan(entries),
-                Effect::RescanOwn => self.recovery.rescan_own(&mut self.cx),
-                Effect::HeartbeatBy(at) => self.session.heartbeat_by(at),
-                Effect::FetchNotBefore(at) => self.intake.wait_until(at),
-                Effect::Read(entry, stream) => {
-                    self.leases.read(&mut self.cx, entry, stream.as_ref());
-                }
-                Effect::Admit {
-                    entry,
-                    content,
-                    origin,
-                    giver,
-                } => self
-                    .leases
-                    .admit_from(&mut self.cx, entry, content, origin, giver),
-                Effect::Adopt(lease, info) => self.leases.adopt(&mut self.cx, lease, info),
-                Effect::GiveBack(lease) => self.leases.give_back(&mut self.cx, lease),
-                Effect::TakenOver {
-                    lease,
-                    sent,
-                    capped,
-                } => self.leases.taken_over(&mut self.cx, lease, sent, capped),
-                Effect::Park(entry, parking) => self.leases.park(entry, parking),
-                Effect::Refresh(entries) => self.leases.lanes.refresh.queue.extend(entries),
-                Effect::Wake(stream) => self.leases.wake_stream(&mut self.cx, &stream),
-                Effect::LocksRestarted => self.leases.lock_server_restarted(&mut self.cx),
-                Effect::AbandonSession(reason) => self.abandon_session(reason),
-                Effect::Heartbeat(heartbeat) => self.heartbeat(*heartbeat),
-                Effect::OpenSession => self.session.open(&mut self.cx),
-                Effect::Failed(call, error) => self.outages.step_failed(&mut self.cx, call, &error),
-                Effect::VitalFailed(call, error) => self.outages.failed(&mut self.cx, call, error),
-                Effect::Stop(error) => self.stop(error),
-            }
-        }
-    }
-
-    /// What a heartbeat brought, to whom it concerns.
-    fn heartbeat(&mut self, heartbeat: Heartbeat) {
-        self.leases.heartbeat(&mut self.cx, &heartbeat);
-        self.session.show_deadline(&self.cx);
-        self.recovery
-            .heartbeat(&mut self.cx, &self.leases, &heartbeat.reply);
-        self.session
-            .told_of_deadline(&mut self.cx, &heartbeat.reply);
-        self.leases.compare_count(&mut self.cx, &heartbeat);
-    }
-
-    /// Ends everything that hangs on the current session and begins another,
-    /// whose id was never used. What was pending here is listed again by it.
-    fn abandon_session(&mut self, reason: DisownReason) {
-        self.leases.start_over(&mut self.cx, reason);
-        self.cx.begin_session();
-        self.session = SessionState::new(self.cx.now);
-        self.recovery.start_over(&self.cx);
-    }
-
-    /// The end. After `Terminated` nothing comes (R12).
-    fn stop(&mut self, error: Option<Error>) {
-        self.leases
-            .disown_all(&mut self.cx, DisownReason::ClientStopped);
-        self.cx
-            .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
-        self.cx.calls.cancel_all();
-        self.cx.effects.clear();
-        self.cx.phase = Phase::Stopped;
-        self.cx.notify(Notice::Terminated { error });
-        self.drain.stopped(&mut self.cx);
-    }
-
-    fn shut_down(&mut self, call: Option<CallId>) {
-        if self.drain.begin(&mut self.cx, call) {
-            self.cx
-                .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
-            self.leases.hand_back_all(&mut self.cx);
-        }
-    }
-
     /// The reply to a call without which nothing goes on, if it is one of the right kind.
     fn vital<T>(
         &mut self,
@@ -428,78 +336,6 @@ impl Machine {
                 );
             }
             Flight::Bury(suspect) => self.recovery.bury_done(&mut self.cx, &suspect, result),
-        }
-    }
-
-    fn hint(&mut self, hint: Hint) {
-        match hint {
-            Hint::LockExpired { entry, .. } => {
-                self.recovery
-                    .rescan_expired(&mut self.cx, &self.leases, entry)
-            }
-            Hint::HandedBack(entries) => {
-                self.leases.reconsider(&entries);
-                self.recovery.rescan(entries);
-            }
-            Hint::Freed(streams) => {
-                for stream in &streams {
-                    self.leases.wake_stream(&mut self.cx, stream);
-                    self.recovery.turn_freed(stream);
-                }
-            }
-            Hint::HolderGone(consumer) => self.recovery.suspect(&mut self.cx, consumer, None),
-            Hint::MayHaveMissed => {
-                // Hints come again: so may everything else.
-                self.outages.retry_soon(&mut self.cx);
-                self.recovery.rescan_after_silence(&mut self.cx);
-            }
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Complete { entry, token, call } => {
-                self.leases.complete(&mut self.cx, entry, token, call)
-            }
-            Command::CompleteStream { stream, call } => {
-                let lease = self.leases.items.active_entry(&stream).and_then(|entry| {
-                    Some((entry, self.leases.items.get(entry)?.state.lock()?.token))
-                });
-                match lease {
-                    Some((entry, token)) => self.leases.complete(&mut self.cx, entry, token, call),
-                    None => self
-                        .cx
-                        .answer(call, Ok(Answer::Completion(Completion::NotOwner))),
-                }
-            }
-            Command::HandBack {
-                entry,
-                token,
-                failed,
-                call,
-            } => {
-                self.leases
-                    .hand_back(&mut self.cx, entry, token, failed, call);
-            }
-            Command::Claim {
-                entry,
-                stream,
-                info,
-                call,
-            } => {
-                self.leases
-                    .claim_orphan(&mut self.cx, entry, stream, info, call);
-            }
-            Command::SetProgressTimeout {
-                entry,
-                token,
-                limit,
-            } => self.leases.limit_silence(&mut self.cx, entry, token, limit),
-            Command::SetCapacity(capacity) => {
-                self.leases.late.allow(self.cx.settings.capacity);
-                self.cx.settings.capacity = capacity;
-            }
-            Command::Shutdown { call } => self.shut_down(call),
         }
     }
 

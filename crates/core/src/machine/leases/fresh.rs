@@ -9,7 +9,8 @@
 //! after the answer to the acquire shows that there was no restart in between.
 
 use super::Leases;
-use crate::machine::cx::{Cx, Effect};
+use crate::machine::cx::Cx;
+use crate::machine::effects::Effect;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -7,7 +7,8 @@
 use super::Leases;
 use super::table::State;
 use crate::machine::DisownReason;
-use crate::machine::cx::{Cx, Effect};
+use crate::machine::cx::Cx;
+use crate::machine::effects::Effect;
 use crate::{EntryId, LeaseRef, StreamName, Timestamp};
 
 impl Leases {

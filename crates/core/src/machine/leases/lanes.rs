@@ -12,8 +12,8 @@ use crate::machine::lifecycle::wrong_reply;
 use crate::machine::pages::Lane;
 use crate::machine::{Action, PAGE, Reply};
 use crate::{
-    ClaimOutcome, EntryId, Fenced, FencingToken, HandBackOutcome, LeaseRef, MalformedReason,
-    Result, StreamName, Timestamp,
+    EntryId, Fenced, FencingToken, HandBackOutcome, LeaseRef, MalformedReason, Result, StreamName,
+    Timestamp,
 };
 
 /// How long at most something waits for completions that are under way, so that
@@ -219,13 +219,6 @@ pub(crate) fn outcomes<T>(
         Some(outcomes) if outcomes.len() == sent => Ok(outcomes),
         _ => Err(wrong_reply(call)),
     }
-}
-
-pub(crate) fn claimed(sent: usize, result: Result<Reply>) -> Result<Vec<ClaimOutcome>> {
-    outcomes("claim", sent, result, |reply| match reply {
-        Reply::Claimed(outcomes) => Some(outcomes),
-        _ => None,
-    })
 }
 
 pub(crate) fn handed_back(sent: usize, result: Result<Reply>) -> Result<Vec<HandBackOutcome>> {

@@ -12,7 +12,8 @@
 use super::Leases;
 use super::lanes::handed_back;
 use crate::machine::calls::Flight;
-use crate::machine::cx::{Cx, Effect};
+use crate::machine::cx::Cx;
+use crate::machine::effects::Effect;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -2,23 +2,30 @@
 //! admission to the release of its lock (R3, R4, R6, R7, R12).
 
 pub(crate) mod acquire;
+mod admit;
+mod claim;
+mod complete;
 mod ending;
 mod failure_reset;
 mod fresh;
+mod hand_back;
 mod ids;
 pub(crate) mod lanes;
 pub(crate) mod late;
 mod progress;
+mod quarantine;
+mod refresh;
+mod release;
 pub(crate) mod table;
 pub(crate) mod unconfirmed;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use self::failure_reset::FailureReset;
 use self::lanes::Lanes;
 use self::late::Late;
-use self::table::{Item, Items, State};
+use self::refresh::REFRESH;
+use self::table::{Items, State};
 use self::unconfirmed::Record;
 use super::calls::Flight;
 use super::cx::Cx;
@@ -51,10 +58,6 @@ pub(crate) struct Leases {
     /// When all that is held is claimed again (per-stream locks).
     refresh_due: Timestamp,
 }
-
-/// How often owners claim their entries again with per-stream locks: well below
-/// the 40 s after which a booting Go consumer takes what looks idle.
-const REFRESH: Duration = Duration::from_secs(10);
 
 impl Leases {
     pub(crate) fn new(now: Timestamp) -> Self {
@@ -151,15 +154,6 @@ impl Leases {
         false
     }
 
-    /// A shutdown begins. What is locked or about to be is given up when the answer is there.
-    pub(crate) fn hand_back_all(&mut self, cx: &mut Cx) {
-        let is_held = |item: &Item| matches!(item.state, State::Held(_));
-        let held = self.items.iter().filter(|(_, item)| is_held(item));
-        for entry in held.map(|(entry, _)| entry).collect::<Vec<_>>() {
-            self.begin_hand_back(cx, entry, None, None);
-        }
-    }
-
     /// What waits goes at once when the client is to end.
     pub(crate) fn pump_drain(&mut self, cx: &mut Cx) {
         if cx.is_draining() && !cx.is_leaving() {
@@ -189,24 +183,6 @@ impl Leases {
             .min(self.failure_reset.timeout())
             .min(self.silences.next())
             .min(self.wakes.next())
-    }
-
-    pub(crate) fn pump_refresh(&mut self, cx: &Cx) {
-        if self.refresh_due <= cx.now && self.refreshes(cx) {
-            self.refresh_due = cx.now + REFRESH;
-            self.refresh_all();
-        }
-    }
-
-    fn refresh_timeout(&self, cx: &Cx) -> Timestamp {
-        match self.refreshes(cx) {
-            true => self.refresh_due,
-            false => Timestamp::MAX,
-        }
-    }
-
-    fn refreshes(&self, cx: &Cx) -> bool {
-        cx.scheme == LockScheme::PerStream && !cx.is_draining()
     }
 
     /// A mark by an operator. One that is not known here is released all the

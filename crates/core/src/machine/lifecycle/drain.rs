@@ -1,7 +1,8 @@
 //! Shutting down (R7): hand everything back, close the session, remove the name.
 
 use crate::machine::calls::Flight;
-use crate::machine::cx::{Cx, Effect, Leaving, Phase};
+use crate::machine::cx::{Cx, Leaving, Phase};
+use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
 use crate::machine::{Action, Answer, Backoff, CallId, Command, Completion, HandBack, Reply};
 use crate::{Result, Timestamp};

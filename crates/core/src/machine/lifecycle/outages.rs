@@ -5,7 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::machine::calls::Flight;
-use crate::machine::cx::{Cx, Effect, Phase};
+use crate::machine::cx::{Cx, Phase};
+use crate::machine::effects::Effect;
 use crate::machine::{Action, Notice};
 use crate::{Error, ErrorKind, Result, Timestamp};
 

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use super::Recovery;
+use super::page::NeedsInspection;
 use super::scan::{MOST_RECHECKS, SCAN_PAGE, Target};
-use super::steps::NeedsInspection;
 use crate::machine::Notice;
-use crate::machine::cx::{Cx, Effect};
+use crate::machine::cx::Cx;
+use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
 use crate::machine::leases::lanes::Parking;
 use crate::machine::leases::table::Origin;

@@ -3,7 +3,7 @@
 //!
 //! Where to find what:
 //! - `scan`: what makes it look at what is pending, and at what next; `steps`: how one
-//!   look goes; `own`: when to look at one's own part; `sweep`: whose turn it is to look
+//!   look goes, `page`: how what it has read is worked through; `own`: when to look at one's own part; `sweep`: whose turn it is to look
 //!   at everything;
 //! - `classify`: what a look shows: ours, an orphan, somebody else's;
 //! - `members`: who lives; `watch`: whose death a lock tells of;
@@ -14,6 +14,7 @@
 mod classify;
 mod members;
 mod own;
+mod page;
 mod rank;
 mod reports;
 pub(crate) mod scan;

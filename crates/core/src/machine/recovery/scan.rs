@@ -13,11 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Recovery;
 use super::own::Own;
-use super::steps::{Page, Scan};
+use super::page::Page;
+use super::steps::Scan;
 use super::takeover::SuspectKey;
 use crate::machine::Backoff;
-use crate::machine::cx::{Cx, Effect};
+use crate::machine::cx::Cx;
 use crate::machine::deadlines::Deadlines;
+use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
 use crate::{ConsumerName, EntryId, FencingToken, Timestamp};
 

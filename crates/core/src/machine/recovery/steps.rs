@@ -1,19 +1,17 @@
 //! One look, step by step: who lives, what is pending, and whose locks are held
 //! of what is neither ours nor known to be free. What it shows is classified in `classify`.
 
-use std::collections::{BTreeSet, VecDeque};
-
 use super::Recovery;
+use super::page::{NeedsInspection, Page};
 use super::scan::{SCAN_PAGE, Target};
 use crate::limits::ID_PAGE;
 use crate::machine::calls::Flight;
-use crate::machine::cx::{Cx, Effect};
+use crate::machine::cx::Cx;
+use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
 use crate::machine::leases::table::State;
-use crate::machine::{Action, Notice, Reply};
-use crate::{
-    EntryId, LockId, LockState, Pending, PendingIds, PendingPage, Result, Scope, Timestamp,
-};
+use crate::machine::{Action, Reply};
+use crate::{EntryId, LockId, PendingIds, PendingPage, Result, Scope, Timestamp};
 
 #[derive(Debug)]
 pub(crate) struct Scan {
@@ -23,7 +21,7 @@ pub(crate) struct Scan {
 }
 
 #[derive(Debug)]
-enum Step {
+pub(super) enum Step {
     Members,
     /// Of ids alone.
     ListIds,
@@ -55,36 +53,9 @@ impl Step {
     }
 }
 
-/// What is pending, and inspected by its lock.
-#[derive(Debug)]
-pub(crate) struct NeedsInspection {
-    pub(crate) pending: Pending,
-    /// Its lock was reported or seen to expire before.
-    pub(crate) expired: bool,
-}
-
-/// A page that was read.
-#[derive(Debug)]
-pub(crate) struct Page {
-    target: Target,
-    todo: VecDeque<Todo>,
-    /// What is to be inspected.
-    to_inspect: Vec<NeedsInspection>,
-    unread: Vec<EntryId>,
-    next: Option<EntryId>,
-}
-
-#[derive(Debug)]
-enum Todo {
-    Read(Pending),
-    Classify(Pending),
-    Classified(EntryId),
-    Inspected(NeedsInspection, LockState),
-}
-
 impl Recovery {
     /// Who is dead left what nobody here knows: that is read at once.
-    fn first_step(&self, target: &Target) -> Step {
+    pub(super) fn first_step(&self, target: &Target) -> Step {
         match target {
             Target::Own { .. } | Target::Sweep { .. } => Step::ListIds,
             Target::Stranded { .. } => Step::ListStranded,
@@ -102,7 +73,7 @@ impl Recovery {
         self.take_step(cx, target, step);
     }
 
-    fn take_step(&mut self, cx: &mut Cx, target: Target, step: Step) {
+    pub(super) fn take_step(&mut self, cx: &mut Cx, target: Target, step: Step) {
         let sent = cx.now;
         let look = Scan { target, step, sent };
         let action = match &look.step {
@@ -208,15 +179,8 @@ impl Recovery {
                 if states.len() == page.len() =>
             {
                 let inspected = page.into_iter().zip(states);
-                self.scanner.page = Some(Page {
-                    target: look.target,
-                    todo: inspected
-                        .map(|(to_inspect, state)| Todo::Inspected(to_inspect, state))
-                        .collect(),
-                    to_inspect: Vec::new(),
-                    unread,
-                    next,
-                });
+                let page = Page::inspected(look.target, inspected, unread, next);
+                self.scanner.page = Some(page);
             }
             (Step::InspectTurns(locks), Ok(Reply::Inspected(states)))
                 if states.len() == locks.len() =>
@@ -289,85 +253,6 @@ impl Recovery {
         self.take_step(cx, target, Step::LookUp { unknown, next });
     }
 
-    /// A page is classified: what is ours or free is taken at once, the rest inspected.
-    fn listed(
-        &mut self,
-        cx: &mut Cx,
-        leases: &Leases,
-        mut target: Target,
-        mut page: PendingPage,
-        unread: Vec<EntryId>,
-    ) {
-        if let Target::Entries(entries) = &mut target {
-            if let Some(last) = page.next.take() {
-                let (looked_at, later): (BTreeSet<EntryId>, BTreeSet<EntryId>) =
-                    entries.iter().partition(|entry| **entry <= last);
-                *entries = looked_at;
-                self.scanner.hinted.extend(later);
-            }
-            let found: BTreeSet<EntryId> = page.entries.iter().map(|p| p.entry).collect();
-            for entry in entries.difference(&found).copied().collect::<Vec<_>>() {
-                self.no_longer_pending(cx, leases, entry);
-            }
-        }
-        self.scanner.page = Some(Page {
-            target,
-            todo: page.entries.into_iter().map(Todo::Read).collect(),
-            to_inspect: Vec::new(),
-            unread,
-            next: page.next,
-        });
-    }
-
-    /// Works on with the page that was read, by one step. `false` if there is none.
-    ///
-    /// What is wanted of the leases is carried out after each step: so each entry is
-    /// classified by the room that those before it have left.
-    pub(crate) fn step(&mut self, cx: &mut Cx, leases: &Leases) -> bool {
-        let Some(mut page) = self.scanner.page.take() else {
-            return false;
-        };
-        match page.todo.pop_front() {
-            Some(Todo::Read(pending)) => {
-                cx.raise_floor(pending.token);
-                let stream = pending.content.as_ref().ok();
-                let stream = stream.map(|content| content.stream.clone());
-                cx.effect(Effect::Read(pending.entry, stream));
-                page.todo.push_front(Todo::Classify(pending));
-            }
-            Some(Todo::Classify(pending)) => {
-                page.todo.push_front(Todo::Classified(pending.entry));
-                let to_inspect = self.classify(cx, leases, &mut page.target, pending);
-                page.to_inspect.extend(to_inspect);
-            }
-            Some(Todo::Classified(entry)) => self.leave_to_others(leases, &mut page.target, entry),
-            Some(Todo::Inspected(to_inspect, state)) => {
-                self.classify_by_lock(cx, leases, &mut page.target, to_inspect, state)
-            }
-            None => {
-                self.page_classified(cx, leases, page);
-                return true;
-            }
-        }
-        self.scanner.page = Some(page);
-        true
-    }
-
-    fn page_classified(&mut self, cx: &mut Cx, leases: &Leases, page: Page) {
-        let Page {
-            target,
-            to_inspect,
-            unread,
-            next,
-            ..
-        } = page;
-        if to_inspect.is_empty() {
-            return self.page_read(cx, leases, target, unread, next);
-        }
-        let page = to_inspect;
-        self.take_step(cx, target, Step::Inspect { page, unread, next });
-    }
-
     /// What is held, and was when the listing of one's own entries was sent, is among
     /// them, unless somebody took it from here: a foreign consumer, or an operator who
     /// removed this consumer's name from the group. It is claimed again, or found gone.
@@ -396,87 +281,5 @@ impl Recovery {
         };
         let held = entries.iter().filter(is_held).copied().collect();
         cx.effect(Effect::Refresh(held));
-    }
-
-    /// On with what a short page left out of what was to be looked up, if anything.
-    fn page_read(
-        &mut self,
-        cx: &mut Cx,
-        leases: &Leases,
-        target: Target,
-        unread: Vec<EntryId>,
-        next: Option<EntryId>,
-    ) {
-        let Some(first) = unread.first() else {
-            return self.page_done(cx, leases, target, next);
-        };
-        match &target {
-            // Lets what is more urgent go first.
-            Target::Sweep { .. } if self.sweeps.is_under_way() => {
-                self.sweeps.left_unread(unread.len());
-                let before = just_before(*first);
-                self.page_done(cx, leases, target, Some(before));
-            }
-            _ => {
-                let unknown = unread;
-                self.take_step(cx, target, Step::LookUp { unknown, next });
-            }
-        }
-    }
-
-    fn page_done(&mut self, cx: &mut Cx, leases: &Leases, target: Target, next: Option<EntryId>) {
-        let full = !cx.is_manual() && leases.room(cx) == 0;
-        match (target, next) {
-            (Target::Entries(_) | Target::Turns(_) | Target::Consumer { .. }, None) => {}
-            (Target::Own { .. }, None) => {
-                self.forget_old(cx);
-                if let Some(entries) = self.scanner.own.ended() {
-                    cx.notify(Notice::OwnListed { entries });
-                }
-            }
-            (Target::Sweep { .. }, None) => self.sweeps.pending_swept(cx),
-            (Target::Stranded { .. }, None) => self.sweeps.end(cx),
-            (
-                Target::Suspect {
-                    key, unresolved, ..
-                },
-                None,
-            ) => {
-                self.suspect_pass_done(cx, leases, &key, unresolved);
-            }
-            (Target::Suspect { key, .. }, Some(_)) if full => {
-                self.suspect_pass_done(cx, leases, &key, 1)
-            }
-            // Between its pages a sweep lets what is more urgent go first.
-            (Target::Sweep { .. } | Target::Stranded { .. }, Some(after)) => {
-                self.sweeps.go_on(after, cx.now);
-            }
-            (target, Some(after)) => {
-                let target = match target {
-                    Target::Own { .. } => Target::Own { after },
-                    Target::Consumer { consumer, .. } => Target::Consumer { consumer, after },
-                    Target::Suspect {
-                        key, unresolved, ..
-                    } => Target::Suspect {
-                        key,
-                        after,
-                        unresolved,
-                    },
-                    Target::Sweep { .. } => Target::Sweep { after },
-                    Target::Stranded { .. } => Target::Stranded { after },
-                    Target::Entries(entries) => Target::Entries(entries),
-                    Target::Turns(entries) => Target::Turns(entries),
-                };
-                let step = self.first_step(&target);
-                self.take_step(cx, target, step);
-            }
-        }
-    }
-}
-
-fn just_before(entry: EntryId) -> EntryId {
-    match entry.seq.checked_sub(1) {
-        Some(seq) => EntryId::new(entry.ms, seq),
-        None => EntryId::new(entry.ms.saturating_sub(1), u64::MAX),
     }
 }

@@ -5,7 +5,8 @@ pub(crate) mod heartbeat;
 
 use self::heartbeat::Round;
 use super::calls::Flight;
-use super::cx::{Cx, Effect};
+use super::cx::Cx;
+use super::effects::Effect;
 use super::lifecycle::outages::Vital;
 use super::{Action, DisownReason};
 use crate::{LockScheme, OpenOutcome, Result, Timestamp};

@@ -1,0 +1,90 @@
+//! Into quarantine: off the LBS, with payload and reason (R7, R8).
+
+use super::Leases;
+use super::lanes::{Parking, outcomes};
+use super::table::{Ending, State};
+use crate::machine::calls::Flight;
+use crate::machine::cx::Cx;
+use crate::machine::{Action, Notice, Reply};
+use crate::{EntryId, FencingToken, Quarantine, QuarantineOutcome, Result};
+
+impl Leases {
+    /// Into quarantine, with or without a lease on it.
+    pub(crate) fn park(&mut self, entry: EntryId, parking: Parking) {
+        self.lanes.parking.insert(entry, parking);
+        self.lanes.quarantine.queue.insert(entry);
+    }
+
+    pub(crate) fn send_quarantine(&mut self, cx: &mut Cx, page: Vec<EntryId>) {
+        let mut entries = Vec::with_capacity(page.len());
+        let mut flight = Vec::with_capacity(page.len());
+        for entry in page {
+            if let Some(parking) = self.lanes.parking.get(&entry) {
+                entries.push(Quarantine {
+                    entry,
+                    token: parking.token,
+                    min_failures: parking.min_failures,
+                    reason: parking.reason.clone(),
+                });
+                flight.push((entry, parking.clone()));
+            }
+        }
+        cx.budget.quarantine_sent(entries.len());
+        cx.act(Action::Quarantine(entries), Flight::Quarantine(flight));
+    }
+
+    pub(crate) fn quarantine_done(
+        &mut self,
+        cx: &mut Cx,
+        page: Vec<(EntryId, Parking)>,
+        result: Result<Reply>,
+        current: bool,
+    ) {
+        cx.budget.quarantine_answered(page.len());
+        let mut outcomes = outcomes("quarantine", page.len(), result, |reply| match reply {
+            Reply::Quarantined(outcomes) => Some(outcomes),
+            _ => None,
+        });
+        if current {
+            let again = page.iter().map(|(entry, ..)| *entry);
+            outcomes = self.lanes.quarantine.settle(cx, outcomes, again);
+        }
+        let outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
+            Err(error) if current => return cx.step_failed("quarantine", error),
+            Err(_) => return,
+        };
+        for ((entry, parking), outcome) in page.into_iter().zip(outcomes) {
+            let token = parking.token;
+            if outcome == QuarantineOutcome::Quarantined {
+                cx.notify_queued(Notice::Quarantined {
+                    entry,
+                    reason: parking.reason,
+                    failures: parking.failures,
+                });
+            }
+            if !current {
+                continue;
+            }
+            // What was lost and taken again meanwhile goes its own way.
+            if matches!(self.lanes.parking.get(&entry), Some(of) if of.token == token) {
+                self.lanes.parking.remove(&entry);
+            }
+            if !self.is_parked(entry, token) {
+                continue;
+            }
+            if outcome == QuarantineOutcome::FewerFailures {
+                // An owner that was counted as dead lives: others may try the entry.
+                self.set_ending(entry, Ending::hand_back(None));
+                self.lanes.hand_back.queue.insert(entry);
+            } else if let Some(item) = self.items.remove(entry) {
+                self.release_lock_of(cx, entry, &item, false);
+            }
+        }
+    }
+
+    fn is_parked(&self, entry: EntryId, token: FencingToken) -> bool {
+        let state = self.items.get(entry).map(|item| &item.state);
+        matches!(state, Some(State::Ending(holding, Ending::Quarantine)) if holding.lock.token == token)
+    }
+}
