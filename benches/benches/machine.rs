@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use streamlease_benches::{Table, is_smoke};
 use streamlease_core::machine::{
-    Action, ActionId, CallId, Command, Config, Input, Machine, Notice, Output, Reply,
+    Action, ActionId, CallId, Command, Config, Input, LbsCall, LocksCall, Machine, Notice, Output,
+    Reply,
 };
 use streamlease_core::{
     Acquire, AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, CompleteOutcome,
@@ -87,7 +88,7 @@ impl Bench {
             let output = self.machine.poll_output();
             self.spent += start.elapsed();
             match output {
-                Output::Action(id, Action::Fetch { max, wait }) => {
+                Output::Action(id, Action::Lbs(LbsCall::Fetch { max, wait })) => {
                     self.fetch = Some((id, max));
                     if wait.is_zero() {
                         self.answer_fetch();
@@ -124,9 +125,9 @@ impl Bench {
 
     fn execute(&mut self, action: Action) -> Reply {
         match action {
-            Action::Prepare => Reply::Prepared,
-            Action::Open(_) => Reply::Opened(OpenOutcome::Opened),
-            Action::Acquire(_, page) => Reply::Acquired(
+            Action::Lbs(LbsCall::Prepare) => Reply::Prepared,
+            Action::Locks(LocksCall::Open(_)) => Reply::Opened(OpenOutcome::Opened),
+            Action::Locks(LocksCall::Acquire(_, page)) => Reply::Acquired(
                 page.into_iter()
                     .map(|Acquire { stream, entry, .. }| {
                         self.token += 1;
@@ -141,28 +142,28 @@ impl Bench {
                     })
                     .collect(),
             ),
-            Action::Records { after, max, .. } => {
+            Action::Locks(LocksCall::Records { after, max, .. }) => {
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
                 let later = self.leases.range((from, Bound::Unbounded));
                 Reply::Records(later.take(max).map(|(_, lease)| lease.clone()).collect())
             }
-            Action::Claim(page) => {
+            Action::Lbs(LbsCall::Claim(page)) => {
                 let claimed = ClaimOutcome::Claimed {
                     from: None,
                     failures: 0.into(),
                 };
                 Reply::Claimed(vec![claimed; page.len()])
             }
-            Action::Complete(page) => {
+            Action::Lbs(LbsCall::Complete(page)) => {
                 Reply::Completed(vec![CompleteOutcome::Completed; page.len()])
             }
-            Action::Release(_, page) => {
+            Action::Locks(LocksCall::Release(_, page)) => {
                 for Release { lease, .. } in &page {
                     self.leases.remove(&lease.stream);
                 }
                 Reply::Released(vec![ReleaseOutcome::Released; page.len()])
             }
-            Action::Beat { .. } => {
+            Action::Locks(LocksCall::Beat { .. }) => {
                 let reply = BeatReply {
                     members: 1,
                     on_record: Some(self.leases.len() as u64),
@@ -170,11 +171,11 @@ impl Bench {
                 };
                 Reply::Beaten(BeatOutcome::Extended(reply))
             }
-            Action::List { .. } => Reply::Listed(PendingPage::default()),
-            Action::ListIds { .. } | Action::ListStranded { .. } => {
+            Action::Lbs(LbsCall::List { .. }) => Reply::Listed(PendingPage::default()),
+            Action::Lbs(LbsCall::ListIds { .. }) | Action::Lbs(LbsCall::ListStranded { .. }) => {
                 Reply::ListedIds(PendingIds::default())
             }
-            Action::Members => Reply::Members(Vec::new()),
+            Action::Locks(LocksCall::Members) => Reply::Members(Vec::new()),
             other => panic!("unexpected: {other:?}"),
         }
     }

@@ -17,7 +17,7 @@ use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use log::Level;
 
-use self::actions::{execute, measured, name_of, size_of};
+use self::actions::{execute, measured, size_of};
 pub(crate) use self::measures::Measures;
 pub(crate) use self::startup::{ReportStart, Startup};
 pub(crate) use self::voice::{Lines, Voice};
@@ -26,8 +26,8 @@ use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
 use crate::lease::Lease;
 use crate::limits::time_limit;
 use crate::machine::{
-    Action, ActionId, Answer, CallId, Command, DisownReason, End, Input, Machine, Notice, Output,
-    Reply,
+    Action, ActionId, Answer, CallId, Command, DisownReason, End, Input, LbsCall, Machine, Notice,
+    Output, Reply,
 };
 use crate::recorder::EndKind;
 use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp};
@@ -335,13 +335,13 @@ impl Driver {
     ) -> Option<Sender<Infallible>> {
         let limit = time_limit(&action, self.ttl);
         let (cancel, cancelled) = match action {
-            Action::Fetch { .. } => {
+            Action::Lbs(LbsCall::Fetch { .. }) => {
                 let (cancel, cancelled) = async_channel::bounded(1);
                 (Some(cancel), Some(cancelled))
             }
             _ => (None, None),
         };
-        let (name, size) = (name_of(&action), size_of(&action));
+        let (name, size) = (action.name(), size_of(&action));
         let runtime = self.runtime.clone();
         let (voice, measures) = (self.voice.clone(), self.measures.clone());
         let deadline = runtime.now() + limit;

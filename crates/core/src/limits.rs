@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::machine::Action;
+use crate::machine::{Action, LbsCall, LocksCall};
 
 /// The most data streams in one call of a backend. A script over so many takes Redis
 /// well under 2 ms. A backend that cuts calls into pages makes none shorter than this,
@@ -57,10 +57,12 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 pub fn time_limit(action: &Action, ttl: Duration) -> Duration {
     let at_least = |ms, limit: Duration| limit.clamp(Duration::from_millis(ms), LONGEST_ANSWER);
     match action {
-        Action::Beat { .. } | Action::Open(_) => at_least(50, ttl / 4),
-        Action::Fetch { wait, .. } => *wait + at_least(2_000, ttl),
+        Action::Locks(LocksCall::Beat { .. }) | Action::Locks(LocksCall::Open(_)) => {
+            at_least(50, ttl / 4)
+        }
+        Action::Lbs(LbsCall::Fetch { wait, .. }) => *wait + at_least(2_000, ttl),
         // One long info may take its time; no lease depends on it.
-        Action::List { .. } => at_least(2_000, ttl),
+        Action::Lbs(LbsCall::List { .. }) => at_least(2_000, ttl),
         _ => at_least(500, ttl / 2),
     }
 }

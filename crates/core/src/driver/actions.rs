@@ -1,10 +1,10 @@
 //! Actions against the traits, and what is measured of them.
 
-use crate::machine::{Action, Reply};
+use crate::machine::{Action, LbsCall, LocksCall, Reply};
 use crate::recorder::Attempt;
 use crate::{
     AcquireOutcome, Backend, BeatOutcome, BoxFuture, ClaimOutcome, ConsumerName, FetchRequest,
-    Recorder, ReleaseOutcome, Result,
+    LockManager, Recorder, ReleaseOutcome, Result, Transport,
 };
 
 pub(super) fn execute(
@@ -12,118 +12,91 @@ pub(super) fn execute(
     backend: Backend,
     consumer: ConsumerName,
 ) -> BoxFuture<'static, Result<Reply>> {
-    let Backend {
-        transport, locks, ..
-    } = backend;
     Box::pin(async move {
-        Ok(match action {
-            Action::Prepare => {
-                transport.prepare().await?;
-                Reply::Prepared
-            }
-            Action::Fetch { max, wait } => Reply::Fetched(
-                transport
-                    .fetch(&FetchRequest {
-                        consumer,
-                        max,
-                        wait,
-                    })
-                    .await?,
-            ),
-            Action::List { scope, limit } => {
-                Reply::Listed(transport.list_pending(&scope, limit).await?)
-            }
-            Action::ListIds {
-                consumer,
-                after,
-                limit,
-            } => Reply::ListedIds(
-                transport
-                    .list_pending_ids(consumer.as_ref(), after, limit)
-                    .await?,
-            ),
-            Action::ListStranded { after, limit } => {
-                Reply::ListedIds(transport.list_stranded(after, limit).await?)
-            }
-            Action::Claim(claims) => Reply::Claimed(transport.claim(&consumer, &claims).await?),
-            Action::ClearFailures(page) => {
-                transport.clear_failures(&page).await?;
-                Reply::FailuresCleared
-            }
-            Action::Complete(page) => Reply::Completed(transport.complete(&consumer, &page).await?),
-            Action::HandBack(page) => {
-                Reply::HandedBack(transport.hand_back(&consumer, &page).await?)
-            }
-            Action::Quarantine(page) => {
-                Reply::Quarantined(transport.quarantine(&consumer, &page).await?)
-            }
-            Action::ForgetConsumer(name) => {
-                Reply::Forgotten(transport.forget_consumer(&name).await?)
-            }
-            Action::Open(session) => Reply::Opened(locks.open(&session).await?),
-            Action::Close(session) => {
-                locks.close(&session).await?;
-                Reply::Closed
-            }
-            Action::Acquire(session, requests) => {
-                Reply::Acquired(locks.acquire(&session, &requests).await?)
-            }
-            Action::Beat {
-                session,
-                leases,
-                want_sweep,
-            } => Reply::Beaten(locks.beat(&session, &leases, want_sweep).await?),
-            Action::Release(session, releases) => {
-                Reply::Released(locks.release(&session, &releases).await?)
-            }
-            Action::Inspect(page) => Reply::Inspected(locks.inspect(&page).await?),
-            Action::TakeOver { session, dead, max } => {
-                Reply::TakenOver(locks.take_over(&session, &dead, max).await?)
-            }
-            Action::Bury(dead) => Reply::Buried(locks.bury(&dead).await?),
-            Action::Members => Reply::Members(locks.members().await?),
-            Action::Records {
-                session,
-                after,
-                max,
-            } => Reply::Records(locks.records(&session, after.as_ref(), max).await?),
-        })
+        match action {
+            Action::Lbs(call) => ask_lbs(call, &*backend.transport, consumer).await,
+            Action::Locks(call) => ask_locks(call, &*backend.locks).await,
+        }
     })
 }
 
-pub(super) fn name_of(action: &Action) -> &'static str {
-    match action {
-        Action::Prepare => "prepare",
-        Action::Fetch { .. } => "fetch",
-        Action::List { .. } => "list_pending",
-        Action::ListIds { .. } => "list_pending_ids",
-        Action::ListStranded { .. } => "list_stranded",
-        Action::Claim(_) => "claim",
-        Action::ClearFailures(_) => "clear_failures",
-        Action::Complete(_) => "complete",
-        Action::HandBack(_) => "hand_back",
-        Action::Quarantine(_) => "quarantine",
-        Action::ForgetConsumer(_) => "forget_consumer",
-        Action::Open(_) => "open",
-        Action::Close(_) => "close",
-        Action::Acquire(..) => "acquire",
-        Action::Beat { .. } => "beat",
-        Action::Release(..) => "release",
-        Action::Inspect(_) => "inspect",
-        Action::TakeOver { .. } => "take_over",
-        Action::Bury(_) => "bury",
-        Action::Members => "members",
-        Action::Records { .. } => "records",
-    }
+async fn ask_lbs(call: LbsCall, lbs: &dyn Transport, consumer: ConsumerName) -> Result<Reply> {
+    Ok(match call {
+        LbsCall::Prepare => {
+            lbs.prepare().await?;
+            Reply::Prepared
+        }
+        LbsCall::Fetch { max, wait } => Reply::Fetched(
+            lbs.fetch(&FetchRequest {
+                consumer,
+                max,
+                wait,
+            })
+            .await?,
+        ),
+        LbsCall::List { scope, limit } => Reply::Listed(lbs.list_pending(&scope, limit).await?),
+        LbsCall::ListIds {
+            consumer,
+            after,
+            limit,
+        } => Reply::ListedIds(
+            lbs.list_pending_ids(consumer.as_ref(), after, limit)
+                .await?,
+        ),
+        LbsCall::ListStranded { after, limit } => {
+            Reply::ListedIds(lbs.list_stranded(after, limit).await?)
+        }
+        LbsCall::Claim(claims) => Reply::Claimed(lbs.claim(&consumer, &claims).await?),
+        LbsCall::ClearFailures(page) => {
+            lbs.clear_failures(&page).await?;
+            Reply::FailuresCleared
+        }
+        LbsCall::Complete(page) => Reply::Completed(lbs.complete(&consumer, &page).await?),
+        LbsCall::HandBack(page) => Reply::HandedBack(lbs.hand_back(&consumer, &page).await?),
+        LbsCall::Quarantine(page) => Reply::Quarantined(lbs.quarantine(&consumer, &page).await?),
+        LbsCall::ForgetConsumer(name) => Reply::Forgotten(lbs.forget_consumer(&name).await?),
+    })
+}
+
+async fn ask_locks(call: LocksCall, locks: &dyn LockManager) -> Result<Reply> {
+    Ok(match call {
+        LocksCall::Open(session) => Reply::Opened(locks.open(&session).await?),
+        LocksCall::Close(session) => {
+            locks.close(&session).await?;
+            Reply::Closed
+        }
+        LocksCall::Acquire(session, requests) => {
+            Reply::Acquired(locks.acquire(&session, &requests).await?)
+        }
+        LocksCall::Beat {
+            session,
+            leases,
+            want_sweep,
+        } => Reply::Beaten(locks.beat(&session, &leases, want_sweep).await?),
+        LocksCall::Release(session, releases) => {
+            Reply::Released(locks.release(&session, &releases).await?)
+        }
+        LocksCall::Inspect(page) => Reply::Inspected(locks.inspect(&page).await?),
+        LocksCall::TakeOver { session, dead, max } => {
+            Reply::TakenOver(locks.take_over(&session, &dead, max).await?)
+        }
+        LocksCall::Bury(dead) => Reply::Buried(locks.bury(&dead).await?),
+        LocksCall::Members => Reply::Members(locks.members().await?),
+        LocksCall::Records {
+            session,
+            after,
+            max,
+        } => Reply::Records(locks.records(&session, after.as_ref(), max).await?),
+    })
 }
 
 /// How many streams an action is about, for the measurements.
 pub(super) fn size_of(action: &Action) -> usize {
     match action {
-        Action::Claim(page) => page.len(),
-        Action::Acquire(_, page) => page.len(),
-        Action::Beat { leases, .. } => leases.len().max(1),
-        Action::Release(_, page) => page.len(),
+        Action::Lbs(LbsCall::Claim(page)) => page.len(),
+        Action::Locks(LocksCall::Acquire(_, page)) => page.len(),
+        Action::Locks(LocksCall::Beat { leases, .. }) => leases.len().max(1),
+        Action::Locks(LocksCall::Release(_, page)) => page.len(),
         _ => 1,
     }
 }

@@ -128,9 +128,9 @@ impl Cx {
         }
     }
 
-    pub(crate) fn act(&mut self, action: Action, flight: Flight) {
+    pub(crate) fn act(&mut self, action: impl Into<Action>, flight: Flight) {
         let id = self.calls.begin(self.session.number(), self.now, flight);
-        self.outputs.push_back(Output::Action(id, action));
+        self.outputs.push_back(Output::Action(id, action.into()));
     }
 
     /// Drops such an action, if there is one; its reply is not awaited any more.

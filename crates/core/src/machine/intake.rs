@@ -15,7 +15,7 @@ use super::leases::lanes::{GATHER, Parking};
 use super::leases::table::Origin;
 use super::lifecycle::outages::{Outages, Vital};
 use super::recovery::Recovery;
-use super::{Action, Notice, PAGE};
+use super::{LbsCall, Notice, PAGE};
 use crate::limits::{FETCH_PAGE, LONGEST_FETCH};
 use crate::{FencingToken, Fetched, Result, Timestamp};
 
@@ -77,7 +77,7 @@ impl Intake {
         self.held_until = None;
         let max = page.min(room);
         self.busy = true;
-        cx.act(Action::Fetch { max, wait }, Flight::Fetch { max, wait });
+        cx.act(LbsCall::Fetch { max, wait }, Flight::Fetch { max, wait });
     }
 
     /// A share of the backlog that leaves the others theirs. An idle consumer

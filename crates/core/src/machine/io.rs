@@ -120,11 +120,65 @@ pub enum Output {
 
 /// Something to do against a trait.
 #[derive(Debug, Clone)]
+pub enum Action {
+    /// Against the [`Transport`](crate::Transport).
+    Lbs(LbsCall),
+    /// Against the [`LockManager`](crate::LockManager).
+    Locks(LocksCall),
+}
+
+impl Action {
+    /// The trait's method.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Lbs(call) => match call {
+                LbsCall::Prepare => "prepare",
+                LbsCall::Fetch { .. } => "fetch",
+                LbsCall::List { .. } => "list_pending",
+                LbsCall::ListIds { .. } => "list_pending_ids",
+                LbsCall::ListStranded { .. } => "list_stranded",
+                LbsCall::Claim(_) => "claim",
+                LbsCall::ClearFailures(_) => "clear_failures",
+                LbsCall::Complete(_) => "complete",
+                LbsCall::HandBack(_) => "hand_back",
+                LbsCall::Quarantine(_) => "quarantine",
+                LbsCall::ForgetConsumer(_) => "forget_consumer",
+            },
+            Self::Locks(call) => match call {
+                LocksCall::Open(_) => "open",
+                LocksCall::Close(_) => "close",
+                LocksCall::Acquire(..) => "acquire",
+                LocksCall::Beat { .. } => "beat",
+                LocksCall::Release(..) => "release",
+                LocksCall::Inspect(_) => "inspect",
+                LocksCall::TakeOver { .. } => "take_over",
+                LocksCall::Bury(_) => "bury",
+                LocksCall::Members => "members",
+                LocksCall::Records { .. } => "records",
+            },
+        }
+    }
+}
+
+impl From<LbsCall> for Action {
+    fn from(call: LbsCall) -> Self {
+        Self::Lbs(call)
+    }
+}
+
+impl From<LocksCall> for Action {
+    fn from(call: LocksCall) -> Self {
+        Self::Locks(call)
+    }
+}
+
+/// A call of the [`Transport`](crate::Transport).
+#[derive(Debug, Clone)]
 #[allow(
     missing_docs,
     reason = "each is the trait method of the same name with its arguments"
 )]
-pub enum Action {
+pub enum LbsCall {
     Prepare,
     Fetch {
         max: usize,
@@ -149,6 +203,15 @@ pub enum Action {
     HandBack(Vec<HandBackRequest>),
     Quarantine(Vec<Quarantine>),
     ForgetConsumer(ConsumerName),
+}
+
+/// A call of the [`LockManager`](crate::LockManager).
+#[derive(Debug, Clone)]
+#[allow(
+    missing_docs,
+    reason = "each is the trait method of the same name with its arguments"
+)]
+pub enum LocksCall {
     Open(Session),
     Close(SessionId),
     Acquire(Session, Vec<Acquire>),

@@ -47,7 +47,7 @@ use std::time::Duration;
 
 pub use io::{
     Action, ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End,
-    HandBack, Input, Notice, Output, Reply,
+    HandBack, Input, LbsCall, LocksCall, Notice, Output, Reply,
 };
 
 pub use crate::belief::Belief;

@@ -10,7 +10,7 @@ use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
 use crate::machine::effects::Effect;
 use crate::machine::recovery::takeover::Orphans;
-use crate::machine::{Action, Answer, ClaimResult, DisownReason, Reply};
+use crate::machine::{Answer, ClaimResult, DisownReason, LocksCall, Reply};
 use crate::{
     Acquire, AcquireOutcome, EntryId, FencingToken, Held, Holder, Info, LeaseRef, LockScheme,
     Result, Timestamp,
@@ -44,7 +44,10 @@ impl Leases {
             flight.push((entry, attempt));
         }
         let session = cx.session.get();
-        cx.act(Action::Acquire(session, requests), Flight::Acquire(flight));
+        cx.act(
+            LocksCall::Acquire(session, requests),
+            Flight::Acquire(flight),
+        );
     }
 
     pub(crate) fn acquire_done(

@@ -7,7 +7,7 @@ use super::Leases;
 use super::table::State;
 use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
-use crate::machine::{Action, Backoff, Deadlines, PAGE, Reply};
+use crate::machine::{Backoff, Deadlines, LbsCall, PAGE, Reply};
 use crate::{EntryId, Fenced, FencingToken, Result, Timestamp};
 
 /// Leases of entries that owners have failed on, and when that is to be forgotten.
@@ -58,7 +58,7 @@ impl Leases {
         if !page.is_empty() {
             self.failure_reset.busy = true;
             cx.act(
-                Action::ClearFailures(page.clone()),
+                LbsCall::ClearFailures(page.clone()),
                 Flight::ClearFailures(page),
             );
         }

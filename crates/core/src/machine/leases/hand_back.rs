@@ -7,7 +7,7 @@ use super::table::{Ending, Item, State};
 use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
 use crate::machine::effects::Effect;
-use crate::machine::{Action, Answer, CallId, Completion, DisownReason, End, HandBack, Reply};
+use crate::machine::{Answer, CallId, Completion, DisownReason, End, HandBack, LbsCall, Reply};
 use crate::{EntryId, Error, FencingToken, HandBackOutcome, HandBackRequest, Result};
 
 impl Leases {
@@ -85,7 +85,7 @@ impl Leases {
             });
         }
         let flight = entries.iter().map(|e| (e.entry, e.token)).collect();
-        cx.act(Action::HandBack(entries), Flight::HandBack(flight));
+        cx.act(LbsCall::HandBack(entries), Flight::HandBack(flight));
     }
 
     pub(crate) fn hand_back_done(

@@ -10,7 +10,7 @@ use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
 use crate::machine::lifecycle::wrong_reply;
 use crate::machine::pages::Lane;
-use crate::machine::{Action, PAGE, Reply};
+use crate::machine::{LbsCall, PAGE, Reply};
 use crate::{
     EntryId, Fenced, FencingToken, HandBackOutcome, LeaseRef, MalformedReason, Result, StreamName,
     Timestamp,
@@ -165,19 +165,19 @@ impl Leases {
         let page = self.lanes.claim.take(now);
         if !page.is_empty() {
             let page = self.with_tokens(page);
-            cx.act(Action::Claim(fenced(&page)), Flight::Claim(page));
+            cx.act(LbsCall::Claim(fenced(&page)), Flight::Claim(page));
         }
         let page = self.lanes.refresh.take(now);
         if !page.is_empty() {
             let page = self.with_tokens(page);
-            cx.act(Action::Claim(fenced(&page)), Flight::Refresh(page));
+            cx.act(LbsCall::Claim(fenced(&page)), Flight::Refresh(page));
         }
         self.lanes.gather_completions(now);
         let page = self.lanes.complete.take(now);
         if !page.is_empty() {
             self.lanes.gathering.sent = page.len();
             let page = self.with_tokens(page);
-            cx.act(Action::Complete(fenced(&page)), Flight::Complete(page));
+            cx.act(LbsCall::Complete(fenced(&page)), Flight::Complete(page));
         }
         let page = self.lanes.hand_back.take(now);
         if !page.is_empty() {

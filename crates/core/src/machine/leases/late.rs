@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::table::{Ending, Item, State};
-use crate::machine::{Action, Backoff, PAGE, Reply};
+use crate::machine::{Backoff, LbsCall, PAGE, Reply};
 use crate::{EntryId, FencingToken, HandBackOutcome, HandBackRequest, Result, Timestamp};
 
 /// What is to be handed back late.
@@ -117,7 +117,7 @@ impl Leases {
             .collect();
         self.late.busy = true;
         let flight = page.iter().map(|back| (back.entry, back.token)).collect();
-        cx.act(Action::HandBack(page), Flight::LateHandBack(flight));
+        cx.act(LbsCall::HandBack(page), Flight::LateHandBack(flight));
     }
 
     pub(crate) fn late_hand_back_done(

@@ -5,7 +5,7 @@ use super::lanes::{Parking, outcomes};
 use super::table::{Ending, State};
 use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
-use crate::machine::{Action, Notice, Reply};
+use crate::machine::{LbsCall, Notice, Reply};
 use crate::{EntryId, FencingToken, Quarantine, QuarantineOutcome, Result};
 
 impl Leases {
@@ -30,7 +30,7 @@ impl Leases {
             }
         }
         cx.budget.quarantine_sent(entries.len());
-        cx.act(Action::Quarantine(entries), Flight::Quarantine(flight));
+        cx.act(LbsCall::Quarantine(entries), Flight::Quarantine(flight));
     }
 
     pub(crate) fn quarantine_done(

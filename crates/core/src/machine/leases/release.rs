@@ -4,7 +4,7 @@ use super::Leases;
 use super::table::Item;
 use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
-use crate::machine::{Action, PAGE, Reply};
+use crate::machine::{LocksCall, PAGE, Reply};
 use crate::{EntryId, LeaseRef, Release, Result};
 
 impl Leases {
@@ -52,7 +52,10 @@ impl Leases {
             .map(|release| release.lease.clone())
             .collect();
         let session = cx.session.id().clone();
-        cx.act(Action::Release(session, releases), Flight::Release(flight));
+        cx.act(
+            LocksCall::Release(session, releases),
+            Flight::Release(flight),
+        );
     }
 
     pub(crate) fn release_done(&mut self, cx: &mut Cx, page: &[LeaseRef], result: Result<Reply>) {

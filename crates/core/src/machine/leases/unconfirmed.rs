@@ -17,7 +17,7 @@ use crate::machine::cx::Cx;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fresh::Fresh;
-use crate::machine::{Action, Backoff, DisownReason, PAGE, Reply};
+use crate::machine::{Backoff, DisownReason, LocksCall, PAGE, Reply};
 use crate::{LeaseRef, LockScheme, Result, StreamName, Timestamp};
 
 /// What is known of the record.
@@ -175,7 +175,7 @@ impl Leases {
         self.record.reading = true;
         let session = cx.session.id().clone();
         cx.act(
-            Action::Records {
+            LocksCall::Records {
                 session,
                 after,
                 max: PAGE,

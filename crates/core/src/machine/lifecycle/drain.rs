@@ -4,7 +4,9 @@ use crate::machine::calls::Flight;
 use crate::machine::cx::{Cx, Leaving, Phase};
 use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
-use crate::machine::{Action, Answer, Backoff, CallId, Command, Completion, HandBack, Reply};
+use crate::machine::{
+    Answer, Backoff, CallId, Command, Completion, HandBack, LbsCall, LocksCall, Reply,
+};
 use crate::{Result, Timestamp};
 
 use super::closed;
@@ -66,11 +68,11 @@ impl Drain {
             Leaving::HandingBack => {}
             Leaving::Closing => {
                 let session = cx.session.id().clone();
-                cx.act(Action::Close(session), Flight::Close);
+                cx.act(LocksCall::Close(session), Flight::Close);
             }
             Leaving::Forgetting => {
                 let consumer = cx.consumer.clone();
-                cx.act(Action::ForgetConsumer(consumer), Flight::Forget(None));
+                cx.act(LbsCall::ForgetConsumer(consumer), Flight::Forget(None));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::machine::calls::Flight;
 use crate::machine::cx::{Cx, Phase};
 use crate::machine::effects::Effect;
-use crate::machine::{Action, Notice};
+use crate::machine::{LbsCall, Notice};
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// What the LBS and the locks live on may be two systems: that one answers
@@ -96,7 +96,7 @@ impl Outages {
             return;
         }
         if !self.prepared && !cx.calls.awaits(|flight| matches!(flight, Flight::Prepare)) {
-            cx.act(Action::Prepare, Flight::Prepare);
+            cx.act(LbsCall::Prepare, Flight::Prepare);
         }
         if self.prepared && cx.session.is_closed() {
             cx.effect(Effect::OpenSession);

@@ -10,7 +10,7 @@ use crate::machine::cx::Cx;
 use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
 use crate::machine::leases::table::State;
-use crate::machine::{Action, Reply};
+use crate::machine::{Action, LbsCall, LocksCall, Reply};
 use crate::{EntryId, LockId, PendingIds, PendingPage, Result, Scope, Timestamp};
 
 #[derive(Debug)]
@@ -77,34 +77,34 @@ impl Recovery {
         let sent = cx.now;
         let look = Scan { target, step, sent };
         let action = match &look.step {
-            Step::Members => Action::Members,
+            Step::Members => Action::Locks(LocksCall::Members),
             Step::ListIds => {
                 let (consumer, after) = match self.scope_of(cx, &look.target) {
                     Scope::All { after } => (None, after),
                     Scope::Consumer { consumer, after } => (Some(consumer), after),
                     Scope::Entries(_) => (None, EntryId::MIN),
                 };
-                Action::ListIds {
+                Action::Lbs(LbsCall::ListIds {
                     consumer,
                     after,
                     limit: ID_PAGE,
-                }
+                })
             }
-            Step::ListStranded => Action::ListStranded {
+            Step::ListStranded => Action::Lbs(LbsCall::ListStranded {
                 after: match look.target {
                     Target::Stranded { after } => after,
                     _ => EntryId::MIN,
                 },
                 limit: SCAN_PAGE,
-            },
-            Step::List => Action::List {
+            }),
+            Step::List => Action::Lbs(LbsCall::List {
                 scope: self.scope_of(cx, &look.target),
                 limit: SCAN_PAGE,
-            },
-            Step::LookUp { unknown, .. } => Action::List {
+            }),
+            Step::LookUp { unknown, .. } => Action::Lbs(LbsCall::List {
                 scope: Scope::Entries(unknown.clone()),
                 limit: SCAN_PAGE,
-            },
+            }),
             Step::Inspect { page, .. } => {
                 let lock = |NeedsInspection { pending, .. }: &NeedsInspection| {
                     let stream = pending.content.as_ref().ok()?.stream.clone();
@@ -113,9 +113,9 @@ impl Recovery {
                         entry: pending.entry,
                     })
                 };
-                Action::Inspect(page.iter().filter_map(lock).collect())
+                Action::Locks(LocksCall::Inspect(page.iter().filter_map(lock).collect()))
             }
-            Step::InspectTurns(locks) => Action::Inspect(locks.clone()),
+            Step::InspectTurns(locks) => Action::Locks(LocksCall::Inspect(locks.clone())),
         };
         self.scanner.current = Some(look);
         cx.act(action, Flight::Scan);

@@ -10,7 +10,7 @@ use crate::machine::cx::Cx;
 use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
 use crate::machine::leases::acquire::SOONEST;
-use crate::machine::{Action, DisownReason, PAGE, Reply};
+use crate::machine::{DisownReason, LbsCall, LocksCall, PAGE, Reply};
 use crate::{ConsumerName, LockScheme, Result, SessionId, TakeOverOutcome, Timestamp};
 
 /// A consumer that is, or may be, dead; with the session that was, if it had one.
@@ -191,7 +191,7 @@ impl Recovery {
                     let places = if cx.is_manual() { 0 } else { max };
                     cx.budget.reserve(places);
                     cx.act(
-                        Action::TakeOver { session, dead, max },
+                        LocksCall::TakeOver { session, dead, max },
                         Flight::TakeOver {
                             suspect: key,
                             places,
@@ -199,10 +199,10 @@ impl Recovery {
                     );
                 }
                 (Stage::Bury, Some(dead)) => {
-                    cx.act(Action::Bury(dead.clone()), Flight::Bury(key));
+                    cx.act(LocksCall::Bury(dead.clone()), Flight::Bury(key));
                 }
                 (Stage::Forget, _) => {
-                    let forget = Action::ForgetConsumer(key.0.clone());
+                    let forget = LbsCall::ForgetConsumer(key.0.clone());
                     cx.act(forget, Flight::Forget(Some(key)));
                 }
                 (Stage::Bury | Stage::TakeOver, None) => {

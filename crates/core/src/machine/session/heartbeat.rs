@@ -13,7 +13,7 @@ use crate::machine::leases::Leases;
 use crate::machine::lifecycle::outages::Vital;
 use crate::machine::recovery::Recovery;
 use crate::machine::recovery::takeover::ASKING;
-use crate::machine::{Action, DisownReason};
+use crate::machine::{DisownReason, LocksCall};
 use crate::{BeatOutcome, BeatReply, Error, LeaseRef, LockScheme, Result, SessionId, Timestamp};
 
 /// How many leases one heartbeat extends with per-stream locks. All at once, 100,000
@@ -73,7 +73,7 @@ impl SessionState {
                 .awaits(|flight| matches!(flight, Flight::TakeOver { .. }));
         let quiet_since = is_quiet.then_some(cx.calls.lock_ops());
         cx.act(
-            Action::Beat {
+            LocksCall::Beat {
                 session: cx.session.get(),
                 leases: named.clone(),
                 want_sweep,

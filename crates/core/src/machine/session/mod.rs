@@ -8,7 +8,7 @@ use super::calls::Flight;
 use super::cx::Cx;
 use super::effects::Effect;
 use super::lifecycle::outages::Vital;
-use super::{Action, DisownReason};
+use super::{Action, DisownReason, LocksCall};
 use crate::{LockScheme, OpenOutcome, Result, Timestamp};
 
 /// This consumer's current session, and what the machine believes of it.
@@ -45,7 +45,10 @@ impl SessionState {
 
     pub(crate) fn open(&self, cx: &mut Cx) {
         cx.session.opening();
-        cx.act(Action::Open(cx.session.get()), Flight::Open);
+        cx.act(
+            Action::Locks(LocksCall::Open(cx.session.get())),
+            Flight::Open,
+        );
     }
 
     pub(crate) fn open_done(&mut self, cx: &mut Cx, sent: Timestamp, result: Result<OpenOutcome>) {
@@ -177,7 +180,10 @@ mod tests {
         let mut rig = Rig::new();
         let sent = rig.cx.now;
         rig.open_after(TTL / 10);
-        assert!(matches!(rig.sent()[..], [Action::Open(_)]));
+        assert!(matches!(
+            rig.sent()[..],
+            [Action::Locks(LocksCall::Open(_))]
+        ));
         assert!(rig.cx.is_open() && rig.effects().is_empty());
         let margin = rig.cx.settings.margin();
         rig.cx.now = sent + TTL - margin - Duration::from_millis(1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL, entry};
-use crate::machine::{Action, Reply};
+use crate::machine::{Action, LbsCall, Reply};
 use crate::{CompleteOutcome, Fenced, FencingToken, LockScheme};
 
 const LONG: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ fn who_holds_a_stream_for_long_clears_its_failures_once() {
         assert!(!rig.has("ClearFailures"), "{scheme:?}: too early");
         rig.live(Duration::from_millis(1));
         let action = rig.answer("ClearFailures", Reply::FailuresCleared);
-        let Action::ClearFailures(page) = action else {
+        let Action::Lbs(LbsCall::ClearFailures(page)) = action else {
             unreachable!()
         };
         let owner = Fenced {

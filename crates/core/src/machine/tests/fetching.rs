@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL, delivery};
-use crate::machine::{Action, Reply};
+use crate::machine::{Action, LbsCall, Reply};
 use crate::{Fetched, LockScheme};
 
 /// The next fetch: how many it asks for, and how long it waits.
 fn asked(rig: &Rig) -> (usize, Duration) {
     let fetch = |action: &Action| match action {
-        Action::Fetch { max, wait } => Some((*max, *wait)),
+        Action::Lbs(LbsCall::Fetch { max, wait }) => Some((*max, *wait)),
         _ => None,
     };
     let found = rig.open.iter().find_map(|(_, action)| fetch(action));

@@ -1,7 +1,7 @@
 //! What a machine lost although it lives does not count against an entry.
 
 use super::rig::{Rig, SCHEMES, TTL, consumer, entry, lease, pending_at};
-use crate::machine::{Action, Answer, ClaimResult, Command, Input, Notice, Reply};
+use crate::machine::{Action, Answer, ClaimResult, Command, Input, LbsCall, Notice, Reply};
 use crate::{
     ClaimOutcome, Failures, FencingToken, HandBackOutcome, HandBackRequest, LockScheme,
     QuarantineOutcome,
@@ -10,7 +10,7 @@ use crate::{
 /// The page that is handed back, answered: to nobody is it a lease's end.
 fn hand_backs(rig: &mut Rig) -> Vec<HandBackRequest> {
     let (id, action) = rig.take("HandBack");
-    let Action::HandBack(page) = action else {
+    let Action::Lbs(LbsCall::HandBack(page)) = action else {
         panic!("{action:?}")
     };
     let outcomes = vec![HandBackOutcome::HandedBack; page.len()];
@@ -199,7 +199,7 @@ fn who_counts_the_last_death_lets_the_entry_rest_instead_of_parking_it() {
                 rig.answer("Claim", claimed(false, limit));
             }
         });
-        let Action::Quarantine(parked) = rig.take("Quarantine").1 else {
+        let Action::Lbs(LbsCall::Quarantine(parked)) = rig.take("Quarantine").1 else {
             panic!()
         };
         assert!(parked[0].reason.ends_with("the last: the last"));
@@ -218,7 +218,7 @@ fn what_has_failed_less_often_when_it_is_to_be_quarantined_goes_to_others() {
     rig.fail("Quarantine");
     rig.live(TTL / 5);
     let (id, action) = rig.take("Quarantine");
-    let Action::Quarantine(parked) = action else {
+    let Action::Lbs(LbsCall::Quarantine(parked)) = action else {
         panic!()
     };
     assert_eq!(parked[0].min_failures, 3, "the limit, not what was counted");

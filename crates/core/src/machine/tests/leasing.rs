@@ -6,8 +6,8 @@ use super::rig::{
     Rig, SCHEMES, TTL, consumer, delivery, entry, held_by, lease, pending_at, session_of,
 };
 use crate::machine::{
-    Action, Answer, ClaimResult, Command, Completion, DisownReason, End, HandBack, Input, Notice,
-    Reply,
+    Action, Answer, ClaimResult, Command, Completion, DisownReason, End, HandBack, Input, LbsCall,
+    LocksCall, Notice, Reply,
 };
 use crate::{
     AcquireOutcome, ClaimOutcome, CompleteOutcome, Delivery, Error, ErrorKind, FencingToken,
@@ -24,7 +24,7 @@ fn added(rig: &Rig) -> usize {
 
 fn attempt(action: &Action) -> u64 {
     match action {
-        Action::Acquire(_, page) => page[0].attempt,
+        Action::Locks(LocksCall::Acquire(_, page)) => page[0].attempt,
         other => panic!("{other:?}"),
     }
 }
@@ -134,12 +134,12 @@ fn late_claim_after_hand_back() {
     let mut rig = Rig::new(LockScheme::Session);
     rig.fetched(1, "s");
     let token = rig.acquired();
-    let Action::Claim(first) = rig.fail("Claim") else {
+    let Action::Lbs(LbsCall::Claim(first)) = rig.fail("Claim") else {
         unreachable!()
     };
     rig.pass(TTL / 5);
     let (id, again) = rig.take("Claim");
-    let Action::Claim(again) = again else {
+    let Action::Lbs(LbsCall::Claim(again)) = again else {
         unreachable!()
     };
     assert_eq!(
@@ -254,7 +254,7 @@ fn a_full_consumer_gathers_room_for_a_page_but_not_for_long() {
         };
         assert_eq!(rig.releases().len(), max);
         match rig.take("Fetch").1 {
-            Action::Fetch { max: asked, .. } => assert_eq!(asked, max),
+            Action::Lbs(LbsCall::Fetch { max: asked, .. }) => assert_eq!(asked, max),
             other => panic!("{other:?}"),
         }
     }
@@ -321,7 +321,7 @@ fn a_greater_token_on_the_lbs_is_gone_above() {
     rig.answer("Claim", Reply::Claimed(vec![ClaimOutcome::Stale { seen }]));
     assert_eq!(rig.releases(), [lease("s", 1, token.0)]);
     rig.housekeep();
-    let Action::Acquire(_, page) = rig.take("Acquire").1 else {
+    let Action::Locks(LocksCall::Acquire(_, page)) = rig.take("Acquire").1 else {
         unreachable!()
     };
     assert_eq!(page[0].floor, seen);
@@ -340,7 +340,7 @@ fn a_token_that_cannot_be_one_is_no_floor_and_is_not_tried_for_at_once_again() {
         rig.housekeep();
         assert!(rig.acquires().is_empty(), "it would be refused again");
         rig.fetched(2, "t");
-        let Action::Acquire(_, page) = rig.take("Acquire").1 else {
+        let Action::Locks(LocksCall::Acquire(_, page)) = rig.take("Acquire").1 else {
             unreachable!()
         };
         assert_eq!(page.len(), 1);

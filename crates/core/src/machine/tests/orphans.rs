@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rig::{Rig, TTL, delivery, entry, held_by, lease, pending_at, session_of, stream};
-use crate::machine::{Action, Input, Notice, Reply};
+use crate::machine::{Action, Input, LbsCall, LocksCall, Notice, Reply};
 use crate::{
     AcquireOutcome, ClaimMode, Delivery, FencingToken, Fetched, Hint, LeaseRef, LockScheme,
     MalformedReason, Pending, PendingPage, QuarantineOutcome, Scope, SessionId, TakeOverOutcome,
@@ -21,7 +21,7 @@ fn taken(leases: Vec<LeaseRef>, left: u64) -> Reply {
 
 fn asked_for(action: &Action) -> usize {
     match action {
-        Action::TakeOver { max, .. } => *max,
+        Action::Locks(LocksCall::TakeOver { max, .. }) => *max,
         other => panic!("{other:?}"),
     }
 }
@@ -98,7 +98,7 @@ fn a_dead_holder_is_taken_over_listed_and_buried() {
     rig.live(20 * MS);
     rig.answer("TakeOver", taken(vec![lease("t", 2, 501)], 0));
     rig.housekeep();
-    let Action::Claim(page) = &rig.take("Claim").1 else {
+    let Action::Lbs(LbsCall::Claim(page)) = &rig.take("Claim").1 else {
         unreachable!()
     };
     assert_eq!(page[0].token, lease("s", 1, 500).token, "no acquire needed");
@@ -242,7 +242,7 @@ fn hints_in_any_number_cost_one_look_at_a_time() {
         rig.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
     }
     let lists = |rig: &Rig| {
-        let is_list = |(_, a): &&(_, Action)| matches!(a, Action::List { .. });
+        let is_list = |(_, a): &&(_, Action)| matches!(a, Action::Lbs(LbsCall::List { .. }));
         rig.open.iter().filter(is_list).count()
     };
     assert!(lists(&rig) + usize::from(rig.has("Members")) == 1);
@@ -300,10 +300,10 @@ fn what_is_held_is_not_read_again() {
         rig.answer_routine("ListIds");
         let (id, list) = rig.take("List");
         match &list {
-            Action::List {
+            Action::Lbs(LbsCall::List {
                 scope: Scope::Entries(asked),
                 ..
-            } => assert_eq!(*asked, [entry(4)]),
+            }) => assert_eq!(*asked, [entry(4)]),
             other => panic!("{other:?}"),
         }
         let page = PendingPage::default();
@@ -323,10 +323,10 @@ fn what_is_not_known_is_looked_up_a_page_at_a_time() {
     let mut asked = Vec::new();
     while rig.has("ListIds") {
         rig.answer_routine("ListIds");
-        let Action::List {
+        let Action::Lbs(LbsCall::List {
             scope: Scope::Entries(page),
             ..
-        } = rig.open[rig.open.len() - 1].1.clone()
+        }) = rig.open[rig.open.len() - 1].1.clone()
         else {
             panic!("{:?}", rig.open);
         };
@@ -379,14 +379,14 @@ fn what_a_short_page_of_named_entries_left_out_is_not_taken_for_gone() {
     while rig.has("List") || rig.has("Members") || rig.has("Inspect") {
         if let Some((
             _,
-            Action::List {
+            Action::Lbs(LbsCall::List {
                 scope: Scope::Entries(page),
                 ..
-            },
+            }),
         )) = rig
             .open
             .iter()
-            .find(|(_, action)| matches!(action, Action::List { .. }))
+            .find(|(_, action)| matches!(action, Action::Lbs(LbsCall::List { .. })))
         {
             asked.push(page.len());
         }
@@ -604,7 +604,7 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
         rig.housekeep();
         while rig.has("Quarantine") {
             let (id, action) = rig.take("Quarantine");
-            let Action::Quarantine(page) = action else {
+            let Action::Lbs(LbsCall::Quarantine(page)) = action else {
                 unreachable!()
             };
             for quarantine in &page {
@@ -782,7 +782,7 @@ fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
                 continue;
             }
             let (id, action) = rig.take(name);
-            if let Action::ListIds { consumer, .. } = &action {
+            if let Action::Lbs(LbsCall::ListIds { consumer, .. }) = &action {
                 own += usize::from(consumer.is_some());
                 sweeps += usize::from(consumer.is_none());
             }
@@ -819,7 +819,7 @@ fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
     rig.complete(1, token);
     let done = vec![crate::CompleteOutcome::Completed];
     rig.answer("Complete", Reply::Completed(done));
-    let Action::TakeOver { dead, .. } = &rig.take("TakeOver").1 else {
+    let Action::Locks(LocksCall::TakeOver { dead, .. }) = &rig.take("TakeOver").1 else {
         unreachable!()
     };
     assert_eq!(

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::belief::Belief;
 use crate::machine::{
-    Action, ActionId, Answer, CallId, Command, Config, End, Input, Machine, Notice, Output, Reply,
+    Action, ActionId, Answer, CallId, Command, Config, End, Input, LbsCall, LocksCall, Machine,
+    Notice, Output, Reply,
 };
 use crate::{
     AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, ConsumerName, Delivery,
@@ -273,25 +274,29 @@ impl Rig {
 
     pub(super) fn routine(&self, action: &Action) -> Option<Reply> {
         Some(match action {
-            Action::Prepare => Reply::Prepared,
-            Action::Open(_) => Reply::Opened(OpenOutcome::Opened),
-            Action::Beat { .. } => {
+            Action::Lbs(LbsCall::Prepare) => Reply::Prepared,
+            Action::Locks(LocksCall::Open(_)) => Reply::Opened(OpenOutcome::Opened),
+            Action::Locks(LocksCall::Beat { .. }) => {
                 let on_record = self.beat.on_record.map(|n| n + self.machine.held() as u64);
                 Reply::Beaten(BeatOutcome::Extended(BeatReply {
                     on_record,
                     ..self.beat.clone()
                 }))
             }
-            Action::List { scope, .. } => Reply::Listed(self.list(scope)),
-            Action::ListIds {
+            Action::Lbs(LbsCall::List { scope, .. }) => Reply::Listed(self.list(scope)),
+            Action::Lbs(LbsCall::ListIds {
                 consumer, after, ..
-            } => Reply::ListedIds(self.list_ids(consumer.as_ref(), *after)),
-            Action::ListStranded { after, .. } => Reply::ListedIds(self.list_stranded(*after)),
-            Action::Inspect(locks) => {
+            }) => Reply::ListedIds(self.list_ids(consumer.as_ref(), *after)),
+            Action::Lbs(LbsCall::ListStranded { after, .. }) => {
+                Reply::ListedIds(self.list_stranded(*after))
+            }
+            Action::Locks(LocksCall::Inspect(locks)) => {
                 Reply::Inspected(locks.iter().map(|lock| self.inspect(lock)).collect())
             }
-            Action::Members => Reply::Members(self.members.clone()),
-            Action::Release(_, page) => Reply::Released(vec![ReleaseOutcome::Released; page.len()]),
+            Action::Locks(LocksCall::Members) => Reply::Members(self.members.clone()),
+            Action::Locks(LocksCall::Release(_, page)) => {
+                Reply::Released(vec![ReleaseOutcome::Released; page.len()])
+            }
             _ => return None,
         })
     }
@@ -311,19 +316,19 @@ impl Rig {
                 break;
             };
             let reply = match action {
-                Action::HandBack(page) => {
+                Action::Lbs(LbsCall::HandBack(page)) => {
                     Reply::HandedBack(vec![HandBackOutcome::HandedBack; page.len()])
                 }
-                Action::Claim(page) => {
+                Action::Lbs(LbsCall::Claim(page)) => {
                     let outcome = ClaimOutcome::Claimed {
                         from: None,
                         failures: 0.into(),
                     };
                     Reply::Claimed(vec![outcome; page.len()])
                 }
-                Action::Close(_) => Reply::Closed,
-                Action::ForgetConsumer(_) => Reply::Forgotten(true),
-                Action::Records { .. } => Reply::Records(Vec::new()),
+                Action::Locks(LocksCall::Close(_)) => Reply::Closed,
+                Action::Lbs(LbsCall::ForgetConsumer(_)) => Reply::Forgotten(true),
+                Action::Locks(LocksCall::Records { .. }) => Reply::Records(Vec::new()),
                 other => panic!("unexpected in a shutdown: {other:?}"),
             };
             let (id, _) = self.open.remove(0);
@@ -450,7 +455,7 @@ impl Rig {
     /// Grants an open acquire of any size, and the claim after it.
     pub(super) fn acquired_page(&mut self) {
         let (id, action) = self.take("Acquire");
-        let Action::Acquire(_, page) = action else {
+        let Action::Locks(LocksCall::Acquire(_, page)) = action else {
             unreachable!()
         };
         let mut grant = |_| {
@@ -580,7 +585,7 @@ impl Rig {
     /// What the beat names that is sent and not answered.
     pub(super) fn beat_leases(&self) -> Vec<LeaseRef> {
         let leases = |action: &Action| match action {
-            Action::Beat { leases, .. } => Some(leases.to_vec()),
+            Action::Locks(LocksCall::Beat { leases, .. }) => Some(leases.to_vec()),
             _ => None,
         };
         self.open
@@ -604,7 +609,9 @@ impl Rig {
     /// The streams and tokens of all releases sent and not answered.
     pub(super) fn releases(&self) -> Vec<LeaseRef> {
         let leases = |action: &Action| match action {
-            Action::Release(_, page) => page.iter().map(|r| r.lease.clone()).collect(),
+            Action::Locks(LocksCall::Release(_, page)) => {
+                page.iter().map(|r| r.lease.clone()).collect()
+            }
             _ => Vec::new(),
         };
         self.open.iter().flat_map(|(_, a)| leases(a)).collect()
@@ -613,7 +620,7 @@ impl Rig {
     /// The entries of all acquires sent and not answered.
     pub(super) fn acquires(&self) -> Vec<EntryId> {
         let entries = |action: &Action| match action {
-            Action::Acquire(_, page) => page.iter().map(|r| r.entry).collect(),
+            Action::Locks(LocksCall::Acquire(_, page)) => page.iter().map(|r| r.entry).collect(),
             _ => Vec::new(),
         };
         self.open.iter().flat_map(|(_, a)| entries(a)).collect()
@@ -621,6 +628,9 @@ impl Rig {
 }
 
 fn is(action: &Action, name: &str) -> bool {
-    let text = format!("{action:?}");
+    let text = match action {
+        Action::Lbs(call) => format!("{call:?}"),
+        Action::Locks(call) => format!("{call:?}"),
+    };
     text.split(|c: char| !c.is_alphanumeric()).next() == Some(name)
 }

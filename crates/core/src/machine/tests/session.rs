@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL, entry, held_by, lease, pending_at, session_of};
-use crate::machine::{Action, Answer, Completion, DisownReason, End, Input, Notice, Reply};
+use crate::machine::{
+    Action, Answer, Completion, DisownReason, End, Input, LbsCall, LocksCall, Notice, Reply,
+};
 use crate::{BeatOutcome, FencingToken, Hint, LockScheme, OpenOutcome, TakeOverOutcome};
 
 const MARGIN: Duration = Duration::from_millis(200);
@@ -73,7 +75,7 @@ fn after_r1_a_new_session_lists_what_is_pending_here() {
     rig.jump(TTL * 3);
     for _ in 0..2 {
         let (id, open) = rig.take("Open");
-        let Action::Open(session) = open else {
+        let Action::Locks(LocksCall::Open(session)) = open else {
             unreachable!()
         };
         assert!(!ids.contains(&session.id), "ids are never reused");
@@ -157,7 +159,7 @@ fn mark_overtakes_acquire() {
     assert_eq!(rig.acquired(), FencingToken(101));
     rig.claimed();
     rig.beat_with(|reply| reply.revoked = vec![lease("s", 1, 101)]);
-    let Action::HandBack(page) = rig.take("HandBack").1 else {
+    let Action::Lbs(LbsCall::HandBack(page)) = rig.take("HandBack").1 else {
         unreachable!()
     };
     assert_eq!(page[0].token, FencingToken(101));
@@ -261,7 +263,7 @@ fn when_the_record_may_have_lost_something_owners_claim_again_what_they_hold() {
     assert!(!rig.has("Claim"));
     rig.beat_with(|reply| reply.generation = 2);
     let (_, claim) = rig.take("Claim");
-    let Action::Claim(page) = claim else {
+    let Action::Lbs(LbsCall::Claim(page)) = claim else {
         panic!("{claim:?}");
     };
     assert_eq!(page[0].token, token);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rig::{Rig, SCHEMES, TTL, entry, held_by, lease, pending_at, session_of};
-use crate::machine::{Action, Reply};
+use crate::machine::{Action, LbsCall, Reply};
 use crate::{LockScheme, Member, TakeOverOutcome};
 
 fn at_nobody(n: u64, name: &str) -> crate::Pending {
@@ -22,7 +22,7 @@ fn what_was_taken_from_under_its_owner_is_claimed_again() {
         rig.put_pending(at_nobody(1, "s"));
         rig.live(TTL * 3);
         let (_, claim) = rig.take("Claim");
-        let Action::Claim(page) = claim else {
+        let Action::Lbs(LbsCall::Claim(page)) = claim else {
             panic!("{claim:?}");
         };
         assert_eq!(page.len(), 1, "{scheme:?}: only what is missing");
@@ -85,7 +85,7 @@ fn a_lease_that_a_take_over_brought_is_adopted_though_its_entry_is_at_nobody() {
     rig.answer("TakeOver", taken);
     rig.housekeep();
     let (id, claim) = rig.take("Claim");
-    let Action::Claim(page) = &claim else {
+    let Action::Lbs(LbsCall::Claim(page)) = &claim else {
         panic!("{claim:?}");
     };
     assert_eq!(page[0].entry, entry(2));

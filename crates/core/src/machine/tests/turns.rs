@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::rig::{Rig, TTL, consumer, entry, held_by, pending_at, session_of, stream};
-use crate::machine::{Action, Input, Reply};
+use crate::machine::{Action, Input, LbsCall, LocksCall, Reply};
 use crate::{AcquireOutcome, Hint, LockScheme, Member, SessionId};
 
 const MS: Duration = Duration::from_millis(1);
@@ -73,7 +73,7 @@ fn housekeep_counting_looks(rig: &mut Rig) -> usize {
         .position(|(_, action)| rig.routine(action).is_some())
     {
         let (id, action) = rig.open.remove(at);
-        if let Action::Inspect(locks) = &action {
+        if let Action::Locks(LocksCall::Inspect(locks)) = &action {
             looks += locks.len();
         }
         let reply = rig.routine(&action).unwrap();
@@ -106,7 +106,7 @@ fn turns_come_although_what_the_dead_left_is_slow_to_read() {
             while let Some(at) = rig.open.iter().position(|(_, a)| is_quick(rig, a)) {
                 let (id, action) = rig.open.remove(at);
                 let reply = match &action {
-                    Action::Acquire(_, requests) => {
+                    Action::Locks(LocksCall::Acquire(_, requests)) => {
                         let held = held_by(session_of("b"), TTL);
                         for request in requests {
                             let (entry, stream) = (request.entry, request.stream.clone());
@@ -129,8 +129,8 @@ fn turns_come_although_what_the_dead_left_is_slow_to_read() {
 
     fn is_quick(rig: &Rig, action: &Action) -> bool {
         match action {
-            Action::List { .. } => false,
-            Action::Acquire(..) => true,
+            Action::Lbs(LbsCall::List { .. }) => false,
+            Action::Locks(LocksCall::Acquire(..)) => true,
             action => rig.routine(action).is_some(),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use streamlease_core::machine::{Action, Reply};
+use streamlease_core::machine::{Action, LbsCall, LocksCall, Reply};
 use streamlease_core::{
     Acquire, AcquireOutcome, ClaimOutcome, CompleteOutcome, EntryId, FencingToken, HandBackOutcome,
     QuarantineOutcome, SessionId, StreamName, TakeOverOutcome,
@@ -78,7 +78,7 @@ impl Checker {
     ) {
         self.now = now;
         match (action, reply) {
-            (Action::Acquire(session, requests), Reply::Acquired(outcomes)) => {
+            (Action::Locks(LocksCall::Acquire(session, requests)), Reply::Acquired(outcomes)) => {
                 for (request, outcome) in requests.iter().zip(outcomes) {
                     self.taking.acquires +=
                         u64::from(self.taking.streams.contains(&request.stream));
@@ -89,13 +89,16 @@ impl Checker {
                     }
                 }
             }
-            (Action::TakeOver { .. }, Reply::TakenOver(TakeOverOutcome::Taken { leases, .. })) => {
+            (
+                Action::Locks(LocksCall::TakeOver { .. }),
+                Reply::TakenOver(TakeOverOutcome::Taken { leases, .. }),
+            ) => {
                 for lease in leases {
                     self.taking.acquires += u64::from(self.taking.streams.contains(&lease.stream));
                     self.minted(node, lease.entry, &lease.stream, lease.token);
                 }
             }
-            (Action::Claim(claims), Reply::Claimed(outcomes)) => {
+            (Action::Lbs(LbsCall::Claim(claims)), Reply::Claimed(outcomes)) => {
                 for (claim, outcome) in claims.iter().zip(outcomes) {
                     if matches!(outcome, ClaimOutcome::Claimed { .. }) {
                         self.acts("claims", node, claim.entry, claim.token);
@@ -103,7 +106,7 @@ impl Checker {
                     }
                 }
             }
-            (Action::Complete(entries), Reply::Completed(outcomes)) => {
+            (Action::Lbs(LbsCall::Complete(entries)), Reply::Completed(outcomes)) => {
                 for (fenced, outcome) in entries.iter().zip(outcomes) {
                     if *outcome == CompleteOutcome::Completed {
                         self.acts("completes", node, fenced.entry, fenced.token);
@@ -115,14 +118,14 @@ impl Checker {
                     }
                 }
             }
-            (Action::HandBack(entries), Reply::HandedBack(outcomes)) => {
+            (Action::Lbs(LbsCall::HandBack(entries)), Reply::HandedBack(outcomes)) => {
                 for (back, outcome) in entries.iter().zip(outcomes) {
                     if *outcome == HandBackOutcome::HandedBack {
                         self.acts("hands back", node, back.entry, back.token);
                     }
                 }
             }
-            (Action::Quarantine(entries), Reply::Quarantined(outcomes)) => {
+            (Action::Lbs(LbsCall::Quarantine(entries)), Reply::Quarantined(outcomes)) => {
                 for (quarantined, outcome) in entries.iter().zip(outcomes) {
                     if *outcome == QuarantineOutcome::Quarantined {
                         self.acts("quarantines", node, quarantined.entry, quarantined.token);

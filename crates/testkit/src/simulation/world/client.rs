@@ -1,12 +1,12 @@
 //! A process: the machine, driven as the driver does it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::machine::{
-    Action, ActionId, CallId, Command, Config, End, Input, Machine, Notice, Output, Reply,
+    Action, ActionId, CallId, Command, Config, End, Input, LbsCall, LocksCall, Machine, Notice,
+    Output, Reply,
 };
 use streamlease_core::{
     BeatOutcome, ClaimMode, ConsumerName, EntryId, ErrorKind, FencingToken, Hint, LeaseRef,
@@ -55,7 +55,7 @@ pub(super) struct Node {
     /// What its user has asked for, of which lease.
     pub(super) asked: BTreeMap<CallId, (EntryId, FencingToken, StreamName)>,
     /// Calls that have been answered at least once.
-    worked: Vec<Discriminant<Action>>,
+    worked: Vec<&'static str>,
     /// It was refused one that had never worked: that is a mistake in its setup, and it
     /// may end.
     refused_at_once: bool,
@@ -68,7 +68,7 @@ pub(in super::super) struct Sent {
     /// When, in truth.
     pub(in super::super) at: Duration,
     pub(in super::super) what: Extends,
-    call: Discriminant<Action>,
+    call: &'static str,
 }
 
 /// What a reply may extend the belief in (R1).
@@ -80,7 +80,7 @@ pub(in super::super) enum Extends {
 }
 
 impl Node {
-    fn learn(&mut self, call: Discriminant<Action>, result: &streamlease_core::Result<Reply>) {
+    fn learn(&mut self, call: &'static str, result: &streamlease_core::Result<Reply>) {
         match result {
             Ok(_) if !self.worked.contains(&call) => self.worked.push(call),
             Err(error) if error.kind() == ErrorKind::Denied => {
@@ -94,15 +94,15 @@ impl Node {
 impl Sent {
     pub(super) fn of(local: Timestamp, now: Time, action: &Action) -> Self {
         let what = match action {
-            Action::Open(_) => Extends::Session,
-            Action::Beat { leases, .. } => Extends::Beat(leases.clone()),
-            Action::Acquire(_, requests) => {
+            Action::Locks(LocksCall::Open(_)) => Extends::Session,
+            Action::Locks(LocksCall::Beat { leases, .. }) => Extends::Beat(leases.clone()),
+            Action::Locks(LocksCall::Acquire(_, requests)) => {
                 Extends::Acquire(requests.iter().map(|request| request.entry).collect())
             }
             _ => Extends::Nothing,
         };
         let at = Duration::from_nanos(now);
-        let call = discriminant(action);
+        let call = action.name();
         Self {
             local,
             at,
@@ -262,7 +262,7 @@ impl World {
                     && self.nodes[node].awaited.contains_key(&id) =>
             {
                 let (max, wait) = (1, Duration::from_secs(5));
-                self.send(node, id, Action::Fetch { max, wait });
+                self.send(node, id, Action::Lbs(LbsCall::Fetch { max, wait }));
             }
             Event::Reply(_, id, result) => {
                 let Some(sent) = self.nodes[node].awaited.remove(&id) else {

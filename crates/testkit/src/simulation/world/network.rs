@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streamlease_core::Hint;
 use streamlease_core::limits::time_limit;
-use streamlease_core::machine::{Action, ActionId, Reply};
+use streamlease_core::machine::{Action, ActionId, LbsCall, LocksCall, Reply};
 
 use super::client::Sent;
 use super::{Event, World, trace, unavailable};
@@ -22,7 +22,7 @@ impl World {
         let sent = n.clock.read(now);
         n.awaited.insert(id, Sent::of(sent, now, &action));
         // As the driver limits them.
-        if matches!(action, Action::Fetch { .. }) {
+        if matches!(action, Action::Lbs(LbsCall::Fetch { .. })) {
             self.checker.fetches(node, sent);
         }
         let n = &mut self.nodes[node];
@@ -31,7 +31,7 @@ impl World {
         let cut = n.requests_lost_until > now;
         self.push(give_up, Event::GiveUp(node, id));
         if self.mutant == Some(Mutant::SlowUserStopsBeats)
-            && matches!(action, Action::Beat { .. })
+            && matches!(action, Action::Locks(LocksCall::Beat { .. }))
             && self.nodes[node].slow_until > now
         {
             return;

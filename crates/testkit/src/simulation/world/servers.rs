@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use streamlease_core::machine::{Action, ActionId, Reply};
+use streamlease_core::machine::{Action, ActionId, LbsCall, LocksCall, Reply};
 use streamlease_core::{
     Announcement, ClaimOutcome, EntryId, Error, Fetched, Hint, Info, MalformedReason, Quarantine,
     StreamName, TakeOverOutcome,
@@ -29,19 +29,7 @@ impl World {
         self.messages.requests_overtaken += u64::from(n.executed > Some(id));
         self.messages.executed_late += u64::from(!n.awaited.contains_key(&id));
         n.executed = n.executed.max(Some(id));
-        let at_locks = matches!(
-            action,
-            Action::Open(_)
-                | Action::Close(_)
-                | Action::Acquire(..)
-                | Action::Beat { .. }
-                | Action::Release(..)
-                | Action::Inspect(_)
-                | Action::TakeOver { .. }
-                | Action::Bury(_)
-                | Action::Members
-                | Action::Records { .. }
-        );
+        let at_locks = matches!(action, Action::Locks(_));
         let down_until = if at_locks {
             self.servers.locks_down_until
         } else {
@@ -56,7 +44,11 @@ impl World {
         let refusals = &self.servers.refusals;
         if let Some(error) = refusals.refuse(at_locks, needs(&action), self.now) {
             let claims = match &action {
-                Action::Claim(claims) if self.mutant == Some(Mutant::RefusedIsDone) => claims.len(),
+                Action::Lbs(LbsCall::Claim(claims))
+                    if self.mutant == Some(Mutant::RefusedIsDone) =>
+                {
+                    claims.len()
+                }
                 _ => return self.answer(node, id, Err(error)),
             };
             let (from, failures) = (None, 0);
@@ -69,7 +61,7 @@ impl World {
             ];
             return self.answer(node, id, Ok(Reply::Claimed(done)));
         }
-        if let Action::Fetch { max, wait } = action {
+        if let Action::Lbs(LbsCall::Fetch { max, wait }) = action {
             let max = self.fits(node, max);
             return self.fetch(node, id, max, wait);
         }
@@ -92,7 +84,7 @@ impl World {
             }
             self.checker
                 .executed(now, node, &action, reply, &self.servers.lbs);
-            if matches!(action, Action::ForgetConsumer(_)) {
+            if matches!(action, Action::Lbs(LbsCall::ForgetConsumer(_))) {
                 self.checker.check_pending(&self.servers.lbs);
             }
         }
@@ -102,7 +94,7 @@ impl World {
 
     /// Of the entries that are to be quarantined.
     fn failures_before(&self, action: &Action) -> Vec<(EntryId, u32)> {
-        let Action::Quarantine(entries) = action else {
+        let Action::Lbs(LbsCall::Quarantine(entries)) = action else {
             return Vec::new();
         };
         let failures = |wanted: &Quarantine| {
@@ -125,58 +117,64 @@ impl World {
         let (lbs, locks) = (&mut self.servers.lbs, &mut self.servers.locks);
         let me = &self.nodes[node].name;
         Ok(match action {
-            Action::Prepare => {
-                lbs.prepare();
-                Reply::Prepared
-            }
-            Action::Fetch { .. } => Reply::Fetched(Fetched::default()),
-            Action::List { scope, limit } => Reply::Listed(lbs.list(scope, *limit, lbs_now)?),
-            Action::ListIds {
-                consumer,
-                after,
-                limit,
-            } => Reply::ListedIds(lbs.list_ids(consumer.as_ref(), *after, *limit)?),
-            Action::ListStranded { after, limit } => {
-                Reply::ListedIds(lbs.list_stranded(*after, *limit)?)
-            }
-            Action::Claim(claims) => Reply::Claimed(lbs.claim(me, claims, lbs_now)?),
-            Action::ClearFailures(entries) => {
-                lbs.clear_failures(entries);
-                Reply::FailuresCleared
-            }
-            Action::Complete(entries) => Reply::Completed(lbs.complete(entries)),
-            Action::HandBack(entries) => {
-                Reply::HandedBack(lbs.hand_back(me, entries, lbs_now, hints))
-            }
-            Action::Quarantine(entries) => Reply::Quarantined(lbs.quarantine(me, entries, lbs_now)),
-            Action::ForgetConsumer(consumer) => Reply::Forgotten(lbs.remove_unused(consumer)),
-            Action::Open(session) => Reply::Opened(locks.open(session, locks_now)),
-            Action::Close(session) => {
-                locks.close(session, locks_now, hints);
-                Reply::Closed
-            }
-            Action::Acquire(session, requests) => {
-                Reply::Acquired(locks.acquire(session, requests, locks_now, hints))
-            }
-            Action::Beat {
-                session,
-                leases,
-                want_sweep,
-            } => Reply::Beaten(locks.beat(session, leases, *want_sweep, locks_now)),
-            Action::Release(session, releases) => {
-                Reply::Released(locks.release(session, releases, locks_now, hints))
-            }
-            Action::Inspect(ids) => Reply::Inspected(locks.inspect(ids, locks_now, hints)),
-            Action::TakeOver { session, dead, max } => {
-                Reply::TakenOver(locks.take_over(&session.id, dead, *max, locks_now))
-            }
-            Action::Bury(dead) => Reply::Buried(locks.bury(dead, locks_now)),
-            Action::Members => Reply::Members(locks.members(locks_now)),
-            Action::Records {
-                session,
-                after,
-                max,
-            } => Reply::Records(locks.records(session, after.as_ref(), *max)),
+            Action::Lbs(call) => match call {
+                LbsCall::Prepare => {
+                    lbs.prepare();
+                    Reply::Prepared
+                }
+                LbsCall::Fetch { .. } => Reply::Fetched(Fetched::default()),
+                LbsCall::List { scope, limit } => Reply::Listed(lbs.list(scope, *limit, lbs_now)?),
+                LbsCall::ListIds {
+                    consumer,
+                    after,
+                    limit,
+                } => Reply::ListedIds(lbs.list_ids(consumer.as_ref(), *after, *limit)?),
+                LbsCall::ListStranded { after, limit } => {
+                    Reply::ListedIds(lbs.list_stranded(*after, *limit)?)
+                }
+                LbsCall::Claim(claims) => Reply::Claimed(lbs.claim(me, claims, lbs_now)?),
+                LbsCall::ClearFailures(entries) => {
+                    lbs.clear_failures(entries);
+                    Reply::FailuresCleared
+                }
+                LbsCall::Complete(entries) => Reply::Completed(lbs.complete(entries)),
+                LbsCall::HandBack(entries) => {
+                    Reply::HandedBack(lbs.hand_back(me, entries, lbs_now, hints))
+                }
+                LbsCall::Quarantine(entries) => {
+                    Reply::Quarantined(lbs.quarantine(me, entries, lbs_now))
+                }
+                LbsCall::ForgetConsumer(consumer) => Reply::Forgotten(lbs.remove_unused(consumer)),
+            },
+            Action::Locks(call) => match call {
+                LocksCall::Open(session) => Reply::Opened(locks.open(session, locks_now)),
+                LocksCall::Close(session) => {
+                    locks.close(session, locks_now, hints);
+                    Reply::Closed
+                }
+                LocksCall::Acquire(session, requests) => {
+                    Reply::Acquired(locks.acquire(session, requests, locks_now, hints))
+                }
+                LocksCall::Beat {
+                    session,
+                    leases,
+                    want_sweep,
+                } => Reply::Beaten(locks.beat(session, leases, *want_sweep, locks_now)),
+                LocksCall::Release(session, releases) => {
+                    Reply::Released(locks.release(session, releases, locks_now, hints))
+                }
+                LocksCall::Inspect(ids) => Reply::Inspected(locks.inspect(ids, locks_now, hints)),
+                LocksCall::TakeOver { session, dead, max } => {
+                    Reply::TakenOver(locks.take_over(&session.id, dead, *max, locks_now))
+                }
+                LocksCall::Bury(dead) => Reply::Buried(locks.bury(dead, locks_now)),
+                LocksCall::Members => Reply::Members(locks.members(locks_now)),
+                LocksCall::Records {
+                    session,
+                    after,
+                    max,
+                } => Reply::Records(locks.records(session, after.as_ref(), *max)),
+            },
         })
     }
 
@@ -305,16 +303,12 @@ impl World {
 
 fn needs(action: &Action) -> Needs {
     match action {
-        Action::List { .. }
-        | Action::ListIds { .. }
-        | Action::Inspect(_)
-        | Action::Members
-        | Action::Records { .. } => Needs::Read,
-        Action::Fetch { .. }
-        | Action::Complete(_)
-        | Action::Release(..)
-        | Action::Close(_)
-        | Action::ForgetConsumer(_) => Needs::Write,
+        Action::Lbs(LbsCall::List { .. } | LbsCall::ListIds { .. })
+        | Action::Locks(LocksCall::Inspect(_) | LocksCall::Members | LocksCall::Records { .. }) => {
+            Needs::Read
+        }
+        Action::Lbs(LbsCall::Fetch { .. } | LbsCall::Complete(_) | LbsCall::ForgetConsumer(_))
+        | Action::Locks(LocksCall::Release(..) | LocksCall::Close(_)) => Needs::Write,
         _ => Needs::Add,
     }
 }
@@ -342,7 +336,10 @@ fn stream_name(nth: usize) -> StreamName {
 }
 
 fn name(action: &Action) -> String {
-    let text = format!("{action:?}");
+    let text = match action {
+        Action::Lbs(call) => format!("{call:?}"),
+        Action::Locks(call) => format!("{call:?}"),
+    };
     text.split(['(', ' ', '{'])
         .next()
         .unwrap_or_default()
