@@ -36,8 +36,8 @@ struct Inner {
 }
 
 impl Client {
-    /// Begins a client of `service`: what names its load balancer
-    /// stream (LBS, `<service>-input`) and group.
+    /// Starts to build a client of `service`. This name gives the load balancer stream
+    /// (LBS, `<service>-input`) and its group their names.
     pub fn builder(service: impl AsRef<str>) -> ClientBuilder {
         ClientBuilder {
             service: service.as_ref().to_owned(),
@@ -53,16 +53,16 @@ impl Client {
 
     /// Resolves once the client is subscribed to hints and reads the LBS.
     ///
-    /// Waits for a backend that is not up yet, as the retry policy says. Nobody needs to
-    /// wait for it: what is said here comes as [`Event`](crate::Event)s, too.
+    /// Waits for a backend that is not up yet, as the retry policy says. You need not call
+    /// it: the client also reports everything as [`Event`](crate::Event)s.
     ///
     /// # Errors
-    /// If the backend refuses what it has never allowed, or cannot be reached and the retry
-    /// policy gives up (by default it never does): the client has ended.
-    /// [`Closed`](ErrorKind::Closed) if it was shut down before.
+    /// After an error the client has ended. Either the backend refused a call that it has
+    /// never allowed, or it cannot be reached and the retry policy gives up (by default it
+    /// never does). [`Closed`](ErrorKind::Closed) if the client was shut down before.
     ///
-    /// Cancel-safe, and fine to call again: dropping the future changes nothing, and the
-    /// client goes on with its start. To give that up, call [`shutdown`](Self::shutdown).
+    /// Cancel-safe, and can be called again: dropping the future changes nothing, and the
+    /// client goes on with its start. To stop the start, call [`shutdown`](Self::shutdown).
     pub async fn started(&self) -> Result<()> {
         self.inner.startup.outcome().await
     }
@@ -101,10 +101,11 @@ impl Client {
     /// Sets how many streams may be held at once, as
     /// [`ClientBuilder::capacity`] does at the start.
     ///
-    /// A lower one takes nothing away: what is held stays, what is being locked
-    /// at this moment still comes, and nothing more is taken until fewer are
-    /// held. An entry that was fetched and finds no room goes to another consumer
-    /// after about a TTL. 0 pauses: nothing more is taken. Without effect after the end.
+    /// A lower capacity takes nothing away. The client keeps what it holds, and what it is
+    /// acquiring at this moment still arrives. It takes nothing more until it holds fewer.
+    /// An entry that was fetched and finds no room goes to another consumer after about a
+    /// TTL. With 0 the client takes nothing more. After the client's end the call has no
+    /// effect.
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) if it is out of bounds (0 to 10,000,000).
@@ -129,14 +130,14 @@ impl Client {
 
     /// Hands everything back, so that others continue at once, and ends the client.
     ///
-    /// Handlers are not waited for: their leases are [`lost`](crate::Lease::lost). To let
-    /// them put something down first, drop the [`Events`](crate::Events), so that nothing
-    /// new comes, have each hand its lease back, and call this when they have ended.
+    /// It does not wait for handlers: their leases are [`lost`](crate::Lease::lost). To let
+    /// handlers finish first, drop the [`Events`](crate::Events), so that no new stream
+    /// arrives. Let each handler hand its lease back, and call this when all have ended.
     ///
-    /// Takes at most one TTL, whether or not the backend can be reached, and a tenth of
-    /// a second more if the logger takes nothing: when this resolves, or `Terminated`
-    /// comes, which is the last event, what the client had to log is logged. Fine to
-    /// call again, and while the client has not [`started`](Self::started).
+    /// It takes at most one TTL, whether or not the backend can be reached. It takes a tenth
+    /// of a second more if the logger blocks. When it resolves, the client has written its
+    /// log; the same holds when the last event, `Terminated`, arrives. It can be called
+    /// again, and before the client has [`started`](Self::started).
     ///
     /// Cancel-safe: once polled, the client ends without the caller.
     #[doc(alias = "Done")]
@@ -241,8 +242,8 @@ impl WeakHandle {
     }
 }
 
-/// Starts a [`Client`]. A backend and a runtime are needed, an identity too
-/// unless `POD_NAME` or `POD_IP` is set; everything else has a default.
+/// Builds and starts a [`Client`]. It needs a backend and a runtime. It also needs an
+/// identity, unless `POD_NAME` or `POD_IP` is set. Everything else has a default.
 #[derive(Debug)]
 pub struct ClientBuilder {
     service: String,
@@ -256,29 +257,30 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Who this consumer is: unique in the service, the same after a restart if
-    /// it shall find its own work faster. Default: `POD_NAME`, else `POD_IP`.
+    /// The consumer's identity. It must be unique in the service. With the same identity
+    /// after a restart a consumer finds its own work faster. Default: `POD_NAME`, else
+    /// `POD_IP`.
     pub fn consumer(mut self, identity: impl Into<String>) -> Self {
         self.consumer = Some(identity.into());
         self
     }
 
-    /// What the LBS, the locks and the hints live on.
+    /// Where the LBS, the locks and the hints are.
     pub fn backend(mut self, provider: impl BackendProvider) -> Self {
         self.provider = Some(Arc::new(provider));
         self
     }
 
-    /// Locks of another system than the backend's own. All consumers of a
-    /// service must use the same, which **is not checked**: one that goes by other
-    /// locks takes streams from healthy owners, whom only fencing stops. Stop all
-    /// consumers of a service to bring locks of your own into it.
+    /// Locks of another system, instead of the backend's own. All consumers of a service
+    /// must use the same locks. This **is not checked**: a consumer with other locks takes
+    /// streams from healthy owners, and then only fencing protects your data. Stop all
+    /// consumers of a service before you give it other locks.
     pub fn locks(mut self, locks: Arc<dyn LockManager>) -> Self {
         self.locks = Some(locks);
         self
     }
 
-    /// What tasks run on.
+    /// The executor that tasks run on.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         self.runtime = Some(Arc::new(runtime));
         self
@@ -320,23 +322,24 @@ impl ClientBuilder {
         self
     }
 
-    /// Owners that may fail on an entry before it is quarantined; `None`: any number. Default 5.
+    /// How many owners may fail on an entry before it is quarantined; `None`: any number.
+    /// Default 5.
     ///
-    /// An owner fails by [`Lease::fail`](crate::Lease::fail), by reporting no progress
-    /// for [`progress_timeout`](Self::progress_timeout), or by ending without handing back: a crash, a
-    /// kill, a lease that ran out. The count belongs to the entry, and starts anew
-    /// once an owner has held it for
+    /// An owner has failed if it calls [`Lease::fail`](crate::Lease::fail), if it reports
+    /// no progress for [`progress_timeout`](Self::progress_timeout), or if its process ends
+    /// without handing back, or is blocked by a handler for longer than a TTL. The count belongs to the entry. It starts
+    /// at 0 again once an owner has held the entry for
     /// [`forget_failures_after`](Self::forget_failures_after).
     pub fn quarantine_after(mut self, failures: Option<u32>) -> Self {
         self.settings.quarantine_after = failures;
         self
     }
 
-    /// How long an owner must hold an entry for the failures of those before it to be
-    /// forgotten. 1 s to 30 days, default 10 min.
+    /// How long an owner must hold an entry before earlier failures no longer count.
+    /// 1 s to 30 days, default 10 min.
     ///
-    /// Streams that live for months see crashes that are not their fault. An entry
-    /// whose owners fail later than this after they took it is never quarantined.
+    /// Streams that live for months see crashes that they did not cause. If owners fail
+    /// only after they have held an entry for longer than this, it is never quarantined.
     pub fn forget_failures_after(mut self, held: Duration) -> Self {
         self.settings.forget_failures_after = held;
         self
@@ -350,23 +353,24 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes everything random replay, in a simulation. By default the
-    /// operating system draws it; two clients must never share one.
+    /// The seed of all random numbers, so that a simulation can be replayed. By default the
+    /// operating system gives one. Two clients must never share a seed.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Checks everything, and starts to take streams: the one task that does it all is
-    /// spawned on the runtime. Returns at once, without I/O;
-    /// [`Client::started`] waits until the client reads.
+    /// Checks all settings and starts to take streams, in one task that it spawns on the
+    /// runtime. Returns at once, without I/O. [`Client::started`] waits until the client
+    /// reads the LBS.
     ///
-    /// A backend that is not up yet is waited for, as the retry policy says. What ends the
-    /// client, if anything does, comes as [`Terminated`](crate::Event::Terminated).
+    /// The client waits for a backend that is not up yet, as the retry policy says. If
+    /// something ends the client, [`Terminated`](crate::Event::Terminated) says what.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config), naming the setting, its value and what would be right;
-    /// [`Environment`](ErrorKind::Environment) if the operating system gives no random numbers.
+    /// [`Config`](ErrorKind::Config) if a setting is invalid; the message names the setting,
+    /// its value and its bounds. [`Environment`](ErrorKind::Environment) if the operating
+    /// system gives no random numbers.
     #[doc(alias = "Init")]
     pub fn start(self) -> Result<(Client, Events)> {
         let service = ServiceName::new(&self.service)?;

@@ -27,30 +27,32 @@ pub struct Error {
 pub enum ErrorKind {
     /// A setting or an argument is invalid; the message names it, its value and the bound.
     Config,
-    /// Something is in use that must not be, or there are too many, or they come too fast:
-    /// the same again later, when the message's condition holds.
+    /// Something is in use now, or a limit of simultaneous calls is reached. Repeat the
+    /// call later; the message says what has to be over first.
     Busy,
-    /// What the process runs in lacks something: an executor, randomness, a file, a
-    /// feature of the build.
+    /// The process's environment lacks something: an executor, random numbers, a file, or
+    /// a feature of the build.
     Environment,
     /// The server cannot be reached, is loading, read-only, out of memory, or did not answer in time.
     Unavailable,
-    /// The server refused for good: wrong credentials, missing rights.
+    /// The server refused the call: wrong credentials or missing rights. Repeating it does
+    /// not help until somebody changes them.
     Denied,
-    /// What is stored does not fit: wrong type of key, another lock scheme.
+    /// What is stored does not fit: a key has the wrong type, or the service has another
+    /// lock scheme.
     Incompatible,
     /// The server answered something this library cannot make sense of.
     Protocol,
-    /// The stream, or its group, is not there (any more); preparing it again helps.
+    /// The load balancer stream (LBS) or its group does not exist. A client prepares it again.
     NotPrepared,
-    /// The lease ran out while the call was in flight: it may or may not have happened.
+    /// The lease expired while the call was in flight. Whether the call was executed is unknown.
     LeaseEnded,
     /// The client is shut down; nothing was done.
     Closed,
 }
 
 impl Error {
-    /// An error of `kind` with a message that says what was wrong and what would be right.
+    /// An error of `kind`. The message says what was wrong, and what would be right.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
         Self {
             kind,
@@ -82,13 +84,13 @@ impl Error {
         self.kind
     }
 
-    /// Whether a server refused what it was asked: a call that worked before will
-    /// work again when rights, keys or the server are put right.
+    /// Whether a server refused the call. A call that worked before works again when rights,
+    /// keys or the server are corrected.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.kind, ErrorKind::Denied | ErrorKind::Incompatible)
     }
 
-    /// Whether the same call may succeed later without anybody changing a setting.
+    /// Whether the same call may succeed later although nobody changes a setting.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind,

@@ -15,17 +15,17 @@ use crate::{ConsumerName, EntryId, Error, ErrorKind, FencingToken, Info, Lease, 
 
 /// What happened.
 ///
-/// Per data stream: one `StreamAdded`, then exactly one end – you completed it,
-/// you handed it back, or `StreamDisowned`. Nothing comes after `Terminated`.
+/// Each data stream has one `StreamAdded` and then exactly one end: you completed it,
+/// you handed it back, or you get `StreamDisowned`. No event comes after `Terminated`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// A stream is yours now: work on it, then complete it or hand it back.
     StreamAdded(Lease),
-    /// With manual claiming: a stream has no owner. Comes again at every sweep
-    /// until somebody takes it; take it with [`Client::claim`](crate::Client::claim).
+    /// With manual claiming: a stream has no owner. The event is repeated at every sweep
+    /// until somebody takes the stream, with [`Client::claim`](crate::Client::claim).
     StreamExpired(Orphan),
-    /// A stream is no longer yours, against your will: stop working on it.
+    /// You have lost a lease: stop working on its stream.
     StreamDisowned(Disowned),
     /// An entry could not be worked on and was quarantined.
     Quarantined(QuarantinedEntry),
@@ -150,7 +150,7 @@ impl Orphan {
         &self.info
     }
 
-    /// At whom it is pending, if at anybody.
+    /// The consumer at which it is pending, if there is one.
     pub fn owner(&self) -> Option<&ConsumerName> {
         self.owner.as_ref()
     }
@@ -228,8 +228,8 @@ impl QuarantinedEntry {
         &self.reason
     }
 
-    /// Why the last of its owners failed, oldest first, at most
-    /// [`KEPT_REASONS`](crate::KEPT_REASONS); none if it could not be read.
+    /// Why its last owners failed, oldest first, at most
+    /// [`KEPT_REASONS`](crate::KEPT_REASONS). Empty if the entry could not be read.
     pub fn failures(&self) -> &[String] {
         &self.failures
     }

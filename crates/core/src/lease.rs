@@ -12,16 +12,17 @@ use crate::machine::{Answer, Command, Completion, HandBack};
 use crate::settings::check_progress_timeout;
 use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Timestamp};
 
-/// A data stream that is yours until you end it or lose it.
+/// A data stream that is yours until you end its lease or lose it.
 ///
-/// Ask [`is_valid`](Self::is_valid) before anything that only the owner may do,
-/// stop when [`lost`](Self::lost) resolves, and hand [`token`](Self::token) to
-/// whatever you write to: a store that refuses lower tokens than it has seen is
-/// safe even from an owner that was frozen in the middle of a write.
+/// Ask [`is_valid`](Self::is_valid) before you do anything that only the owner may do.
+/// Stop when [`lost`](Self::lost) resolves. Give [`token`](Self::token) to each store that
+/// you write to. A store that refuses lower tokens than it has seen is safe even from an
+/// owner that was frozen in the middle of a write.
 ///
-/// Dropping a lease hands the stream back, which is no failure: a handler that returns
-/// early, with `?` for example, is tried again and again. Call [`fail`](Self::fail)
-/// where it cannot do its work. A lease that is dropped by a panic counts as failed.
+/// Dropping a lease hands the stream back. This does not count as a failure. So a handler
+/// that returns early, with `?` for example, is tried again and again. Call
+/// [`fail`](Self::fail) where the handler cannot do its work. If a panic drops the lease,
+/// that counts as a failure.
 pub struct Lease {
     entry: EntryId,
     stream: StreamName,
@@ -80,10 +81,10 @@ impl Lease {
 
     /// Whether the stream is still yours, by the clock at this moment.
     ///
-    /// Turns false a margin (a tenth of the TTL, at least 50 ms) before anybody
-    /// else can get the stream, whether or not the backend can be reached. A
-    /// pause of the whole machine that its clock does not show cannot be seen
-    /// by it; the token is for that.
+    /// It turns false a margin (a tenth of the TTL, at least 50 ms) before anybody else can
+    /// get the stream, whether or not the backend can be reached. It cannot see a pause of
+    /// the whole machine that the machine's clock does not show. The token protects you
+    /// then.
     pub fn is_valid(&self) -> bool {
         self.handle.now() < self.belief.until()
     }
@@ -93,11 +94,11 @@ impl Lease {
         self.belief.until()
     }
 
-    /// Resolves once the stream is not yours any more, for whichever reason,
-    /// your own completing or handing back included. Cancel-safe.
+    /// Resolves once the stream is no longer yours, for any reason. Completing it and
+    /// handing it back are among them. Cancel-safe.
     ///
-    /// Goes by the clock, as [`is_valid`](Self::is_valid) does: it resolves on time
-    /// even if the client's own task is held up, by a recorder that blocks, say.
+    /// It goes by the clock, as [`is_valid`](Self::is_valid) does. So it resolves on time
+    /// even if the client's own task is blocked, for example by a recorder.
     pub async fn lost(&self) {
         loop {
             let until = self.belief.until();
@@ -110,17 +111,19 @@ impl Lease {
         }
     }
 
-    /// Reports that work goes on. With `progress_timeout`, a stream without progress
-    /// for that long is handed back, counted as a failure, and this lease is
-    /// lost with [`NoProgress`](crate::DisownReason::NoProgress). Taking the lease out of
-    /// the [events](crate::Events) is the first progress. One atomic store: cheap
-    /// enough for every message.
+    /// Reports that work goes on.
+    ///
+    /// If [`progress_timeout`](crate::ClientBuilder::progress_timeout) is set and passes
+    /// without progress, the stream is handed back. That counts as a failure, and this lease
+    /// is lost with [`NoProgress`](crate::DisownReason::NoProgress). The time counts from
+    /// when the lease was taken out of the [events](crate::Events). The call is one atomic
+    /// store: it costs little enough for every message.
     pub fn progress(&self) {
         self.belief.report_progress(self.handle.now());
     }
 
-    /// Sets `progress_timeout` for this lease alone, counted from the last progress;
-    /// `None` for no limit.
+    /// Sets the progress timeout of this lease alone. It counts from the last progress.
+    /// `None`: no limit.
     ///
     /// # Errors
     /// [`Config`](crate::ErrorKind::Config) if it is out of bounds (10 ms to 24 h).
@@ -135,13 +138,14 @@ impl Lease {
         Ok(())
     }
 
-    /// The stream is finished: takes it off the LBS for good.
+    /// Removes the finished stream's entry from the LBS for good.
+    ///
+    /// While the backend cannot be reached, the call waits.
     ///
     /// # Errors
-    /// [`LeaseEnded`](crate::ErrorKind::LeaseEnded) if the lease ran out while
-    /// the call was under way: it may have happened. Another kind if the
-    /// backend has refused for a TTL (missing rights, say): the lease is still yours
-    /// then. While the backend cannot be reached the call waits.
+    /// [`LeaseEnded`](crate::ErrorKind::LeaseEnded) if the lease expired while the call was
+    /// in flight: whether the stream was completed is unknown. Another kind if the backend
+    /// has refused for a TTL (for missing rights, for example): the lease is still yours.
     ///
     /// Cancel-safe: once polled, the completion goes on without the caller.
     pub async fn complete(&self) -> Result<Completion> {
@@ -153,23 +157,23 @@ impl Lease {
 
     /// Hands the stream back with the work unfinished: another consumer continues at once.
     ///
-    /// Whatever the answer, the lease is over then. While the backend cannot be
-    /// reached the call waits, at the longest until the lease has run out.
+    /// After any answer the lease is over. While the backend cannot be reached, the call
+    /// waits, but no longer than until the lease expires.
     ///
     /// # Errors
-    /// If the backend has refused for a TTL (missing rights, say): the lease is still
-    /// yours then.
+    /// If the backend has refused for a TTL (for missing rights, for example): the lease is
+    /// still yours.
     ///
     /// Cancel-safe: once polled, it goes on without the caller.
     pub async fn hand_back(&self) -> Result<HandBack> {
         self.end_unfinished(None).await
     }
 
-    /// Like [`hand_back`](Self::hand_back), and counts as a failure, for this reason:
-    /// after `quarantine_after` of them the entry is quarantined.
+    /// Like [`hand_back`](Self::hand_back), and counts as a failure with this reason.
     ///
-    /// The last reasons are kept with the entry, and shown in the quarantine. Of each
-    /// the first 256 bytes are.
+    /// After [`quarantine_after`](crate::ClientBuilder::quarantine_after) failures the entry
+    /// is quarantined. The last reasons are kept with the entry, the first 256 bytes of
+    /// each. The quarantine shows them.
     pub async fn fail(&self, reason: impl Into<String>) -> Result<HandBack> {
         self.end_unfinished(Some(bounded(reason.into()))).await
     }

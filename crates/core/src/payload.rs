@@ -16,8 +16,8 @@ use crate::{Error, Result, StreamName};
 pub const PAYLOAD_FIELD: &str = "lbs-input";
 
 /// The longest info, in bytes of JSON: 1 MiB. A longer one is refused before it is
-/// submitted, and what others announce with a longer one is quarantined: whoever
-/// takes streams over has to read their infos, over whatever link it has.
+/// submitted. An entry of another producer with a longer one is quarantined, because
+/// whoever takes streams over has to read their infos, and its link may be slow.
 pub const MAX_INFO_BYTES: usize = 1 << 20;
 
 /// The longest payload: an info, a name that is escaped throughout, and some space.

@@ -18,7 +18,9 @@ const HALF_A_MINUTE: RetryPolicy = RetryPolicy {
     max: Duration::from_secs(2),
 };
 
-/// Announces data streams on a service's load balancer stream (LBS). A cheap handle; clones are the same producer.
+/// Announces data streams on a service's load balancer stream (LBS).
+///
+/// A cheap handle; clones are the same producer.
 #[derive(Debug, Clone)]
 pub struct Producer {
     transport: Arc<dyn Transport>,
@@ -47,10 +49,12 @@ impl Producer {
         })
     }
 
-    /// When to give up on a backend that cannot be reached. Default: after about half
-    /// a minute, tried at least every 2 s. Whatever the policy says, a batch is given up
-    /// five minutes after the first try that failed: that try may have worked, and a
-    /// repeat doubles nothing only as long as the LBS is sure to remember the batch.
+    /// When to give up on a backend that cannot be reached. By default the producer tries at
+    /// least every 2 s, for about half a minute.
+    ///
+    /// Whatever the policy is, the producer gives a batch up five minutes after the first
+    /// attempt that failed. That attempt may have worked, and later the LBS may no longer
+    /// remember the batch. A repeat could then append it twice.
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) if a wait is out of bounds.
@@ -79,17 +83,17 @@ impl Producer {
 
     /// Appends a batch to the LBS and returns the entry ids in the order given.
     ///
-    /// A server that is away is waited for as the [retry policy](Self::retry) says; so
-    /// is one that refuses what this producer has done before. What of the batch was
-    /// appended already is not appended again.
+    /// The producer waits for a server that is away, as the [retry policy](Self::retry) says.
+    /// It also waits if the server refuses a call that has worked for this producer before.
+    /// A repeat does not append again what was appended already.
     ///
     /// # Errors
-    /// Whether the batch, or a part of it, was appended is unknown. Calling again with
-    /// the *same* batch appends what is missing, as long as the LBS remembers the batch: at least five
-    /// minutes after it was last sent (ten on Redis and in memory), later it would be
-    /// appended once more. [`submit`](Self::submit) and [`submit_all`](Self::submit_all)
-    /// draw a new batch each time; [`SubmitBatch::with_key`] makes one that another
-    /// process can repeat.
+    /// It is unknown whether the batch, or a part of it, was appended. Call again with the
+    /// *same* batch: what is missing is appended. The LBS remembers a batch for at least five
+    /// minutes after it was last sent (ten on Redis and in memory). Later the whole batch
+    /// would be appended once more. [`submit`](Self::submit) and
+    /// [`submit_all`](Self::submit_all) make a new batch each time.
+    /// [`SubmitBatch::with_key`] makes one that another process can repeat.
     ///
     /// Dropping the future means the same: it may have happened.
     pub async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {

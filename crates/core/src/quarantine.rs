@@ -1,4 +1,4 @@
-//! [`QuarantineAdmin`]: what is in quarantine, and what shall become of it.
+//! [`QuarantineAdmin`]: shows a service's quarantine, releases entries and removes them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::{
 /// Entries per request of [`QuarantineAdmin::all`].
 const PAGE: usize = 500;
 
-/// Looks at a service's quarantine, and takes out of it. A cheap handle for
+/// Lists a service's quarantine, and releases or removes its entries. A cheap handle for
 /// operators' programs; it needs no client.
 ///
 /// In quarantine are the announcements that could not be read, and those whose
@@ -55,8 +55,8 @@ impl QuarantineAdmin {
     /// Announces entries again, as they were: each gets a new id, and its
     /// failures count from 0. One result per entry, in this order.
     ///
-    /// What could not be read still cannot, and will be quarantined again under its
-    /// new id.
+    /// An entry that could not be read still cannot be read. It will be quarantined again
+    /// under its new id.
     ///
     /// # Errors
     /// Some may be released. Calling again with the same entries releases the

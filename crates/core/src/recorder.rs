@@ -4,13 +4,13 @@
 //! Every method has an empty body, so that a recorder overrides just what it
 //! exports.
 //!
-//! Calls come from the driver's task and must not block: no beat goes out meanwhile, and
-//! leases run out (their owners are told on time all the same). A panic is caught and
-//! warned of once.
+//! The driver's task makes these calls. They must not block: meanwhile no heartbeat is sent,
+//! and leases expire (their owners are still told on time). A panic is caught, and a
+//! warning is logged once.
 //!
-//! The logger of the `log` crate may block: lines are written by a task of their own.
-//! It then holds one thread of the executor, and of an executor that has only one,
-//! everything.
+//! The logger of the `log` crate may block, because a task of its own writes the lines. It
+//! then blocks one thread of the executor. If the executor has only one thread, everything
+//! waits.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub trait Recorder: Debug + Send + Sync + 'static {
     fn claim(&self, result: Attempt, n: usize) {}
     /// `n` locks were tried to be acquired.
     fn lock_acquire(&self, result: Attempt, n: usize) {}
-    /// `n` leases were in a beat that ended like this.
+    /// `n` leases were in a heartbeat that ended like this.
     fn lock_extend(&self, result: Attempt, n: usize) {}
     /// `n` locks were tried to be released.
     fn lock_release(&self, result: Attempt, n: usize) {}

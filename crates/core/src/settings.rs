@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{Error, Result};
 
-/// What happens with streams whose owner is gone.
+/// What happens to streams whose owner is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ClaimMode {
@@ -17,20 +17,21 @@ pub enum ClaimMode {
 
 /// When to give up after failed attempts to reach the backend.
 ///
-/// A client waits no longer than about its TTL between attempts, so that it is back
-/// soon after the server is. Attempts that come sooner than the waits given here do not
-/// count as retries.
+/// A client waits no longer than about its TTL between attempts. So it is back soon after
+/// the server is. Attempts that are made sooner than the waits given here do not count as
+/// retries.
 ///
-/// A call that the server refuses (missing rights, a wrong type of key) before it has
-/// ever worked is the end whatever the policy: something has to be set right. One that
-/// has worked is retried like any other.
+/// If the server refuses a call (missing rights, a wrong type of key) that has never worked,
+/// the client ends, whatever the policy is: somebody has to correct something. A call that
+/// has worked before is retried like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// How many attempts in a row may fail after the first; `None`: any number.
     pub retries: Option<u32>,
     /// Wait before the first retry.
     pub first: Duration,
-    /// Waits double up to this (a client's up to its TTL, if that is shorter).
+    /// The longest wait. Waits double up to this; a client's waits are no longer than its
+    /// TTL.
     pub max: Duration,
 }
 
@@ -95,11 +96,11 @@ pub struct Settings {
     pub event_queue: usize,
     /// When to give up.
     pub retry: RetryPolicy,
-    /// Owners that may fail on an entry before it is quarantined; `None`: any
-    /// number. Default 5. Between them it rests, see [`rest`](Self::rest).
+    /// How many owners may fail on an entry before it is quarantined; `None`: any number.
+    /// Default 5. After each failure the entry rests, see [`rest`](Self::rest).
     pub quarantine_after: Option<u32>,
-    /// How long an owner must hold an entry for the failures of those before it to be
-    /// forgotten. 1 s to 30 days, default 10 min, as in Kubernetes' restart backoff.
+    /// How long an owner must hold an entry before earlier failures no longer count.
+    /// 1 s to 30 days, default 10 min, as in Kubernetes' restart backoff.
     pub forget_failures_after: Duration,
     /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
     /// before its stream is handed back; `None` (default): for ever. 10 ms to 24 h.
@@ -154,7 +155,8 @@ impl Settings {
         Ok(())
     }
 
-    /// What a lease is believed less than its lock (R1): a tenth of the TTL, at least 50 ms.
+    /// How much earlier than its lock a lease ends for its owner (R1): a tenth of the TTL, at
+    /// least 50 ms.
     pub fn margin(&self) -> Duration {
         (self.ttl / 10).max(Duration::from_millis(50))
     }
@@ -164,8 +166,8 @@ impl Settings {
         self.ttl / 3
     }
 
-    /// Least time between sweeps over what is pending. The more there is, the
-    /// longer they rest, so that sweeping stays a small part of the server's work.
+    /// The least time between sweeps. It grows with the number of pending entries, so that
+    /// sweeps stay a small part of the server's work.
     pub fn sweep_interval(&self) -> Duration {
         self.ttl * 2
     }
@@ -179,10 +181,10 @@ impl Settings {
     /// last claimed or failed: a quarter of the TTL, doubling with each failure,
     /// at most 30 s.
     ///
-    /// So the first two crashes delay no failover: it takes two thirds of a TTL
-    /// to notice them. A handler that fails at once, again and again, costs its
-    /// fleet less and less; and with the defaults all five tries, and the rests
-    /// between them, are over within a minute.
+    /// The first two crashes delay no failover, because it takes two thirds of a TTL to
+    /// notice a crash. A handler that fails at once, again and again, costs its fleet less
+    /// each time. With the defaults all five tries, and the rests between them, take less
+    /// than a minute.
     pub fn rest(&self, failures: u32) -> Duration {
         let Some(doublings) = failures.checked_sub(1) else {
             return Duration::ZERO;
@@ -193,9 +195,9 @@ impl Settings {
 }
 
 impl Settings {
-    /// How long an entry rests before it is quarantined for a death that may be none: its
-    /// owner, cut off from the server, has so long to come back and say so. Four TTLs, at
-    /// most a minute or one TTL, and never less than [`rest`](Self::rest).
+    /// How long an entry rests before it is quarantined for a death that may be an error: its
+    /// owner may only be cut off from the server, and has this time to come back and say so.
+    /// Four TTLs, at most a minute or one TTL, and never less than [`rest`](Self::rest).
     pub(crate) fn rest_before_quarantine(&self, failures: u32) -> Duration {
         let most = self.ttl.max(Duration::from_secs(60));
         (self.ttl * 4).min(most).max(self.rest(failures))
