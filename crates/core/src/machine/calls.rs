@@ -28,7 +28,7 @@ pub(crate) struct InFlight {
     pub(crate) sent: Timestamp,
     /// Leases that it brings are believed no longer than this, until the record
     /// shows them (see `leases::unconfirmed`).
-    pub(crate) capped: Timestamp,
+    pub(crate) valid_at_most: Timestamp,
     pub(crate) flight: Flight,
 }
 
@@ -85,7 +85,7 @@ impl Calls {
         let call = InFlight {
             session,
             sent,
-            capped: Timestamp::MAX,
+            valid_at_most: Timestamp::MAX,
             flight,
         };
         self.under_way.insert(id, call);
@@ -120,7 +120,7 @@ impl Calls {
     pub(crate) fn limit_leases(&mut self, until: Timestamp) {
         for call in self.under_way.values_mut() {
             if matches!(call.flight, Flight::Acquire(_) | Flight::TakeOver { .. }) {
-                call.capped = call.capped.min(until);
+                call.valid_at_most = call.valid_at_most.min(until);
             }
         }
     }

@@ -46,7 +46,7 @@ pub(crate) enum Effect {
     TakenOver {
         lease: LeaseRef,
         sent: Timestamp,
-        capped: Timestamp,
+        valid_at_most: Timestamp,
     },
     /// Into quarantine.
     Park(EntryId, Parking),
@@ -107,8 +107,10 @@ impl Machine {
                 Effect::TakenOver {
                     lease,
                     sent,
-                    capped,
-                } => self.leases.taken_over(&mut self.cx, lease, sent, capped),
+                    valid_at_most,
+                } => self
+                    .leases
+                    .taken_over(&mut self.cx, lease, sent, valid_at_most),
                 Effect::Park(entry, parking) => self.leases.park(entry, parking),
                 Effect::Refresh(entries) => self.leases.lanes.refresh.queue.extend(entries),
                 Effect::Wake(stream) => self.leases.wake_stream(&mut self.cx, &stream),

@@ -214,7 +214,7 @@ impl Machine {
             .pump(&mut self.cx, &self.leases, &self.recovery, &self.outages);
         self.session
             .pump_heartbeat(&mut self.cx, &self.leases, &self.recovery);
-        self.leases.pump_doubt(&mut self.cx);
+        self.leases.pump_record(&mut self.cx);
         self.leases.pump_drain(&mut self.cx);
         self.drain.pump(&mut self.cx, &self.leases);
         self.apply();
@@ -245,7 +245,7 @@ impl Machine {
         let Some(InFlight {
             session,
             sent,
-            capped,
+            valid_at_most,
             flight,
         }) = self.cx.calls.answered(id, self.cx.session.number())
         else {
@@ -314,7 +314,7 @@ impl Machine {
                 &mut self.cx,
                 &self.recovery.orphans,
                 sent,
-                capped,
+                valid_at_most,
                 &page,
                 result,
             ),
@@ -331,7 +331,7 @@ impl Machine {
                     &mut self.cx,
                     &suspect,
                     places,
-                    (sent, capped),
+                    (sent, valid_at_most),
                     result,
                 );
             }

@@ -55,7 +55,7 @@ impl Leases {
         cx: &mut Cx,
         orphans: &Orphans,
         sent: Timestamp,
-        capped: Timestamp,
+        valid_at_most: Timestamp,
         page: &[(EntryId, u64)],
         result: Result<Reply>,
     ) {
@@ -76,7 +76,9 @@ impl Leases {
         let mut restarted = false;
         for (&(entry, _), outcome) in page.iter().zip(outcomes) {
             match outcome {
-                AcquireOutcome::Acquired(token) => self.acquired(cx, entry, token, sent, capped),
+                AcquireOutcome::Acquired(token) => {
+                    self.acquired(cx, entry, token, sent, valid_at_most)
+                }
                 AcquireOutcome::Held(held) => self.refused(cx, orphans, entry, &held),
                 AcquireOutcome::NotYet { retry_in } => {
                     restarted = true;
@@ -99,14 +101,14 @@ impl Leases {
         cx.effect(Effect::FetchNotBefore(at));
     }
 
-    /// `capped`: how long it is believed at most, unless the record shows it.
+    /// `valid_at_most`: how long it is believed at most, unless the record shows it.
     pub(crate) fn acquired(
         &mut self,
         cx: &mut Cx,
         entry: EntryId,
         token: FencingToken,
         sent: Timestamp,
-        capped: Timestamp,
+        valid_at_most: Timestamp,
     ) {
         cx.raise_floor(token);
         let Some(stream) = self.items.get(entry).map(|item| item.stream.clone()) else {
@@ -119,7 +121,7 @@ impl Leases {
         };
         let deadline = match cx.scheme {
             LockScheme::PerStream => cx.believed_until(sent),
-            LockScheme::Session => capped.min(self.fresh_until(cx, &lease, sent)),
+            LockScheme::Session => valid_at_most.min(self.fresh_until(cx, &lease, sent)),
         };
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
@@ -130,7 +132,7 @@ impl Leases {
             self.items.expires_at(deadline, entry);
         }
         if cx.scheme == LockScheme::Session {
-            self.record.doubt(&lease, capped);
+            self.record.limit(&lease, valid_at_most);
         } else {
             // If the answer was slow, the lock cannot wait for the next beat.
             cx.effect(Effect::HeartbeatBy(sent + cx.settings.heartbeat_interval()));
@@ -150,13 +152,13 @@ impl Leases {
         if self.is_cooling_down(cx, lease.entry) {
             return self.release(cx, lease, true);
         }
-        let capped = self.record.capped(&lease);
+        let valid_at_most = self.record.valid_at_most(&lease);
         // It may have waited here for its former owner to end.
         self.forget(cx, lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = cx.now;
-        self.acquired(cx, lease.entry, lease.token, now, capped);
+        self.acquired(cx, lease.entry, lease.token, now, valid_at_most);
     }
 
     /// Frees a lease that a take-over brought and that is not wanted, unless it

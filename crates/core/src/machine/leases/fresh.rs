@@ -55,7 +55,7 @@ impl Leases {
             !lasts
         });
         for lease in &lasting {
-            let until = self.record.capped(lease);
+            let until = self.record.valid_at_most(lease);
             self.believe_until(lease, until);
         }
         let fresh = self.record.fresh.values();

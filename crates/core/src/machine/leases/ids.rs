@@ -47,9 +47,9 @@ impl Leases {
         cx: &mut Cx,
         lease: LeaseRef,
         sent: Timestamp,
-        capped: Timestamp,
+        valid_at_most: Timestamp,
     ) {
-        self.record.doubt(&lease, capped);
+        self.record.limit(&lease, valid_at_most);
         self.fresh_until(cx, &lease, sent);
         self.adopt_when_read(cx, lease);
     }

@@ -130,7 +130,7 @@ impl Leases {
         let on_record = heartbeat.reply.on_record;
         if on_record.is_some_and(|on_record| on_record != held) {
             let is_quiet = heartbeat.quiet_since == Some(cx.calls.lock_ops());
-            self.doubt_record(cx, is_quiet);
+            self.check_record(cx, is_quiet);
         }
     }
 
@@ -147,7 +147,7 @@ impl Leases {
             return true;
         }
         // The others have been extended since, or found on record: an acquire that
-        // was long under way, or a doubt, costs only its own lease (R2).
+        // was long under way, or one that stayed unconfirmed, costs only its own lease (R2).
         for entry in lapsed {
             self.lapse(cx, entry, DisownReason::Expired);
         }
@@ -177,7 +177,7 @@ impl Leases {
     pub(crate) fn timeout(&self, cx: &Cx) -> Timestamp {
         self.items
             .next_expiry()
-            .min(self.doubt_timeout())
+            .min(self.record_timeout())
             .min(self.lanes.timeout(self.parking_places(cx) > 0))
             .min(self.refresh_timeout(cx))
             .min(self.failure_reset.timeout())

@@ -1,11 +1,11 @@
 //! The lock server's record of this session's leases, with which beats compare
 //! by number only (session leases).
 //!
-//! # Doubt
+//! # Unconfirmed leases
 //! A lock server that was restarted may have lost some leases and kept others
 //! that an acquire left behind, so that the number still fits. A beat tells by
 //! its generation that this may have happened. Then everything that was acquired
-//! before is *in doubt*: believed for as long as it was before that beat, and
+//! before is *unconfirmed*: believed for as long as it was before that beat, and
 //! no longer, until the record shows it. That is safe because nobody else is
 //! given anything for a TTL after a restart, and what was believed before hangs
 //! on a beat that was sent before it. So a restart costs no lease that is on
@@ -27,8 +27,8 @@ pub(crate) struct Record {
     generation: Option<u64>,
     /// Counts its changes; what was read before the last one shows nothing.
     changes: u64,
-    /// Leases in doubt, and until when they are believed.
-    doubted: BTreeMap<LeaseRef, Timestamp>,
+    /// Unconfirmed leases, and until when they are believed.
+    unconfirmed: BTreeMap<LeaseRef, Timestamp>,
     pub(crate) fresh: Fresh,
     reading: bool,
     /// When reading it last began.
@@ -49,17 +49,20 @@ pub(crate) struct Reading {
 impl Record {
     /// Until when the lease is believed as long as the record does not show it, or
     /// it is fresh.
-    pub(crate) fn capped(&self, lease: &LeaseRef) -> Timestamp {
+    pub(crate) fn valid_at_most(&self, lease: &LeaseRef) -> Timestamp {
         let fresh = self.fresh.get(lease).map(|(_, until)| until);
-        let doubted = self.doubted.get(lease);
-        let capped = fresh.into_iter().chain(doubted).min();
-        capped.copied().unwrap_or(Timestamp::MAX)
+        let unconfirmed = self.unconfirmed.get(lease);
+        let earliest = fresh.into_iter().chain(unconfirmed).min();
+        earliest.copied().unwrap_or(Timestamp::MAX)
     }
 
-    pub(crate) fn doubt(&mut self, lease: &LeaseRef, capped: Timestamp) {
-        if capped < Timestamp::MAX {
-            let known = self.doubted.entry(lease.clone()).or_insert(capped);
-            *known = capped.min(*known);
+    pub(crate) fn limit(&mut self, lease: &LeaseRef, valid_at_most: Timestamp) {
+        if valid_at_most < Timestamp::MAX {
+            let known = self
+                .unconfirmed
+                .entry(lease.clone())
+                .or_insert(valid_at_most);
+            *known = valid_at_most.min(*known);
         }
     }
 }
@@ -71,7 +74,7 @@ impl Leases {
         &mut self,
         cx: &mut Cx,
         generation: u64,
-        cap: Timestamp,
+        valid_at_most: Timestamp,
     ) -> bool {
         let record = &mut self.record;
         let unchanged = record.generation == Some(generation);
@@ -79,17 +82,17 @@ impl Leases {
             return unchanged;
         }
         // The first number of a session may be a second one: what came between
-        // its opening and its first beat is in doubt as well.
+        // its opening and its first beat is unconfirmed as well.
         let before = record.generation.replace(generation);
         record.changes += 1;
         record.backoff = Backoff::default();
         // What was acquired before, and is answered only later.
-        cx.calls.limit_leases(cap);
+        cx.calls.limit_leases(valid_at_most);
         for lease in self.items.leases() {
-            self.doubt_held(&lease, cap);
+            self.limit_held(&lease, valid_at_most);
         }
         for lease in self.adopting.values() {
-            self.record.doubt(lease, cap);
+            self.record.limit(lease, valid_at_most);
         }
         // The LBS may be of the same server, and have lost what it knew of the owners.
         if before.is_some() {
@@ -98,12 +101,12 @@ impl Leases {
         false
     }
 
-    fn doubt_held(&mut self, lease: &LeaseRef, cap: Timestamp) {
-        self.record.doubt(lease, cap);
-        let capped = self.record.capped(lease);
-        if capped < Timestamp::MAX {
-            self.items.expires_at(capped, lease.entry);
-            self.believe_until(lease, capped);
+    fn limit_held(&mut self, lease: &LeaseRef, valid_at_most: Timestamp) {
+        self.record.limit(lease, valid_at_most);
+        let valid_at_most = self.record.valid_at_most(lease);
+        if valid_at_most < Timestamp::MAX {
+            self.items.expires_at(valid_at_most, lease.entry);
+            self.believe_until(lease, valid_at_most);
         }
     }
 
@@ -122,18 +125,18 @@ impl Leases {
         }
     }
 
-    /// As long as anything is in doubt, the record is read.
-    pub(crate) fn pump_doubt(&mut self, cx: &mut Cx) {
+    /// As long as anything is unconfirmed, the record is read.
+    pub(crate) fn pump_record(&mut self, cx: &mut Cx) {
         let record = &self.record;
-        let due = !record.doubted.is_empty() && !record.reading;
+        let due = !record.unconfirmed.is_empty() && !record.reading;
         if due && record.backoff.is_ready(cx.now) && cx.is_open() {
             self.reconcile(cx);
         }
     }
 
-    pub(crate) fn doubt_timeout(&self) -> Timestamp {
+    pub(crate) fn record_timeout(&self) -> Timestamp {
         let record = &self.record;
-        match record.doubted.is_empty() || record.reading {
+        match record.unconfirmed.is_empty() || record.reading {
             true => Timestamp::MAX,
             false => record.backoff.not_before,
         }
@@ -143,7 +146,7 @@ impl Leases {
     /// under way that says enough; while streams come and go it may mean
     /// nothing, so then the record is not read all the time, but well within
     /// the TTL for which a restarted server holds takeovers and acquires back.
-    pub(crate) fn doubt_record(&mut self, cx: &mut Cx, is_quiet: bool) {
+    pub(crate) fn check_record(&mut self, cx: &mut Cx, is_quiet: bool) {
         let overdue = self.record.last_read + cx.settings.ttl / 2 <= cx.now;
         if (is_quiet || overdue) && !self.record.reading {
             self.reconcile(cx);
@@ -155,7 +158,7 @@ impl Leases {
     /// for longer than that.
     pub(crate) fn lock_server_restarted(&mut self, cx: &mut Cx) {
         if cx.scheme == LockScheme::Session {
-            self.doubt_record(cx, false);
+            self.check_record(cx, false);
         }
     }
 
@@ -193,7 +196,7 @@ impl Leases {
         self.record.reading = false;
         let page = match result {
             Ok(Reply::Records(page)) => page,
-            // Read again while anything is in doubt, else when a beat says so.
+            // Read again while anything is unconfirmed, else when a beat says so.
             result => {
                 let backoff = &mut self.record.backoff;
                 backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
@@ -206,8 +209,8 @@ impl Leases {
             return;
         }
         for lease in &page {
-            if self.record.doubted.remove(lease).is_some() {
-                let until = self.record.capped(lease);
+            if self.record.unconfirmed.remove(lease).is_some() {
+                let until = self.record.valid_at_most(lease);
                 self.believe_until(lease, until);
             }
         }
@@ -243,7 +246,7 @@ impl Leases {
         }
         // What came too late for this reading is in the next one.
         let (items, adopting) = (&self.items, &self.adopting);
-        self.record.doubted.retain(|lease, _| {
+        self.record.unconfirmed.retain(|lease, _| {
             items.lock_with(lease.entry, lease.token).is_some()
                 || adopting.get(&lease.entry) == Some(lease)
         });

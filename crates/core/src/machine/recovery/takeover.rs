@@ -244,7 +244,7 @@ impl Recovery {
         cx: &mut Cx,
         key: &SuspectKey,
         places: usize,
-        (sent, capped): (Timestamp, Timestamp),
+        (sent, valid_at_most): (Timestamp, Timestamp),
         result: Result<Reply>,
     ) {
         cx.budget.free(places);
@@ -294,7 +294,7 @@ impl Recovery {
                         false => Effect::TakenOver {
                             lease,
                             sent,
-                            capped,
+                            valid_at_most,
                         },
                     });
                 }
