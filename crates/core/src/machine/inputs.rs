@@ -18,7 +18,7 @@ impl Machine {
             Hint::Freed(streams) => {
                 for stream in &streams {
                     self.leases.wake_stream(&mut self.cx, stream);
-                    self.recovery.turn_freed(stream);
+                    self.recovery.freed(stream);
                 }
             }
             Hint::HolderGone(consumer) => self.recovery.suspect(&mut self.cx, consumer, None),

@@ -70,7 +70,7 @@ impl Recovery {
         } else if pending.handed_back {
             count_unresolved(target);
             // Who hands back releases right after: the hint may be faster.
-            if cx.is_manual() || self.is_first_in_turn(cx, leases, &pending) {
+            if cx.is_manual() || self.ranks_first(cx, leases, &pending) {
                 return Some(NeedsInspection { pending, expired });
             }
             self.orphan(cx, leases, pending, content, Origin::HandedBack);
@@ -259,7 +259,7 @@ impl Recovery {
     pub(crate) fn no_longer_pending(&mut self, cx: &mut Cx, leases: &Leases, entry: EntryId) {
         self.scanner.expired.remove(&entry);
         self.scanner.unlocked_since.remove(&entry);
-        self.turns.remove(entry);
+        self.ranks.remove(entry);
         if let Some(lease) = leases.adopting.get(&entry) {
             cx.effect(Effect::GiveBack(lease.clone()));
         }
@@ -289,7 +289,7 @@ impl Recovery {
             if pending.consumer.is_none() && left.len() < MOST_RECHECKS {
                 left.insert(entry);
             }
-        } else if self.is_my_turn(cx, &pending, &content, origin) {
+        } else if self.goes_now(cx, &pending, &content, origin) {
             self.admit_from(cx, pending, content, origin);
         }
     }

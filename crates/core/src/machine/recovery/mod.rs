@@ -24,7 +24,7 @@ pub(crate) mod takeover;
 mod watch;
 
 use self::members::Members;
-use self::rank::Turns;
+use self::rank::Ranks;
 use self::reports::Reports;
 use self::scan::Scanner;
 use self::sweep::Sweeps;
@@ -41,7 +41,7 @@ pub(crate) struct Recovery {
     members: Members,
     watched: Watched,
     /// Entries that others are to take first.
-    turns: Turns,
+    ranks: Ranks,
     pub(crate) reports: Reports,
     pub(crate) orphans: Orphans,
 }
@@ -53,7 +53,7 @@ impl Recovery {
             sweeps: Sweeps::new(now),
             members: Members::default(),
             watched: Watched::default(),
-            turns: Turns::default(),
+            ranks: Ranks::default(),
             reports: Reports::default(),
             orphans: Orphans::default(),
         }
@@ -77,7 +77,7 @@ impl Recovery {
     pub(crate) fn start_over(&mut self, cx: &Cx) {
         self.scanner.start_over(cx.now);
         self.sweeps.start_over(cx.now);
-        self.turns = Turns::default();
+        self.ranks = Ranks::default();
         self.orphans.start_over();
     }
 }

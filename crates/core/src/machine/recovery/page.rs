@@ -180,7 +180,7 @@ impl Recovery {
     ) {
         let full = !cx.is_manual() && leases.room(cx) == 0;
         match (target, next) {
-            (Target::Entries(_) | Target::Turns(_) | Target::Consumer { .. }, None) => {}
+            (Target::Entries(_) | Target::Ranked(_) | Target::Consumer { .. }, None) => {}
             (Target::Own { .. }, None) => {
                 self.forget_old(cx);
                 if let Some(entries) = self.scanner.own.ended() {
@@ -218,7 +218,7 @@ impl Recovery {
                     Target::Sweep { .. } => Target::Sweep { after },
                     Target::Stranded { .. } => Target::Stranded { after },
                     Target::Entries(entries) => Target::Entries(entries),
-                    Target::Turns(entries) => Target::Turns(entries),
+                    Target::Ranked(entries) => Target::Ranked(entries),
                 };
                 let step = self.first_step(&target);
                 self.take_step(cx, target, step);

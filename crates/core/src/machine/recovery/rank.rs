@@ -31,14 +31,14 @@ use crate::{
 /// Until the lock of something that was given up is looked at again; doubling.
 const EARLY: Duration = Duration::from_millis(10);
 
-/// Where nobody knows who lives, turns are drawn from so long a time.
+/// Where nobody knows who lives, waits are drawn from so long a time.
 const UNKNOWN: Duration = Duration::from_millis(45);
 const _: () = assert!(UNKNOWN.as_nanos() <= LATEST_RANK.as_nanos());
 
 /// Entries that others are to take first.
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
-    turns: BTreeMap<EntryId, Turn>,
+pub(crate) struct Ranks {
+    waiting: BTreeMap<EntryId, Ranked>,
     due: Deadlines<EntryId>,
     /// Those that this consumer is the first to go for, and whose lock was still
     /// their former owner's, by data stream: its release is announced.
@@ -46,7 +46,7 @@ pub(crate) struct Turns {
 }
 
 #[derive(Debug)]
-struct Turn {
+struct Ranked {
     stream: StreamName,
     origin: Origin,
     /// Whose it was, and with which token.
@@ -63,15 +63,15 @@ struct Turn {
     early_until: Timestamp,
 }
 
-impl Turns {
+impl Ranks {
     pub(crate) fn remove(&mut self, entry: EntryId) {
-        if let Some(turn) = self.turns.remove(&entry) {
+        if let Some(ranked) = self.waiting.remove(&entry) {
             self.due.cancel(&entry);
-            self.unfreed.remove(&turn.stream);
+            self.unfreed.remove(&ranked.stream);
         }
     }
 
-    /// Whose turn it is now, lowest first.
+    /// Those whose time has come, lowest first.
     pub(crate) fn take_due(&mut self, now: Timestamp, max: usize) -> Vec<EntryId> {
         let mut come = Vec::new();
         while come.len() < max
@@ -84,7 +84,7 @@ impl Turns {
 
     pub(crate) fn locks(&self, entries: &[EntryId]) -> Vec<LockId> {
         let lock = |entry: &EntryId| {
-            let stream = self.turns.get(entry)?.stream.clone();
+            let stream = self.waiting.get(entry)?.stream.clone();
             Some(LockId {
                 stream,
                 entry: *entry,
@@ -95,17 +95,17 @@ impl Turns {
 
     pub(crate) fn put_off(&mut self, entries: Vec<EntryId>, at: Timestamp) {
         for entry in entries {
-            if let Some(turn) = self.turns.get_mut(&entry) {
-                turn.at = at;
+            if let Some(ranked) = self.waiting.get_mut(&entry) {
+                ranked.at = at;
                 self.due.set(entry, at);
             }
         }
     }
 
     pub(crate) fn forget_old(&mut self, before: Timestamp) {
-        self.turns.retain(|_, turn| turn.at >= before);
+        self.waiting.retain(|_, ranked| ranked.at >= before);
         self.unfreed
-            .retain(|_, entry| self.turns.contains_key(entry));
+            .retain(|_, entry| self.waiting.contains_key(entry));
     }
 
     pub(crate) fn timeout(&self) -> Timestamp {
@@ -115,35 +115,35 @@ impl Turns {
 
 impl Recovery {
     /// Whether what its owner gave up is to be gone for now, if its lock is free.
-    pub(crate) fn is_first_in_turn(&self, cx: &Cx, leases: &Leases, pending: &Pending) -> bool {
-        let is_known = self.turn_of(pending).is_some();
+    pub(crate) fn ranks_first(&self, cx: &Cx, leases: &Leases, pending: &Pending) -> bool {
+        let is_known = self.waiting_for(pending).is_some();
         !cx.is_manual()
             && leases.room(cx) > 0
             && !is_known
             && self.rank_for(cx, pending.entry, pending.consumer.as_ref()) == Some(0)
     }
 
-    fn turn_of(&self, pending: &Pending) -> Option<&Turn> {
-        let turn = self.turns.turns.get(&pending.entry);
-        turn.filter(|turn| turn.token == pending.token)
+    fn waiting_for(&self, pending: &Pending) -> Option<&Ranked> {
+        let ranked = self.ranks.waiting.get(&pending.entry);
+        ranked.filter(|ranked| ranked.token == pending.token)
     }
 
     /// Whether to go for what its owner gave up or left; if not, it is looked at
-    /// again when the turn comes.
-    pub(crate) fn is_my_turn(
+    /// again when its time comes.
+    pub(crate) fn goes_now(
         &mut self,
         cx: &mut Cx,
         pending: &Pending,
         content: &Announcement,
         origin: Origin,
     ) -> bool {
-        if let Some(turn) = self.turn_of(pending)
-            && !turn.come
+        if let Some(ranked) = self.waiting_for(pending)
+            && !ranked.come
         {
             return false;
         }
-        let has_come = self.turn_of(pending).is_some();
-        self.turns.remove(pending.entry);
+        let has_come = self.waiting_for(pending).is_some();
+        self.ranks.remove(pending.entry);
         let wait = match self.rank_for(cx, pending.entry, pending.consumer.as_ref()) {
             _ if has_come => return true,
             Some(0) => return true,
@@ -151,11 +151,11 @@ impl Recovery {
             None => cx.rng.up_to(UNKNOWN),
         };
         let stream = content.stream.clone();
-        self.wait_for_turn(cx, pending, stream, origin, wait);
+        self.wait_for_rank(cx, pending, stream, origin, wait);
         false
     }
 
-    fn wait_for_turn(
+    fn wait_for_rank(
         &mut self,
         cx: &mut Cx,
         pending: &Pending,
@@ -163,12 +163,12 @@ impl Recovery {
         origin: Origin,
         wait: Duration,
     ) {
-        if self.turns.turns.len() >= MOST_RECHECKS {
+        if self.ranks.waiting.len() >= MOST_RECHECKS {
             self.sweeps.leave_behind();
             return;
         }
         let at = cx.now + wait;
-        let turn = Turn {
+        let ranked = Ranked {
             stream,
             origin,
             from: pending.consumer.clone(),
@@ -179,8 +179,8 @@ impl Recovery {
             early: 0,
             early_until: Timestamp::MAX,
         };
-        self.turns.turns.insert(pending.entry, turn);
-        self.turns.due.set(pending.entry, at);
+        self.ranks.waiting.insert(pending.entry, ranked);
+        self.ranks.due.set(pending.entry, at);
     }
 
     /// It was given up, and its lock is held.
@@ -192,23 +192,23 @@ impl Recovery {
         held: &Held,
     ) {
         if is_held_by(held, pending.consumer.as_ref()) {
-            self.wait_for_turn(cx, pending, stream.clone(), Origin::HandedBack, EARLY);
-            if let Some(turn) = self.turns.turns.get_mut(&pending.entry) {
-                turn.is_first = true;
-                self.turns.unfreed.insert(stream, pending.entry);
+            self.wait_for_rank(cx, pending, stream.clone(), Origin::HandedBack, EARLY);
+            if let Some(ranked) = self.ranks.waiting.get_mut(&pending.entry) {
+                ranked.is_first = true;
+                self.ranks.unfreed.insert(stream, pending.entry);
             }
         }
     }
 
-    /// A lock was released, maybe one that this consumer's turn waits for.
-    pub(crate) fn turn_freed(&mut self, stream: &StreamName) {
-        let turns = &mut self.turns;
-        let Some(entry) = turns.unfreed.remove(stream) else {
+    /// A lock was released, maybe one that this consumer's rank waits for.
+    pub(crate) fn freed(&mut self, stream: &StreamName) {
+        let ranks = &mut self.ranks;
+        let Some(entry) = ranks.unfreed.remove(stream) else {
             return;
         };
-        if let Some(turn) = turns.turns.get_mut(&entry) {
-            turns.due.cancel(&entry);
-            turn.come = true;
+        if let Some(ranked) = ranks.waiting.get_mut(&entry) {
+            ranks.due.cancel(&entry);
+            ranked.come = true;
             self.rescan(vec![entry]);
         }
     }
@@ -225,39 +225,39 @@ impl Recovery {
         Some(rank(entry, hash(&cx.consumer), others))
     }
 
-    /// The turn has come; `state` is what the lock is now.
-    pub(crate) fn turn_come(&mut self, cx: &mut Cx, entry: EntryId, state: LockState) {
-        let Some(turn) = self.turns.turns.get_mut(&entry) else {
+    /// The time of its rank has come; `state` is what the lock is now.
+    pub(crate) fn rank_come(&mut self, cx: &mut Cx, entry: EntryId, state: LockState) {
+        let Some(ranked) = self.ranks.waiting.get_mut(&entry) else {
             return;
         };
         match state {
             LockState::Free => {
-                turn.come = true;
-                if turn.origin == Origin::Orphan {
+                ranked.come = true;
+                if ranked.origin == Origin::Orphan {
                     // That nobody owns it is known already.
                     self.scanner.expired.insert(entry, cx.now);
                 }
                 self.rescan(vec![entry]);
             }
-            LockState::Held(held) if is_held_by(&held, turn.from.as_ref()) => {
+            LockState::Held(held) if is_held_by(&held, ranked.from.as_ref()) => {
                 // Not freed yet, or not expired.
                 let margin = cx.settings.margin();
-                if turn.early == 0 {
-                    turn.early_until = cx.now + held.remaining + margin;
-                } else if turn.early_until <= cx.now {
+                if ranked.early == 0 {
+                    ranked.early_until = cx.now + held.remaining + margin;
+                } else if ranked.early_until <= cx.now {
                     // One of that name has it for good, restarted maybe. If it
                     // fails, that is told; if it cannot release, a sweep sees it.
-                    return self.turns.remove(entry);
+                    return self.ranks.remove(entry);
                 }
-                turn.early += 1;
-                let unfreed = turn.is_first.then(|| (turn.stream.clone(), entry));
-                let wait = EARLY * 2u32.pow(turn.early.min(10));
+                ranked.early += 1;
+                let unfreed = ranked.is_first.then(|| (ranked.stream.clone(), entry));
+                let wait = EARLY * 2u32.pow(ranked.early.min(10));
                 let at = cx.now + wait.min(held.remaining.max(EARLY)).min(cx.settings.ttl);
-                self.turns.unfreed.extend(unfreed);
-                self.turns.put_off(vec![entry], at);
+                self.ranks.unfreed.extend(unfreed);
+                self.ranks.put_off(vec![entry], at);
             }
             // Whoever was first has it. If they fail, that is told.
-            LockState::Held(_) => self.turns.remove(entry),
+            LockState::Held(_) => self.ranks.remove(entry),
         }
     }
 }

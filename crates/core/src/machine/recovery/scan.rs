@@ -64,7 +64,7 @@ pub(crate) enum Target {
     },
     Entries(BTreeSet<EntryId>),
     /// Others were to take these first; only their locks are looked at.
-    Turns(Vec<EntryId>),
+    Ranked(Vec<EntryId>),
     Consumer {
         consumer: ConsumerName,
         after: EntryId,
@@ -160,7 +160,7 @@ impl Recovery {
             .retain(|entry, since| is_kept(entry, since));
         scanner.resting.retain(|_, until| *until >= before);
         self.reports.forget_old(before);
-        self.turns.forget_old(before);
+        self.ranks.forget_old(before);
     }
 
     pub(crate) fn pump_scans(&mut self, cx: &mut Cx, leases: &Leases) {
@@ -201,10 +201,10 @@ impl Recovery {
         }
     }
 
-    /// What the dead left, then hints, then whose turn has come, then one's own, then
+    /// What the dead left, then hints, then what others were to take first, then one's own, then
     /// everything. But hints only make things faster: what has waited for a TTL goes
     /// before them, and before the dead. Where infos are slow to read, these would else
-    /// be read again and again before the turn at any of them was looked at.
+    /// be read again and again before any of them was looked at when its time came.
     pub(super) fn next_target(&mut self, cx: &mut Cx, leases: &Leases) -> Option<Target> {
         let long_ago = cx.now - cx.settings.ttl;
         if self.scanner.own.due() <= long_ago {
@@ -213,9 +213,9 @@ impl Recovery {
         if self.sweeps.waits_since().is_some_and(|at| at <= long_ago) {
             return self.sweeps.next_target(cx);
         }
-        if self.turns.timeout() <= long_ago {
-            let come = self.turns.take_due(cx.now, SCAN_PAGE);
-            return Some(Target::Turns(come));
+        if self.ranks.timeout() <= long_ago {
+            let come = self.ranks.take_due(cx.now, SCAN_PAGE);
+            return Some(Target::Ranked(come));
         }
         if let Some(key) = self.next_suspect(cx, leases) {
             return Some(Target::Suspect {
@@ -235,8 +235,8 @@ impl Recovery {
                 rest,
             )));
         }
-        if self.turns.timeout() <= cx.now {
-            return Some(Target::Turns(self.turns.take_due(cx.now, SCAN_PAGE)));
+        if self.ranks.timeout() <= cx.now {
+            return Some(Target::Ranked(self.ranks.take_due(cx.now, SCAN_PAGE)));
         }
         if scanner.own.due() <= cx.now {
             return Some(self.own_target(cx));
@@ -270,7 +270,7 @@ impl Recovery {
             let due = if work { cx.now } else { scanner.own.due() };
             let due = due
                 .min(self.suspect_timeout(cx, leases))
-                .min(self.turns.timeout());
+                .min(self.ranks.timeout());
             next = next.min(due.max(scanner.backoff.not_before));
         }
         next

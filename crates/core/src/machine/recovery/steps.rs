@@ -38,7 +38,7 @@ pub(super) enum Step {
         unread: Vec<EntryId>,
         next: Option<EntryId>,
     },
-    InspectTurns(Vec<LockId>),
+    InspectRanked(Vec<LockId>),
 }
 
 impl Step {
@@ -48,7 +48,7 @@ impl Step {
             Self::ListIds => "list_pending_ids",
             Self::ListStranded => "list_stranded",
             Self::List | Self::LookUp { .. } => "list_pending",
-            Self::Inspect { .. } | Self::InspectTurns(_) => "inspect",
+            Self::Inspect { .. } | Self::InspectRanked(_) => "inspect",
         }
     }
 }
@@ -60,13 +60,13 @@ impl Recovery {
             Target::Own { .. } | Target::Sweep { .. } => Step::ListIds,
             Target::Stranded { .. } => Step::ListStranded,
             Target::Suspect { .. } | Target::Entries(_) | Target::Consumer { .. } => Step::List,
-            Target::Turns(entries) => Step::InspectTurns(self.turns.locks(entries)),
+            Target::Ranked(entries) => Step::InspectRanked(self.ranks.locks(entries)),
         }
     }
 
     pub(crate) fn begin_scan(&mut self, cx: &mut Cx, target: Target) {
         let known = self.members.are_known(cx.now, cx.settings.ttl);
-        let step = match known || matches!(target, Target::Own { .. } | Target::Turns(_)) {
+        let step = match known || matches!(target, Target::Own { .. } | Target::Ranked(_)) {
             true => self.first_step(&target),
             false => Step::Members,
         };
@@ -115,7 +115,7 @@ impl Recovery {
                 };
                 Action::Locks(LocksCall::Inspect(page.iter().filter_map(lock).collect()))
             }
-            Step::InspectTurns(locks) => Action::Locks(LocksCall::Inspect(locks.clone())),
+            Step::InspectRanked(locks) => Action::Locks(LocksCall::Inspect(locks.clone())),
         };
         self.scanner.current = Some(look);
         cx.act(action, Flight::Scan);
@@ -132,7 +132,7 @@ impl Recovery {
                 after: *after,
             },
             Target::Entries(entries) => Scope::Entries(entries.iter().copied().collect()),
-            Target::Turns(entries) => Scope::Entries(entries.clone()),
+            Target::Ranked(entries) => Scope::Entries(entries.clone()),
             Target::Consumer { consumer, after } => Scope::Consumer {
                 consumer: consumer.clone(),
                 after: *after,
@@ -182,12 +182,12 @@ impl Recovery {
                 let page = Page::inspected(look.target, inspected, unread, next);
                 self.scanner.page = Some(page);
             }
-            (Step::InspectTurns(locks), Ok(Reply::Inspected(states)))
+            (Step::InspectRanked(locks), Ok(Reply::Inspected(states)))
                 if states.len() == locks.len() =>
             {
                 self.scanner.backoff.succeed();
                 for (lock, state) in locks.into_iter().zip(states) {
-                    self.turn_come(cx, lock.entry, state);
+                    self.rank_come(cx, lock.entry, state);
                 }
             }
             (step, result) => {
@@ -206,7 +206,7 @@ impl Recovery {
             // Still due.
             Target::Sweep { .. } | Target::Stranded { .. } => {}
             Target::Entries(entries) => self.scanner.hinted.extend(entries),
-            Target::Turns(entries) => self.turns.put_off(entries, cx.now),
+            Target::Ranked(entries) => self.ranks.put_off(entries, cx.now),
             Target::Consumer { consumer, .. } => self.watched.list_again(consumer),
             Target::Suspect { key, .. } => self.suspect_pass_done(cx, leases, &key, 1),
         }
