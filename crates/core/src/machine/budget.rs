@@ -70,8 +70,8 @@ impl Leases {
         let arriving = self.arriving(cx);
         let taken = self.items.active() + arriving;
         let seats = cx.settings.capacity.saturating_sub(taken);
-        let parking = self.lanes.quarantine.queue.len();
-        seats.min(self.event_places(cx).saturating_sub(parking))
+        let waiting = self.lanes.quarantine.queue.len();
+        seats.min(self.event_places(cx).saturating_sub(waiting))
     }
 
     /// Places that leases on their way here will take.
@@ -79,9 +79,9 @@ impl Leases {
         self.adopting.len() + cx.budget.reserved
     }
 
-    /// How many may be parked now: each will be an event. What nobody listens to,
+    /// How many may be quarantined now: each will be an event. What nobody listens to,
     /// or what is to be over soon, waits for no place.
-    pub(crate) fn parking_places(&self, cx: &Cx) -> usize {
+    pub(crate) fn quarantine_places(&self, cx: &Cx) -> usize {
         match cx.budget.receiver_dropped || cx.is_draining() {
             true => usize::MAX,
             false => self.event_places(cx),

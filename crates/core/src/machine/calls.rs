@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ActionId;
-use super::leases::lanes::Parking;
+use super::leases::lanes::ToQuarantine;
 use super::leases::unconfirmed::Reading;
 use super::recovery::takeover::SuspectKey;
 use crate::{EntryId, Fenced, FencingToken, LeaseRef, Timestamp};
@@ -54,7 +54,7 @@ pub(crate) enum Flight {
     Complete(Vec<(EntryId, FencingToken)>),
     HandBack(Vec<(EntryId, FencingToken)>),
     LateHandBack(Vec<(EntryId, FencingToken)>),
-    Quarantine(Vec<(EntryId, Parking)>),
+    Quarantine(Vec<(EntryId, ToQuarantine)>),
     Release(Vec<LeaseRef>),
     Scan,
     TakeOver {

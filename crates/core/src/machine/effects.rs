@@ -2,7 +2,7 @@
 
 use super::calls::Flight;
 use super::cx::Phase;
-use super::leases::lanes::Parking;
+use super::leases::lanes::ToQuarantine;
 use super::leases::table::Origin;
 use super::lifecycle::outages::Vital;
 use super::session::SessionState;
@@ -49,7 +49,7 @@ pub(crate) enum Effect {
         valid_at_most: Timestamp,
     },
     /// Into quarantine.
-    Park(EntryId, Parking),
+    Quarantine(EntryId, ToQuarantine),
     /// Claim again what is held.
     Refresh(Vec<EntryId>),
     /// Something in the way of this stream may be gone.
@@ -111,7 +111,7 @@ impl Machine {
                 } => self
                     .leases
                     .taken_over(&mut self.cx, lease, sent, valid_at_most),
-                Effect::Park(entry, parking) => self.leases.park(entry, parking),
+                Effect::Quarantine(entry, wanted) => self.leases.quarantine(entry, wanted),
                 Effect::Refresh(entries) => self.leases.lanes.refresh.queue.extend(entries),
                 Effect::Wake(stream) => self.leases.wake_stream(&mut self.cx, &stream),
                 Effect::LocksRestarted => self.leases.lock_server_restarted(&mut self.cx),

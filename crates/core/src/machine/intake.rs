@@ -11,7 +11,7 @@ use super::calls::Flight;
 use super::cx::Cx;
 use super::effects::Effect;
 use super::leases::Leases;
-use super::leases::lanes::{GATHER, Parking};
+use super::leases::lanes::{GATHER, ToQuarantine};
 use super::leases::table::Origin;
 use super::lifecycle::outages::{Outages, Vital};
 use super::recovery::Recovery;
@@ -144,8 +144,8 @@ impl Intake {
                 }),
                 Err(reason) => {
                     cx.effect(Effect::Read(entry, None));
-                    let parking = Parking::unreadable(FencingToken::NONE, &reason);
-                    cx.effect(Effect::Park(entry, parking));
+                    let wanted = ToQuarantine::unreadable(FencingToken::NONE, &reason);
+                    cx.effect(Effect::Quarantine(entry, wanted));
                 }
             }
         }

@@ -314,7 +314,7 @@ pub enum Notice {
         /// At whom it is pending.
         owner: Option<ConsumerName>,
     },
-    /// An entry was parked.
+    /// An entry was quarantined.
     Quarantined {
         /// The entry.
         entry: EntryId,

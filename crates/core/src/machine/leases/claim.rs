@@ -1,7 +1,7 @@
 //! The fenced claim of what is locked, after which the lease is the user's (R3, R4, R5).
 
 use super::Leases;
-use super::lanes::{Lanes, Parking, outcomes, still_locked};
+use super::lanes::{Lanes, ToQuarantine, outcomes, still_locked};
 use super::table::{Ending, Holding, Origin, State};
 use crate::belief::Belief;
 use crate::machine::cx::Cx;
@@ -107,13 +107,13 @@ impl Leases {
             if let Some(last) = failures.reasons.last() {
                 reason = format!("{reason}, the last: {last}");
             }
-            let parking = Parking {
+            let wanted = ToQuarantine {
                 token: lock.token,
                 min_failures: limit.unwrap_or(0),
                 reason,
                 failures: failures.reasons,
             };
-            return self.park(entry, parking);
+            return self.quarantine(entry, wanted);
         }
         let belief = Belief::new(lock.deadline, cx.session.belief());
         let (stream, info) = (item.stream.clone(), item.info.clone());

@@ -57,7 +57,7 @@ impl Leases {
         let Some(State::Held(holding)) = self.items.get(entry).map(|item| &item.state) else {
             return;
         };
-        // With its last failure it is to be parked, and needs no rest before that.
+        // With its last failure it is to be quarantined, and needs no rest before that.
         let limit = cx.settings.quarantine_after;
         let is_last = limit.is_some_and(|limit| holding.failures.saturating_add(1) >= limit);
         let ending = Ending::HandBack {

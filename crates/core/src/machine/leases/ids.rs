@@ -26,7 +26,7 @@ impl Leases {
             return cx.effect(Effect::Recheck(entry, cx.now + cx.settings.ttl / 4));
         }
         self.lanes.quarantine.queue.remove(&entry);
-        self.lanes.parking.remove(&entry);
+        self.lanes.to_quarantine.remove(&entry);
         self.lapse(cx, entry, DisownReason::EntryGone);
     }
 

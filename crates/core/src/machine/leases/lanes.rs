@@ -39,8 +39,8 @@ pub(crate) struct Lanes {
     pub(crate) gathering: Gathering,
     pub(crate) hand_back: Lane,
     pub(crate) quarantine: Lane,
-    /// What is to be parked.
-    pub(crate) parking: BTreeMap<EntryId, Parking>,
+    /// What is to be quarantined.
+    pub(crate) to_quarantine: BTreeMap<EntryId, ToQuarantine>,
     pub(crate) release: Lane,
     /// Releases that are not answered yet, to be announced or not. Until then
     /// their data streams are not acquired again ("late release").
@@ -49,18 +49,18 @@ pub(crate) struct Lanes {
     pub(crate) release_by: Timestamp,
 }
 
-/// With which token an entry is to be parked, and why.
+/// With which token an entry is to be quarantined, and why.
 #[derive(Debug, Clone)]
-pub(crate) struct Parking {
+pub(crate) struct ToQuarantine {
     pub(crate) token: FencingToken,
-    /// With fewer than these on record it is not to be parked any more.
+    /// With fewer than these on record it is not to be quarantined any more.
     pub(crate) min_failures: u32,
     pub(crate) reason: String,
     /// Why the last of its owners failed.
     pub(crate) failures: Vec<String>,
 }
 
-impl Parking {
+impl ToQuarantine {
     pub(crate) fn unreadable(token: FencingToken, reason: &MalformedReason) -> Self {
         Self {
             token,
@@ -83,9 +83,9 @@ pub(crate) struct Gathering {
 }
 
 impl Lanes {
-    /// `may_park`: whether what waits for quarantine waits for time, not for room.
-    pub(crate) fn timeout(&self, may_park: bool) -> Timestamp {
-        let quarantine = match may_park {
+    /// `has_place`: whether what waits for quarantine waits for time, not for room.
+    pub(crate) fn timeout(&self, has_place: bool) -> Timestamp {
+        let quarantine = match has_place {
             true => self.quarantine.timeout(),
             false => Timestamp::MAX,
         };
@@ -183,7 +183,7 @@ impl Leases {
         if !page.is_empty() {
             self.send_hand_back(cx, page);
         }
-        let places = self.parking_places(cx);
+        let places = self.quarantine_places(cx);
         let page = self.lanes.quarantine.take_at_most(places, now);
         if !page.is_empty() {
             self.send_quarantine(cx, page);

@@ -5,7 +5,7 @@
 //!
 //! Not so where the process itself stood still. A handler that blocks its process for
 //! longer than a TTL ends whole sessions, and an entry that makes every handler do so is
-//! to be parked in the end. From inside, that differs from an outage in one thing: the
+//! to be quarantined in the end. From inside, that differs from an outage in one thing: the
 //! machine's own timers are not served. Time for which the machine was suspended does not
 //! count for that; the driver says how long it was.
 

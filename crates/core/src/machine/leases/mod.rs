@@ -178,7 +178,7 @@ impl Leases {
         self.items
             .next_expiry()
             .min(self.record_timeout())
-            .min(self.lanes.timeout(self.parking_places(cx) > 0))
+            .min(self.lanes.timeout(self.quarantine_places(cx) > 0))
             .min(self.refresh_timeout(cx))
             .min(self.failure_reset.timeout())
             .min(self.silences.next())

@@ -1,7 +1,7 @@
 //! Into quarantine: off the LBS, with payload and reason (R7, R8).
 
 use super::Leases;
-use super::lanes::{Parking, outcomes};
+use super::lanes::{ToQuarantine, outcomes};
 use super::table::{Ending, State};
 use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
@@ -10,8 +10,8 @@ use crate::{EntryId, FencingToken, Quarantine, QuarantineOutcome, Result};
 
 impl Leases {
     /// Into quarantine, with or without a lease on it.
-    pub(crate) fn park(&mut self, entry: EntryId, parking: Parking) {
-        self.lanes.parking.insert(entry, parking);
+    pub(crate) fn quarantine(&mut self, entry: EntryId, wanted: ToQuarantine) {
+        self.lanes.to_quarantine.insert(entry, wanted);
         self.lanes.quarantine.queue.insert(entry);
     }
 
@@ -19,14 +19,14 @@ impl Leases {
         let mut entries = Vec::with_capacity(page.len());
         let mut flight = Vec::with_capacity(page.len());
         for entry in page {
-            if let Some(parking) = self.lanes.parking.get(&entry) {
+            if let Some(wanted) = self.lanes.to_quarantine.get(&entry) {
                 entries.push(Quarantine {
                     entry,
-                    token: parking.token,
-                    min_failures: parking.min_failures,
-                    reason: parking.reason.clone(),
+                    token: wanted.token,
+                    min_failures: wanted.min_failures,
+                    reason: wanted.reason.clone(),
                 });
-                flight.push((entry, parking.clone()));
+                flight.push((entry, wanted.clone()));
             }
         }
         cx.budget.quarantine_sent(entries.len());
@@ -36,7 +36,7 @@ impl Leases {
     pub(crate) fn quarantine_done(
         &mut self,
         cx: &mut Cx,
-        page: Vec<(EntryId, Parking)>,
+        page: Vec<(EntryId, ToQuarantine)>,
         result: Result<Reply>,
         current: bool,
     ) {
@@ -54,23 +54,23 @@ impl Leases {
             Err(error) if current => return cx.step_failed("quarantine", error),
             Err(_) => return,
         };
-        for ((entry, parking), outcome) in page.into_iter().zip(outcomes) {
-            let token = parking.token;
+        for ((entry, wanted), outcome) in page.into_iter().zip(outcomes) {
+            let token = wanted.token;
             if outcome == QuarantineOutcome::Quarantined {
                 cx.notify_queued(Notice::Quarantined {
                     entry,
-                    reason: parking.reason,
-                    failures: parking.failures,
+                    reason: wanted.reason,
+                    failures: wanted.failures,
                 });
             }
             if !current {
                 continue;
             }
             // What was lost and taken again meanwhile goes its own way.
-            if matches!(self.lanes.parking.get(&entry), Some(of) if of.token == token) {
-                self.lanes.parking.remove(&entry);
+            if matches!(self.lanes.to_quarantine.get(&entry), Some(of) if of.token == token) {
+                self.lanes.to_quarantine.remove(&entry);
             }
-            if !self.is_parked(entry, token) {
+            if !self.is_quarantined(entry, token) {
                 continue;
             }
             if outcome == QuarantineOutcome::FewerFailures {
@@ -83,7 +83,7 @@ impl Leases {
         }
     }
 
-    fn is_parked(&self, entry: EntryId, token: FencingToken) -> bool {
+    fn is_quarantined(&self, entry: EntryId, token: FencingToken) -> bool {
         let state = self.items.get(entry).map(|item| &item.state);
         matches!(state, Some(State::Ending(holding, Ending::Quarantine)) if holding.lock.token == token)
     }

@@ -10,7 +10,7 @@ use crate::machine::Notice;
 use crate::machine::cx::Cx;
 use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
-use crate::machine::leases::lanes::Parking;
+use crate::machine::leases::lanes::ToQuarantine;
 use crate::machine::leases::table::Origin;
 use crate::{
     Announcement, ConsumerName, EntryId, FencingToken, Held, Holder, LockScheme, LockState, Pending,
@@ -35,9 +35,9 @@ impl Recovery {
             Ok(content) => content.clone(),
             Err(reason) => {
                 let waiting = &leases.lanes.quarantine.queue;
-                if leases.parking_places(cx) > waiting.len() {
-                    let parking = Parking::unreadable(pending.token, reason);
-                    cx.effect(Effect::Park(pending.entry, parking));
+                if leases.quarantine_places(cx) > waiting.len() {
+                    let wanted = ToQuarantine::unreadable(pending.token, reason);
+                    cx.effect(Effect::Quarantine(pending.entry, wanted));
                 } else if !waiting.contains(&pending.entry) {
                     self.sweeps.leave_behind();
                 }
@@ -99,7 +99,7 @@ impl Recovery {
 
     /// Whether an entry that is free is to be left alone still, because its
     /// owners failed on it. Then it is looked at again when that is over. What
-    /// would be parked now waits as well if the last failure was a death: its owner may
+    /// would be quarantined now waits as well if the last failure was a death: its owner may
     /// live and take it back. (What an owner says itself it hands back without a rest.)
     fn rests(&mut self, cx: &mut Cx, leases: &Leases, pending: &Pending) -> bool {
         // Not counted yet: that is done by the next claim.
@@ -107,12 +107,12 @@ impl Recovery {
         let crashed = has_owner && !leases.late.owes(pending.entry);
         let failures = pending.failures.saturating_add(u32::from(crashed));
         let limit = cx.settings.quarantine_after;
-        let is_to_be_parked = limit.is_some_and(|limit| failures >= limit);
-        // To count the last one, or to park what was counted before, needs no rest.
-        if failures == 0 || (is_to_be_parked && crashed) {
+        let is_to_be_quarantined = limit.is_some_and(|limit| failures >= limit);
+        // To count the last one, or to quarantine what was counted before, needs no rest.
+        if failures == 0 || (is_to_be_quarantined && crashed) {
             return false;
         }
-        let rest = match is_to_be_parked {
+        let rest = match is_to_be_quarantined {
             true => cx.settings.rest_before_quarantine(failures),
             false => cx.settings.rest(failures),
         };

@@ -199,10 +199,10 @@ fn who_counts_the_last_death_lets_the_entry_rest_instead_of_parking_it() {
                 rig.answer("Claim", claimed(false, limit));
             }
         });
-        let Action::Lbs(LbsCall::Quarantine(parked)) = rig.take("Quarantine").1 else {
+        let Action::Lbs(LbsCall::Quarantine(quarantined)) = rig.take("Quarantine").1 else {
             panic!()
         };
-        assert!(parked[0].reason.ends_with("the last: the last"));
+        assert!(quarantined[0].reason.ends_with("the last: the last"));
     }
 }
 
@@ -218,16 +218,22 @@ fn what_has_failed_less_often_when_it_is_to_be_quarantined_goes_to_others() {
     rig.fail("Quarantine");
     rig.live(TTL / 5);
     let (id, action) = rig.take("Quarantine");
-    let Action::Lbs(LbsCall::Quarantine(parked)) = action else {
+    let Action::Lbs(LbsCall::Quarantine(quarantined)) = action else {
         panic!()
     };
-    assert_eq!(parked[0].min_failures, 3, "the limit, not what was counted");
+    assert_eq!(
+        quarantined[0].min_failures, 3,
+        "the limit, not what was counted"
+    );
     let fewer = vec![QuarantineOutcome::FewerFailures];
     rig.reply(id, Reply::Quarantined(fewer));
     let back = hand_backs(&mut rig);
     assert!(!back[0].rests && back[0].failed.is_none());
     assert!(rig.has("Release"), "its lock is free");
-    assert!(!rig.has("Quarantine"), "it is not to be parked any more");
+    assert!(
+        !rig.has("Quarantine"),
+        "it is not to be quarantined any more"
+    );
     let of_it = |n: &Notice| {
         matches!(
             n,

@@ -500,10 +500,10 @@ fn a_malformed_entry_is_parked_and_reading_goes_on() {
     assert!(rig.has("Fetch") && rig.has("Acquire"));
     rig.fail("Quarantine");
     rig.pass(TTL / 5);
-    let parked = Reply::Quarantined(vec![QuarantineOutcome::Quarantined]);
-    rig.answer("Quarantine", parked);
-    let is_parked = |n: &&Notice| matches!(n, Notice::Quarantined { .. });
-    assert_eq!(rig.notices.iter().filter(is_parked).count(), 1);
+    let quarantined = Reply::Quarantined(vec![QuarantineOutcome::Quarantined]);
+    rig.answer("Quarantine", quarantined);
+    let is_quarantined = |n: &&Notice| matches!(n, Notice::Quarantined { .. });
+    assert_eq!(rig.notices.iter().filter(is_quarantined).count(), 1);
 }
 
 #[test]
@@ -517,8 +517,8 @@ fn an_entry_that_keeps_failing_is_parked_without_an_event_of_its_own() {
     };
     rig.answer("Claim", Reply::Claimed(vec![outcome]));
     assert_eq!(added(&rig), 0);
-    let parked = Reply::Quarantined(vec![QuarantineOutcome::Quarantined]);
-    rig.answer("Quarantine", parked);
+    let quarantined = Reply::Quarantined(vec![QuarantineOutcome::Quarantined]);
+    rig.answer("Quarantine", quarantined);
     assert_eq!(rig.releases(), [lease("s", 1, token.0)]);
 }
 
@@ -656,8 +656,8 @@ fn what_waits_for_a_greater_token_is_tried_again_whatever_becomes_of_the_other_e
     assert_eq!(rig.acquires(), [entry(2)], "forgotten");
 }
 
-/// The lease was lost while its entry was being parked, and taken again: the late
-/// answer to the parking threw the new one away, lock and all.
+/// The lease was lost while its entry was being quarantined, and taken again: the late
+/// answer to the quarantining threw the new one away, lock and all.
 #[test]
 fn a_late_answer_to_a_parking_ends_no_later_lease() {
     let mut rig = Rig::new(LockScheme::PerStream);

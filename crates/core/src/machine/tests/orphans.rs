@@ -600,7 +600,7 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
         });
     }
     rig.beat.sweep = true;
-    let park = |rig: &mut Rig| {
+    let quarantine = |rig: &mut Rig| {
         rig.housekeep();
         while rig.has("Quarantine") {
             let (id, action) = rig.take("Quarantine");
@@ -615,16 +615,16 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
             rig.housekeep();
         }
     };
-    let parked = |rig: &Rig| {
-        let is_parked = |notice: &&Notice| matches!(notice, Notice::Quarantined { .. });
-        rig.notices.iter().filter(is_parked).count()
+    let quarantined = |rig: &Rig| {
+        let is_quarantined = |notice: &&Notice| matches!(notice, Notice::Quarantined { .. });
+        rig.notices.iter().filter(is_quarantined).count()
     };
-    rig.pass_with(TTL * 10, park);
-    assert_eq!(parked(&rig), 4, "the queue is full");
+    rig.pass_with(TTL * 10, quarantine);
+    assert_eq!(quarantined(&rig), 4, "the queue is full");
     for taken in 1..=6 {
         rig.input(Input::EventsTaken(1));
-        rig.pass_with(TTL * 10, park);
-        assert_eq!(parked(&rig), 4 + taken);
+        rig.pass_with(TTL * 10, quarantine);
+        assert_eq!(quarantined(&rig), 4 + taken);
     }
     assert!(rig.pending.is_empty());
     // What a fetch brings that was under way all along waits, too.
