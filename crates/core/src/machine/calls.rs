@@ -62,9 +62,9 @@ pub(crate) enum Flight {
         /// How many leases it may bring.
         places: usize,
     },
-    Bury(SuspectKey),
+    Remove(SuspectKey),
     /// Of a dead consumer, or one's own name.
-    Forget(Option<SuspectKey>),
+    RemoveName(Option<SuspectKey>),
 }
 
 impl Flight {

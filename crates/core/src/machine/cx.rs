@@ -75,7 +75,7 @@ pub(crate) enum Leaving {
     /// The session, which tells the others.
     Closing,
     /// The name in the group, if nothing is pending at it.
-    Forgetting,
+    RemovingName,
 }
 
 impl Cx {

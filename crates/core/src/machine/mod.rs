@@ -279,9 +279,9 @@ impl Machine {
                 self.leases
                     .quarantine_done(&mut self.cx, page, result, current)
             }
-            Flight::Forget(None) => self.drain.forget_own_done(&mut self.cx, &result),
-            Flight::Forget(Some(suspect)) => {
-                self.recovery.forget_done(&mut self.cx, &suspect, result)
+            Flight::RemoveName(None) => self.drain.own_name_removed(&mut self.cx, &result),
+            Flight::RemoveName(Some(suspect)) => {
+                self.recovery.name_removed(&mut self.cx, &suspect, result)
             }
             Flight::Close => self.drain.close_done(&mut self.cx, &result),
             // What an abandoned session did no longer matters: what it held is
@@ -335,7 +335,7 @@ impl Machine {
                     result,
                 );
             }
-            Flight::Bury(suspect) => self.recovery.bury_done(&mut self.cx, &suspect, result),
+            Flight::Remove(suspect) => self.recovery.remove_done(&mut self.cx, &suspect, result),
         }
     }
 

@@ -91,7 +91,7 @@ impl Leases {
                     self.items.remove(entry);
                     cx.effect(Effect::LeftBehind);
                     // There was room when it was seen. That nobody owns it is known
-                    // already, and who had it may be buried before the next sweep.
+                    // already, and who had it may be removed before the next sweep.
                     if origin == Origin::Orphan {
                         cx.effect(Effect::Unowned(entry));
                         let soon = cx.rng.jittered(cx.settings.ttl / 4);

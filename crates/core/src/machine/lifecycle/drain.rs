@@ -70,9 +70,9 @@ impl Drain {
                 let session = cx.session.id().clone();
                 cx.act(LocksCall::Close(session), Flight::Close);
             }
-            Leaving::Forgetting => {
+            Leaving::RemovingName => {
                 let consumer = cx.consumer.clone();
-                cx.act(LbsCall::ForgetConsumer(consumer), Flight::Forget(None));
+                cx.act(LbsCall::ForgetConsumer(consumer), Flight::RemoveName(None));
             }
         }
     }
@@ -83,13 +83,13 @@ impl Drain {
         }
         self.leaving = Backoff::default();
         if let Phase::Draining { until, .. } = cx.phase {
-            let step = Leaving::Forgetting;
+            let step = Leaving::RemovingName;
             cx.phase = Phase::Draining { until, step };
             self.send(cx, step);
         }
     }
 
-    pub(crate) fn forget_own_done(&mut self, cx: &mut Cx, result: &Result<Reply>) {
+    pub(crate) fn own_name_removed(&mut self, cx: &mut Cx, result: &Result<Reply>) {
         if !self.is_tried_again(cx, result) {
             cx.effect(Effect::Stop(None));
         }
@@ -143,5 +143,5 @@ impl Drain {
 
 fn is_sent(cx: &Cx) -> bool {
     cx.calls
-        .awaits(|flight| matches!(flight, Flight::Close | Flight::Forget(None)))
+        .awaits(|flight| matches!(flight, Flight::Close | Flight::RemoveName(None)))
 }

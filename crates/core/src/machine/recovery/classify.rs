@@ -90,7 +90,7 @@ impl Recovery {
     }
 
     /// What a dead one of this consumer's own name left, and there is no room for:
-    /// the others learn of the death as long as it is not buried.
+    /// the others learn of the death as long as it is not removed.
     pub(crate) fn leave_to_others(&self, leases: &Leases, target: &mut Target, entry: EntryId) {
         if leases.no_room.contains(&entry) {
             count_unresolved(target);

@@ -23,7 +23,7 @@ const MOST_PASSES: u32 = 8;
 const FULL: Duration = Duration::from_millis(50);
 
 /// How often the name of a dead consumer is tried to be removed.
-const FORGET_TRIES: u32 = 4;
+const REMOVE_NAME_TRIES: u32 = 4;
 
 /// Take-overs of fewer leases than this wait a little before the next.
 const SMALL_PAGE: usize = 8;
@@ -65,14 +65,14 @@ enum Stage {
     /// Its pending list.
     List,
     /// Nothing is left: remove its traces.
-    Bury,
+    Remove,
     /// Its name in the group goes too, unless something is pending at it.
-    Forget,
+    RemoveName,
 }
 
 impl Suspect {
     fn needs_no_room(&self) -> bool {
-        matches!(self.stage, Stage::Bury | Stage::Forget)
+        matches!(self.stage, Stage::Remove | Stage::RemoveName)
     }
 }
 
@@ -93,7 +93,7 @@ impl Orphans {
 
     /// Orphans are being taken right now.
     pub(crate) fn is_taking(&self) -> bool {
-        let takes = |suspect: &Suspect| suspect.busy && suspect.stage != Stage::Forget;
+        let takes = |suspect: &Suspect| suspect.busy && suspect.stage != Stage::RemoveName;
         self.suspects.values().any(takes)
     }
 
@@ -150,7 +150,7 @@ impl Recovery {
     }
 
     /// The dead, as a beat tells of them. Who is full keeps none whom others have
-    /// buried meanwhile: every beat tells again of those who are not.
+    /// removed meanwhile: every beat tells again of those who are not.
     pub(crate) fn told_dead(&mut self, cx: &mut Cx, leases: &Leases, dead: Vec<SessionId>) {
         if !cx.is_manual() && leases.room(cx) == 0 {
             self.orphans.suspects.retain(|(_, session), suspect| {
@@ -198,14 +198,14 @@ impl Recovery {
                         },
                     );
                 }
-                (Stage::Bury, Some(dead)) => {
-                    cx.act(LocksCall::Bury(dead.clone()), Flight::Bury(key));
+                (Stage::Remove, Some(dead)) => {
+                    cx.act(LocksCall::Bury(dead.clone()), Flight::Remove(key));
                 }
-                (Stage::Forget, _) => {
-                    let forget = LbsCall::ForgetConsumer(key.0.clone());
-                    cx.act(forget, Flight::Forget(Some(key)));
+                (Stage::RemoveName, _) => {
+                    let call = LbsCall::ForgetConsumer(key.0.clone());
+                    cx.act(call, Flight::RemoveName(Some(key)));
                 }
-                (Stage::Bury | Stage::TakeOver, None) => {
+                (Stage::Remove | Stage::TakeOver, None) => {
                     self.orphans.suspects.remove(&key);
                 }
                 (Stage::List, _) => return Some(key),
@@ -285,7 +285,7 @@ impl Recovery {
                     suspect.not_before = suspect.not_before.max(next_small_at);
                 }
                 if left == 0 {
-                    suspect.stage = if manual { Stage::Bury } else { Stage::List };
+                    suspect.stage = if manual { Stage::Remove } else { Stage::List };
                 }
                 for lease in leases {
                     cx.raise_floor(lease.token);
@@ -340,7 +340,7 @@ impl Recovery {
         suspect.busy = false;
         suspect.passes += 1;
         if unresolved == 0 {
-            suspect.stage = Stage::Bury;
+            suspect.stage = Stage::Remove;
         } else if key.1.is_none() && suspect.passes >= MOST_PASSES && !is_full {
             self.orphans.suspects.remove(key);
         } else {
@@ -348,7 +348,7 @@ impl Recovery {
         }
     }
 
-    pub(crate) fn bury_done(&mut self, cx: &mut Cx, key: &SuspectKey, result: Result<Reply>) {
+    pub(crate) fn remove_done(&mut self, cx: &mut Cx, key: &SuspectKey, result: Result<Reply>) {
         let retry_at = cx.now + cx.rng.jittered(cx.settings.ttl / 4);
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
@@ -359,7 +359,7 @@ impl Recovery {
                 if key.0 == cx.consumer {
                     self.orphans.suspects.remove(key);
                 } else {
-                    suspect.stage = Stage::Forget;
+                    suspect.stage = Stage::RemoveName;
                     suspect.passes = 0;
                 }
             }
@@ -382,7 +382,7 @@ impl Recovery {
 
     /// It is tried a few times: a name that stays costs little, and nothing but the
     /// next shutdown, or death, under it would remove it.
-    pub(crate) fn forget_done(&mut self, cx: &mut Cx, key: &SuspectKey, result: Result<Reply>) {
+    pub(crate) fn name_removed(&mut self, cx: &mut Cx, key: &SuspectKey, result: Result<Reply>) {
         let retry_at = cx.now + cx.rng.jittered(cx.settings.ttl / 4);
         let Some(suspect) = self.orphans.suspects.get_mut(key) else {
             return;
@@ -390,7 +390,7 @@ impl Recovery {
         suspect.busy = false;
         suspect.passes += 1;
         suspect.not_before = retry_at;
-        if result.is_ok() || suspect.passes >= FORGET_TRIES {
+        if result.is_ok() || suspect.passes >= REMOVE_NAME_TRIES {
             self.orphans.suspects.remove(key);
         }
         cx.step_done("forget_consumer", result);

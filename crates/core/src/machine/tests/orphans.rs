@@ -680,7 +680,7 @@ fn orphans_that_others_took_are_not_remembered_for_ever() {
 }
 
 /// Its other survivors learn of a death by their beats until the dead session is
-/// buried; who has no room for all of its entries is not to bury it first.
+/// removed; who has no room for all of its entries is not to remove it first.
 #[test]
 fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room() {
     let mut rig = Rig::with(LockScheme::PerStream, |settings| settings.capacity = 1);
@@ -797,7 +797,7 @@ fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
 }
 
 /// A full consumer kept everybody whose death it had heard of, until it had room:
-/// four calls for each that others had buried long ago.
+/// four calls for each that others had removed long ago.
 #[test]
 fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
     let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 1);
