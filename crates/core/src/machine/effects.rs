@@ -148,7 +148,7 @@ impl Machine {
     /// The end. After `Terminated` nothing comes (R12).
     pub(super) fn stop(&mut self, error: Option<Error>) {
         self.leases
-            .disown_all(&mut self.cx, DisownReason::ClientStopped);
+            .lose_all(&mut self.cx, DisownReason::ClientStopped);
         self.cx
             .cancel(|flight| matches!(flight, Flight::Fetch { .. }));
         self.cx.calls.cancel_all();

@@ -126,7 +126,7 @@ impl Leases {
         let lock = Lock { token, deadline };
         self.items.set(entry, State::Claiming { lock });
         if !self.may_take(cx) || deadline <= cx.now {
-            return self.forget(cx, entry);
+            return self.drop_item(cx, entry);
         }
         if deadline < Timestamp::MAX {
             self.items.expires_at(deadline, entry);
@@ -144,7 +144,7 @@ impl Leases {
 
     /// A lease that came with a take-over: locked already, claimed next.
     pub(crate) fn adopt(&mut self, cx: &mut Cx, lease: LeaseRef, info: Info) {
-        self.disclaim(&lease);
+        self.no_longer_adopting(&lease);
         if self.items.active_entry(&lease.stream).is_some() {
             return self.give_back(cx, lease);
         }
@@ -154,7 +154,7 @@ impl Leases {
         }
         let valid_at_most = self.record.valid_at_most(&lease);
         // It may have waited here for its former owner to end.
-        self.forget(cx, lease.entry);
+        self.drop_item(cx, lease.entry);
         self.items
             .insert(lease.entry, lease.stream, info, Origin::Orphan);
         let now = cx.now;
@@ -166,7 +166,7 @@ impl Leases {
     /// that acquire is answered with this very lease, which must then stand.
     /// Should it not be, the record shows one lease too many.
     pub(crate) fn give_back(&mut self, cx: &mut Cx, lease: LeaseRef) {
-        self.disclaim(&lease);
+        self.no_longer_adopting(&lease);
         if self.items.active_entry(&lease.stream) != Some(lease.entry) {
             self.release(cx, lease, true);
         }
@@ -223,7 +223,7 @@ impl Leases {
     }
 
     /// Gives up an item that the user never heard of, with its lock if it has one.
-    pub(crate) fn forget(&mut self, cx: &mut Cx, entry: EntryId) {
+    pub(crate) fn drop_item(&mut self, cx: &mut Cx, entry: EntryId) {
         let Some(item) = self.items.remove(entry) else {
             return;
         };

@@ -18,7 +18,7 @@ impl Leases {
         content: Announcement,
         origin: Origin,
     ) {
-        self.late.forget_own(entry);
+        self.late.own_taken(entry);
         self.id_is_of(cx, entry, Some(&content.stream));
         if self.items.contains(entry) {
             return;

@@ -26,7 +26,7 @@ impl Leases {
                 // Completed meanwhile, by whoever had it: no event (R3).
                 ClaimOutcome::Gone => {
                     self.answer_claim(cx, entry, ClaimResult::Gone);
-                    self.forget(cx, entry);
+                    self.drop_item(cx, entry);
                 }
                 ClaimOutcome::Stale { seen } => self.claim_with_greater_token(cx, entry, seen),
             }
@@ -144,7 +144,7 @@ impl Leases {
     fn claim_with_greater_token(&mut self, cx: &mut Cx, entry: EntryId, seen: FencingToken) {
         if seen >= FencingToken::LIMIT {
             // Nobody can have a greater one. It is looked at again when it is found again.
-            self.forget(cx, entry);
+            self.drop_item(cx, entry);
             return;
         }
         cx.raise_floor(seen);

@@ -73,7 +73,7 @@ impl Leases {
                     self.owe_present(cx, entry);
                 }
                 self.cool_down(cx, entry);
-                self.forget(cx, entry);
+                self.drop_item(cx, entry);
             }
             _ => {}
         }
@@ -121,7 +121,7 @@ impl Leases {
 
     /// One lease is over while others are not, although its lock may stand still: that
     /// is freed.
-    pub(crate) fn lapse(&mut self, cx: &mut Cx, entry: EntryId, reason: DisownReason) {
+    pub(crate) fn lose_and_release(&mut self, cx: &mut Cx, entry: EntryId, reason: DisownReason) {
         if let Some(item) = self.items.get(entry)
             && let Some(lock) = item.state.lock()
         {
@@ -137,7 +137,7 @@ impl Leases {
     }
 
     /// R1, a lost session, or the end of the client: everything is over at once.
-    pub(crate) fn disown_all(&mut self, cx: &mut Cx, reason: DisownReason) {
+    pub(crate) fn lose_all(&mut self, cx: &mut Cx, reason: DisownReason) {
         for (entry, item) in std::mem::take(&mut self.items).into_items() {
             self.tell_lost(cx, entry, item, reason);
         }

@@ -27,7 +27,7 @@ impl Leases {
         }
         self.lanes.quarantine.queue.remove(&entry);
         self.lanes.to_quarantine.remove(&entry);
-        self.lapse(cx, entry, DisownReason::EntryGone);
+        self.lose_and_release(cx, entry, DisownReason::EntryGone);
     }
 
     /// The entry was read, see [`Effect::Read`].

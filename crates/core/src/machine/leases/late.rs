@@ -50,7 +50,7 @@ impl Late {
         self.own.contains(&entry)
     }
 
-    pub(crate) fn forget_own(&mut self, entry: EntryId) {
+    pub(crate) fn own_taken(&mut self, entry: EntryId) {
         self.own.remove(&entry);
     }
 

@@ -81,7 +81,7 @@ impl Leases {
     /// The session is over, and everything in it.
     pub(crate) fn start_over(&mut self, cx: &mut Cx, reason: DisownReason) {
         self.owe_all(cx);
-        self.disown_all(cx, reason);
+        self.lose_all(cx, reason);
         self.adopting.clear();
         self.record = Record::default();
     }
@@ -141,15 +141,15 @@ impl Leases {
         if self.items.next_expiry() > cx.now {
             return false;
         }
-        let lapsed = self.items.expired(cx.now);
-        let all = !lapsed.is_empty() && lapsed.len() == self.items.locked();
+        let expired = self.items.expired(cx.now);
+        let all = !expired.is_empty() && expired.len() == self.items.locked();
         if all && cx.scheme == LockScheme::PerStream {
             return true;
         }
         // The others have been extended since, or found on record: an acquire that
         // was long under way, or one that stayed unconfirmed, costs only its own lease (R2).
-        for entry in lapsed {
-            self.lapse(cx, entry, DisownReason::Expired);
+        for entry in expired {
+            self.lose_and_release(cx, entry, DisownReason::Expired);
         }
         false
     }
@@ -158,7 +158,7 @@ impl Leases {
     pub(crate) fn pump_drain(&mut self, cx: &mut Cx) {
         if cx.is_draining() && !cx.is_leaving() {
             while let Some(entry) = self.items.any_waiting() {
-                self.forget(cx, entry);
+                self.drop_item(cx, entry);
             }
         }
     }
@@ -196,7 +196,7 @@ impl Leases {
             return self.revoke(cx, lease.entry);
         }
         // It may be about to be adopted; what is released must not be.
-        self.disclaim(&lease);
+        self.no_longer_adopting(&lease);
         self.release(cx, lease, true);
     }
 
@@ -214,7 +214,7 @@ impl Leases {
     }
 
     /// A lease that a take-over brought is to be released instead of adopted.
-    pub(crate) fn disclaim(&mut self, lease: &LeaseRef) {
+    pub(crate) fn no_longer_adopting(&mut self, lease: &LeaseRef) {
         if self.is_adopting(lease) {
             self.adopting.remove(&lease.entry);
         }

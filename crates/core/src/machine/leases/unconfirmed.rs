@@ -231,9 +231,9 @@ impl Leases {
             // Freed, too: if the list that was read has vanished alone, the lock may
             // stand, and would as long as this session lives.
             if self.items.lock_with(lease.entry, lease.token).is_some() {
-                self.lapse(cx, lease.entry, DisownReason::LockLost);
+                self.lose_and_release(cx, lease.entry, DisownReason::LockLost);
             } else {
-                self.disclaim(&lease);
+                self.no_longer_adopting(&lease);
                 self.release(cx, lease, true);
             }
         }
