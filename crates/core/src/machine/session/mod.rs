@@ -105,14 +105,14 @@ mod tests {
     const TTL: Duration = Duration::from_secs(10);
 
     /// A session, and what it sees of the rest of a machine: nothing is held.
-    struct Rig {
+    struct Harness {
         cx: Cx,
         session: SessionState,
         leases: Leases,
         recovery: Recovery,
     }
 
-    impl Rig {
+    impl Harness {
         fn new() -> Self {
             let config = Config {
                 consumer: ConsumerName::from_wire("a"),
@@ -177,65 +177,68 @@ mod tests {
 
     #[test]
     fn a_session_is_believed_from_when_its_opening_was_sent() {
-        let mut rig = Rig::new();
-        let sent = rig.cx.now;
-        rig.open_after(TTL / 10);
+        let mut harness = Harness::new();
+        let sent = harness.cx.now;
+        harness.open_after(TTL / 10);
         assert!(matches!(
-            rig.sent()[..],
+            harness.sent()[..],
             [Action::Locks(LocksCall::Open(_))]
         ));
-        assert!(rig.cx.is_open() && rig.effects().is_empty());
-        let margin = rig.cx.settings.margin();
-        rig.cx.now = sent + TTL - margin - Duration::from_millis(1);
-        assert!(!rig.session.has_run_out(&rig.cx));
-        rig.cx.now = sent + TTL - margin;
-        assert!(rig.session.has_run_out(&rig.cx));
+        assert!(harness.cx.is_open() && harness.effects().is_empty());
+        let margin = harness.cx.settings.margin();
+        harness.cx.now = sent + TTL - margin - Duration::from_millis(1);
+        assert!(!harness.session.has_run_out(&harness.cx));
+        harness.cx.now = sent + TTL - margin;
+        assert!(harness.session.has_run_out(&harness.cx));
     }
 
     #[test]
     fn a_session_whose_opening_took_as_long_as_it_lasts_is_abandoned() {
-        let mut rig = Rig::new();
-        rig.open_after(TTL);
-        assert!(matches!(rig.effects()[..], [Effect::AbandonSession(_)]));
-        assert!(!rig.cx.is_open());
+        let mut harness = Harness::new();
+        harness.open_after(TTL);
+        assert!(matches!(harness.effects()[..], [Effect::AbandonSession(_)]));
+        assert!(!harness.cx.is_open());
     }
 
     #[test]
     fn a_heartbeat_prolongs_the_belief_and_the_next_follows_a_third_of_a_ttl_later() {
-        let mut rig = Rig::new();
-        rig.open_after(Duration::ZERO);
-        rig.cx.now = rig.cx.now + TTL / 2;
-        rig.effects();
-        let before = rig.session.deadline;
-        rig.heartbeat(extended());
-        assert_eq!(rig.session.deadline, rig.cx.believed_until(rig.cx.now));
-        let [Effect::Heartbeat(heartbeat)] = &rig.effects()[..] else {
+        let mut harness = Harness::new();
+        harness.open_after(Duration::ZERO);
+        harness.cx.now = harness.cx.now + TTL / 2;
+        harness.effects();
+        let before = harness.session.deadline;
+        harness.heartbeat(extended());
+        assert_eq!(
+            harness.session.deadline,
+            harness.cx.believed_until(harness.cx.now)
+        );
+        let [Effect::Heartbeat(heartbeat)] = &harness.effects()[..] else {
             panic!("its news are for the other parts")
         };
         assert_eq!(heartbeat.deadline_before, before);
-        let next = rig.cx.now + rig.cx.settings.heartbeat_interval();
-        assert_eq!(rig.session.timeout(&rig.cx), next);
+        let next = harness.cx.now + harness.cx.settings.heartbeat_interval();
+        assert_eq!(harness.session.timeout(&harness.cx), next);
     }
 
     #[test]
     fn a_failed_heartbeat_costs_nothing_and_is_tried_again_soon() {
-        let mut rig = Rig::new();
-        rig.open_after(Duration::ZERO);
-        let before = rig.session.deadline;
-        rig.heartbeat(Err(Error::new(ErrorKind::Unavailable, "gone")));
-        assert_eq!(rig.session.deadline, before);
+        let mut harness = Harness::new();
+        harness.open_after(Duration::ZERO);
+        let before = harness.session.deadline;
+        harness.heartbeat(Err(Error::new(ErrorKind::Unavailable, "gone")));
+        assert_eq!(harness.session.deadline, before);
         assert!(matches!(
-            rig.effects()[..],
+            harness.effects()[..],
             [Effect::VitalFailed(Vital::Beat, _)]
         ));
-        assert!(rig.session.timeout(&rig.cx) <= rig.cx.now + TTL / 10);
+        assert!(harness.session.timeout(&harness.cx) <= harness.cx.now + TTL / 10);
     }
 
     #[test]
     fn a_session_that_is_gone_at_the_server_is_abandoned() {
-        let mut rig = Rig::new();
-        rig.open_after(Duration::ZERO);
-        rig.heartbeat(Ok(BeatOutcome::SessionGone));
-        assert!(matches!(rig.effects()[..], [Effect::AbandonSession(_)]));
+        let mut harness = Harness::new();
+        harness.open_after(Duration::ZERO);
+        harness.heartbeat(Ok(BeatOutcome::SessionGone));
+        assert!(matches!(harness.effects()[..], [Effect::AbandonSession(_)]));
     }
 }

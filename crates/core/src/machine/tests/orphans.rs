@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::rig::{Rig, TTL, delivery, entry, held_by, lease, pending_at, session_of, stream};
+use super::harness::{
+    Harness, TTL, delivery, entry, held_by, lease, pending_at, session_of, stream,
+};
 use crate::machine::{Action, Input, LbsCall, LocksCall, Notice, Reply};
 use crate::{
     AcquireOutcome, ClaimMode, Delivery, FencingToken, Fetched, Hint, LeaseRef, LockScheme,
@@ -28,12 +30,12 @@ fn asked_for(action: &Action) -> usize {
 
 #[test]
 fn many_dead_at_once_are_taken_over_within_the_capacity() {
-    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 100);
-    rig.beat_with(|reply| reply.dead = dead(&["b", "c", "d"]));
+    let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 100);
+    harness.beat_with(|reply| reply.dead = dead(&["b", "c", "d"]));
     let mut asked = 0;
     let mut next = 0;
-    while rig.has("TakeOver") {
-        let (id, action) = rig.take("TakeOver");
+    while harness.has("TakeOver") {
+        let (id, action) = harness.take("TakeOver");
         let max = asked_for(&action);
         assert!(max > 0, "a take-over of nothing");
         asked += max;
@@ -41,234 +43,246 @@ fn many_dead_at_once_are_taken_over_within_the_capacity() {
         for _ in 0..max.min(90) {
             next += 1;
             let name = format!("s{next}");
-            rig.put_pending(pending_at("b", next, &name));
+            harness.put_pending(pending_at("b", next, &name));
             leases.push(lease(&name, next, 500 + next));
         }
-        rig.reply(id, taken(leases, 10));
+        harness.reply(id, taken(leases, 10));
     }
-    rig.housekeep();
+    harness.housekeep();
     assert!(asked <= 100 + 10, "asked for {asked}");
-    assert!(rig.machine.held() <= 100, "holds {}", rig.machine.held());
+    assert!(
+        harness.machine.held() <= 100,
+        "holds {}",
+        harness.machine.held()
+    );
     // Full, or nearly so: the dead wait, and nobody spins.
-    rig.live(TTL * 3);
+    harness.live(TTL * 3);
 }
 
 #[test]
 fn when_full_the_dead_wait_and_freed_capacity_serves_them_first() {
-    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 1);
-    let token = rig.leased(1, "s");
-    rig.beat.dead = dead(&["b"]);
+    let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 1);
+    let token = harness.leased(1, "s");
+    harness.beat.dead = dead(&["b"]);
     let mut wakes = 0;
-    rig.pass_with(TTL * 10, |rig| {
+    harness.pass_with(TTL * 10, |harness| {
         wakes += 1;
-        rig.housekeep();
-        assert!(!rig.has("TakeOver"));
+        harness.housekeep();
+        assert!(!harness.has("TakeOver"));
     });
     assert!(wakes < 100, "{wakes} wakes in ten TTLs");
-    let call = rig.complete(1, token);
+    let call = harness.complete(1, token);
     let done = vec![crate::CompleteOutcome::Completed];
-    rig.answer("Complete", Reply::Completed(done));
-    assert!(rig.answered(call).is_some());
-    let (_, action) = rig.take("TakeOver");
+    harness.answer("Complete", Reply::Completed(done));
+    assert!(harness.answered(call).is_some());
+    let (_, action) = harness.take("TakeOver");
     assert_eq!(asked_for(&action), 1);
-    assert!(!rig.has("Fetch"), "orphans before fresh entries");
+    assert!(!harness.has("Fetch"), "orphans before fresh entries");
 }
 
 #[test]
 fn a_deadline_of_another_is_looked_at_when_it_passes() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.beat_with(|reply| reply.next_deadline = Some(100 * MS));
-    rig.live(99 * MS);
-    assert!(!rig.has("Beat"));
-    let start = rig.now;
-    rig.pass_to_beat();
-    let late = rig.now.saturating_since(start);
+    let mut harness = Harness::new(LockScheme::Session);
+    harness.beat_with(|reply| reply.next_deadline = Some(100 * MS));
+    harness.live(99 * MS);
+    assert!(!harness.has("Beat"));
+    let start = harness.now;
+    harness.pass_to_beat();
+    let late = harness.now.saturating_since(start);
     assert!(late <= 22 * MS, "{late:?} after the deadline");
 }
 
 #[test]
 fn a_dead_holder_is_taken_over_listed_and_buried() {
-    let mut rig = Rig::new(LockScheme::Session);
+    let mut harness = Harness::new(LockScheme::Session);
     for (n, name) in [(1, "s"), (2, "t"), (3, "u")] {
-        rig.put_pending(pending_at("b", n, name));
+        harness.put_pending(pending_at("b", n, name));
     }
-    rig.beat_with(|reply| reply.dead = dead(&["b"]));
-    rig.answer("TakeOver", taken(vec![lease("s", 1, 500)], 1));
+    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.answer("TakeOver", taken(vec![lease("s", 1, 500)], 1));
     // Few at a time leave the other survivors theirs.
-    rig.live(20 * MS);
-    rig.answer("TakeOver", taken(vec![lease("t", 2, 501)], 0));
-    rig.housekeep();
-    let Action::Lbs(LbsCall::Claim(page)) = &rig.take("Claim").1 else {
+    harness.live(20 * MS);
+    harness.answer("TakeOver", taken(vec![lease("t", 2, 501)], 0));
+    harness.housekeep();
+    let Action::Lbs(LbsCall::Claim(page)) = &harness.take("Claim").1 else {
         unreachable!()
     };
     assert_eq!(page[0].token, lease("s", 1, 500).token, "no acquire needed");
-    rig.live(45 * MS);
-    assert_eq!(rig.acquires(), [entry(3)], "pending there, and not locked");
-    rig.pending.clear();
-    rig.live(TTL);
-    rig.answer("Bury", Reply::Buried(true));
-    assert!(rig.has("ForgetConsumer"));
+    harness.live(45 * MS);
+    assert_eq!(
+        harness.acquires(),
+        [entry(3)],
+        "pending there, and not locked"
+    );
+    harness.pending.clear();
+    harness.live(TTL);
+    harness.answer("Bury", Reply::Buried(true));
+    assert!(harness.has("ForgetConsumer"));
 }
 
 #[test]
 fn a_take_over_whose_reply_is_lost_is_repeated_and_its_record_read() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.put_pending(pending_at("b", 1, "s"));
-    rig.beat_with(|reply| reply.dead = dead(&["b"]));
-    rig.fail("TakeOver");
-    rig.pass(TTL / 10);
-    rig.answer("TakeOver", taken(Vec::new(), 0));
-    rig.beat_with(|reply| reply.on_record = Some(1));
-    rig.answer("Records", Reply::Records(vec![lease("s", 1, 500)]));
+    let mut harness = Harness::new(LockScheme::Session);
+    harness.put_pending(pending_at("b", 1, "s"));
+    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.fail("TakeOver");
+    harness.pass(TTL / 10);
+    harness.answer("TakeOver", taken(Vec::new(), 0));
+    harness.beat_with(|reply| reply.on_record = Some(1));
+    harness.answer("Records", Reply::Records(vec![lease("s", 1, 500)]));
     // Its entry was found at the dead one meanwhile: the acquire may be it.
-    rig.live(45 * MS);
-    assert!(rig.has("Acquire") || rig.releases().len() == 1);
+    harness.live(45 * MS);
+    assert!(harness.has("Acquire") || harness.releases().len() == 1);
 }
 
 #[test]
 fn an_adopted_lease_whose_entry_is_gone_or_cannot_be_read_is_released() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.put_pending(Pending {
+    let mut harness = Harness::new(LockScheme::Session);
+    harness.put_pending(Pending {
         content: Err(MalformedReason::InfoNotAnObject),
         ..pending_at("b", 2, "t")
     });
-    rig.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.beat_with(|reply| reply.dead = dead(&["b"]));
     let leases = vec![lease("s", 1, 500), lease("t", 2, 501)];
-    rig.answer("TakeOver", taken(leases.clone(), 0));
+    harness.answer("TakeOver", taken(leases.clone(), 0));
     let mut released = Vec::new();
-    while !rig.machine.leases.adopting.is_empty() {
-        let look = if rig.has("List") { "List" } else { "Members" };
-        rig.answer_routine(look);
-        if rig.has("Release") {
-            released.extend(rig.releases());
-            rig.answer_routine("Release");
+    while !harness.machine.leases.adopting.is_empty() {
+        let look = if harness.has("List") {
+            "List"
+        } else {
+            "Members"
+        };
+        harness.answer_routine(look);
+        if harness.has("Release") {
+            released.extend(harness.releases());
+            harness.answer_routine("Release");
         }
     }
     released.sort();
     assert_eq!(released, leases);
-    assert!(rig.has("Quarantine"));
+    assert!(harness.has("Quarantine"));
 }
 
 #[test]
 fn an_alive_one_is_left_alone() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.beat_with(|reply| reply.dead = dead(&["b"]));
+    let mut harness = Harness::new(LockScheme::Session);
+    harness.beat_with(|reply| reply.dead = dead(&["b"]));
     let alive = TakeOverOutcome::Alive { remaining: TTL };
-    rig.answer("TakeOver", Reply::TakenOver(alive));
-    rig.live(TTL * 3);
-    assert!(!rig.has("TakeOver") && !rig.has("Bury"));
+    harness.answer("TakeOver", Reply::TakenOver(alive));
+    harness.live(TTL * 3);
+    assert!(!harness.has("TakeOver") && !harness.has("Bury"));
 }
 
 #[test]
 fn an_expired_lock_that_a_hint_names_is_looked_up_first() {
-    let mut rig = Rig::new(LockScheme::PerStream);
+    let mut harness = Harness::new(LockScheme::PerStream);
     let hint = |n, name: &str| {
         Input::Hint(Hint::LockExpired {
             stream: stream(name),
             entry: entry(n),
         })
     };
-    rig.input(hint(9, "x"));
-    rig.housekeep();
-    assert!(!rig.has("Acquire"), "nothing is pending");
-    rig.put_pending(pending_at("b", 1, "s"));
-    rig.input(hint(1, "s"));
-    rig.housekeep();
-    rig.live(45 * MS);
-    assert_eq!(rig.acquires(), [entry(1)]);
+    harness.input(hint(9, "x"));
+    harness.housekeep();
+    assert!(!harness.has("Acquire"), "nothing is pending");
+    harness.put_pending(pending_at("b", 1, "s"));
+    harness.input(hint(1, "s"));
+    harness.housekeep();
+    harness.live(45 * MS);
+    assert_eq!(harness.acquires(), [entry(1)]);
     // Wrong: it is held, by one that lives.
-    rig.refused(held_by(session_of("b"), TTL));
-    rig.live(TTL / 2);
-    assert!(!rig.has("Acquire"));
+    harness.refused(held_by(session_of("b"), TTL));
+    harness.live(TTL / 2);
+    assert!(!harness.has("Acquire"));
 }
 
 #[test]
 fn manual_claiming_reports_each_orphan_once_per_sweep_as_there_is_room() {
-    let mut rig = Rig::with(LockScheme::Session, |settings| {
+    let mut harness = Harness::with(LockScheme::Session, |settings| {
         settings.claim = ClaimMode::Manual;
         settings.event_queue = 3;
     });
     for n in 1..=5 {
-        rig.put_pending(Pending {
+        harness.put_pending(Pending {
             handed_back: true,
             ..pending_at("b", n, &format!("s{n}"))
         });
     }
-    let reported = |rig: &Rig| {
+    let reported = |harness: &Harness| {
         let is_report = |notice: &&Notice| matches!(notice, Notice::Expired { .. });
-        rig.notices.iter().filter(is_report).count()
+        harness.notices.iter().filter(is_report).count()
     };
     let hints = (1..=5).map(entry).collect();
-    rig.input(Input::Hint(Hint::HandedBack(hints)));
-    rig.housekeep();
-    assert_eq!(reported(&rig), 3, "the queue holds three");
-    rig.live(TTL * 20);
-    assert_eq!(reported(&rig), 3);
-    rig.input(Input::EventsTaken(3));
-    rig.housekeep();
-    rig.input(Input::EventsTaken(3));
-    rig.housekeep();
-    let before = reported(&rig);
+    harness.input(Input::Hint(Hint::HandedBack(hints)));
+    harness.housekeep();
+    assert_eq!(reported(&harness), 3, "the queue holds three");
+    harness.live(TTL * 20);
+    assert_eq!(reported(&harness), 3);
+    harness.input(Input::EventsTaken(3));
+    harness.housekeep();
+    harness.input(Input::EventsTaken(3));
+    harness.housekeep();
+    let before = reported(&harness);
     assert!(before >= 5, "{before}");
     for _ in 0..10 {
         let hints = (1..=5).map(entry).collect();
-        rig.input(Input::Hint(Hint::HandedBack(hints)));
-        rig.input(Input::EventsTaken(3));
-        rig.housekeep();
+        harness.input(Input::Hint(Hint::HandedBack(hints)));
+        harness.input(Input::EventsTaken(3));
+        harness.housekeep();
     }
-    assert!(reported(&rig) <= before + 1, "deduplicated per entry");
+    assert!(reported(&harness) <= before + 1, "deduplicated per entry");
 }
 
 #[test]
 fn what_was_handed_back_is_not_remembered_for_ever() {
-    let mut rig = Rig::new(LockScheme::Session);
+    let mut harness = Harness::new(LockScheme::Session);
     for n in 1..=50 {
-        let token = rig.leased(n, &format!("s{n}"));
-        rig.hand_back(n, token);
+        let token = harness.leased(n, &format!("s{n}"));
+        harness.hand_back(n, token);
         let done = vec![crate::HandBackOutcome::HandedBack];
-        rig.answer("HandBack", Reply::HandedBack(done));
-        rig.input(Input::EventsTaken(1));
+        harness.answer("HandBack", Reply::HandedBack(done));
+        harness.input(Input::EventsTaken(1));
         // Another consumer takes and completes it.
-        rig.pending.clear();
+        harness.pending.clear();
     }
-    rig.live(TTL * 6);
-    assert_eq!(rig.machine.leases.cooldown.len(), 0);
+    harness.live(TTL * 6);
+    assert_eq!(harness.machine.leases.cooldown.len(), 0);
 }
 
 #[test]
 fn hints_in_any_number_cost_one_look_at_a_time() {
-    let mut rig = Rig::new(LockScheme::Session);
+    let mut harness = Harness::new(LockScheme::Session);
     for n in 0..10_000 {
-        rig.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
+        harness.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
     }
-    let lists = |rig: &Rig| {
+    let lists = |harness: &Harness| {
         let is_list = |(_, a): &&(_, Action)| matches!(a, Action::Lbs(LbsCall::List { .. }));
-        rig.open.iter().filter(is_list).count()
+        harness.open.iter().filter(is_list).count()
     };
-    assert!(lists(&rig) + usize::from(rig.has("Members")) == 1);
-    rig.housekeep();
+    assert!(lists(&harness) + usize::from(harness.has("Members")) == 1);
+    harness.housekeep();
     let fetched = Fetched {
         entries: vec![delivery(1, "s")],
         backlog: 0,
     };
-    rig.answer("Fetch", Reply::Fetched(fetched));
-    assert!(rig.has("Acquire"));
+    harness.answer("Fetch", Reply::Fetched(fetched));
+    assert!(harness.has("Acquire"));
 }
 
 #[test]
 fn looks_at_ones_own_become_rarer_the_more_is_held_by_all() {
     let looks = |members: u32, held: u64| {
-        let mut rig = Rig::new(LockScheme::Session);
-        rig.beat.members = members;
+        let mut harness = Harness::new(LockScheme::Session);
+        harness.beat.members = members;
         for n in 1..=held {
-            rig.leased(n, &format!("s{n}"));
+            harness.leased(n, &format!("s{n}"));
         }
-        rig.input(Input::Hint(Hint::MayHaveMissed));
-        rig.housekeep();
+        harness.input(Input::Hint(Hint::MayHaveMissed));
+        harness.housekeep();
         let mut looks = 0;
-        rig.pass_with(TTL * 20, |rig| {
-            looks += usize::from(rig.has("ListIds"));
-            rig.housekeep();
+        harness.pass_with(TTL * 20, |harness| {
+            looks += usize::from(harness.has("ListIds"));
+            harness.housekeep();
         });
         looks
     };
@@ -279,26 +293,27 @@ fn looks_at_ones_own_become_rarer_the_more_is_held_by_all() {
 
 #[test]
 fn what_is_held_is_not_read_again() {
-    let mut rig = Rig::new(LockScheme::Session);
+    let mut harness = Harness::new(LockScheme::Session);
     for n in 1..=3 {
-        rig.leased(n, &format!("s{n}"));
+        harness.leased(n, &format!("s{n}"));
     }
-    rig.put_pending(pending_at("a", 4, "unseen"));
+    harness.put_pending(pending_at("a", 4, "unseen"));
     for make_due in [
-        (|rig: &mut Rig| rig.input(Input::Hint(Hint::MayHaveMissed))) as fn(&mut Rig),
-        |rig| {
-            rig.beat.sweep = true;
-            rig.pass_with(TTL, |rig| {
-                if rig.has("Beat") {
-                    rig.answer_routine("Beat");
+        (|harness: &mut Harness| harness.input(Input::Hint(Hint::MayHaveMissed)))
+            as fn(&mut Harness),
+        |harness| {
+            harness.beat.sweep = true;
+            harness.pass_with(TTL, |harness| {
+                if harness.has("Beat") {
+                    harness.answer_routine("Beat");
                 }
             });
-            rig.answer_routine("Members");
+            harness.answer_routine("Members");
         },
     ] {
-        make_due(&mut rig);
-        rig.answer_routine("ListIds");
-        let (id, list) = rig.take("List");
+        make_due(&mut harness);
+        harness.answer_routine("ListIds");
+        let (id, list) = harness.take("List");
         match &list {
             Action::Lbs(LbsCall::List {
                 scope: Scope::Entries(asked),
@@ -307,32 +322,32 @@ fn what_is_held_is_not_read_again() {
             other => panic!("{other:?}"),
         }
         let page = PendingPage::default();
-        rig.reply(id, Reply::Listed(page));
-        rig.housekeep();
+        harness.reply(id, Reply::Listed(page));
+        harness.housekeep();
     }
 }
 
 #[test]
 fn what_is_not_known_is_looked_up_a_page_at_a_time() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.leased(1, "held");
+    let mut harness = Harness::new(LockScheme::Session);
+    harness.leased(1, "held");
     for n in 2..=700 {
-        rig.put_pending(pending_at("a", n, &format!("s{n}")));
+        harness.put_pending(pending_at("a", n, &format!("s{n}")));
     }
-    rig.input(Input::Hint(Hint::MayHaveMissed));
+    harness.input(Input::Hint(Hint::MayHaveMissed));
     let mut asked = Vec::new();
-    while rig.has("ListIds") {
-        rig.answer_routine("ListIds");
+    while harness.has("ListIds") {
+        harness.answer_routine("ListIds");
         let Action::Lbs(LbsCall::List {
             scope: Scope::Entries(page),
             ..
-        }) = rig.open[rig.open.len() - 1].1.clone()
+        }) = harness.open[harness.open.len() - 1].1.clone()
         else {
-            panic!("{:?}", rig.open);
+            panic!("{:?}", harness.open);
         };
         assert!(page.len() <= 250, "{} at once", page.len());
         asked.extend(page);
-        rig.answer_routine("List");
+        harness.answer_routine("List");
     }
     assert_eq!(asked, (2..=700).map(entry).collect::<Vec<_>>());
 }
@@ -340,27 +355,27 @@ fn what_is_not_known_is_looked_up_a_page_at_a_time() {
 #[test]
 fn what_a_short_page_left_out_is_looked_up_next() {
     for sweep in [false, true] {
-        let mut rig = Rig::new(LockScheme::Session);
-        rig.most_listed = 3;
+        let mut harness = Harness::new(LockScheme::Session);
+        harness.most_listed = 3;
         for n in 1..=20 {
-            rig.put_pending(pending_at("a", n, &format!("s{n}")));
+            harness.put_pending(pending_at("a", n, &format!("s{n}")));
         }
         match sweep {
-            false => rig.input(Input::Hint(Hint::MayHaveMissed)),
+            false => harness.input(Input::Hint(Hint::MayHaveMissed)),
             true => {
-                rig.beat.sweep = true;
-                rig.pass_with(TTL, |rig| {
-                    if rig.has("Beat") {
-                        rig.answer_routine("Beat");
+                harness.beat.sweep = true;
+                harness.pass_with(TTL, |harness| {
+                    if harness.has("Beat") {
+                        harness.answer_routine("Beat");
                     }
                 });
             }
         }
-        rig.housekeep();
+        harness.housekeep();
         for n in 1..=20 {
             let name = format!("s{n}");
             assert!(
-                rig.machine.leases.items.contains(entry(n)),
+                harness.machine.leases.items.contains(entry(n)),
                 "{name} was not looked up, sweep: {sweep}"
             );
         }
@@ -369,21 +384,21 @@ fn what_a_short_page_left_out_is_looked_up_next() {
 
 #[test]
 fn what_a_short_page_of_named_entries_left_out_is_not_taken_for_gone() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.most_listed = 2;
+    let mut harness = Harness::new(LockScheme::Session);
+    harness.most_listed = 2;
     for n in 1..=7 {
-        rig.put_pending(pending_at("b", n, &format!("s{n}")));
+        harness.put_pending(pending_at("b", n, &format!("s{n}")));
     }
-    rig.input(Input::Hint(Hint::HandedBack((1..=7).map(entry).collect())));
+    harness.input(Input::Hint(Hint::HandedBack((1..=7).map(entry).collect())));
     let mut asked = Vec::new();
-    while rig.has("List") || rig.has("Members") || rig.has("Inspect") {
+    while harness.has("List") || harness.has("Members") || harness.has("Inspect") {
         if let Some((
             _,
             Action::Lbs(LbsCall::List {
                 scope: Scope::Entries(page),
                 ..
             }),
-        )) = rig
+        )) = harness
             .open
             .iter()
             .find(|(_, action)| matches!(action, Action::Lbs(LbsCall::List { .. })))
@@ -392,8 +407,8 @@ fn what_a_short_page_of_named_entries_left_out_is_not_taken_for_gone() {
         }
         let name = ["List", "Members", "Inspect"]
             .into_iter()
-            .find(|name| rig.has(name));
-        rig.answer_routine(name.unwrap());
+            .find(|name| harness.has(name));
+        harness.answer_routine(name.unwrap());
     }
     assert_eq!(asked, [7, 5, 3, 1]);
 }
@@ -403,25 +418,29 @@ fn what_a_short_page_of_named_entries_left_out_is_not_taken_for_gone() {
 #[test]
 fn take_over_overtakes_the_repeat_of_an_acquire() {
     for answered_first in [false, true] {
-        let mut rig = Rig::new(LockScheme::Session);
-        rig.fetched(1, "s");
-        rig.fail("Acquire");
-        rig.pass(TTL / 20);
-        rig.beat_with(|reply| reply.dead = dead(&["b"]));
-        rig.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
+        let mut harness = Harness::new(LockScheme::Session);
+        harness.fetched(1, "s");
+        harness.fail("Acquire");
+        harness.pass(TTL / 20);
+        harness.beat_with(|reply| reply.dead = dead(&["b"]));
+        harness.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
         let same = vec![AcquireOutcome::Acquired(FencingToken(500))];
         if !answered_first {
-            rig.housekeep();
+            harness.housekeep();
         }
-        assert_eq!(rig.releases(), [], "the acquire may be answered with it");
-        rig.answer("Acquire", Reply::Acquired(same));
-        rig.claimed();
-        assert!(rig.owns(1));
-        rig.pass_with(TTL, |rig| {
-            assert_eq!(rig.releases(), [], "it is believed");
-            rig.housekeep();
+        assert_eq!(
+            harness.releases(),
+            [],
+            "the acquire may be answered with it"
+        );
+        harness.answer("Acquire", Reply::Acquired(same));
+        harness.claimed();
+        assert!(harness.owns(1));
+        harness.pass_with(TTL, |harness| {
+            assert_eq!(harness.releases(), [], "it is believed");
+            harness.housekeep();
         });
-        assert!(rig.owns(1));
+        assert!(harness.owns(1));
     }
 }
 
@@ -429,68 +448,74 @@ fn take_over_overtakes_the_repeat_of_an_acquire() {
 /// the next session took the stream over from it.
 #[test]
 fn what_was_just_handed_back_is_not_adopted_from_ones_own_dead_session() {
-    let mut rig = Rig::new(LockScheme::Session);
-    let token = rig.leased(1, "s");
-    rig.hand_back(1, token);
+    let mut harness = Harness::new(LockScheme::Session);
+    let token = harness.leased(1, "s");
+    harness.hand_back(1, token);
     let done = vec![crate::HandBackOutcome::HandedBack];
-    rig.answer("HandBack", Reply::HandedBack(done));
-    rig.put_pending(Pending {
+    harness.answer("HandBack", Reply::HandedBack(done));
+    harness.put_pending(Pending {
         handed_back: true,
         token,
         ..pending_at("a", 1, "s")
     });
-    rig.beat_with(|reply| reply.dead = dead(&["a"]));
-    rig.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
+    harness.beat_with(|reply| reply.dead = dead(&["a"]));
+    harness.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
     // The first release is its own session's.
-    rig.answer_routine("Release");
-    while !rig.machine.leases.adopting.is_empty() {
-        let look = if rig.has("List") { "List" } else { "Members" };
-        rig.answer_routine(look);
+    harness.answer_routine("Release");
+    while !harness.machine.leases.adopting.is_empty() {
+        let look = if harness.has("List") {
+            "List"
+        } else {
+            "Members"
+        };
+        harness.answer_routine(look);
     }
-    assert_eq!(rig.releases(), [lease("s", 1, 500)]);
-    assert!(!rig.has("Claim"), "left to others for a TTL");
+    assert_eq!(harness.releases(), [lease("s", 1, 500)]);
+    assert!(!harness.has("Claim"), "left to others for a TTL");
 }
 
 #[test]
 fn each_survivor_goes_for_its_share_and_looks_at_the_locks_of_the_rest() {
     for the_other_takes_its_share in [true, false] {
-        let mut rig = Rig::new(LockScheme::Session);
+        let mut harness = Harness::new(LockScheme::Session);
         for name in ["a", "b", "c"] {
-            rig.members.push(crate::Member {
+            harness.members.push(crate::Member {
                 session: session_of(name),
                 remaining: TTL,
             });
         }
         let all: Vec<_> = (1..=100).collect();
         for n in &all {
-            rig.put_pending(Pending {
+            harness.put_pending(Pending {
                 handed_back: true,
                 token: FencingToken(50),
                 ..pending_at("c", *n, &format!("s{n}"))
             });
         }
         let hint = Hint::HandedBack(all.iter().map(|n| entry(*n)).collect());
-        rig.input(Input::Hint(hint.clone()));
-        rig.housekeep();
-        let first = rig.acquires();
+        harness.input(Input::Hint(hint.clone()));
+        harness.housekeep();
+        let first = harness.acquires();
         assert!((35..=65).contains(&first.len()), "{}", first.len());
-        rig.acquired_page();
+        harness.acquired_page();
         if the_other_takes_its_share {
             for n in all.iter().filter(|n| !first.contains(&entry(**n))) {
                 let held = held_by(session_of("b"), TTL);
-                rig.locks.insert(super::rig::stream(&format!("s{n}")), held);
+                harness
+                    .locks
+                    .insert(super::harness::stream(&format!("s{n}")), held);
             }
         }
         // What is hinted at again does not come sooner.
-        rig.input(Input::Hint(hint));
-        rig.live(MS * 29);
-        assert!(rig.acquires().is_empty());
+        harness.input(Input::Hint(hint));
+        harness.live(MS * 29);
+        assert!(harness.acquires().is_empty());
         let mut later = 0;
-        rig.pass_with(MS * 30, |rig| {
-            rig.housekeep();
-            while rig.has("Acquire") {
-                later += rig.acquires().len();
-                rig.acquired_page();
+        harness.pass_with(MS * 30, |harness| {
+            harness.housekeep();
+            while harness.has("Acquire") {
+                later += harness.acquires().len();
+                harness.acquired_page();
             }
         });
         match the_other_takes_its_share {
@@ -503,37 +528,37 @@ fn each_survivor_goes_for_its_share_and_looks_at_the_locks_of_the_rest() {
 /// The hint is faster than the release.
 #[test]
 fn what_is_given_up_but_not_freed_yet_is_not_acquired_in_vain() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.put_pending(Pending {
+    let mut harness = Harness::new(LockScheme::Session);
+    harness.put_pending(Pending {
         handed_back: true,
         token: FencingToken(50),
         ..pending_at("c", 1, "s")
     });
     let held = held_by(session_of("c"), TTL);
-    rig.locks.insert(super::rig::stream("s"), held);
-    rig.input(Input::Hint(Hint::HandedBack(vec![entry(1)])));
-    rig.live(MS * 9);
-    assert!(rig.acquires().is_empty());
-    rig.live(MS * 2);
-    assert!(rig.acquires().is_empty());
+    harness.locks.insert(super::harness::stream("s"), held);
+    harness.input(Input::Hint(Hint::HandedBack(vec![entry(1)])));
+    harness.live(MS * 9);
+    assert!(harness.acquires().is_empty());
+    harness.live(MS * 2);
+    assert!(harness.acquires().is_empty());
     // The release is announced; had that been lost, another look would be due.
-    rig.locks.clear();
-    let freed = Hint::Freed(vec![super::rig::stream("s")]);
-    rig.input(Input::Hint(freed));
-    rig.housekeep();
-    assert_eq!(rig.acquires(), [entry(1)]);
+    harness.locks.clear();
+    let freed = Hint::Freed(vec![super::harness::stream("s")]);
+    harness.input(Input::Hint(freed));
+    harness.housekeep();
+    assert_eq!(harness.acquires(), [entry(1)]);
 }
 
 #[test]
 fn who_learns_of_a_death_first_takes_its_share_and_leaves_the_others_theirs() {
-    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 10_000);
+    let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 10_000);
     let mut left: u64 = 1_000;
-    rig.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
     let mut taken = 0;
-    let mut take = |rig: &mut Rig| {
-        rig.housekeep();
-        while rig.has("TakeOver") {
-            let (id, action) = rig.take("TakeOver");
+    let mut take = |harness: &mut Harness| {
+        harness.housekeep();
+        while harness.has("TakeOver") {
+            let (id, action) = harness.take("TakeOver");
             let max = asked_for(&action) as u64;
             let page = (0..max.min(left)).map(|n| {
                 let n = 10_000 - (left - n);
@@ -542,42 +567,42 @@ fn who_learns_of_a_death_first_takes_its_share_and_leaves_the_others_theirs() {
             let page: Vec<_> = page.collect();
             taken += page.len();
             left -= page.len() as u64;
-            rig.reply(id, super::orphans::taken(page, left));
-            rig.housekeep();
+            harness.reply(id, super::orphans::taken(page, left));
+            harness.housekeep();
         }
         taken
     };
-    rig.pass_with(MS * 30, |rig| {
-        take(rig);
+    harness.pass_with(MS * 30, |harness| {
+        take(harness);
     });
-    assert_eq!(take(&mut rig), 500, "of two, half");
+    assert_eq!(take(&mut harness), 500, "of two, half");
     // Nobody came for the rest.
-    rig.pass_with(MS * 100, |rig| {
-        take(rig);
+    harness.pass_with(MS * 100, |harness| {
+        take(harness);
     });
     // The last few go in small pages.
-    assert!(take(&mut rig) >= 980);
+    assert!(take(&mut harness) >= 980);
 }
 
 /// Or who learns last is told of less, and takes it for the total.
 #[test]
 fn nobody_takes_its_share_of_what_the_dead_left_before_all_know_of_the_death() {
-    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 10_000);
-    rig.beat_with(|reply| reply.next_deadline = Some(100 * MS));
-    let deadline = rig.now + 100 * MS;
-    rig.beat.dead = dead(&["b"]);
+    let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 10_000);
+    harness.beat_with(|reply| reply.next_deadline = Some(100 * MS));
+    let deadline = harness.now + 100 * MS;
+    harness.beat.dead = dead(&["b"]);
     let (mut left, mut asked) = (1_000, Vec::new());
-    rig.pass_with(MS * 150, |rig| {
-        rig.housekeep();
-        while rig.has("TakeOver") {
-            let (id, action) = rig.take("TakeOver");
+    harness.pass_with(MS * 150, |harness| {
+        harness.housekeep();
+        while harness.has("TakeOver") {
+            let (id, action) = harness.take("TakeOver");
             let max = asked_for(&action) as u64;
-            asked.push((rig.now.saturating_since(deadline), max));
+            asked.push((harness.now.saturating_since(deadline), max));
             let page = (0..max).map(|n| lease(&format!("s{}", left - n), left - n, 500));
             let page = page.collect();
             left -= max;
-            rig.reply(id, taken(page, left));
-            rig.housekeep();
+            harness.reply(id, taken(page, left));
+            harness.housekeep();
         }
     });
     let (first, others) = asked.split_first().unwrap();
@@ -591,42 +616,42 @@ fn nobody_takes_its_share_of_what_the_dead_left_before_all_know_of_the_death() {
 /// Each is an event; the queue is not to grow beyond its bound for them.
 #[test]
 fn malformed_entries_are_parked_as_the_event_queue_has_room() {
-    let mut rig = Rig::with(LockScheme::Session, |settings| settings.event_queue = 4);
+    let mut harness = Harness::with(LockScheme::Session, |settings| settings.event_queue = 4);
     for n in 1..=10 {
         let at = if n % 2 == 0 { "a" } else { "b" };
-        rig.put_pending(Pending {
+        harness.put_pending(Pending {
             content: Err(MalformedReason::InfoNotAnObject),
             ..pending_at(at, n, "s")
         });
     }
-    rig.beat.sweep = true;
-    let quarantine = |rig: &mut Rig| {
-        rig.housekeep();
-        while rig.has("Quarantine") {
-            let (id, action) = rig.take("Quarantine");
+    harness.beat.sweep = true;
+    let quarantine = |harness: &mut Harness| {
+        harness.housekeep();
+        while harness.has("Quarantine") {
+            let (id, action) = harness.take("Quarantine");
             let Action::Lbs(LbsCall::Quarantine(page)) = action else {
                 unreachable!()
             };
             for quarantine in &page {
-                rig.pending.remove(&quarantine.entry);
+                harness.pending.remove(&quarantine.entry);
             }
             let outcomes = vec![QuarantineOutcome::Quarantined; page.len()];
-            rig.reply(id, Reply::Quarantined(outcomes));
-            rig.housekeep();
+            harness.reply(id, Reply::Quarantined(outcomes));
+            harness.housekeep();
         }
     };
-    let quarantined = |rig: &Rig| {
+    let quarantined = |harness: &Harness| {
         let is_quarantined = |notice: &&Notice| matches!(notice, Notice::Quarantined { .. });
-        rig.notices.iter().filter(is_quarantined).count()
+        harness.notices.iter().filter(is_quarantined).count()
     };
-    rig.pass_with(TTL * 10, quarantine);
-    assert_eq!(quarantined(&rig), 4, "the queue is full");
+    harness.pass_with(TTL * 10, quarantine);
+    assert_eq!(quarantined(&harness), 4, "the queue is full");
     for taken in 1..=6 {
-        rig.input(Input::EventsTaken(1));
-        rig.pass_with(TTL * 10, quarantine);
-        assert_eq!(quarantined(&rig), 4 + taken);
+        harness.input(Input::EventsTaken(1));
+        harness.pass_with(TTL * 10, quarantine);
+        assert_eq!(quarantined(&harness), 4 + taken);
     }
-    assert!(rig.pending.is_empty());
+    assert!(harness.pending.is_empty());
     // What a fetch brings that was under way all along waits, too.
     let malformed = |n| Delivery {
         content: Err(MalformedReason::InfoNotAnObject),
@@ -636,10 +661,10 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
         entries: vec![malformed(20), malformed(21)],
         backlog: 0,
     };
-    rig.answer("Fetch", Reply::Fetched(fetched));
-    assert!(!rig.has("Quarantine") && !rig.has("Fetch"), "full");
-    rig.input(Input::EventsTaken(1));
-    assert!(rig.has("Quarantine") && !rig.has("Fetch"));
+    harness.answer("Fetch", Reply::Fetched(fetched));
+    assert!(!harness.has("Quarantine") && !harness.has("Fetch"), "full");
+    harness.input(Input::EventsTaken(1));
+    assert!(harness.has("Quarantine") && !harness.has("Fetch"));
 }
 
 /// Simulated seed 77657: the lock server's clock was set back, so that a session
@@ -647,87 +672,87 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
 /// what it held was probed once per TTL by everybody.
 #[test]
 fn a_session_that_a_clock_set_back_revived_is_suspected_no_more() {
-    let mut rig = Rig::new(LockScheme::PerStream);
-    rig.beat_with(|reply| reply.dead = dead(&["b"]));
-    rig.housekeep();
-    rig.answer("Bury", Reply::Buried(false));
-    rig.live(TTL * 3);
-    assert!(!rig.has("Bury"), "asked for again");
+    let mut harness = Harness::new(LockScheme::PerStream);
+    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.housekeep();
+    harness.answer("Bury", Reply::Buried(false));
+    harness.live(TTL * 3);
+    assert!(!harness.has("Bury"), "asked for again");
     // If it dies after all, beats tell of it again.
-    rig.beat_with(|reply| reply.dead = dead(&["b"]));
-    rig.housekeep();
-    assert!(rig.has("Bury"));
+    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.housekeep();
+    assert!(harness.has("Bury"));
 }
 
 /// What a full consumer saw and others took was remembered for ever.
 #[test]
 fn orphans_that_others_took_are_not_remembered_for_ever() {
-    let mut rig = Rig::with(LockScheme::PerStream, |settings| settings.capacity = 1);
-    rig.leased(1, "s");
+    let mut harness = Harness::with(LockScheme::PerStream, |settings| settings.capacity = 1);
+    harness.leased(1, "s");
     for n in 2..=100 {
-        rig.put_pending(pending_at("b", n, &format!("s{n}")));
+        harness.put_pending(pending_at("b", n, &format!("s{n}")));
         let hint = Hint::LockExpired {
             stream: stream(&format!("s{n}")),
             entry: entry(n),
         };
-        rig.input(Input::Hint(hint));
-        rig.housekeep();
-        rig.pending.remove(&entry(n));
+        harness.input(Input::Hint(hint));
+        harness.housekeep();
+        harness.pending.remove(&entry(n));
     }
-    assert!(rig.acquires().is_empty(), "full");
-    rig.live(TTL * 20);
-    assert_eq!(rig.machine.recovery.scanner.expired.len(), 0);
+    assert!(harness.acquires().is_empty(), "full");
+    harness.live(TTL * 20);
+    assert_eq!(harness.machine.recovery.scanner.expired.len(), 0);
 }
 
 /// Its other survivors learn of a death by their beats until the dead session is
 /// removed; who has no room for all of its entries is not to remove it first.
 #[test]
 fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room() {
-    let mut rig = Rig::with(LockScheme::PerStream, |settings| settings.capacity = 1);
-    rig.put_pending(pending_at("a", 1, "s"));
-    rig.put_pending(pending_at("a", 2, "t"));
+    let mut harness = Harness::with(LockScheme::PerStream, |settings| settings.capacity = 1);
+    harness.put_pending(pending_at("a", 1, "s"));
+    harness.put_pending(pending_at("a", 2, "t"));
     let dead = SessionId::new(crate::ConsumerName::from_identity("a").unwrap(), 5);
-    rig.beat_with(|reply| reply.dead = vec![dead]);
-    rig.housekeep();
-    assert_eq!(rig.acquires(), [entry(1)]);
-    rig.acquired();
-    rig.claimed();
-    rig.live(TTL * 3);
-    assert!(!rig.has("Bury"), "the others do not know yet");
-    rig.pending.remove(&entry(2));
-    rig.input(Input::EventsTaken(1));
-    rig.live(TTL * 3);
-    assert!(!rig.has("Bury"), "full: the others see to it");
+    harness.beat_with(|reply| reply.dead = vec![dead]);
+    harness.housekeep();
+    assert_eq!(harness.acquires(), [entry(1)]);
+    harness.acquired();
+    harness.claimed();
+    harness.live(TTL * 3);
+    assert!(!harness.has("Bury"), "the others do not know yet");
+    harness.pending.remove(&entry(2));
+    harness.input(Input::EventsTaken(1));
+    harness.live(TTL * 3);
+    assert!(!harness.has("Bury"), "full: the others see to it");
 }
 
 /// With per-stream locks there is a list to look at and no page to take over; the next
 /// look came a quarter of a TTL later, room or not.
 #[test]
 fn what_the_dead_left_and_had_no_room_is_taken_as_soon_as_there_is() {
-    let mut rig = Rig::with(LockScheme::PerStream, |settings| settings.capacity = 1);
+    let mut harness = Harness::with(LockScheme::PerStream, |settings| settings.capacity = 1);
     for n in 1..=4 {
-        rig.put_pending(pending_at("b", n, &format!("s{n}")));
+        harness.put_pending(pending_at("b", n, &format!("s{n}")));
     }
-    rig.beat.dead = dead(&["b"]);
-    rig.pass_to_beat();
-    rig.housekeep();
+    harness.beat.dead = dead(&["b"]);
+    harness.pass_to_beat();
+    harness.housekeep();
     for n in 1..=4 {
-        assert_eq!(rig.acquires(), [entry(n)]);
-        let token = rig.acquired();
-        rig.claimed();
-        rig.housekeep();
-        rig.pending.remove(&entry(n));
+        assert_eq!(harness.acquires(), [entry(n)]);
+        let token = harness.acquired();
+        harness.claimed();
+        harness.housekeep();
+        harness.pending.remove(&entry(n));
         let mut looks = 0;
-        rig.pass_with(MS * 100, |rig| {
-            looks += usize::from(rig.has("List"));
-            rig.housekeep();
+        harness.pass_with(MS * 100, |harness| {
+            looks += usize::from(harness.has("List"));
+            harness.housekeep();
         });
         assert!(looks <= 2, "{looks} looks without room");
-        rig.complete(n, token);
+        harness.complete(n, token);
         let done = vec![crate::CompleteOutcome::Completed];
-        rig.answer("Complete", Reply::Completed(done));
-        rig.input(Input::EventsTaken(2));
-        rig.live(MS * 60);
+        harness.answer("Complete", Reply::Completed(done));
+        harness.input(Input::EventsTaken(2));
+        harness.live(MS * 60);
     }
 }
 
@@ -735,41 +760,41 @@ fn what_the_dead_left_and_had_no_room_is_taken_as_soon_as_there_is() {
 /// nobody. Once per sweep as many as the sweeper had room for was all that was taken.
 #[test]
 fn what_is_at_nobody_and_had_no_room_is_taken_when_there_is_without_another_sweep() {
-    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 1);
+    let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 1);
     for n in 1..=4 {
         let mut stranded = pending_at("a", n, &format!("s{n}"));
         stranded.consumer = None;
-        rig.put_pending(stranded);
+        harness.put_pending(stranded);
     }
-    rig.beat_with(|reply| reply.sweep = true);
-    rig.housekeep();
+    harness.beat_with(|reply| reply.sweep = true);
+    harness.housekeep();
     for n in 1..=4 {
-        assert_eq!(rig.acquires(), [entry(n)]);
-        let token = rig.acquired();
-        rig.claimed();
-        rig.housekeep();
-        rig.pending.remove(&entry(n));
-        rig.complete(n, token);
+        assert_eq!(harness.acquires(), [entry(n)]);
+        let token = harness.acquired();
+        harness.claimed();
+        harness.housekeep();
+        harness.pending.remove(&entry(n));
+        harness.complete(n, token);
         let done = vec![crate::CompleteOutcome::Completed];
-        rig.answer("Complete", Reply::Completed(done));
-        rig.input(Input::EventsTaken(2));
-        rig.housekeep();
+        harness.answer("Complete", Reply::Completed(done));
+        harness.input(Input::EventsTaken(2));
+        harness.housekeep();
     }
 }
 
 /// Hints only make things faster: what is found without them must go on.
 #[test]
 fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
-    let mut rig = Rig::new(LockScheme::Session);
-    rig.beat.sweep = true;
+    let mut harness = Harness::new(LockScheme::Session);
+    harness.beat.sweep = true;
     let (mut own, mut sweeps) = (0, 0);
-    let end = rig.now + TTL * 20;
+    let end = harness.now + TTL * 20;
     let mut n = 100;
-    while rig.now < end {
+    while harness.now < end {
         // One more with each answer: there is always one left.
         n += 1;
-        rig.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
-        rig.pass(MS);
+        harness.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
+        harness.pass(MS);
         for name in [
             "Beat",
             "Members",
@@ -778,16 +803,16 @@ fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
             "ListStranded",
             "Inspect",
         ] {
-            if !rig.has(name) {
+            if !harness.has(name) {
                 continue;
             }
-            let (id, action) = rig.take(name);
+            let (id, action) = harness.take(name);
             if let Action::Lbs(LbsCall::ListIds { consumer, .. }) = &action {
                 own += usize::from(consumer.is_some());
                 sweeps += usize::from(consumer.is_none());
             }
-            let reply = rig.routine(&action).unwrap();
-            rig.reply(id, reply);
+            let reply = harness.routine(&action).unwrap();
+            harness.reply(id, reply);
         }
     }
     assert!(
@@ -800,26 +825,26 @@ fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
 /// four calls for each that others had removed long ago.
 #[test]
 fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
-    let mut rig = Rig::with(LockScheme::Session, |settings| settings.capacity = 1);
-    let token = rig.leased(1, "s");
+    let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 1);
+    let token = harness.leased(1, "s");
     for n in 0..100 {
         let name = format!("dead-{n}");
-        rig.beat_with(|reply| reply.dead = dead(&["stays", &name]));
+        harness.beat_with(|reply| reply.dead = dead(&["stays", &name]));
     }
     assert_eq!(
-        rig.machine.recovery.orphans.suspects(),
+        harness.machine.recovery.orphans.suspects(),
         2,
         "as of the last beat"
     );
-    rig.beat.dead = dead(&["stays"]);
-    rig.pass_to_beat();
-    rig.answer_routine("Beat");
-    assert_eq!(rig.machine.recovery.orphans.suspects(), 1);
-    rig.housekeep();
-    rig.complete(1, token);
+    harness.beat.dead = dead(&["stays"]);
+    harness.pass_to_beat();
+    harness.answer_routine("Beat");
+    assert_eq!(harness.machine.recovery.orphans.suspects(), 1);
+    harness.housekeep();
+    harness.complete(1, token);
     let done = vec![crate::CompleteOutcome::Completed];
-    rig.answer("Complete", Reply::Completed(done));
-    let Action::Locks(LocksCall::TakeOver { dead, .. }) = &rig.take("TakeOver").1 else {
+    harness.answer("Complete", Reply::Completed(done));
+    let Action::Locks(LocksCall::TakeOver { dead, .. }) = &harness.take("TakeOver").1 else {
         unreachable!()
     };
     assert_eq!(
@@ -827,5 +852,5 @@ fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
         session_of("stays"),
         "freed capacity serves it at once"
     );
-    assert!(!rig.has("TakeOver"));
+    assert!(!harness.has("TakeOver"));
 }

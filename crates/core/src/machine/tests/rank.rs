@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::rig::{Rig, TTL, consumer, entry, held_by, pending_at, session_of, stream};
+use super::harness::{Harness, TTL, consumer, entry, held_by, pending_at, session_of, stream};
 use crate::machine::{Action, Input, LbsCall, LocksCall, Reply};
 use crate::{AcquireOutcome, Hint, LockScheme, Member, SessionId};
 
@@ -20,64 +20,74 @@ fn member(name: &str) -> Member {
 /// handed over, nobody watched its former owner any more.
 #[test]
 fn who_gave_its_watched_stream_away_is_watched_by_another() {
-    let mut rig = Rig::cold(LockScheme::PerStream, |_| {});
-    rig.beat.members = 0;
+    let mut harness = Harness::cold(LockScheme::PerStream, |_| {});
+    harness.beat.members = 0;
     for (n, name) in [(1, "s"), (2, "t")] {
-        rig.put_pending(pending_at("c", n, name));
-        rig.locks
+        harness.put_pending(pending_at("c", n, name));
+        harness
+            .locks
             .insert(stream(name), held_by(session_of("c"), TTL));
     }
-    rig.housekeep();
-    rig.live(TTL / 2);
+    harness.housekeep();
+    harness.live(TTL / 2);
     // The first goes to another consumer, which lives.
-    rig.put_pending(pending_at("b", 1, "s"));
-    rig.locks.insert(stream("s"), held_by(session_of("b"), TTL));
-    rig.live(TTL);
+    harness.put_pending(pending_at("b", 1, "s"));
+    harness
+        .locks
+        .insert(stream("s"), held_by(session_of("b"), TTL));
+    harness.live(TTL);
     // Now its former owner dies, with the second.
-    rig.live(TTL / 4);
-    rig.locks.remove(&stream("t"));
-    rig.live(TTL + 100 * MS);
-    assert_eq!(rig.acquires(), [entry(2)], "its deadline was not looked at");
+    harness.live(TTL / 4);
+    harness.locks.remove(&stream("t"));
+    harness.live(TTL + 100 * MS);
+    assert_eq!(
+        harness.acquires(),
+        [entry(2)],
+        "its deadline was not looked at"
+    );
 }
 
 /// A restarted consumer of the same name took its streams up again. Those who had
 /// waited for their turn looked at its locks for as long as it held them.
 #[test]
 fn a_turn_is_over_when_the_former_owners_name_holds_the_stream_for_good() {
-    let mut rig = Rig::cold(LockScheme::PerStream, |_| {});
-    rig.beat.members = 6;
-    rig.members = ["a", "b", "d", "e", "f", "g"].map(member).to_vec();
-    rig.housekeep();
-    rig.live(TTL);
+    let mut harness = Harness::cold(LockScheme::PerStream, |_| {});
+    harness.beat.members = 6;
+    harness.members = ["a", "b", "d", "e", "f", "g"].map(member).to_vec();
+    harness.housekeep();
+    harness.live(TTL);
     let restarted = SessionId::new(consumer("c"), 78);
     for n in 1..=20 {
         let name = format!("s{n}");
-        rig.put_pending(pending_at("c", n, &name));
-        rig.locks
+        harness.put_pending(pending_at("c", n, &name));
+        harness
+            .locks
             .insert(stream(&name), held_by(restarted.clone(), TTL / 2));
     }
-    rig.input(Input::Hint(Hint::HolderGone(consumer("c"))));
-    rig.live(TTL);
+    harness.input(Input::Hint(Hint::HolderGone(consumer("c"))));
+    harness.live(TTL);
     let mut looks = 0;
-    rig.pass_with(TTL * 20, |rig| looks += housekeep_counting_looks(rig));
+    harness.pass_with(TTL * 20, |harness| {
+        looks += housekeep_counting_looks(harness)
+    });
     // A sweep looks at them, too.
     assert!(looks <= 20 * 20, "{looks} looks at 20 locks in 20 TTLs");
 }
 
 /// How many locks were looked at.
-fn housekeep_counting_looks(rig: &mut Rig) -> usize {
+fn housekeep_counting_looks(harness: &mut Harness) -> usize {
     let mut looks = 0;
-    while let Some(at) = rig
+    while let Some(at) = harness
         .open
         .iter()
-        .position(|(_, action)| rig.routine(action).is_some())
+        .position(|(_, action)| harness.routine(action).is_some())
     {
-        let (id, action) = rig.open.remove(at);
+        let (id, action) = harness.open.remove(at);
         if let Action::Locks(LocksCall::Inspect(locks)) = &action {
             looks += locks.len();
         }
-        let reply = rig.routine(&action).unwrap();
-        rig.reply(id, reply);
+        let reply = harness.routine(&action).unwrap();
+        harness.reply(id, reply);
     }
     looks
 }
@@ -86,52 +96,52 @@ fn housekeep_counting_looks(rig: &mut Rig) -> usize {
 /// after the other, before a turn that had come long ago was looked at.
 #[test]
 fn turns_come_although_what_the_dead_left_is_slow_to_read() {
-    let mut rig = Rig::cold(LockScheme::PerStream, |_| {});
-    rig.beat.members = 3;
-    rig.members = ["a", "b", "d"].map(member).to_vec();
-    rig.housekeep();
-    rig.live(TTL);
-    rig.beat.dead = vec![session_of("c")];
+    let mut harness = Harness::cold(LockScheme::PerStream, |_| {});
+    harness.beat.members = 3;
+    harness.members = ["a", "b", "d"].map(member).to_vec();
+    harness.housekeep();
+    harness.live(TTL);
+    harness.beat.dead = vec![session_of("c")];
     for n in 1..=12 {
         let name = format!("s{n}");
-        rig.put_pending(pending_at("c", n, &name));
+        harness.put_pending(pending_at("c", n, &name));
         let (stream, entry) = (stream(&name), entry(n));
-        rig.input(Input::Hint(Hint::LockExpired { stream, entry }));
+        harness.input(Input::Hint(Hint::LockExpired { stream, entry }));
     }
-    rig.most_listed = 1;
+    harness.most_listed = 1;
     let mut taken = BTreeSet::new();
-    let began = rig.now;
-    while rig.now < began + TTL * 8 {
-        rig.pass_with(TTL / 6, |rig| {
-            while let Some(at) = rig.open.iter().position(|(_, a)| is_quick(rig, a)) {
-                let (id, action) = rig.open.remove(at);
+    let began = harness.now;
+    while harness.now < began + TTL * 8 {
+        harness.pass_with(TTL / 6, |harness| {
+            while let Some(at) = harness.open.iter().position(|(_, a)| is_quick(harness, a)) {
+                let (id, action) = harness.open.remove(at);
                 let reply = match &action {
                     Action::Locks(LocksCall::Acquire(_, requests)) => {
                         let held = held_by(session_of("b"), TTL);
                         for request in requests {
                             let (entry, stream) = (request.entry, request.stream.clone());
                             taken.insert(entry);
-                            rig.pending.remove(&entry);
-                            rig.locks.insert(stream, held.clone());
+                            harness.pending.remove(&entry);
+                            harness.locks.insert(stream, held.clone());
                         }
                         Reply::Acquired(vec![AcquireOutcome::Held(held); requests.len()])
                     }
-                    action => rig.routine(action).unwrap(),
+                    action => harness.routine(action).unwrap(),
                 };
-                rig.reply(id, reply);
+                harness.reply(id, reply);
             }
         });
-        if rig.has("List") {
-            rig.answer_routine("List");
+        if harness.has("List") {
+            harness.answer_routine("List");
         }
     }
     assert_eq!(taken, (1..=12).map(entry).collect());
 
-    fn is_quick(rig: &Rig, action: &Action) -> bool {
+    fn is_quick(harness: &Harness, action: &Action) -> bool {
         match action {
             Action::Lbs(LbsCall::List { .. }) => false,
             Action::Locks(LocksCall::Acquire(..)) => true,
-            action => rig.routine(action).is_some(),
+            action => harness.routine(action).is_some(),
         }
     }
 }

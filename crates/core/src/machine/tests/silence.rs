@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rig::{Rig, SCHEMES, TTL, entry};
+use super::harness::{Harness, SCHEMES, TTL, entry};
 use crate::CompleteOutcome;
 use crate::machine::{Command, Input, Reply};
 
@@ -11,18 +11,22 @@ use crate::machine::{Command, Input, Reply};
 #[test]
 fn a_silent_lease_is_not_revived_by_the_next_beat() {
     for scheme in SCHEMES {
-        let mut rig = Rig::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
-        rig.leased(1, "s");
-        rig.take_up(1);
-        rig.pass_with(TTL / 2, |rig| {
-            if rig.has("Beat") {
-                rig.beat_with(|_| {});
+        let mut harness =
+            Harness::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
+        harness.leased(1, "s");
+        harness.take_up(1);
+        harness.pass_with(TTL / 2, |harness| {
+            if harness.has("Beat") {
+                harness.beat_with(|_| {});
             }
         });
-        assert!(rig.has("HandBack"), "{scheme:?}: not given up");
-        assert!(rig.belief(1).is_over(), "{scheme:?}: lost() has not fired");
-        rig.beat_with(|_| {});
-        assert!(rig.belief(1).is_over(), "{scheme:?}: believed again");
+        assert!(harness.has("HandBack"), "{scheme:?}: not given up");
+        assert!(
+            harness.belief(1).is_over(),
+            "{scheme:?}: lost() has not fired"
+        );
+        harness.beat_with(|_| {});
+        assert!(harness.belief(1).is_over(), "{scheme:?}: believed again");
     }
 }
 
@@ -30,24 +34,24 @@ fn a_silent_lease_is_not_revived_by_the_next_beat() {
 #[test]
 fn a_limit_of_silence_counts_from_the_last_progress() {
     for scheme in SCHEMES {
-        let mut rig = Rig::new(scheme);
-        let token = rig.leased(1, "s");
-        rig.take_up(1);
-        let beating = |rig: &mut Rig| {
-            if rig.has("Beat") {
-                rig.beat_with(|_| {});
+        let mut harness = Harness::new(scheme);
+        let token = harness.leased(1, "s");
+        harness.take_up(1);
+        let beating = |harness: &mut Harness| {
+            if harness.has("Beat") {
+                harness.beat_with(|_| {});
             }
         };
-        rig.pass_with(TTL / 2, beating);
-        rig.input(Input::Command(Command::SetProgressTimeout {
+        harness.pass_with(TTL / 2, beating);
+        harness.input(Input::Command(Command::SetProgressTimeout {
             entry: entry(1),
             token,
             limit: Some(TTL * 3 / 4),
         }));
-        rig.pass_with(TTL / 4 - Duration::from_millis(1), beating);
-        assert!(!rig.has("HandBack"), "{scheme:?}: too early");
-        rig.pass_with(Duration::from_millis(1), beating);
-        assert!(rig.has("HandBack"), "{scheme:?}: too late");
+        harness.pass_with(TTL / 4 - Duration::from_millis(1), beating);
+        assert!(!harness.has("HandBack"), "{scheme:?}: too early");
+        harness.pass_with(Duration::from_millis(1), beating);
+        assert!(harness.has("HandBack"), "{scheme:?}: too late");
     }
 }
 
@@ -55,20 +59,24 @@ fn a_limit_of_silence_counts_from_the_last_progress() {
 #[test]
 fn silence_counts_from_when_the_lease_was_taken_up() {
     for scheme in SCHEMES {
-        let mut rig = Rig::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
-        rig.leased(1, "s");
-        let beating = |rig: &mut Rig| {
-            if rig.has("Beat") {
-                rig.beat_with(|_| {});
+        let mut harness =
+            Harness::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
+        harness.leased(1, "s");
+        let beating = |harness: &mut Harness| {
+            if harness.has("Beat") {
+                harness.beat_with(|_| {});
             }
         };
-        rig.pass_with(TTL * 3 + TTL / 8, beating);
-        assert!(rig.ends(1).is_empty() && !rig.has("HandBack"), "{scheme:?}");
-        rig.take_up(1);
-        rig.pass_with(TTL / 2 - Duration::from_millis(1), beating);
-        assert!(!rig.has("HandBack"), "{scheme:?}: too early");
-        rig.pass_with(Duration::from_millis(1), beating);
-        assert!(rig.has("HandBack"), "{scheme:?}: too late");
+        harness.pass_with(TTL * 3 + TTL / 8, beating);
+        assert!(
+            harness.ends(1).is_empty() && !harness.has("HandBack"),
+            "{scheme:?}"
+        );
+        harness.take_up(1);
+        harness.pass_with(TTL / 2 - Duration::from_millis(1), beating);
+        assert!(!harness.has("HandBack"), "{scheme:?}: too early");
+        harness.pass_with(Duration::from_millis(1), beating);
+        assert!(harness.has("HandBack"), "{scheme:?}: too late");
     }
 }
 
@@ -78,21 +86,21 @@ fn silence_counts_from_when_the_lease_was_taken_up() {
 fn streams_that_have_ended_leave_nothing_behind() {
     for scheme in SCHEMES {
         let hour = Duration::from_secs(3600);
-        let mut rig = Rig::with(scheme, |settings| settings.progress_timeout = Some(hour));
+        let mut harness = Harness::with(scheme, |settings| settings.progress_timeout = Some(hour));
         for n in 1..=100 {
-            let token = rig.leased(n, "s");
-            rig.input(Input::Command(Command::SetProgressTimeout {
+            let token = harness.leased(n, "s");
+            harness.input(Input::Command(Command::SetProgressTimeout {
                 entry: entry(n),
                 token,
                 limit: Some(hour * 2),
             }));
-            rig.complete(n, token);
+            harness.complete(n, token);
             let done = vec![CompleteOutcome::Completed];
-            rig.answer("Complete", Reply::Completed(done));
-            rig.pending.clear();
-            rig.input(Input::EventsTaken(1));
-            rig.housekeep();
+            harness.answer("Complete", Reply::Completed(done));
+            harness.pending.clear();
+            harness.input(Input::EventsTaken(1));
+            harness.housekeep();
         }
-        assert_eq!(rig.machine.leases.silences.len(), 0, "{scheme:?}");
+        assert_eq!(harness.machine.leases.silences.len(), 0, "{scheme:?}");
     }
 }

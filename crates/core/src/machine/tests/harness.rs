@@ -1,4 +1,4 @@
-//! [`Rig`]: a machine, a made-up clock, and what it has asked for and said.
+//! [`Harness`]: a machine, a made-up clock, and what it has asked for and said.
 //!
 //! It checks R12 and "no spinning" on the way: every call is answered once,
 //! every `Added` ends once, nothing comes after `Terminated`, and the next
@@ -23,7 +23,7 @@ use crate::{
 pub(super) const TTL: Duration = Duration::from_secs(2);
 pub(super) const SCHEMES: [LockScheme; 2] = [LockScheme::Session, LockScheme::PerStream];
 
-pub(super) struct Rig {
+pub(super) struct Harness {
     pub(super) machine: Machine,
     pub(super) now: Timestamp,
     /// Sent and not answered, in order.
@@ -106,7 +106,7 @@ pub(super) fn lease(name: &str, n: u64, token: u64) -> LeaseRef {
     }
 }
 
-impl Rig {
+impl Harness {
     /// A machine that has not been answered anything yet.
     pub(super) fn cold(scheme: LockScheme, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
@@ -121,7 +121,7 @@ impl Rig {
             seed: 7,
         };
         let now = Timestamp::from_millis(1_000_000);
-        let mut rig = Self {
+        let mut harness = Self {
             machine: Machine::new(config, now),
             now,
             open: Vec::new(),
@@ -143,8 +143,8 @@ impl Rig {
             asked: BTreeSet::new(),
             last_token: 100,
         };
-        rig.drain();
-        rig
+        harness.drain();
+        harness
     }
 
     /// A machine that is prepared, open, has beaten and looked around, and waits in a fetch.
@@ -153,9 +153,9 @@ impl Rig {
     }
 
     pub(super) fn with(scheme: LockScheme, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut rig = Self::cold(scheme, change);
-        rig.housekeep();
-        rig
+        let mut harness = Self::cold(scheme, change);
+        harness.housekeep();
+        harness
     }
 
     fn drain(&mut self) {
