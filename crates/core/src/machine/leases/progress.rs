@@ -7,13 +7,29 @@ use crate::machine::cx::Cx;
 use std::time::Duration;
 
 use super::table::State;
+use crate::belief::Belief;
 use crate::machine::DisownReason;
-use crate::{EntryId, FencingToken};
+use crate::{EntryId, FencingToken, Timestamp};
+
+/// The one door through which the machine sees what did not come in as an input: when a
+/// handler reported progress last.
+///
+/// Handlers report as often as they like and from any thread, so a report is an atomic store
+/// (`Belief::report_progress`). As an input, each would cost a run of the driver through the
+/// machine. Looked at only when a progress timeout is due, it costs nothing before. A run can
+/// be replayed all the same: reports carry the time of the clock that the inputs carry.
+struct ProgressDoor<'a>(&'a Belief);
+
+impl ProgressDoor<'_> {
+    /// `None` as long as nobody has taken the lease up.
+    fn last_report(&self) -> Option<Timestamp> {
+        self.0.last_progress()
+    }
+}
 
 impl Leases {
-    /// Looks at the lease's last progress when its limit may be over. Progress is
-    /// reported by an atomic store that the machine does not see, so a time that
-    /// has passed is compared with it, and moved.
+    /// Looks at the lease's last progress when its limit may be over. A report is no
+    /// input, so a time that has passed is compared with the last one, and moved.
     pub(crate) fn listen(&mut self, cx: &mut Cx, entry: EntryId) {
         let Some(State::Held(holding)) = self.items.get(entry).map(|item| &item.state) else {
             return;
@@ -23,7 +39,7 @@ impl Leases {
             return;
         };
         // Nobody has taken it up yet: who has not begun is not silent (R10).
-        let last_progress = belief.last_progress().unwrap_or(cx.now);
+        let last_progress = ProgressDoor(belief).last_report().unwrap_or(cx.now);
         self.silences.set(entry, last_progress + limit);
     }
 
