@@ -68,7 +68,9 @@ impl Machine {
                 entry,
                 token,
                 limit,
-            } => self.leases.limit_silence(&mut self.cx, entry, token, limit),
+            } => self
+                .leases
+                .set_progress_timeout(&mut self.cx, entry, token, limit),
             Command::SetCapacity(capacity) => {
                 self.leases.late.allow(self.cx.settings.capacity);
                 self.cx.settings.capacity = capacity;

@@ -121,7 +121,7 @@ impl Leases {
         self.answer_claim(cx, entry, ClaimResult::Claimed);
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
-        self.listen(cx, entry);
+        self.watch_progress(cx, entry);
         self.reset_failures_later(cx, entry, lock.token, failures.count);
         cx.notify_queued(Notice::Added {
             entry,

@@ -55,7 +55,7 @@ impl Leases {
         if let Some(belief) = item.state.belief() {
             belief.report_progress(cx.now);
         }
-        self.listen(cx, entry);
+        self.watch_progress(cx, entry);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
             cx.answer(call, Err(error.clone()));
         }
@@ -144,7 +144,7 @@ impl Leases {
         self.lanes = Lanes::default();
         self.end_calls.clear();
         self.wakes.clear();
-        self.silences.clear();
+        self.progress_due.clear();
         self.no_room.clear();
         self.failure_reset = FailureReset::default();
     }
@@ -185,7 +185,7 @@ impl Leases {
         let (State::Held(holding) | State::Ending(holding, _)) = item.state else {
             return;
         };
-        self.silences.cancel(&entry);
+        self.progress_due.cancel(&entry);
         let Some(belief) = holding.belief else { return };
         belief.end();
         let held = cx.now.saturating_since(holding.since);

@@ -48,7 +48,7 @@ pub(crate) struct Leases {
     /// Entries handed back here: left to others until then (R7).
     pub(crate) cooldown: Deadlines<EntryId>,
     /// When a lease's handler must have reported progress (looked up again then).
-    pub(crate) silences: Deadlines<EntryId>,
+    pub(crate) progress_due: Deadlines<EntryId>,
     /// When to look again at waiting items.
     pub(crate) wakes: Deadlines<EntryId>,
     /// Items that wait for nothing but room.
@@ -69,7 +69,7 @@ impl Leases {
             last_attempt: 0,
             end_calls: BTreeMap::new(),
             cooldown: Deadlines::default(),
-            silences: Deadlines::default(),
+            progress_due: Deadlines::default(),
             wakes: Deadlines::default(),
             no_room: BTreeSet::new(),
             failure_reset: FailureReset::default(),
@@ -170,7 +170,7 @@ impl Leases {
     /// What is due, or has room now.
     pub(crate) fn pump_timers(&mut self, cx: &mut Cx) {
         self.pump_waiting(cx);
-        self.pump_silence(cx);
+        self.pump_progress(cx);
         self.pump_failure_reset(cx);
     }
 
@@ -181,7 +181,7 @@ impl Leases {
             .min(self.lanes.timeout(self.quarantine_places(cx) > 0))
             .min(self.refresh_timeout(cx))
             .min(self.failure_reset.timeout())
-            .min(self.silences.next())
+            .min(self.progress_due.next())
             .min(self.wakes.next())
     }
 

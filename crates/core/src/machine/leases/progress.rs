@@ -30,20 +30,20 @@ impl ProgressDoor<'_> {
 impl Leases {
     /// Looks at the lease's last progress when its limit may be over. A report is no
     /// input, so a time that has passed is compared with the last one, and moved.
-    pub(crate) fn listen(&mut self, cx: &mut Cx, entry: EntryId) {
+    pub(crate) fn watch_progress(&mut self, cx: &mut Cx, entry: EntryId) {
         let Some(State::Held(holding)) = self.items.get(entry).map(|item| &item.state) else {
             return;
         };
-        self.silences.cancel(&entry);
+        self.progress_due.cancel(&entry);
         let (Some(limit), Some(belief)) = (holding.progress_timeout, &holding.belief) else {
             return;
         };
         // Nobody has taken it up yet: who has not begun is not silent (R10).
         let last_progress = ProgressDoor(belief).last_report().unwrap_or(cx.now);
-        self.silences.set(entry, last_progress + limit);
+        self.progress_due.set(entry, last_progress + limit);
     }
 
-    pub(crate) fn limit_silence(
+    pub(crate) fn set_progress_timeout(
         &mut self,
         cx: &mut Cx,
         entry: EntryId,
@@ -60,16 +60,16 @@ impl Leases {
             return;
         }
         holding.progress_timeout = limit;
-        self.listen(cx, entry);
+        self.watch_progress(cx, entry);
     }
 
-    pub(crate) fn pump_silence(&mut self, cx: &mut Cx) {
-        while let Some(entry) = self.silences.pop_due(cx.now) {
-            self.listen(cx, entry);
+    pub(crate) fn pump_progress(&mut self, cx: &mut Cx) {
+        while let Some(entry) = self.progress_due.pop_due(cx.now) {
+            self.watch_progress(cx, entry);
             let Some(State::Held(holding)) = self.items.get(entry).map(|item| &item.state) else {
                 continue;
             };
-            if self.silences.get(&entry).is_none_or(|at| at > cx.now) {
+            if self.progress_due.get(&entry).is_none_or(|at| at > cx.now) {
                 continue;
             }
             // The handler is to stop before another consumer starts.

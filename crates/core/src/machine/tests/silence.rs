@@ -101,6 +101,6 @@ fn streams_that_have_ended_leave_nothing_behind() {
             harness.input(Input::EventsTaken(1));
             harness.housekeep();
         }
-        assert_eq!(harness.machine.leases.silences.len(), 0, "{scheme:?}");
+        assert_eq!(harness.machine.leases.progress_due.len(), 0, "{scheme:?}");
     }
 }
