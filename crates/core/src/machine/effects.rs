@@ -13,15 +13,15 @@ use crate::{Announcement, ConsumerName, EntryId, Error, Info, LeaseRef, StreamNa
 /// What one part wants of another. The machine carries it out as soon as that part is done.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Scan at the entry again at that time, or before.
+    /// Scan the entry again at that time, or before.
     Recheck(EntryId, Timestamp),
     /// Nobody owned the entry when it was seen last: that is not to be waited for again.
     Unowned(EntryId),
     /// There was no room for an orphan.
     LeftBehind,
-    /// Scan at these entries.
+    /// Scan these entries.
     Rescan(Vec<EntryId>),
-    /// Scan at what is pending at this consumer.
+    /// Scan what is pending at this consumer.
     RescanOwn,
     /// The next heartbeat is to be sent by then.
     HeartbeatBy(Timestamp),

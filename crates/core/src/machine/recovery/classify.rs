@@ -1,4 +1,4 @@
-//! Judging what a look shows (R9): is it ours, is it an orphan, or does somebody
+//! What a scan shows (R9): is it ours, is it an orphan, or does somebody
 //! who lives hold it?
 
 use std::time::Duration;
@@ -356,3 +356,6 @@ fn count_unresolved(target: &mut Target) {
         *unresolved += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Scanner at what is pending (R7, R9): one's own entries, what hints name,
+//! Scans of what is pending (R7, R9): one's own entries, what hints name,
 //! what dead consumers left, and, when it is this consumer's turn, everything.
 //!
 //! One look at a time, a page per step: list, then inspect the locks of what is
@@ -134,7 +134,7 @@ impl Recovery {
         cx.effect(Effect::HeartbeatBy(cx.now));
     }
 
-    /// Scan at an entry again at that time, or before: each look says anew when
+    /// Scan an entry again at that time, or before: each look says anew when
     /// the next one is needed, so that one is enough.
     pub(crate) fn recheck(&mut self, at: Timestamp, entry: EntryId) {
         let rechecks = &mut self.scanner.rechecks;
