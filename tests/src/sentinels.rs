@@ -22,11 +22,14 @@ pub struct Sentinels {
 impl Sentinels {
     /// Starts them and waits until the replicas follow and the sentinels agree.
     pub fn start() -> Self {
-        Self::with(|server| server)
+        Self::with(|server| server, |sentinel| sentinel)
     }
 
-    /// The same with settings of the servers' own.
-    pub fn with(settings: impl Fn(RedisServerBuilder) -> RedisServerBuilder) -> Self {
+    /// The same with settings of the servers' own, and of the sentinels'.
+    pub fn with(
+        settings: impl Fn(RedisServerBuilder) -> RedisServerBuilder,
+        of_sentinels: impl Fn(RedisServerBuilder) -> RedisServerBuilder,
+    ) -> Self {
         let server = || settings(RedisServer::builder().config("repl-diskless-sync-delay 0"));
         let primary = server().start();
         let replica_of = format!("replicaof 127.0.0.1 {}", primary.port());
@@ -35,7 +38,7 @@ impl Sentinels {
             servers.push(server().config(&replica_of).start());
         }
         let ports: Vec<u16> = servers.iter().map(RedisServer::port).collect();
-        let sentinels = sentinels_of(&ports);
+        let sentinels = sentinels_of(&ports, of_sentinels);
         let all = Self { servers, sentinels };
         eventually_blocking(
             "replicas that follow, and sentinels that agree",
@@ -114,7 +117,10 @@ impl Sentinels {
     }
 }
 
-fn sentinels_of(servers: &[u16]) -> Vec<RedisServer> {
+fn sentinels_of(
+    servers: &[u16],
+    settings: impl Fn(RedisServerBuilder) -> RedisServerBuilder,
+) -> Vec<RedisServer> {
     // They know each other from their files, which is faster than to find out.
     let id = |index: usize| format!("{:040x}", 0x900 + index);
     for _ in 0..20 {
@@ -140,7 +146,7 @@ fn sentinels_of(servers: &[u16]) -> Vec<RedisServer> {
                     let id = id(other);
                     line(format!("known-sentinel {NAME} 127.0.0.1 {port} {id}"));
                 }
-                builder.start_at(ports[index])
+                settings(builder).start_at(ports[index])
             })
             .collect();
         if started.len() == ports.len() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use streamlease_core::{Backend, BackendProvider, LockManager, LockScheme, Result, ServiceName};
 
+use crate::builder::{Options, RedisBackendBuilder};
 use crate::connection::{Servers, read_url};
 use crate::hello;
 use crate::keys::{CONSUMER_PREFIX, Keys};
@@ -39,10 +40,24 @@ impl RedisBackend {
     /// [`Config`](streamlease_core::ErrorKind::Config): the URL is not usable.
     /// The message names it without its password.
     pub fn new(url: impl AsRef<str>) -> Result<Self> {
+        Self::with(url.as_ref(), Options::default())
+    }
+
+    /// What `url` leads to, with what it cannot say: certificates, time-outs, credentials
+    /// that change, those of sentinels, a transport of your own.
+    pub fn builder(url: impl AsRef<str>) -> RedisBackendBuilder {
+        RedisBackendBuilder::new(url.as_ref())
+    }
+
+    pub(crate) fn with(url: &str, options: Options) -> Result<Self> {
         Ok(Self {
-            servers: Arc::new(read_url(url.as_ref())?),
+            servers: Arc::new(read_url(url, &options)?),
             scheme: LockScheme::Session,
         })
+    }
+
+    pub(crate) async fn check_reachable(&self) -> Result<()> {
+        self.servers.any().ping().await
     }
 
     /// Like [`new`](Self::new), and connects at once: an eager check that fails
@@ -59,9 +74,7 @@ impl RedisBackend {
     /// With the feature `tokio` alone, outside of a tokio runtime (or inside one
     /// without its I/O and time drivers): tokio itself does.
     pub async fn connect(url: impl AsRef<str>) -> Result<Self> {
-        let backend = Self::new(url)?;
-        backend.servers.any().ping().await?;
-        Ok(backend)
+        Self::builder(url).connect().await
     }
 
     /// The same server with these locks. Without this they are

@@ -21,6 +21,7 @@ mod address;
 mod attempt;
 mod cluster;
 mod connector;
+mod dialed;
 mod pool;
 mod route;
 mod script;
@@ -44,26 +45,21 @@ pub(crate) use self::script::{Call, Script, script};
 pub(crate) use self::servers::Servers;
 pub(crate) use self::slot::hash_tag;
 pub(crate) use self::url::read as read_url;
+use crate::builder::Limits;
 use crate::error::{
     WrongServer, from_redis, from_server, is_put_off, protocol, timed_out, wrong_server,
 };
 use crate::timer;
 
-/// How long an answer may take. Far below the default TTL, so that a heartbeat which
-/// went into the void can be sent again over a new connection in time.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an answer may take that is large, or is to something large; or how
-/// much longer than its BLOCK a blocking read.
-const LARGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer than other answers one may take that is large, or is to something large;
+/// or than its BLOCK a blocking read.
+const LARGE_FACTOR: u32 = 5;
 /// Connections younger than this are not given up because of an answer: who asks
 /// again at once would connect again at once.
 const YOUNG: Duration = Duration::from_millis(50);
 /// For how long a server may say that it is not ready before the name is looked up
 /// anew: it may have a successor.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// For how long a call is sent again that nobody has executed. Together with an answer to
-/// the last try that is as long as callers wait.
-const INSIST: Duration = Duration::from_millis(1500);
 /// Between two of these tries.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -83,6 +79,7 @@ pub(crate) struct Access {
     connector: Connector,
     /// The URL without its password, for messages.
     endpoint: String,
+    limits: Limits,
 }
 
 /// Over which connection commands are sent.
@@ -141,13 +138,14 @@ impl Access {
             true => ANOTHER_AFTER / 2,
             false => ANOTHER_AFTER,
         };
+        let limit = pool.limit();
         let once = move |again: bool| -> BoxFuture<'static, Result<T>> {
             if again {
                 pool.doubt_owner();
             }
             Box::pin(self.clone().connect_once(pool.clone(), what, dial.clone()))
         };
-        let connected = connect(another_after, once).await;
+        let connected = connect(limit, another_after, once).await;
         connected.unwrap_or_else(|| Err(from_redis(&context, timed_out())))
     }
 
@@ -189,8 +187,8 @@ impl Access {
 impl Server {
     fn new(access: Access) -> Self {
         Self {
+            pool: Mutex::new(Pool::new(access.limits.connect, None)),
             access: Arc::new(access),
-            pool: Mutex::new(Pool::new(None)),
         }
     }
 
@@ -307,13 +305,15 @@ impl Server {
         if !self.access.route.is_asked_for() || replies.len() != pipeline.len() {
             return Ok(replies);
         }
+        // Together with an answer to the last try that is as long as callers wait.
+        let insist = self.access.limits.answer * 3 / 4;
         let began = Instant::now();
         let mut pause = Duration::ZERO;
         loop {
             let put_off: Vec<usize> = (0..replies.len())
                 .filter(|index| is_answer_put_off(&replies[*index]))
                 .collect();
-            if put_off.is_empty() || began.elapsed() + pause >= INSIST {
+            if put_off.is_empty() || began.elapsed() + pause > insist {
                 return Ok(replies);
             }
             let is_moved = |index: &usize| is_answer(&replies[*index], "MOVED");
@@ -396,12 +396,17 @@ impl Server {
         // No response time-out: it would have no exemption for a blocking read.
         let get = |pool: Arc<Pool>| async move {
             let connect = || self.connecting(pool.clone(), None);
-            pool.readers.get(connect).await
+            pool.readers.get(pool.limit(), connect).await
         };
         let (pool, mut connection) = self.in_current_pool(get).await?;
         let exchange = async {
             let replies = connection.send_packed_commands(pipeline, 0, pipeline.len());
-            match timer::within(block.saturating_add(LARGE_TIMEOUT), replies).await {
+            match timer::within(
+                block.saturating_add(self.access.limits.answer * LARGE_FACTOR),
+                replies,
+            )
+            .await
+            {
                 Some(Ok(replies)) => Ok(replies),
                 Some(Err(err)) => {
                     // A server that is demoted closes what blocks, and nothing else.
@@ -438,7 +443,7 @@ impl Server {
                 let what = "connecting for notifications";
                 self.access.clone().connect(pool.clone(), what, dial)
             };
-            pool.subscriptions.get(connect).await
+            pool.subscriptions.get(pool.limit(), connect).await
         };
         let (pool, pubsub) = self.in_current_pool(get).await?;
         let (sink, stream) = pubsub.split();
@@ -449,7 +454,8 @@ impl Server {
     /// come meanwhile wait for it instead of making their own.
     async fn command_connection(&self) -> Result<(Arc<Pool>, MultiplexedConnection)> {
         let get = |pool: Arc<Pool>| async move {
-            let attempt = pool.command(|| self.connecting(pool.clone(), Some(RESPONSE_TIMEOUT)));
+            let limit = Some(self.access.limits.answer);
+            let attempt = pool.command(|| self.connecting(pool.clone(), limit));
             attempt.wait().await;
             attempt.share()
         };
@@ -502,7 +508,7 @@ impl Server {
     fn pool(&self) -> Arc<Pool> {
         let mut current = self.current();
         if current.has_ended() {
-            *current = Pool::new(None);
+            *current = Pool::new(self.access.limits.connect, None);
         }
         current.clone()
     }
@@ -554,7 +560,7 @@ impl Server {
                 self.endpoint()
             );
             route.doubt(pool.address());
-            *current = Pool::new(None);
+            *current = Pool::new(self.access.limits.connect, None);
             pool.end();
         }
     }

@@ -38,6 +38,8 @@
 //! again behind sentinels and on a cluster, for a second and a half at most. Nothing is that
 //! may have been executed.
 //!
+//! What a URL cannot say is for [`RedisBackend::builder`].
+//!
 //! # Two kinds of locks
 //! [`RedisBackend::with_lock_scheme`] chooses. **Per-stream locks** are what
 //! `redis-stream-client-go` has on the wire, so that fleets may be mixed; a heartbeat
@@ -133,10 +135,13 @@
 
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod backend;
+mod builder;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod connection;
+mod credentials;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod decode;
+mod dial;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod error;
 #[cfg(any(feature = "tokio", feature = "smol"))]
@@ -165,5 +170,8 @@ mod unsupported;
 
 #[cfg(any(feature = "tokio", feature = "smol"))]
 pub use backend::RedisBackend;
+pub use builder::RedisBackendBuilder;
+pub use credentials::{CredentialProvider, Credentials};
+pub use dial::{Dial, Link};
 #[cfg(not(any(feature = "tokio", feature = "smol")))]
 pub use unsupported::RedisBackend;

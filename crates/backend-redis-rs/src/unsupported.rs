@@ -4,6 +4,8 @@ use streamlease_core::{
     Backend, BackendProvider, Error, ErrorKind, LockScheme, Result, ServiceName,
 };
 
+use crate::builder::{Options, RedisBackendBuilder};
+
 /// One Redis (or Valkey) server. This build has neither the feature `tokio` nor
 /// `smol`, so it cannot connect.
 #[derive(Debug, Clone)]
@@ -30,6 +32,19 @@ impl RedisBackend {
             "streamlease-backend-redis-rs was built without a runtime; enable its feature \
              `tokio`, or `smol` (which async-std uses too)",
         ))
+    }
+
+    /// The same: what is built of it is this error.
+    pub fn builder(url: impl AsRef<str>) -> RedisBackendBuilder {
+        RedisBackendBuilder::new(url.as_ref())
+    }
+
+    pub(crate) fn with(url: &str, _options: Options) -> Result<Self> {
+        Self::new(url)
+    }
+
+    pub(crate) async fn check_reachable(&self) -> Result<()> {
+        match self.never {}
     }
 
     /// Never called: there is no value of this type.

@@ -17,11 +17,12 @@ mod submit;
 mod work;
 
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use streamlease::RedisBackend;
 use streamlease::{Error, ErrorKind};
+use streamlease::{RedisBackend, RedisBackendBuilder};
 
 use crate::args::{Cli, Command};
 
@@ -107,12 +108,28 @@ impl fmt::Display for Failure {
 
 /// The server that the arguments name. It need not be up yet.
 fn backend(target: &args::Target) -> Result<RedisBackend, Failure> {
-    RedisBackend::new(&target.redis).map_err(of_redis)
+    settings(target)?.build().map_err(of_redis)
+}
+
+/// What the arguments say about it.
+fn settings(target: &args::Target) -> Result<RedisBackendBuilder, Failure> {
+    let read = |flag: &str, path: &Path| {
+        std::fs::read(path)
+            .map_err(|err| Failure::usage(format!("{flag}: cannot read {}: {err}", path.display())))
+    };
+    let mut builder = RedisBackend::builder(&target.redis);
+    if let Some(ca) = &target.ca {
+        builder = builder.ca(read("--ca", ca)?);
+    }
+    if let (Some(cert), Some(key)) = (&target.cert, &target.key) {
+        builder = builder.client_certificate(read("--cert", cert)?, read("--key", key)?);
+    }
+    Ok(builder)
 }
 
 /// The server that the arguments name, if it answers.
 async fn connect(target: &args::Target) -> Result<RedisBackend, Failure> {
-    RedisBackend::connect(&target.redis).await.map_err(of_redis)
+    settings(target)?.connect().await.map_err(of_redis)
 }
 
 fn of_redis(err: Error) -> Failure {

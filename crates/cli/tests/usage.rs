@@ -50,6 +50,16 @@ fn invalid_arguments_exit_2_and_are_named_before_anything_starts() {
         2,
         &["control character"],
     );
+    fails_to_work(
+        &["--consumer", "c", "--hold", "1s", "--ca", "/no/such/file"],
+        &["--ca", "/no/such/file"],
+    );
+    fails_to_work(&["--cert", "c.pem"], &["--key"]);
+    fails(
+        &["inspect", "--redis", "redis://me@h", "--service", "s"],
+        2,
+        &["a user without a password", "redis://user:password@host"],
+    );
     fails_to_work(&["--consumer", "c", "--ttl", "2"], &["--ttl", "500ms"]);
     fails_to_work(
         &["--consumer", "c", "--ttl", "100ms"],

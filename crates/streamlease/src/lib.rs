@@ -25,7 +25,7 @@ pub use streamlease_core::{
 #[cfg(feature = "memory")]
 pub use streamlease_backend_memory::MemoryBackend;
 #[cfg(feature = "redis-rs")]
-pub use streamlease_backend_redis_rs::RedisBackend;
+pub use streamlease_backend_redis_rs::{Credentials, RedisBackend, RedisBackendBuilder};
 #[cfg(feature = "runtime-async-std")]
 pub use streamlease_runtime_async_std::AsyncStdRuntime;
 #[cfg(feature = "runtime-smol")]

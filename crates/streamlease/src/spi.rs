@@ -8,6 +8,8 @@
 //! | another store for the load balancer stream (LBS) | [`Transport`], [`Notifier`], [`BackendProvider`](crate::BackendProvider) | `transport_conformance!`, `notifier_conformance!` |
 //! | another executor | [`Runtime`](crate::Runtime) | `runtime_conformance!` |
 //! | metrics | [`Recorder`] | |
+//! | passwords of Redis that change | `CredentialProvider` | |
+//! | connections to Redis of your own | `Dial` | |
 //!
 //! Each trait's page links to its contract: idempotence, cancel-safety, concurrency, and
 //! what an error means. A crate that implements them need depend on `streamlease-core`
@@ -38,6 +40,10 @@ pub use streamlease_core::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 
 // The hints.
 pub use streamlease_core::{Hint, Notifier, Subscription};
+
+// How Redis is reached.
+#[cfg(feature = "redis-rs")]
+pub use streamlease_backend_redis_rs::{CredentialProvider, Dial, Link};
 
 // The executor.
 pub use streamlease_core::BoxFuture;

@@ -119,11 +119,14 @@ fn has_readers(server: &RedisServer) -> bool {
 #[test]
 fn with_min_replicas_a_failover_by_hand_loses_next_to_nothing() {
     at_work(|| async {
-        let all = Arc::new(Sentinels::with(|server| {
-            server
-                .config("min-replicas-to-write 1")
-                .config("min-replicas-max-lag 1")
-        }));
+        let all = Arc::new(Sentinels::with(
+            |server| {
+                server
+                    .config("min-replicas-to-write 1")
+                    .config("min-replicas-max-lag 1")
+            },
+            |sentinel| sentinel,
+        ));
         let fleet = Fleet::start(&all.url(), MIDDLE).await;
         let mishap = Instant::now();
         let asked = all.clone();

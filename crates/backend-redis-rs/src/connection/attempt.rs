@@ -11,28 +11,31 @@ use streamlease_core::{BoxFuture, Error, ErrorKind, Result};
 
 use crate::timer;
 
-/// How long connecting may take: the look-up of the name, TCP, TLS and the
-/// credentials together. Callers are less patient, some by far (a heartbeat waits for
-/// a quarter of the TTL): they leave, and it goes on.
-const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 /// How long a try goes on alone. Its address may be that of a server that is no more, and
 /// the name lead elsewhere by now.
 pub(super) const ANOTHER_AFTER: Duration = Duration::from_secs(2);
 
-/// A try to connect on a task of its own, which outlives whoever waits for it.
+/// A try to connect on a task of its own, which outlives whoever waits for it: callers are
+/// less patient, some by far (a heartbeat waits for a quarter of the TTL).
 /// Its failure answers all of them: none begins another one in its turn.
 pub(super) struct Attempt<T> {
     began: Instant,
+    /// How long it may take: the look-up of the name, TCP, TLS and the credentials together.
+    limit: Duration,
     outcome: Mutex<Option<Result<T>>>,
     /// Closed at the end, whatever that was.
     over: Receiver<Infallible>,
 }
 
 impl<T: Send + 'static> Attempt<T> {
-    pub(super) fn begin(connect: impl Future<Output = Result<T>> + Send + 'static) -> Arc<Self> {
+    pub(super) fn begin(
+        limit: Duration,
+        connect: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Arc<Self> {
         let (end, over) = async_channel::bounded(1);
         let attempt = Arc::new(Self {
             began: Instant::now(),
+            limit,
             outcome: Mutex::new(None),
             over,
         });
@@ -48,7 +51,7 @@ impl<T: Send + 'static> Attempt<T> {
     /// Waits for its end. Can be dropped, and called by many.
     pub(super) async fn wait(&self) {
         // Longer than it may take: its executor may have stopped without ending it.
-        let left = (CONNECT_LIMIT + ANOTHER_AFTER).saturating_sub(self.began.elapsed());
+        let left = (self.limit + ANOTHER_AFTER).saturating_sub(self.began.elapsed());
         let _ = timer::within(left, self.over.recv()).await;
     }
 
@@ -56,7 +59,7 @@ impl<T: Send + 'static> Attempt<T> {
     pub(super) fn is_useless(&self) -> bool {
         match &*self.outcome() {
             Some(outcome) => outcome.is_err(),
-            None => self.over.is_closed() || self.began.elapsed() > CONNECT_LIMIT,
+            None => self.over.is_closed() || self.began.elapsed() > self.limit,
         }
     }
 
@@ -97,6 +100,7 @@ fn never_ended() -> Error {
 /// whether another try is under way, and silent; `another_after` is how long a try
 /// goes on alone.
 pub(super) async fn connect<T>(
+    limit: Duration,
     another_after: Duration,
     once: impl Fn(bool) -> BoxFuture<'static, Result<T>>,
 ) -> Option<Result<T>> {
@@ -118,5 +122,5 @@ pub(super) async fn connect<T>(
             }
         }
     };
-    timer::within(CONNECT_LIMIT, tries).await
+    timer::within(limit, tries).await
 }

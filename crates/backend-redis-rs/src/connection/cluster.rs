@@ -312,7 +312,10 @@ mod tests {
     #[test]
     fn whom_moved_names_is_who_has_it() {
         let template = redis_rs::IntoConnectionInfo::into_connection_info("redis://h").unwrap();
-        let nodes = Nodes::new(vec![address("seed:1")], Connector::new(template));
+        let nodes = Nodes::new(
+            vec![address("seed:1")],
+            Connector::new(template, None, None),
+        );
         let slot = Slot::new(3300, Arc::new(nodes));
         for (detail, told) in [
             ("3300 10.0.0.2:7700", Some(address("10.0.0.2:7700"))),

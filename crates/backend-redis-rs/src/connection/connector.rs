@@ -1,28 +1,39 @@
 //! [`Connector`]: how connections are made, wherever they lead.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis_rs::aio::{MultiplexedConnection, PubSub};
-use redis_rs::{AsyncConnectionConfig, Client, ConnectionInfo};
-use streamlease_core::Result;
+use redis_rs::{AsyncConnectionConfig, Client, ConnectionInfo, RedisResult};
+use streamlease_core::{Error, Result};
 
 use super::address::Address;
+use super::dialed::Dialed;
 use crate::error::from_redis;
+use crate::{CredentialProvider, Dial, timer};
 
 /// The one place that knows as whom, and over what, a server is talked to.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    /// Database, credentials, protocol and TLS. Its address is that of a single server,
-    /// or stands in for those that are found.
+    /// Database, protocol and TLS, and credentials if nobody provides them. Its address is
+    /// that of a single server, or stands in for those that are found.
     template: ConnectionInfo,
+    credentials: Option<Arc<dyn CredentialProvider>>,
+    dial: Option<Arc<dyn Dial>>,
 }
 
 impl Connector {
-    pub(crate) fn new(template: ConnectionInfo) -> Self {
+    pub(crate) fn new(
+        template: ConnectionInfo,
+        credentials: Option<Arc<dyn CredentialProvider>>,
+        dial: Option<Arc<dyn Dial>>,
+    ) -> Self {
         // Off by default in the client crate; it costs a third of the latency.
         let tcp = template.tcp_settings().clone().set_nodelay(true);
         Self {
             template: template.set_tcp_settings(tcp),
+            credentials,
+            dial,
         }
     }
 
@@ -48,22 +59,71 @@ impl Connector {
         to: &ConnectionInfo,
         response_timeout: Option<Duration>,
     ) -> Result<MultiplexedConnection> {
+        let to = self.logging_in(what, to).await?;
         let config = AsyncConnectionConfig::new()
             // Ours covers all of it.
             .set_connection_timeout(None)
             .set_response_timeout(response_timeout);
-        let connect = async {
-            let client = Client::open(to.clone())?;
-            client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await
+        let made = match self.dialed(&to).await {
+            None => {
+                let connect = async {
+                    let client = Client::open(to)?;
+                    client
+                        .get_multiplexed_async_connection_with_config(&config)
+                        .await
+                };
+                connect.await
+            }
+            Some(link) => {
+                let connect = async {
+                    let settings = to.redis_settings();
+                    let link = link?;
+                    MultiplexedConnection::new_with_config(settings, link, config).await
+                };
+                connect.await.map(|(connection, driver)| {
+                    // It ends with the last clone of the connection.
+                    timer::spawn(driver);
+                    connection
+                })
+            }
         };
-        connect.await.map_err(|err| from_redis(what, err))
+        made.map_err(|err| from_redis(what, err))
     }
 
     /// A connection for subscriptions.
     pub(crate) async fn subscriptions(&self, what: &str, to: &ConnectionInfo) -> Result<PubSub> {
-        let connect = async { Client::open(to.clone())?.get_async_pubsub().await };
+        let to = self.logging_in(what, to).await?;
+        let connect = async {
+            match self.dialed(&to).await {
+                None => Client::open(to)?.get_async_pubsub().await,
+                Some(link) => PubSub::new(to.redis_settings(), link?).await,
+            }
+        };
         connect.await.map_err(|err| from_redis(what, err))
+    }
+
+    /// With the credentials of this moment.
+    async fn logging_in(&self, what: &str, to: &ConnectionInfo) -> Result<ConnectionInfo> {
+        let Some(provider) = &self.credentials else {
+            return Ok(to.clone());
+        };
+        let credentials = provider.credentials().await.map_err(|err| {
+            Error::with_source(err.kind(), format!("{what}: no credentials: {err}"), err)
+        })?;
+        let (user, password) = credentials.into_parts();
+        let mut settings = to.redis_settings().clone().set_password(password);
+        if let Some(user) = user {
+            settings = settings.set_username(user);
+        }
+        Ok(to.clone().set_redis_settings(settings))
+    }
+
+    /// The application's own link, if it makes them.
+    async fn dialed(&self, to: &ConnectionInfo) -> Option<RedisResult<Dialed>> {
+        let dial = self.dial.as_ref()?;
+        // A URL without a host is refused with it.
+        let address = Address::of(to.addr())?;
+        let link = dial.dial(&address.host, address.port).await;
+        Some(link.map(Dialed).map_err(Into::into))
     }
 }

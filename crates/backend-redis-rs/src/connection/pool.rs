@@ -30,6 +30,8 @@ const REFUSALS_APART: Duration = Duration::from_secs(30);
 /// their server is not the one to talk to, none is used any more.
 pub(super) struct Pool {
     made: Instant,
+    /// How long connecting may take.
+    limit: Duration,
     /// The owner, or the search for it.
     owner: Mutex<Option<Arc<Attempt<ConnectionInfo>>>>,
     /// Where all of its connections lead, once that is known.
@@ -60,10 +62,11 @@ struct Health {
 }
 
 impl Pool {
-    pub(super) fn new(doubted: Option<Arc<Pool>>) -> Arc<Self> {
+    pub(super) fn new(limit: Duration, doubted: Option<Arc<Pool>>) -> Arc<Self> {
         let (end, ended) = async_channel::bounded(1);
         Arc::new(Self {
             made: Instant::now(),
+            limit,
             owner: Mutex::default(),
             address: Mutex::default(),
             command: Mutex::default(),
@@ -91,6 +94,10 @@ impl Pool {
         now - first
     }
 
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     pub(super) fn age(&self) -> Duration {
         self.made.elapsed()
     }
@@ -102,11 +109,11 @@ impl Pool {
         lock(&self.command).take();
         self.readers.close_idle();
         if self.answered.load(Ordering::Relaxed) {
-            return Self::new(Some(self.clone()));
+            return Self::new(self.limit, Some(self.clone()));
         }
         let doubted = lock(&self.doubted).take();
         self.end();
-        Self::new(doubted)
+        Self::new(self.limit, doubted)
     }
 
     /// Nothing is sent any more, and who waits for an answer gets an error.
@@ -159,7 +166,7 @@ impl Pool {
         let mut owner = lock(&self.owner);
         match &*owner {
             Some(attempt) if !attempt.is_useless() => attempt.clone(),
-            _ => owner.insert(Attempt::begin(find())).clone(),
+            _ => owner.insert(Attempt::begin(self.limit, find())).clone(),
         }
     }
 
@@ -212,7 +219,9 @@ impl Pool {
         let mut command = lock(&self.command);
         match &*command {
             Some(attempt) if !attempt.is_useless() => attempt.clone(),
-            _ => command.insert(Attempt::begin(connect())).clone(),
+            _ => command
+                .insert(Attempt::begin(self.limit, connect()))
+                .clone(),
         }
     }
 
@@ -261,7 +270,7 @@ impl<T> Default for Singles<T> {
 impl<T: Send + 'static> Singles<T> {
     /// An idle connection, or a new one. Dropped before it comes, that one is for
     /// whoever asks next.
-    pub(super) async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<T>
+    pub(super) async fn get<F>(&self, limit: Duration, connect: impl FnOnce() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
@@ -277,7 +286,7 @@ impl<T: Send + 'static> Singles<T> {
         };
         let mut waiting = Waiting {
             singles: self,
-            attempt: Some(left.unwrap_or_else(|| Attempt::begin(connect()))),
+            attempt: Some(left.unwrap_or_else(|| Attempt::begin(limit, connect()))),
         };
         if let Some(attempt) = &waiting.attempt {
             attempt.wait().await;
@@ -332,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_refusal_counts_from_the_first_of_those_that_belong_together() {
-        let pool = Pool::new(None);
+        let pool = Pool::new(Duration::from_secs(1), None);
         assert_eq!(pool.refused(), Duration::ZERO, "however old the pool");
         let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
         *lock(&pool.refused) = Some((ago(3), ago(1)));

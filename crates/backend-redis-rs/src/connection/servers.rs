@@ -10,6 +10,7 @@ use super::connector::Connector;
 use super::route::Route;
 use super::slot::slot_of;
 use super::{Access, Server};
+use crate::builder::Limits;
 use crate::keys::Keys;
 
 /// One server for all services; in a cluster one for each slot that a service is in.
@@ -21,8 +22,9 @@ pub(crate) struct Servers {
 enum To {
     One(Arc<Server>),
     Cluster {
-        connector: Connector,
+        connector: Box<Connector>,
         nodes: Arc<Nodes>,
+        limits: Limits,
         by_slot: Mutex<BTreeMap<u16, Weak<Server>>>,
     },
 }
@@ -35,12 +37,18 @@ impl Servers {
         }
     }
 
-    pub(super) fn cluster(endpoint: String, connector: Connector, nodes: Nodes) -> Self {
+    pub(super) fn cluster(
+        endpoint: String,
+        connector: Connector,
+        nodes: Nodes,
+        limits: Limits,
+    ) -> Self {
         Self {
             endpoint,
             to: To::Cluster {
-                connector,
+                connector: Box::new(connector),
                 nodes: Arc::new(nodes),
+                limits,
                 by_slot: Mutex::default(),
             },
         }
@@ -82,6 +90,7 @@ impl Servers {
             To::Cluster {
                 connector,
                 nodes,
+                limits,
                 by_slot,
             } => {
                 let mut by_slot = by_slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,8 +100,9 @@ impl Servers {
                 by_slot.retain(|_, server| server.strong_count() > 0);
                 let server = Arc::new(Server::new(Access {
                     route: Route::Cluster(Slot::new(slot, nodes.clone())),
-                    connector: connector.clone(),
+                    connector: (**connector).clone(),
                     endpoint: self.endpoint.clone(),
+                    limits: *limits,
                 }));
                 by_slot.insert(slot, Arc::downgrade(&server));
                 server

@@ -13,6 +13,7 @@ use super::connector::Connector;
 use super::route::Route;
 use super::sentinel::Sentinels;
 use super::servers::Servers;
+use crate::builder::Options;
 
 const SINGLE: &str = "redis://user:password@host:6379/0";
 const SENTINEL: &str = "redis-sentinel://user:password@host:26379,host:26379/mymaster/0";
@@ -20,32 +21,32 @@ const CLUSTER: &str = "redis-cluster://user:password@host:6379,host:6379";
 const SENTINEL_PORT: u16 = 26379;
 const NODE_PORT: u16 = 6379;
 
-/// Reads a URL of any kind. No I/O.
-pub(crate) fn read(url: &str) -> Result<Servers> {
+/// Reads a URL of any kind, with what the builder was told. No I/O.
+pub(crate) fn read(url: &str, options: &Options) -> Result<Servers> {
     let endpoint = without_password(url);
     refuse_tls_without_its_feature(url, &endpoint)?;
-    let url = Url::split(url, endpoint);
+    let url = Url::split(url, endpoint, options);
     match url.scheme {
         "redis-sentinel" | "rediss-sentinel" => {
             let (connector, sentinels) = url.sentinel()?;
             Ok(url.one(Route::Sentinel(Arc::new(sentinels)), connector))
         }
         "redis-cluster" | "rediss-cluster" => {
+            url.refuse_credentials_of_sentinels()?;
             let (connector, nodes) = url.cluster()?;
-            Ok(Servers::cluster(url.shown, connector, nodes))
+            Ok(Servers::cluster(
+                url.shown,
+                connector,
+                nodes,
+                options.limits,
+            ))
         }
         _ => {
-            let connector = connector(url.single(url.whole, SINGLE)?);
+            url.refuse_credentials_of_sentinels()?;
+            let connector = url.connector(url.single(url.whole, SINGLE)?);
             Ok(url.one(Route::Name, connector))
         }
     }
-}
-
-fn connector(template: ConnectionInfo) -> Connector {
-    if matches!(template.addr(), ConnectionAddr::TcpTls { .. }) {
-        prepare_tls();
-    }
-    Connector::new(template)
 }
 
 /// `scheme://user:password@hosts/path?parameters#fragment`
@@ -60,10 +61,11 @@ struct Url<'a> {
     path: &'a str,
     /// Parameters and fragment, with what leads them in.
     rest: &'a str,
+    options: &'a Options,
 }
 
 impl<'a> Url<'a> {
-    fn split(whole: &'a str, shown: String) -> Self {
+    fn split(whole: &'a str, shown: String, options: &'a Options) -> Self {
         let (scheme, after) = whole.split_once("://").unwrap_or(("", whole));
         let (before, rest) = after.split_at(after.find(['?', '#']).unwrap_or(after.len()));
         let at = before.rfind('@').map_or(0, |at| at + 1);
@@ -77,7 +79,15 @@ impl<'a> Url<'a> {
             hosts,
             path,
             rest,
+            options,
         }
+    }
+
+    fn connector(&self, template: ConnectionInfo) -> Connector {
+        let Options {
+            credentials, dial, ..
+        } = self.options;
+        Connector::new(template, credentials.clone(), dial.clone())
     }
 
     fn one(self, route: Route, connector: Connector) -> Servers {
@@ -85,6 +95,7 @@ impl<'a> Url<'a> {
             route,
             connector,
             endpoint: self.shown,
+            limits: self.options.limits,
         })
     }
 
@@ -107,13 +118,48 @@ impl<'a> Url<'a> {
         };
         let info = url.into_connection_info().map_err(bad)?;
         let settings = info.redis_settings();
-        if settings.username().is_some() && settings.password().is_none() {
+        let is_provided = self.options.credentials.is_some();
+        if settings.password().is_some() && is_provided {
+            let why = "it has credentials, and so has the builder";
+            return Err(self.refused(why, right));
+        }
+        if settings.username().is_some() && settings.password().is_none() && !is_provided {
             // The client crate sends nothing then.
             let why = "a user without a password: the server would take you for its default \
                        user. Who has no password is let in with any";
             return Err(self.refused(why, right));
         }
-        Ok(info)
+        if self.options.dial.is_some() && Address::of(info.addr()).is_none() {
+            return Err(self.refused("it names a file, to which nobody else can connect", right));
+        }
+        self.with_tls(info, right)
+    }
+
+    /// With the builder's certificates.
+    fn with_tls(&self, info: ConnectionInfo, right: &str) -> Result<ConnectionInfo> {
+        let has_certificates = self.options.ca.is_some() || self.options.client.is_some();
+        let has_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        if has_certificates && !has_tls {
+            return Err(self.refused("it has certificates and no TLS", right));
+        }
+        if has_certificates && self.options.dial.is_some() {
+            let why = "the connections that you dial yourself have no certificates of ours";
+            return Err(self.refused(why, right));
+        }
+        if has_tls {
+            prepare_tls();
+        }
+        match has_certificates {
+            true => with_certificates(info, self.options),
+            false => Ok(info),
+        }
+    }
+
+    fn refuse_credentials_of_sentinels(&self) -> Result<()> {
+        match self.options.sentinel_credentials {
+            Some(_) => Err(self.refused("it has no sentinels to log in to", SENTINEL)),
+            None => Ok(()),
+        }
     }
 
     /// The client crate ignores them: a time-out that nobody keeps, a database that is not used.
@@ -179,7 +225,7 @@ impl<'a> Url<'a> {
             let why = "in a cluster there is no other database than 0";
             return Err(self.refused(why, CLUSTER));
         }
-        let connector = connector(self.common("/", CLUSTER)?);
+        let connector = self.connector(self.common("/", CLUSTER)?);
         let nodes = Nodes::new(self.addresses(NODE_PORT, CLUSTER)?, connector.clone());
         Ok((connector, nodes))
     }
@@ -198,10 +244,33 @@ impl<'a> Url<'a> {
         let sentinels = self.addresses(SENTINEL_PORT, SENTINEL)?;
         // The credentials of the URL are the server's.
         let settings = redis_rs::RedisConnectionInfo::default();
-        let asked_as = Connector::new(template.clone().set_redis_settings(settings));
+        let to_sentinels = template.clone().set_redis_settings(settings);
+        let credentials = self.options.sentinel_credentials.clone();
+        let asked_as = Connector::new(to_sentinels, credentials, self.options.dial.clone());
         let sentinels = Sentinels::new(name.to_owned(), sentinels, asked_as);
-        Ok((connector(template), sentinels))
+        Ok((self.connector(template), sentinels))
     }
+}
+
+#[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+fn with_certificates(info: ConnectionInfo, options: &Options) -> Result<ConnectionInfo> {
+    let client_tls = options.client.clone();
+    let certificates = redis_rs::TlsCertificates {
+        client_tls: client_tls.map(|(client_cert, client_key)| redis_rs::ClientTlsConfig {
+            client_cert,
+            client_key,
+        }),
+        root_cert: options.ca.clone(),
+    };
+    let client = redis_rs::Client::build_with_tls(info, certificates)
+        .map_err(|err| Error::config(format!("the certificates are not usable: {err}")))?;
+    Ok(client.get_connection_info().clone())
+}
+
+/// Never called: a URL with TLS is refused before.
+#[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+fn with_certificates(info: ConnectionInfo, _options: &Options) -> Result<ConnectionInfo> {
+    Ok(info)
 }
 
 /// The client crate's own words for it name no feature of ours.
@@ -287,6 +356,10 @@ mod tests {
             assert!(err.to_string().contains("`tls-rustls`"), "{err}");
             assert!(!err.to_string().contains("secret"), "{err}");
         }
+    }
+
+    fn read(url: &str) -> Result<Servers> {
+        super::read(url, &Options::default())
     }
 
     fn refusal(url: &str) -> String {

@@ -57,9 +57,19 @@ pending is taken up by the consumers that start afterwards.";
 /// Which service, and where.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// Redis server, like redis://user:password@host:6379/0
+    /// Redis server, like redis://user:password@host:6379/0; or redis-cluster://host,host,…, or
+    /// redis-sentinel://host,host,…/MASTER
     #[arg(long, value_name = "URL")]
     pub(crate) redis: String,
+    /// Trust the certificates in this file (PEM) instead of the system's, with rediss://
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Show the server this certificate (PEM), with --key
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Key of --cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
     /// Name of the service; its load balancer stream is this with `-input` behind
     #[arg(long, value_name = "S", value_parser = service)]
     pub(crate) service: ServiceName,
