@@ -206,7 +206,7 @@ struct EntryRow {
 fn pending_row(pending: Pending, lock: Option<LockState>) -> EntryRow {
     let held = match lock {
         Some(LockState::Held(held)) => Some(held),
-        Some(LockState::Free) | None => None,
+        _ => None,
     };
     let state = match &pending.consumer {
         Some(_) => "pending",

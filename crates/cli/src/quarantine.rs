@@ -163,7 +163,8 @@ impl Line {
                 new_entry: new.to_string(),
             },
             QuarantineRelease::Gone => Self::NotQuarantined { entry },
-            QuarantineRelease::Unreadable => Self::Unreadable { entry },
+            // Unreadable, or another reason why it stays in the quarantine.
+            _ => Self::Unreadable { entry },
         }
     }
 

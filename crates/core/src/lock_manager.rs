@@ -146,6 +146,7 @@ pub struct Session {
 
 /// How an open ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OpenOutcome {
     /// The session lives.
     Opened,
@@ -178,6 +179,7 @@ pub struct Acquire {
 
 /// How an acquire ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AcquireOutcome {
     /// Held now, with this token.
     Acquired(FencingToken),
@@ -271,6 +273,7 @@ pub struct Release {
 
 /// How a release ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ReleaseOutcome {
     /// It was held with this token, and is free.
     Released,
@@ -280,6 +283,7 @@ pub enum ReleaseOutcome {
 
 /// What an inspection saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LockState {
     /// Nobody holds it.
     Free,
@@ -289,6 +293,7 @@ pub enum LockState {
 
 /// How a take-over ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TakeOverOutcome {
     /// These are the caller's now, with these tokens.
     Taken {

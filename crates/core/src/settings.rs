@@ -25,6 +25,7 @@ pub enum ClaimMode {
 /// the client ends, whatever the policy is: somebody has to correct something. A call that
 /// has worked before is retried like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// How many attempts in a row may fail after the first; `None`: any number.
     pub retries: Option<u32>,
@@ -55,6 +56,14 @@ impl RetryPolicy {
             retries: Some(n),
             ..Self::UNLIMITED
         }
+    }
+
+    /// The same with these waits: `first` before the first retry, then doubling up to `max`.
+    ///
+    /// `first` is 1 ms to 1 h, and `max` at least `first`; whoever is given the policy checks.
+    #[must_use]
+    pub const fn with_waits(self, first: Duration, max: Duration) -> Self {
+        Self { first, max, ..self }
     }
 
     /// How long to wait after that many failures in a row; `None`: give up.

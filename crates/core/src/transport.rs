@@ -374,6 +374,7 @@ pub struct Quarantine {
 
 /// How a claim ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ClaimOutcome {
     /// The entry is pending at the claimer.
     Claimed {
@@ -395,6 +396,7 @@ pub enum ClaimOutcome {
 
 /// How a completion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CompleteOutcome {
     /// The entry is removed.
     Completed,
@@ -409,6 +411,7 @@ pub enum CompleteOutcome {
 
 /// How a hand back ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HandBackOutcome {
     /// The entry is free to be claimed.
     HandedBack,
@@ -423,6 +426,7 @@ pub enum HandBackOutcome {
 
 /// How a quarantining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum QuarantineOutcome {
     /// The entry is quarantined, and off the LBS.
     Quarantined,
@@ -439,6 +443,7 @@ pub enum QuarantineOutcome {
 
 /// How the release of a quarantined entry ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum QuarantineRelease {
     /// It is on the LBS again, under this id.
     Released(EntryId),

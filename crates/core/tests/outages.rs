@@ -145,10 +145,7 @@ fn a_producer_gives_up_as_its_retry_policy_says() {
         let began = sim.now();
         none.submit("s", Info::NONE).await.unwrap_err();
         assert_eq!(sim.now(), began);
-        let wrong = RetryPolicy {
-            first: Duration::ZERO,
-            ..RetryPolicy::UNLIMITED
-        };
+        let wrong = RetryPolicy::UNLIMITED.with_waits(Duration::ZERO, Duration::from_secs(1));
         let error = producer.retry(wrong).unwrap_err();
         assert!(
             error.to_string().starts_with("retry.first is 0ns"),

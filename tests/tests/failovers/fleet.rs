@@ -116,11 +116,10 @@ impl Fleet {
                 .backend(RedisBackend::new(url).unwrap())
                 .runtime(TokioRuntime::new())
                 .ttl(ttl)
-                .retry(RetryPolicy {
-                    retries: None,
-                    first: Duration::from_millis(20),
-                    max: Duration::from_millis(200),
-                })
+                .retry(
+                    RetryPolicy::UNLIMITED
+                        .with_waits(Duration::from_millis(20), Duration::from_millis(200)),
+                )
                 .start()
                 .unwrap();
             client.started().await.unwrap();

@@ -23,11 +23,8 @@ on_redis_with_smol!(
 );
 
 /// Waits only as long as these tests want to.
-const QUICK: RetryPolicy = RetryPolicy {
-    retries: None,
-    first: Duration::from_millis(20),
-    max: Duration::from_millis(200),
-};
+const QUICK: RetryPolicy =
+    RetryPolicy::UNLIMITED.with_waits(Duration::from_millis(20), Duration::from_millis(200));
 
 async fn a_server_that_restarts_empty_is_worked_with_again(mut world: World) {
     let mut a = world.start_with("a", |b| b.retry(QUICK)).await;
@@ -151,10 +148,8 @@ async fn without_retries_the_first_failure_later_terminates_with_its_reason(worl
 }
 
 async fn after_n_retries_the_client_terminates_with_its_reason(world: World) {
-    let policy = RetryPolicy {
-        first: Duration::from_millis(200),
-        ..RetryPolicy::times(3)
-    };
+    let policy = RetryPolicy::times(3);
+    let policy = policy.with_waits(Duration::from_millis(200), policy.max);
     let took = terminates(&world, policy).await;
     // Waits of 200, 400 and 800 ms, each shortened by at most half.
     assert!(took >= Duration::from_millis(700), "took {took:?}");

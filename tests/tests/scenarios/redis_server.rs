@@ -50,11 +50,8 @@ on_redis_with_smol!(
     an_owner_whose_server_is_frozen_loses_its_lease_on_time,
 );
 
-const QUICK: RetryPolicy = RetryPolicy {
-    retries: None,
-    first: Duration::from_millis(20),
-    max: Duration::from_millis(200),
-};
+const QUICK: RetryPolicy =
+    RetryPolicy::UNLIMITED.with_waits(Duration::from_millis(20), Duration::from_millis(200));
 
 /// The group's `lag` never comes down again once entries were removed that nobody had
 /// had; consumers read without blocking then, 30,000 times a second.
@@ -420,10 +417,8 @@ async fn another_services_expired_lock_with_the_same_entry_id_is_left_alone(worl
 
 async fn a_server_that_is_gone_for_good_terminates_by_the_retry_policy(world: World) {
     let mut world = world;
-    let policy = RetryPolicy {
-        first: Duration::from_millis(50),
-        ..RetryPolicy::times(2)
-    };
+    let policy = RetryPolicy::times(2);
+    let policy = policy.with_waits(Duration::from_millis(50), policy.max);
     let mut a = world.start_with("a", |b| b.retry(policy)).await;
     world.submit_with_info([("s".to_owned(), Info::NONE)]).await;
     let lease = a.lease().await;

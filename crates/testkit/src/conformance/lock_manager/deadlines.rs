@@ -76,7 +76,7 @@ pub async fn a_beat_gives_the_whole_ttl_again(
     let held = [t.hold(&a, &s).await];
     let remaining = async || match t.state(&s).await {
         LockState::Held(held) => held.remaining,
-        LockState::Free => panic!("nobody released it"),
+        other => panic!("{other:?}, and nobody released it"),
     };
     pass(&*t.runtime, Duration::from_secs(1)).await;
     let before = remaining().await;
@@ -101,7 +101,7 @@ pub async fn a_beat_leaves_alone_what_it_does_not_name(
     let held = t.hold_all(&a, &streams("s", 2)).await;
     let remaining = async |lease: &LeaseRef| match t.state(&lease.stream).await {
         LockState::Held(held) => held.remaining,
-        LockState::Free => panic!("nobody released it"),
+        other => panic!("{other:?}, and nobody released it"),
     };
     pass(&*t.runtime, Duration::from_secs(1)).await;
     let (named, other) = (remaining(&held[0]).await, remaining(&held[1]).await);

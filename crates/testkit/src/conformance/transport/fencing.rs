@@ -292,7 +292,7 @@ pub async fn racing_claims_end_at_the_greatest_token(
                 ClaimOutcome::Stale { seen } => {
                     assert!(seen > FencingToken(token), "{seen} refused {token}")
                 }
-                ClaimOutcome::Gone => panic!("{entry} is gone"),
+                other => panic!("{entry}: {other:?}"),
             }
         }
         let pending = t.pending(entry).await.expect("pending");

@@ -212,10 +212,7 @@ impl World {
         // Recovery takes a few TTLs whatever the policy's longest wait is.
         settings.retry = match slot % 2 {
             0 => RetryPolicy::UNLIMITED,
-            _ => RetryPolicy {
-                max: ttl,
-                ..RetryPolicy::UNLIMITED
-            },
+            _ => RetryPolicy::UNLIMITED.with_waits(RetryPolicy::UNLIMITED.first, ttl),
         };
         settings.quarantine_after = [None, Some(2), Some(5), Some(5)][self.rng.below(4) as usize];
         if self.plan.forgets {
