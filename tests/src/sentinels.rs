@@ -83,22 +83,28 @@ impl Sentinels {
         &mut self.sentinels[index]
     }
 
-    /// Which server a sentinel that answers names the primary.
+    /// Which server most of the sentinels that answer name the primary.
     pub fn primary(&self) -> usize {
-        wait_for_blocking("a sentinel that names a primary", WITHIN, || {
-            self.sentinels.iter().find_map(|sentinel| {
-                let connection = redis::Client::open(sentinel.url())
-                    .ok()?
-                    .get_connection_with_timeout(Duration::from_millis(300));
-                let mut connection = connection.ok()?;
-                let limit = Some(Duration::from_millis(300));
-                connection.set_read_timeout(limit).ok()?;
-                let mut ask = redis::cmd("SENTINEL");
-                ask.arg("GET-MASTER-ADDR-BY-NAME").arg(NAME);
-                let (_, port): (String, u16) = ask.query(&mut connection).ok()?;
-                self.servers.iter().position(|server| server.port() == port)
-            })
+        wait_for_blocking("sentinels that agree on a primary", WITHIN, || {
+            let named: Vec<usize> = self
+                .sentinels
+                .iter()
+                .filter_map(|sentinel| self.named_by(sentinel))
+                .collect();
+            let votes = |server: &usize| named.iter().filter(|other| *other == server).count();
+            (0..self.servers.len()).find(|server| 2 * votes(server) > named.len())
         })
+    }
+
+    fn named_by(&self, sentinel: &RedisServer) -> Option<usize> {
+        let limit = Duration::from_millis(300);
+        let client = redis::Client::open(sentinel.url()).ok()?;
+        let mut connection = client.get_connection_with_timeout(limit).ok()?;
+        connection.set_read_timeout(Some(limit)).ok()?;
+        let mut ask = redis::cmd("SENTINEL");
+        ask.arg("GET-MASTER-ADDR-BY-NAME").arg(NAME);
+        let (_, port): (String, u16) = ask.query(&mut connection).ok()?;
+        self.servers.iter().position(|server| server.port() == port)
     }
 
     /// Has the sentinels replace the primary, which knows nothing of it and goes on

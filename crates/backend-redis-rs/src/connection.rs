@@ -37,7 +37,7 @@ use redis_rs::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis_rs::{Cmd, ConnectionInfo, Pipeline, RedisError, Value, cmd};
 use streamlease_core::{BoxFuture, Error, ErrorKind, Result};
 
-use self::attempt::{ANOTHER_AFTER, connect};
+use self::attempt::{ANOTHER_AFTER, Attempt, connect};
 use self::connector::Connector;
 use self::pool::Pool;
 use self::route::Route;
@@ -60,7 +60,9 @@ const YOUNG: Duration = Duration::from_millis(50);
 /// For how long a server may say that it is not ready before the name is looked up
 /// anew: it may have a successor.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two of these tries.
+/// After a connect that took so long the owner is asked for once more.
+const LATE: Duration = Duration::from_millis(100);
+/// Between two tries of a call that nobody has executed.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Scripts sent in one go.
@@ -124,7 +126,7 @@ impl std::fmt::Debug for Server {
 
 impl Access {
     /// Finds the owner and connects to it, within the limit.
-    async fn connect<T: 'static>(
+    async fn connect<T: Send + 'static>(
         self: Arc<Self>,
         pool: Arc<Pool>,
         what: &'static str,
@@ -149,34 +151,48 @@ impl Access {
         connected.unwrap_or_else(|| Err(from_redis(&context, timed_out())))
     }
 
-    async fn connect_once<T>(
+    async fn connect_once<T: Send>(
         self: Arc<Self>,
         pool: Arc<Pool>,
         what: &'static str,
         dial: impl Fn(Arc<Self>, String, ConnectionInfo) -> BoxFuture<'static, Result<T>>,
     ) -> Result<T> {
-        let search = pool.owner(|| {
-            let access = self.clone();
-            async move { access.route.find(&access.connector).await }
-        });
+        let search = self.search(&pool);
         search.wait().await;
         let owner = search.share()?;
         match pool.lead_to(&owner) {
             Some(is_new) if is_new => self.route.watch(&pool, &owner),
             Some(_) => {}
-            None => return Err(Error::new(ErrorKind::Unavailable, "the owner has changed")),
+            None => return Err(has_changed()),
         }
         let context = match self.route.is_asked_for() {
             true => self.context(&format!("{what} to {}", owner.addr())),
             false => self.context(what),
         };
         let (access, address) = (self.clone(), owner.addr().clone());
+        let began = Instant::now();
         let connected = dial(self, context, owner).await;
         if connected.is_err() {
             access.route.doubt(Some(address));
             pool.forget_owner(&search);
+        } else if access.route.is_asked_for() && began.elapsed() >= LATE {
+            // It may have been frozen, and replaced meanwhile, and take itself for the owner.
+            pool.doubt_owner();
+            let search = access.search(&pool);
+            search.wait().await;
+            if pool.lead_to(&search.share()?).is_none() {
+                return Err(has_changed());
+            }
         }
         connected
+    }
+
+    /// The owner, or the search for it.
+    fn search(self: &Arc<Self>, pool: &Pool) -> Arc<Attempt<ConnectionInfo>> {
+        pool.owner(|| {
+            let access = self.clone();
+            async move { access.route.find(&access.connector).await }
+        })
     }
 
     fn context(&self, what: &str) -> String {
@@ -601,6 +617,10 @@ impl Lifetime {
     pub(crate) async fn ended(&self) {
         self.0.ended().await;
     }
+}
+
+fn has_changed() -> Error {
+    Error::new(ErrorKind::Unavailable, "the owner has changed")
 }
 
 fn is_answer_put_off(reply: &Value) -> bool {

@@ -160,3 +160,36 @@ fn a_primary_that_was_replaced_by_hand_is_left_though_it_still_accepts_writes() 
         assert!(backend.notifier.subscribe().await.is_ok());
     });
 }
+
+/// Runs what blocks on a thread of its own while others go on.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(work);
+    while !thread.is_finished() {
+        pause(Duration::from_millis(2)).await;
+    }
+    thread.join().unwrap()
+}
+
+#[test]
+fn a_connect_that_a_thawed_primary_answers_late_does_not_count() {
+    on_both(|| async {
+        let all = Arc::new(Sentinels::start());
+        let backend = orders_at(&all.url());
+        all.server(0).freeze();
+        // Still named, and nothing is answered.
+        let late = async {
+            while backend.transport.prepare().await.is_err() {
+                pause(Duration::from_millis(5)).await;
+            }
+        };
+        let thaw = async {
+            let asked = all.clone();
+            let new = on_a_thread(move || asked.primary_after(0)).await;
+            all.server(0).thaw();
+            new
+        };
+        let ((), new) = soon(futures_lite::future::zip(late, thaw)).await;
+        let has = |index: usize| all.server(index).run::<usize>(&["EXISTS", "orders-input"]);
+        assert_eq!(has(new), 1, "the former one's word was taken: {}", has(0));
+    });
+}

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::deployment::Mode;
 use crate::faults::{DECIDING_KEYS, Fault, OTHER_PASSWORD, SPARE_KEYS};
 use crate::plan::{Class, Rng, WORKERS};
 
@@ -12,7 +13,10 @@ const FIRST: usize = 20;
 /// Kinds of the second list; the last five only where writes may be lost.
 const SECOND: usize = 22;
 
-/// Kinds by name, all keys of the service taken for one.
+/// Kinds of the third list, of what happens to one owner among several servers.
+const THIRD: usize = 5;
+
+/// Kinds by name on one server, all keys of the service taken for one.
 pub(crate) const KINDS: usize = 40;
 
 /// What is drawn.
@@ -20,6 +24,7 @@ pub(crate) const KINDS: usize = 40;
 pub(crate) struct Wish<'a> {
     pub(crate) seed: u64,
     pub(crate) class: Class,
+    pub(crate) mode: Mode,
     pub(crate) ttl: Duration,
     pub(crate) length: Duration,
     /// Nothing else than what has one of these in its kind.
@@ -31,7 +36,11 @@ pub(crate) struct Wish<'a> {
 impl Wish<'_> {
     fn allows(&self, fault: &Fault) -> bool {
         let is_named = || self.only.iter().any(|text| fault.kind().contains(text));
-        (self.only.is_empty() || is_named()) && !(self.harmless && fault.may_cost_leases())
+        let is_possible =
+            fault.suits(self.mode) && (self.class == Class::Lossy || !fault.is_lossy());
+        is_possible
+            && (self.only.is_empty() || is_named())
+            && !(self.harmless && fault.may_cost_leases())
     }
 }
 
@@ -50,6 +59,15 @@ pub(crate) fn draw(wish: Wish<'_>) -> Vec<(Duration, Fault)> {
     let mut faults = draw_list(wish, &mut Rng(wish.seed ^ 0xFA17), first, draw_first);
     let more = draw_list(wish, &mut Rng(wish.seed ^ 0x0BE7), second, draw_second);
     faults.extend(more);
+    if wish.mode != Mode::Name {
+        let third = (THIRD, millis(2_500), millis(5_000));
+        faults.extend(draw_list(
+            wish,
+            &mut Rng(wish.seed ^ 0x0C1A),
+            third,
+            draw_third,
+        ));
+    }
     faults.sort_by_key(|(at, _)| *at);
     faults
 }
@@ -232,6 +250,21 @@ fn draw_second(rng: &mut Rng, kind: usize, ttl: Duration) -> Fault {
         },
         20 => Fault::DeleteLbs,
         _ => Fault::SpoilRecord,
+    }
+}
+
+fn draw_third(rng: &mut Rng, kind: usize, ttl: Duration) -> Fault {
+    let mut ttls = |from: f64, to: f64| rng.between(ttl.mul_f64(from), ttl.mul_f64(to));
+    match kind {
+        0 => Fault::KillOwner {
+            down: ttls(0.0, 1.5),
+        },
+        1 => Fault::FreezeOwner {
+            time: ttls(0.0, 2.0),
+        },
+        2 => Fault::ReplaceByAgreement,
+        3 => Fault::ReplaceByHand,
+        _ => Fault::MoveSlot,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::deployment::Mode;
+
 /// For [`Fault::NoRights`]: not a right, but what a login needs.
 pub(crate) const OTHER_PASSWORD: &str = ">another";
 
@@ -165,6 +167,21 @@ pub(crate) enum Fault {
         rate: u32,
         time: Duration,
     },
+    /// SIGKILL of the server that owns the service; it comes back so long after another one
+    /// has taken its part.
+    KillOwner {
+        down: Duration,
+    },
+    /// SIGSTOP of it, until so long after that.
+    FreezeOwner {
+        time: Duration,
+    },
+    /// `CLUSTER FAILOVER`. Nothing that was acknowledged is lost.
+    ReplaceByAgreement,
+    /// `SENTINEL FAILOVER`: the old one accepts for a while what is lost then.
+    ReplaceByHand,
+    /// The slot of the service moves to another node, key by key.
+    MoveSlot,
     /// Connections are cut, and new ones take long to make.
     SlowConnect {
         worker: usize,
@@ -252,6 +269,36 @@ impl Fault {
             Self::StartBeforeServer { .. } => "start before the server",
             Self::SlowLink { .. } => "large infos on a slow link",
             Self::SlowConnect { .. } => "slow connect",
+            Self::KillOwner { .. } => "owner killed",
+            Self::FreezeOwner { .. } => "owner frozen",
+            Self::ReplaceByAgreement => "owner replaced by agreement",
+            Self::ReplaceByHand => "owner replaced by hand",
+            Self::MoveSlot => "slot moved",
+        }
+    }
+
+    /// Whether it can happen where Redis is so.
+    pub(crate) fn suits(&self, mode: Mode) -> bool {
+        match self {
+            Self::KillOwner { .. } | Self::FreezeOwner { .. } => mode != Mode::Name,
+            Self::ReplaceByAgreement | Self::MoveSlot => mode == Mode::Cluster,
+            Self::ReplaceByHand => mode == Mode::Sentinel,
+            // No proxy is on the way, and no server is the only one.
+            Self::Kill { .. }
+            | Self::Restart { .. }
+            | Self::Terminate { .. }
+            | Self::StopShort { .. }
+            | Self::StopLong { .. }
+            | Self::Twin { .. }
+            | Self::ScriptFlush
+            | Self::ClientKill { .. }
+            | Self::ForgetLiving { .. }
+            | Self::ForgetDead { .. }
+            | Self::Acknowledge { .. }
+            | Self::SetId { .. }
+            | Self::OddSession
+            | Self::Malformed => true,
+            _ => mode == Mode::Name,
         }
     }
 
@@ -283,6 +330,9 @@ impl Fault {
             Self::RedisForgets { .. }
             | Self::FlushAll
             | Self::PromoteReplica { .. }
+            | Self::KillOwner { .. }
+            | Self::FreezeOwner { .. }
+            | Self::ReplaceByHand
             | Self::Evict { .. }
             | Self::DeleteLbs
             | Self::SpoilRecord => true,

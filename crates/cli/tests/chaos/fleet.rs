@@ -25,6 +25,8 @@ pub(crate) struct Recipe {
     pub(crate) ttl: Duration,
     pub(crate) locks: Locks,
     pub(crate) ledger: String,
+    /// Where Redis is, if no proxy leads there.
+    pub(crate) url: Option<String>,
 }
 
 #[derive(Debug)]
@@ -315,7 +317,10 @@ impl Fleet {
             Locks::Session => "session",
         };
         let (user, addr) = (user(post), self.posts[post].proxy.addr());
-        let redis = format!("redis://{user}:{PASSWORD}@{addr}/0");
+        let redis = match &self.recipe.url {
+            Some(url) => url.replacen("://", &format!("://{user}:{PASSWORD}@"), 1),
+            None => format!("redis://{user}:{PASSWORD}@{addr}/0"),
+        };
         let mut command = Command::new(env!("CARGO_BIN_EXE_streamlease"));
         command
             .args(["work", "--json", "--service", SERVICE, "--consumer", &name])

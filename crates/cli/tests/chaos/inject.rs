@@ -156,9 +156,49 @@ impl Round<'_> {
                 self.servers.is_up = false;
                 self.later(down, Task::RedisUp);
             }
+            Fault::KillOwner { .. }
+            | Fault::FreezeOwner { .. }
+            | Fault::ReplaceByAgreement
+            | Fault::ReplaceByHand
+            | Fault::MoveSlot => return self.trouble_owner(fault),
             Fault::FailOver => return self.begin_role_change(None),
             Fault::PromoteReplica { gap } => return self.begin_role_change(Some(gap)),
             order => return self.order(order).unwrap_or(false),
+        }
+        true
+    }
+
+    /// Waits until another one is the owner: what comes meanwhile comes late.
+    fn trouble_owner(&mut self, fault: Fault) -> bool {
+        let Some(deployment) = &mut self.servers.deployment else {
+            return false;
+        };
+        // Nobody could take its part.
+        if !deployment.is_whole() {
+            return false;
+        }
+        let owner = deployment.owner();
+        match fault {
+            Fault::KillOwner { down } => {
+                deployment.server_mut(owner).kill();
+                deployment.owner_after(owner);
+                self.later(down, Task::NodeUp(owner));
+                self.lost_now();
+            }
+            Fault::FreezeOwner { time } => {
+                deployment.server(owner).freeze();
+                deployment.owner_after(owner);
+                self.later(time, Task::NodeThaw(owner));
+                self.lost_now();
+            }
+            Fault::ReplaceByHand => {
+                deployment.fail_over();
+                // By then everybody has asked the sentinels again.
+                self.later(Duration::from_secs(2), Task::Lost);
+            }
+            Fault::ReplaceByAgreement => deployment.fail_over(),
+            Fault::MoveSlot => return deployment.move_slot(),
+            other => unreachable!("{other:?} is no trouble of an owner"),
         }
         true
     }

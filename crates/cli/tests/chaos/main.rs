@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod check;
+mod deployment;
 mod draw;
 mod faults;
 mod fleet;
@@ -30,17 +31,29 @@ use std::time::{Duration, Instant};
 
 use streamlease_tests::in_real_time;
 
+use crate::deployment::Mode;
 use crate::draw::Wish;
 use crate::plan::{Class, Locks, Plan};
 use crate::round::Outcome;
 
 pub(crate) const SERVICE: &str = "chaos";
 
-/// As test runners know the short run.
-const NAME: &str = "nothing_is_lost_and_no_stale_write_gets_in";
+/// As test runners know the short runs.
+const NAMES: [(&str, Mode); 3] = [
+    ("nothing_is_lost_and_no_stale_write_gets_in", Mode::Name),
+    (
+        "nothing_is_lost_on_a_cluster_but_what_was_not_replicated",
+        Mode::Cluster,
+    ),
+    (
+        "nothing_is_lost_behind_sentinels_but_what_was_not_replicated",
+        Mode::Sentinel,
+    ),
+];
 
 const USAGE: &str = "options: --minutes N (else the short run), --seed S (default 1), \
     --rounds N (that many, however long they take), --class durable|lossy (else drawn), \
+    --mode name|cluster|sentinel (where Redis is; one server behind a name if not given), \
     --only TEXT (only faults whose name has it; may be given again)";
 
 /// For how long faults come in a round of the long run.
@@ -72,12 +85,18 @@ fn main() -> ExitCode {
             "lossy" => Class::Lossy,
             _ => panic!("{USAGE}"),
         });
+        let mode = match values("--mode").first().map(|mode| &***mode) {
+            None | Some("name") => Mode::Name,
+            Some("cluster") => Mode::Cluster,
+            Some("sentinel") => Mode::Sentinel,
+            Some(_) => panic!("{USAGE}"),
+        };
         let only: Vec<String> = values("--only").into_iter().cloned().collect();
         return long(
             seed,
             minutes.unwrap_or(0),
             rounds.unwrap_or(0),
-            class,
+            (class, mode),
             &only,
         );
     }
@@ -90,7 +109,9 @@ fn as_test(args: &[String]) -> ExitCode {
     if has("--list") {
         // None is ignored.
         if !has("--ignored") {
-            println!("{NAME}: test");
+            for (name, _) in NAMES {
+                println!("{name}: test");
+            }
         }
         return ExitCode::SUCCESS;
     }
@@ -106,12 +127,39 @@ fn as_test(args: &[String]) -> ExitCode {
             filters.push(arg);
         }
     }
-    let named = |filters: &[&String]| filters.iter().any(|filter| NAME.contains(&***filter));
-    if !filters.is_empty() && !named(&filters) || named(&skips) || has("--ignored") {
+    let is_named =
+        |name: &str, filters: &[&String]| filters.iter().any(|filter| name.contains(&***filter));
+    let asked = NAMES.into_iter().filter(|(name, _)| {
+        (filters.is_empty() || is_named(name, &filters)) && !is_named(name, &skips)
+    });
+    let asked: Vec<_> = asked.filter(|_| !has("--ignored")).collect();
+    if asked.is_empty() {
         println!("0 tests");
         return ExitCode::SUCCESS;
     }
     let mut summary = Summary::default();
+    for (name, mode) in asked {
+        let failed = summary.failed;
+        match mode {
+            Mode::Name => run_short(&mut summary),
+            _ => {
+                for plan in short_of(mode) {
+                    let outcome = round::run(&plan);
+                    summary.count(&plan, outcome);
+                }
+            }
+        }
+        let verdict = if summary.failed == failed {
+            "ok"
+        } else {
+            "FAILED"
+        };
+        println!("test {name} ... {verdict}");
+    }
+    summary.conclude()
+}
+
+fn run_short(summary: &mut Summary) {
     let plans = short();
     let planned = plans.iter().flat_map(|plan| &plan.faults);
     let kinds: BTreeSet<_> = planned
@@ -125,12 +173,22 @@ fn as_test(args: &[String]) -> ExitCode {
         };
         summary.count(plan, outcome);
     }
-    let code = summary.conclude();
-    println!(
-        "test {NAME} ... {}",
-        if summary.failed == 0 { "ok" } else { "FAILED" }
-    );
-    code
+}
+
+/// What happens to owners, with and without losses.
+fn short_of(mode: Mode) -> [Plan; 2] {
+    [(1, Class::Durable), (2, Class::Lossy)].map(|(seed, class)| {
+        let wish = Wish {
+            seed,
+            class,
+            mode,
+            ttl: Duration::from_secs(1),
+            length: Duration::from_secs(16),
+            only: &[],
+            harmless: false,
+        };
+        Plan::new(Locks::Session, wish)
+    })
 }
 
 /// Together they have each kind of fault.
@@ -147,6 +205,7 @@ fn short() -> [Plan; 5] {
         let wish = Wish {
             seed,
             class,
+            mode: Mode::Name,
             // A machine that does other things, too, shall not cost the one with which
             // nobody may lose a lease any.
             ttl: Duration::from_secs(if harmless { 2 } else { 1 }),
@@ -172,12 +231,18 @@ fn run_in_real_time(plan: &Plan) -> Outcome {
     })
 }
 
-fn long(seed: u64, minutes: u64, rounds: u64, class: Option<Class>, only: &[String]) -> ExitCode {
+fn long(
+    seed: u64,
+    minutes: u64,
+    rounds: u64,
+    (class, mode): (Option<Class>, Mode),
+    only: &[String],
+) -> ExitCode {
     let until = Instant::now() + Duration::from_secs(minutes * 60);
     let mut summary = Summary::default();
     let mut done = 0;
     while Instant::now() < until || done < rounds {
-        let plan = Plan::drawn(seed + done, class, ROUND, only);
+        let plan = Plan::drawn(seed + done, class, mode, ROUND, only);
         summary.count(&plan, round::run(&plan));
         done += 1;
     }
@@ -210,10 +275,11 @@ impl Summary {
             ..
         } = outcome;
         println!(
-            "seed {} ({:?}, {:?} locks, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
+            "seed {} ({:?}, {:?}, {:?} locks, ttl {:?}): {} faults, {announced} announced, {completed} completed, \
              {takeovers} takeovers, {refused} stale writes refused, overlap {overlap:?}, \
              converged after {:.1}s of {:?}",
             plan.seed,
+            plan.mode,
             plan.class,
             plan.locks,
             plan.ttl,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::deployment::Mode;
 use crate::draw::{Wish, draw};
 use crate::faults::Fault;
 
@@ -31,6 +32,7 @@ pub(crate) enum Locks {
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) class: Class,
+    pub(crate) mode: Mode,
     pub(crate) ttl: Duration,
     pub(crate) locks: Locks,
     /// How long faults and new streams come.
@@ -54,6 +56,7 @@ impl Plan {
     pub(crate) fn drawn(
         seed: u64,
         class: Option<Class>,
+        mode: Mode,
         length: Duration,
         only: &[String],
     ) -> Self {
@@ -63,12 +66,16 @@ impl Plan {
             _ => Class::Durable,
         };
         let ttl = Duration::from_millis([600, 1_000, 2_000][rng.below(3)]);
-        let locks = [Locks::PerStream, Locks::Session][rng.below(2)];
+        let locks = match [Locks::PerStream, Locks::Session][rng.below(2)] {
+            _ if mode == Mode::Cluster => Locks::Session,
+            drawn => drawn,
+        };
         Self::new(
             locks,
             Wish {
                 seed,
                 class: class.unwrap_or(drawn),
+                mode,
                 ttl,
                 length,
                 only,
@@ -81,6 +88,7 @@ impl Plan {
         let Wish {
             seed,
             class,
+            mode,
             ttl,
             length,
             ..
@@ -96,6 +104,7 @@ impl Plan {
         Self {
             seed,
             class,
+            mode,
             ttl,
             locks,
             length,

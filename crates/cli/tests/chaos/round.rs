@@ -8,6 +8,7 @@ use streamlease_tests::Proxy;
 
 use crate::SERVICE;
 use crate::check;
+use crate::deployment::Mode;
 use crate::faults::Fault;
 use crate::fleet::{Fleet, Recipe};
 use crate::inject::RoleChange;
@@ -110,6 +111,11 @@ pub(crate) enum Task {
     Press(Instant),
     /// Limits, rights and settings are as at the start.
     Restore,
+    /// A former owner comes back.
+    NodeUp(usize),
+    NodeThaw(usize),
+    /// What was acknowledged until now may be gone.
+    Lost,
 }
 
 pub(crate) struct Round<'a> {
@@ -136,12 +142,14 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
 
 impl<'a> Round<'a> {
     fn start(plan: &'a Plan) -> Self {
-        let servers = Servers::start(plan.class);
-        let ledger = Ledger::start((plan.class == Class::Durable).then(|| servers.url()));
+        let servers = Servers::start(plan.class, plan.mode);
+        let is_looked_at = plan.class == Class::Durable && plan.mode == Mode::Name;
+        let ledger = Ledger::start(is_looked_at.then(|| servers.url()));
         let recipe = Recipe {
             ttl: plan.ttl,
             locks: plan.locks,
             ledger: ledger.addr().to_string(),
+            url: (plan.mode != Mode::Name).then(|| servers.url()),
         };
         let fleet = Fleet::start(recipe, servers.addr());
         let producer = Announcer::start(servers.url(), SERVICE);
@@ -299,6 +307,19 @@ impl<'a> Round<'a> {
             Task::FastLink(worker) => self.fleet.proxy(worker).set_rate(None),
             Task::ChangeRoles(step) => self.change_roles(step),
             Task::Press(until) => self.press(until),
+            Task::NodeUp(index) => {
+                if let Some(deployment) = &mut self.servers.deployment {
+                    deployment.server_mut(index).start_again();
+                }
+                self.note(&format!("server {index} is up again"));
+            }
+            Task::NodeThaw(index) => {
+                if let Some(deployment) = &self.servers.deployment {
+                    deployment.server(index).thaw();
+                }
+                self.note(&format!("server {index} is thawed"));
+            }
+            Task::Lost => self.lost_now(),
             Task::Restore if !self.servers.answers() => {
                 self.later(Duration::from_millis(50), Task::Restore);
             }

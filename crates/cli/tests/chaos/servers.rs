@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use redis::{FromRedisValue, RedisResult, Value};
-use streamlease_tests::{Proxy, RedisServer};
+use streamlease_tests::{Proxy, RedisServer, RedisServerBuilder};
 
 use crate::SERVICE;
+use crate::deployment::{Deployment, Mode};
 use crate::plan::{Class, WORKERS};
 
 /// Of every worker's user.
@@ -26,17 +27,27 @@ pub(crate) struct Servers {
     master: usize,
     class: Class,
     name: Proxy,
+    /// Instead of these two.
+    pub(crate) deployment: Option<Deployment>,
     pub(crate) is_up: bool,
     pub(crate) is_frozen: bool,
     pub(crate) is_changing_roles: bool,
 }
 
 impl Servers {
-    pub(crate) fn start(class: Class) -> Self {
-        let first = start(class);
+    pub(crate) fn start(class: Class, mode: Mode) -> Self {
+        let deployment = Deployment::start(mode, |server| with_users(class, server));
+        let (name, all) = match &deployment {
+            None => {
+                let first = start(class);
+                (Proxy::start(first.addr()), vec![first])
+            }
+            Some(deployment) => (Proxy::start(deployment.server(0).addr()), Vec::new()),
+        };
         Self {
-            name: Proxy::start(first.addr()),
-            all: vec![first],
+            name,
+            all,
+            deployment,
             master: 0,
             class,
             is_up: true,
@@ -47,12 +58,18 @@ impl Servers {
 
     /// Where whoever suffers no faults of the network of its own finds Redis.
     pub(crate) fn url(&self) -> String {
-        self.name.url()
+        match &self.deployment {
+            Some(deployment) => deployment.url(),
+            None => self.name.url(),
+        }
     }
 
     /// The one whose word counts.
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.all[self.master].addr()
+        match &self.deployment {
+            Some(deployment) => deployment.server(0).addr(),
+            None => self.all[self.master].addr(),
+        }
     }
 
     pub(crate) fn master(&mut self) -> &mut RedisServer {
@@ -66,7 +83,10 @@ impl Servers {
 
     /// Gives an order to the master.
     pub(crate) fn order<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
-        order(&self.all[self.master], words)
+        match &self.deployment {
+            Some(deployment) => deployment.order(|owner| order(owner, words)),
+            None => order(&self.all[self.master], words),
+        }
     }
 
     pub(crate) fn script<T: FromRedisValue>(&self, lua: &str, keys: &[&str]) -> RedisResult<T> {
@@ -170,7 +190,10 @@ impl Servers {
 
     /// What both have said.
     pub(crate) fn log(&self) -> String {
-        self.all.iter().map(RedisServer::log).collect()
+        match &self.deployment {
+            Some(deployment) => deployment.log(),
+            None => self.all.iter().map(RedisServer::log).collect(),
+        }
     }
 
     fn other(&self) -> &RedisServer {
@@ -201,22 +224,24 @@ pub(crate) fn key(name: &str) -> String {
 }
 
 fn start(class: Class) -> RedisServer {
+    let server = RedisServer::builder().config("repl-diskless-sync-delay 0");
+    with_users(class, server).start()
+}
+
+fn with_users(class: Class, builder: RedisServerBuilder) -> RedisServerBuilder {
     let fsync = match class {
         Class::Durable => "appendfsync always",
         Class::Lossy => "appendfsync everysec",
     };
-    let mut builder = RedisServer::builder()
-        .append_only()
-        .config(fsync)
-        .config("repl-diskless-sync-delay 0");
+    let mut builder = builder.append_only().config(fsync);
     for worker in 0..WORKERS {
         let user = user(worker);
         builder = builder.config(format!("user {user} on >{PASSWORD} ~* &* +@all"));
     }
-    builder.start()
+    builder
 }
 
-fn order<T: FromRedisValue>(server: &RedisServer, words: &[&str]) -> RedisResult<T> {
+pub(crate) fn order<T: FromRedisValue>(server: &RedisServer, words: &[&str]) -> RedisResult<T> {
     let connection = server.connection();
     connection.set_read_timeout(Some(PATIENCE))?;
     let mut connection = connection;

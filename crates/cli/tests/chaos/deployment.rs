@@ -1,0 +1,162 @@
+//! [`Deployment`]: servers of which each may be the owner, on a cluster or behind sentinels.
+//!
+//! Workers find the owner by themselves; there is no proxy on their way, as nodes and
+//! sentinels name themselves. So there are the faults of processes, and those of the owner.
+
+use std::time::{Duration, Instant};
+
+use redis::{FromRedisValue, RedisResult};
+use streamlease_tests::{Cluster, RedisServer, RedisServerBuilder, Sentinels};
+
+use crate::SERVICE;
+
+/// By then an order was taken by the owner, whoever that is.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// `--mode`: where Redis is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
+    /// One server behind a name, with proxies between.
+    Name,
+    Cluster,
+    Sentinel,
+}
+
+#[derive(Debug)]
+pub(crate) enum Deployment {
+    Cluster(Box<Cluster>),
+    Sentinel(Box<Sentinels>),
+}
+
+impl Deployment {
+    pub(crate) fn start(
+        mode: Mode,
+        settings: impl Fn(RedisServerBuilder) -> RedisServerBuilder,
+    ) -> Option<Self> {
+        match mode {
+            Mode::Name => None,
+            Mode::Cluster => Some(Self::Cluster(Box::new(Cluster::with(settings)))),
+            Mode::Sentinel => {
+                let all = Sentinels::with(settings, |sentinel| sentinel);
+                Some(Self::Sentinel(Box::new(all)))
+            }
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::Cluster(cluster) => cluster.url(),
+            Self::Sentinel(all) => all.url(),
+        }
+    }
+
+    /// Which server owns the service.
+    pub(crate) fn owner(&self) -> usize {
+        match self {
+            Self::Cluster(cluster) => cluster.owner_of(&lbs()),
+            Self::Sentinel(all) => all.primary(),
+        }
+    }
+
+    /// Gives the owner an order, as soon as there is one that takes it.
+    pub(crate) fn order<T: FromRedisValue>(
+        &self,
+        give: impl Fn(&RedisServer) -> RedisResult<T>,
+    ) -> RedisResult<T> {
+        let began = Instant::now();
+        loop {
+            let answer = give(self.server(self.owner()));
+            let passes = |err: &redis::RedisError| {
+                err.is_io_error()
+                    || [
+                        "READONLY",
+                        "MOVED",
+                        "CLUSTERDOWN",
+                        "ASK",
+                        "TRYAGAIN",
+                        "LOADING",
+                    ]
+                    .iter()
+                    .any(|code| err.code() == Some(*code))
+            };
+            match answer {
+                Err(err) if passes(&err) && began.elapsed() < WITHIN => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Waits until another one than `before` is the owner.
+    pub(crate) fn owner_after(&self, before: usize) -> usize {
+        match self {
+            Self::Cluster(cluster) => cluster.owner_after(&lbs(), before),
+            Self::Sentinel(all) => all.primary_after(before),
+        }
+    }
+
+    /// Has a replica take the owner's part.
+    pub(crate) fn fail_over(&self) {
+        match self {
+            Self::Cluster(cluster) => cluster.fail_over(&lbs()),
+            Self::Sentinel(all) => all.fail_over(),
+        };
+    }
+
+    /// Moves the service's slot to another primary. Whether there is one.
+    pub(crate) fn move_slot(&self) -> bool {
+        let Self::Cluster(cluster) = self else {
+            return false;
+        };
+        let owner = cluster.owner_of(&lbs());
+        let to = cluster.primaries().into_iter().find(|node| *node != owner);
+        let Some(to) = to else {
+            return false;
+        };
+        cluster.move_slot(cluster.slot_of(&lbs()), owner, to);
+        cluster.owner_after(&lbs(), owner);
+        true
+    }
+
+    pub(crate) fn server(&self, index: usize) -> &RedisServer {
+        match self {
+            Self::Cluster(cluster) => cluster.node(index),
+            Self::Sentinel(all) => all.server(index),
+        }
+    }
+
+    pub(crate) fn server_mut(&mut self, index: usize) -> &mut RedisServer {
+        match self {
+            Self::Cluster(cluster) => cluster.node_mut(index),
+            Self::Sentinel(all) => all.server_mut(index),
+        }
+    }
+
+    /// Waits until each primary has a replica again that follows, so that the next fault
+    /// meets what the first one met.
+    pub(crate) fn is_whole(&self) -> bool {
+        let owner = self.server(self.owner());
+        let info = crate::servers::order::<String>(owner, &["INFO", "replication"]);
+        let replicas = match self {
+            Self::Cluster(_) => 1,
+            Self::Sentinel(_) => 2,
+        };
+        info.is_ok_and(|info| {
+            let online = info.lines().filter(|line| line.contains("state=online"));
+            online.count() >= replicas
+        })
+    }
+
+    pub(crate) fn log(&self) -> String {
+        let servers = match self {
+            Self::Cluster(cluster) => cluster.len(),
+            Self::Sentinel(_) => 3,
+        };
+        (0..servers).map(|index| self.server(index).log()).collect()
+    }
+}
+
+fn lbs() -> String {
+    format!("{SERVICE}-input")
+}
