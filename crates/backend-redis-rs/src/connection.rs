@@ -584,7 +584,15 @@ impl Server {
     /// The reply, unless it is an error.
     pub(crate) fn checked(&self, what: &str, reply: Value) -> Result<Value> {
         match reply {
-            Value::ServerError(err) => Err(from_server(&self.context(what), &err)),
+            Value::ServerError(err) => {
+                let error = from_server(&self.context(what), &err);
+                if err.code() == "MOVED" && !self.access.route.is_asked_for() {
+                    let hint = "it is a node of a cluster; a URL that begins with \
+                                redis-cluster:// leads to the one that is meant";
+                    return Err(Error::new(error.kind(), format!("{error}: {hint}")));
+                }
+                Err(error)
+            }
             reply => Ok(reply),
         }
     }

@@ -78,6 +78,12 @@ fn any_one_node_is_enough_to_find_the_owner_with_or_without_the_right_to_ask() {
             }
         }
         assert_eq!(cluster.node(owner).run::<usize>(&["EXISTS", LBS]), 1);
+        // By its own name only the owner will do, and the others say what would.
+        let err = orders_at(&cluster.node(seeds[0]).url())
+            .transport
+            .prepare()
+            .await;
+        assert!(err.unwrap_err().to_string().contains("redis-cluster://"));
         // Nor does a node that is away, or frozen, keep anybody.
         cluster.node(seeds[0]).freeze();
         let began = Instant::now();
