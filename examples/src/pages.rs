@@ -13,6 +13,7 @@ pages! {
     guide: "guide.md",
     operations: "operations.md",
     protocol: "protocol.md",
+    scaling: "scaling.md",
     settings: "settings.md",
     testing: "testing.md",
     wire_format: "wire-format.md",

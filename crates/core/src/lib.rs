@@ -28,6 +28,7 @@ mod quarantine;
 pub mod recorder;
 pub mod runtime;
 mod settings;
+mod shard;
 mod time;
 pub mod transport;
 
@@ -49,5 +50,6 @@ pub use quarantine::QuarantineAdmin;
 pub use recorder::{Attempt, EndKind, NoRecorder, Recorder};
 pub use runtime::{BoxFuture, Runtime};
 pub use settings::{ClaimMode, RetryPolicy, Settings};
+pub use shard::shard;
 pub use time::Timestamp;
 pub use transport::*;

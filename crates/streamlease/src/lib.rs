@@ -19,7 +19,7 @@ pub use streamlease_core::{
     ConsumerName, DisownReason, Disowned, EntryId, Error, ErrorKind, Event, Events, FencingToken,
     HandBack, Info, Lease, LockScheme, MalformedReason, Orphan, Producer, QuarantineAdmin,
     QuarantineRelease, Quarantined, QuarantinedEntry, Result, RetryPolicy, Runtime, ServiceName,
-    StreamName, SubmitBatch, Termination, Timestamp,
+    StreamName, SubmitBatch, Termination, Timestamp, shard,
 };
 
 #[cfg(feature = "memory")]
