@@ -174,19 +174,51 @@ impl Cluster {
         }
     }
 
-    /// Moves a slot with all of its keys, a few at a time.
-    pub fn move_slot(&self, slot: u16, from: usize, to: usize) {
-        self.begin_to_move(slot, from, to);
-        let number = slot.to_string();
-        loop {
-            let words = ["CLUSTER", "GETKEYSINSLOT", &number, "3"];
-            let keys: Vec<String> = self.nodes[from].run(&words);
-            if keys.is_empty() {
-                break;
-            }
-            self.move_keys(from, to, &keys);
+    /// Moves slots with all of their keys: one slot at a time, and of each a few keys at a
+    /// time; or all at once, where the servers can do that (Valkey 9).
+    pub fn move_slots(&self, slots: RangeInclusive<u16>, from: usize, to: usize) {
+        let info: String = self.nodes[from].run(&["INFO", "server"]);
+        let version = info
+            .lines()
+            .find_map(|line| line.strip_prefix("valkey_version:"));
+        let major = version.and_then(|version| version.split('.').next()?.parse().ok());
+        if major.is_some_and(|major: u32| major >= 9) {
+            return self.move_at_once(&slots, from, to);
         }
-        self.end_the_move(slot, to);
+        for slot in slots {
+            self.begin_to_move(slot, from, to);
+            let number = slot.to_string();
+            loop {
+                let words = ["CLUSTER", "GETKEYSINSLOT", &number, "3"];
+                let keys: Vec<String> = self.nodes[from].run(&words);
+                if keys.is_empty() {
+                    break;
+                }
+                self.move_keys(from, to, &keys);
+            }
+            self.end_the_move(slot, to);
+        }
+    }
+
+    fn move_at_once(&self, slots: &RangeInclusive<u16>, from: usize, to: usize) {
+        let (first, last) = (slots.start().to_string(), slots.end().to_string());
+        let id: String = self.nodes[to].run(&["CLUSTER", "MYID"]);
+        self.nodes[from].run::<()>(&[
+            "CLUSTER",
+            "MIGRATESLOTS",
+            "SLOTSRANGE",
+            &first,
+            &last,
+            "NODE",
+            &id,
+        ]);
+        eventually_blocking("the slots are there", WITHIN, || {
+            let known = self.known().unwrap_or_default();
+            let owner = known
+                .iter()
+                .find(|node| node.slots.iter().any(|range| range.contains(slots.start())));
+            owner.and_then(|node| self.index_of(node)) == Some(to)
+        });
     }
 
     /// The nodes that are primaries now, by the account of one that answers.
@@ -299,7 +331,7 @@ mod tests {
         let (slot, owner) = (cluster.slot_of(key), cluster.owner_of(key));
         cluster.node(owner).run::<()>(&["SET", key, "v"]);
         let other = (owner + 1) % 3;
-        cluster.move_slot(slot, owner, other);
+        cluster.move_slots(slot..=slot, owner, other);
         assert_eq!(cluster.owner_after(key, owner), other);
         assert_eq!(cluster.node(other).run::<String>(&["GET", key]), "v");
         cluster.node_mut(other).kill();

@@ -40,19 +40,20 @@ impl Sentinels {
         let ports: Vec<u16> = servers.iter().map(RedisServer::port).collect();
         let sentinels = sentinels_of(&ports, of_sentinels);
         let all = Self { servers, sentinels };
-        eventually_blocking(
-            "replicas that follow, and sentinels that agree",
-            WITHIN,
-            || {
-                let info: String = all.servers[0].run(&["INFO", "replication"]);
-                let quorum = redis::cmd("SENTINEL")
-                    .arg("CKQUORUM")
-                    .arg(NAME)
-                    .query::<String>(&mut all.sentinels[0].connection());
-                info.contains("connected_slaves:2")
-                    && quorum.is_ok_and(|said| said.starts_with("OK 3"))
-            },
-        );
+        let what = "replicas that follow, and sentinels that agree";
+        eventually_blocking(what, WITHIN, || {
+            // The primary counts those that are still being sent everything, too.
+            let mut replicas = all.servers[1..].iter();
+            let have_all = replicas.all(|replica| {
+                let info: String = replica.run(&["INFO", "replication"]);
+                info.contains("master_link_status:up")
+            });
+            let quorum = redis::cmd("SENTINEL")
+                .arg("CKQUORUM")
+                .arg(NAME)
+                .query::<String>(&mut all.sentinels[0].connection());
+            have_all && quorum.is_ok_and(|said| said.starts_with("OK 3"))
+        });
         all
     }
 

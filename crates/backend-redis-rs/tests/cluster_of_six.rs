@@ -228,9 +228,9 @@ fn a_failover_by_agreement_and_a_slot_that_moves_cost_no_call_its_answer() {
                 let owner = cluster.owner_of(LBS);
                 let replica = cluster.fail_over(LBS);
                 let other = (0..3).find(|node| *node != owner).unwrap();
-                cluster.move_slot(slot, replica, other);
+                cluster.move_slots(slot..=slot, replica, other);
                 cluster.owner_after(LBS, replica);
-                cluster.move_slot(slot, other, replica);
+                cluster.move_slots(slot..=slot, other, replica);
                 cluster.owner_after(LBS, other)
             });
             let owner = done.await;

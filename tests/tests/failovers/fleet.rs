@@ -18,8 +18,9 @@ use streamlease_tests::in_real_time;
 /// In the slot of everything that the service has.
 pub(crate) const LBS: &str = "orders-input";
 
-/// Longer than a failover takes here: leases live through it.
-pub(crate) const LONG: Duration = Duration::from_secs(6);
+/// Twice as long as a failover takes here: so leases live through it, though the last
+/// heartbeat before it was a third of this ago.
+pub(crate) const LONG: Duration = Duration::from_secs(9);
 /// Shorter than that.
 pub(crate) const SHORT: Duration = Duration::from_secs(1);
 /// Twice as long as sentinels are left unasked. So who goes on with a primary that was

@@ -34,7 +34,7 @@ fn a_killed_primary_costs_its_failover_and_two_ttls_and_little_is_lost() {
 }
 
 #[test]
-fn leases_that_are_longer_than_a_failover_of_sentinels_live_through_it() {
+fn leases_twice_as_long_as_a_failover_of_sentinels_live_through_it() {
     at_work(|| async {
         let mut all = Sentinels::start();
         let fleet = Fleet::start(&all.url(), LONG).await;

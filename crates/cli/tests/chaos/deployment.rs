@@ -114,7 +114,8 @@ impl Deployment {
         let Some(to) = to else {
             return false;
         };
-        cluster.move_slot(cluster.slot_of(&lbs()), owner, to);
+        let slot = cluster.slot_of(&lbs());
+        cluster.move_slots(slot..=slot, owner, to);
         cluster.owner_after(&lbs(), owner);
         true
     }
