@@ -149,8 +149,24 @@ impl Cluster {
             self.nodes[index].run(&["CLUSTER", "MYID"])
         });
         let (source, target) = (id(from), id(to));
-        self.nodes[to].run::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source]);
-        self.nodes[from].run::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target]);
+        self.once_heard(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source]);
+        self.once_heard(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target]);
+    }
+
+    /// Gives a node an order about another one, which it refuses until it has heard that
+    /// that one is a primary now.
+    fn once_heard(&self, node: usize, words: &[&str]) {
+        eventually_blocking(
+            &format!("an order that is taken: {words:?}"),
+            WITHIN,
+            || {
+                let mut command = redis::Cmd::new();
+                words.iter().for_each(|word| {
+                    command.arg(*word);
+                });
+                command.exec(&mut self.nodes[node].connection()).is_ok()
+            },
+        );
     }
 
     /// Moves these keys of a slot that is being moved.
@@ -168,9 +184,9 @@ impl Cluster {
         let id: String = self.nodes[to].run(&["CLUSTER", "MYID"]);
         let slot = slot.to_string();
         let words = ["CLUSTER", "SETSLOT", &slot, "NODE", &id];
-        self.nodes[to].run::<()>(&words);
+        self.once_heard(to, &words);
         for node in self.primaries().into_iter().filter(|index| *index != to) {
-            self.nodes[node].run::<()>(&words);
+            self.once_heard(node, &words);
         }
     }
 
@@ -203,7 +219,7 @@ impl Cluster {
     fn move_at_once(&self, slots: &RangeInclusive<u16>, from: usize, to: usize) {
         let (first, last) = (slots.start().to_string(), slots.end().to_string());
         let id: String = self.nodes[to].run(&["CLUSTER", "MYID"]);
-        self.nodes[from].run::<()>(&[
+        let order = [
             "CLUSTER",
             "MIGRATESLOTS",
             "SLOTSRANGE",
@@ -211,7 +227,8 @@ impl Cluster {
             &last,
             "NODE",
             &id,
-        ]);
+        ];
+        self.once_heard(from, &order);
         eventually_blocking("the slots are there", WITHIN, || {
             let known = self.known().unwrap_or_default();
             let owner = known
