@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use redis::{FromRedisValue, RedisResult};
-use streamlease_tests::{Cluster, RedisServer, RedisServerBuilder, Sentinels};
+use streamlease_tests::{Cluster, RedisServer, RedisServerBuilder, Sentinels, eventually_blocking};
 
 use crate::SERVICE;
 
@@ -134,8 +134,24 @@ impl Deployment {
         }
     }
 
-    /// Waits until each primary has a replica again that follows, so that the next fault
-    /// meets what the first one met.
+    /// Lets a replaced one go on. Whether it has acknowledged what was sent to it until it
+    /// heard that it was replaced, a few milliseconds later: whoever had nothing to send
+    /// meanwhile is still connected. Sentinels are asked meanwhile, too.
+    pub(crate) fn thaw(&self, index: usize) -> bool {
+        let server = self.server(index);
+        server.thaw();
+        if !matches!(self, Self::Cluster(_)) {
+            return false;
+        }
+        eventually_blocking("a thawed node is a replica", WITHIN, || {
+            let info = crate::servers::order::<String>(server, &["INFO", "replication"]);
+            info.is_ok_and(|info| info.contains("role:slave"))
+        });
+        true
+    }
+
+    /// Whether the owner has its replicas again, so that the next fault meets what the
+    /// first one met.
     pub(crate) fn is_whole(&self) -> bool {
         let owner = self.server(self.owner());
         let info = crate::servers::order::<String>(owner, &["INFO", "replication"]);

@@ -314,10 +314,12 @@ impl<'a> Round<'a> {
                 self.note(&format!("server {index} is up again"));
             }
             Task::NodeThaw(index) => {
-                if let Some(deployment) = &self.servers.deployment {
-                    deployment.server(index).thaw();
-                }
+                let deployment = self.servers.deployment.as_ref();
+                let takes_writes = deployment.is_some_and(|all| all.thaw(index));
                 self.note(&format!("server {index} is thawed"));
+                if takes_writes {
+                    self.lost_now();
+                }
             }
             Task::Lost => self.lost_now(),
             Task::Restore if !self.servers.answers() => {
