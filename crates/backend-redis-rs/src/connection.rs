@@ -17,6 +17,7 @@
 //! talk to, as a demoted one gives for ever, makes all be given up, and the owner be looked
 //! up anew. So does whoever was asked for the owner by naming another one.
 
+mod access;
 mod address;
 mod attempt;
 mod cluster;
@@ -34,18 +35,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis_rs::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use redis_rs::{Cmd, ConnectionInfo, Pipeline, RedisError, Value, cmd};
-use streamlease_core::{BoxFuture, Error, ErrorKind, Result};
+use redis_rs::{Cmd, Pipeline, RedisError, Value, cmd};
+use streamlease_core::{BoxFuture, Error, Result};
 
-use self::attempt::{ANOTHER_AFTER, Attempt, connect};
-use self::connector::Connector;
+use self::access::Access;
 use self::pool::Pool;
-use self::route::Route;
 pub(crate) use self::script::{Call, Script, script};
 pub(crate) use self::servers::Servers;
 pub(crate) use self::slot::hash_tag;
 pub(crate) use self::url::read as read_url;
-use crate::builder::Limits;
 use crate::error::{
     WrongServer, from_redis, from_server, is_put_off, protocol, timed_out, wrong_server,
 };
@@ -60,8 +58,6 @@ const YOUNG: Duration = Duration::from_millis(50);
 /// For how long a server may say that it is not ready before the name is looked up
 /// anew: it may have a successor.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// After a connect that took so long the owner is asked for once more.
-const LATE: Duration = Duration::from_millis(100);
 /// Between two tries of a call that nobody has executed.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -73,15 +69,6 @@ const PIPELINE: usize = 32;
 pub(crate) struct Server {
     access: Arc<Access>,
     pool: Mutex<Arc<Pool>>,
-}
-
-/// What it takes to connect.
-pub(crate) struct Access {
-    route: Route,
-    connector: Connector,
-    /// The URL without its password, for messages.
-    endpoint: String,
-    limits: Limits,
 }
 
 /// Over which connection commands are sent.
@@ -121,82 +108,6 @@ impl std::fmt::Debug for Server {
         f.debug_struct("Server")
             .field("endpoint", &self.access.endpoint)
             .finish_non_exhaustive()
-    }
-}
-
-impl Access {
-    /// Finds the owner and connects to it, within the limit.
-    async fn connect<T: Send + 'static>(
-        self: Arc<Self>,
-        pool: Arc<Pool>,
-        what: &'static str,
-        dial: impl Fn(Arc<Self>, String, ConnectionInfo) -> BoxFuture<'static, Result<T>>
-        + Clone
-        + Send
-        + 'static,
-    ) -> Result<T> {
-        let context = self.context(what);
-        let another_after = match self.route.is_asked_for() {
-            true => ANOTHER_AFTER / 2,
-            false => ANOTHER_AFTER,
-        };
-        let limit = pool.limit();
-        let once = move |again: bool| -> BoxFuture<'static, Result<T>> {
-            if again {
-                pool.doubt_owner();
-            }
-            Box::pin(self.clone().connect_once(pool.clone(), what, dial.clone()))
-        };
-        let connected = connect(limit, another_after, once).await;
-        connected.unwrap_or_else(|| Err(from_redis(&context, timed_out())))
-    }
-
-    async fn connect_once<T: Send>(
-        self: Arc<Self>,
-        pool: Arc<Pool>,
-        what: &'static str,
-        dial: impl Fn(Arc<Self>, String, ConnectionInfo) -> BoxFuture<'static, Result<T>>,
-    ) -> Result<T> {
-        let search = self.search(&pool);
-        search.wait().await;
-        let owner = search.share()?;
-        match pool.lead_to(&owner) {
-            Some(is_new) if is_new => self.route.watch(&pool, &owner),
-            Some(_) => {}
-            None => return Err(has_changed()),
-        }
-        let context = match self.route.is_asked_for() {
-            true => self.context(&format!("{what} to {}", owner.addr())),
-            false => self.context(what),
-        };
-        let (access, address) = (self.clone(), owner.addr().clone());
-        let began = Instant::now();
-        let connected = dial(self, context, owner).await;
-        if connected.is_err() {
-            access.route.doubt(Some(address));
-            pool.forget_owner(&search);
-        } else if access.route.is_asked_for() && began.elapsed() >= LATE {
-            // It may have been frozen, and replaced meanwhile, and take itself for the owner.
-            pool.doubt_owner();
-            let search = access.search(&pool);
-            search.wait().await;
-            if pool.lead_to(&search.share()?).is_none() {
-                return Err(has_changed());
-            }
-        }
-        connected
-    }
-
-    /// The owner, or the search for it.
-    fn search(self: &Arc<Self>, pool: &Pool) -> Arc<Attempt<ConnectionInfo>> {
-        pool.owner(|| {
-            let access = self.clone();
-            async move { access.route.find(&access.connector).await }
-        })
-    }
-
-    fn context(&self, what: &str) -> String {
-        format!("{what} ({})", self.endpoint)
     }
 }
 
@@ -625,10 +536,6 @@ impl Lifetime {
     pub(crate) async fn ended(&self) {
         self.0.ended().await;
     }
-}
-
-fn has_changed() -> Error {
-    Error::new(ErrorKind::Unavailable, "the owner has changed")
 }
 
 fn is_answer_put_off(reply: &Value) -> bool {

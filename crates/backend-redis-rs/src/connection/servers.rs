@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use streamlease_core::{Error, Result};
 
+use super::Server;
+use super::access::Access;
 use super::cluster::{Nodes, Slot};
 use super::connector::Connector;
 use super::route::Route;
 use super::slot::slot_of;
-use super::{Access, Server};
 use crate::builder::Limits;
 use crate::keys::Keys;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use redis_rs::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 use streamlease_core::{Error, ErrorKind, Result};
 
-use super::Access;
+use super::access::Access;
 use super::address::Address;
 use super::cluster::Nodes;
 use super::connector::Connector;
