@@ -341,7 +341,13 @@ async fn bare(
             id: SessionId::new(consumer.clone(), 1),
             ttl: Duration::from_secs(600),
         };
-        backend.locks.open(&session).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .open(&session)
+            .await
+            .unwrap();
         for k in 0..PAGES {
             let (backend, session, consumer) = (backend.clone(), session.clone(), consumer.clone());
             let finish = finish.clone();

@@ -16,9 +16,9 @@ use streamlease_core::machine::{
     Reply,
 };
 use streamlease_core::{
-    Acquire, AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, CompleteOutcome,
-    ConsumerName, Delivery, EntryId, FencingToken, Fetched, Hint, Info, LeaseRef, LockScheme,
-    OpenOutcome, PendingIds, PendingPage, Release, ReleaseOutcome, Settings, StreamName, Timestamp,
+    Acquire, AcquireOutcome, Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery,
+    EntryId, FencingToken, Fetched, Hint, Info, LeaseRef, LockScheme, OpenOutcome, PendingIds,
+    PendingPage, Release, ReleaseOutcome, RenewOutcome, Renewal, Settings, StreamName, Timestamp,
 };
 
 /// A machine and a backend that answers everything at once and well.
@@ -163,13 +163,13 @@ impl Bench {
                 }
                 Reply::Released(vec![ReleaseOutcome::Released; page.len()])
             }
-            Action::Locks(LocksCall::Beat { .. }) => {
-                let reply = BeatReply {
+            Action::Locks(LocksCall::Renew { .. }) => {
+                let reply = Renewal {
                     members: 1,
                     on_record: Some(self.leases.len() as u64),
-                    ..BeatReply::default()
+                    ..Renewal::default()
                 };
-                Reply::Beaten(BeatOutcome::Extended(reply))
+                Reply::Renewed(RenewOutcome::Extended(reply))
             }
             Action::Lbs(LbsCall::List { .. }) => Reply::Listed(PendingPage::default()),
             Action::Lbs(LbsCall::ListIds { .. }) | Action::Lbs(LbsCall::ListStranded { .. }) => {

@@ -29,7 +29,7 @@ const DIRECT: [&str; 8] = [
     "late_acquire_believed_too_long",
     "full_waiter",
     "late_claim_after_hand_back",
-    "a_late_beat_revives_nothing",
+    "a_late_renewal_revives_nothing",
     "an_acquire_can_be_repeated",
 ];
 

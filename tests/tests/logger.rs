@@ -87,7 +87,9 @@ async fn a_life(world: World) {
             "no {level} with {words:?} among {messages:#?}"
         );
     };
-    let (a, b) = ("consumer=redis-consumer-a", "consumer=redis-consumer-b");
+    let backend = world.backend().await;
+    let label = |id| format!("consumer={}", backend.consumer_name(id).unwrap());
+    let (a, b) = (&*label("a"), &*label("b"));
     let token = |lease: &streamlease_core::Lease| format!("token={}", lease.token());
     saw(Level::Info, &["reading", a]);
     saw(Level::Warn, &["quarantined", a, &format!("entry={bad}")]);

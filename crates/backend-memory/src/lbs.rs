@@ -444,7 +444,7 @@ impl Lbs {
         }
     }
 
-    pub(crate) fn forget_consumer(&mut self, consumer: &ConsumerName) -> bool {
+    pub(crate) fn remove_consumer(&mut self, consumer: &ConsumerName) -> bool {
         let Some(group) = &mut self.group else {
             return true;
         };

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use streamlease_core::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, EntryId, FencingToken, Held, Hint, Holder,
-    LeaseRef, LockId, LockManager, LockScheme, LockState, Member, OpenOutcome, Release,
-    ReleaseOutcome, Result, Session, SessionId, StreamName, TakeOverOutcome, Timestamp,
+    Acquire, AcquireOutcome, EntryId, FencingToken, Held, Hint, Holder, LeaseRef, LockId,
+    LockManager, LockScheme, LockState, Member, OpenOutcome, Release, ReleaseOutcome, Renew,
+    RenewOutcome, Renewal, Result, Session, SessionId, Sessions, StreamName, TakeOverOutcome,
+    Timestamp,
 };
 
 use crate::service::{REMEMBERED, Service, State, Tokens};
@@ -27,7 +28,7 @@ impl MemoryLocks {
 
 /// The sessions, and what is on record for them.
 #[derive(Default)]
-pub(crate) struct Sessions {
+pub(crate) struct SessionTable {
     /// Every session that is not removed.
     sessions: BTreeMap<SessionId, SessionState>,
     /// The same by deadline: those up to now are dead.
@@ -58,23 +59,8 @@ struct Lease {
 
 #[async_trait]
 impl LockManager for MemoryLocks {
-    fn scheme(&self) -> LockScheme {
-        LockScheme::Session
-    }
-
-    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
-        Ok(self
-            .service
-            .step(|state, now| state.sessions.open(session, now)))
-    }
-
-    async fn close(&self, session: &SessionId) -> Result<()> {
-        self.service.step(|state, now| {
-            if state.sessions.close(session, now) {
-                state.publish(Hint::HolderGone(session.consumer.clone()));
-            }
-        });
-        Ok(())
+    fn sessions(&self) -> Option<&dyn Sessions> {
+        Some(self)
     }
 
     async fn acquire(
@@ -94,15 +80,15 @@ impl LockManager for MemoryLocks {
     }
 
     // No leases: with one deadline for them all, there is nothing to say of each.
-    async fn beat(
-        &self,
-        session: &Session,
-        _leases: &[LeaseRef],
-        want_sweep: Option<Duration>,
-    ) -> Result<BeatOutcome> {
+    async fn renew(&self, renew: &Renew) -> Result<RenewOutcome> {
+        let Renew {
+            session,
+            want_sweep,
+            ..
+        } = renew;
         Ok(self
             .service
-            .step(|state, now| state.sessions.beat(session, want_sweep, now)))
+            .step(|state, now| state.sessions.renew(session, *want_sweep, now)))
     }
 
     async fn release(
@@ -142,6 +128,28 @@ impl LockManager for MemoryLocks {
                 .collect()
         }))
     }
+}
+
+#[async_trait]
+impl Sessions for MemoryLocks {
+    fn scheme(&self) -> LockScheme {
+        LockScheme::Session
+    }
+
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        Ok(self
+            .service
+            .step(|state, now| state.sessions.open(session, now)))
+    }
+
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        self.service.step(|state, now| {
+            if state.sessions.close(session, now) {
+                state.publish(Hint::HolderGone(session.consumer.clone()));
+            }
+        });
+        Ok(())
+    }
 
     async fn take_over(
         &self,
@@ -157,10 +165,10 @@ impl LockManager for MemoryLocks {
         }))
     }
 
-    async fn bury(&self, dead: &SessionId) -> Result<bool> {
+    async fn remove(&self, dead: &SessionId) -> Result<bool> {
         Ok(self
             .service
-            .step(|state, now| state.sessions.bury(dead, now)))
+            .step(|state, now| state.sessions.remove(dead, now)))
     }
 
     async fn members(&self) -> Result<Vec<Member>> {
@@ -188,7 +196,7 @@ impl LockManager for MemoryLocks {
     }
 }
 
-impl Sessions {
+impl SessionTable {
     fn open(&mut self, session: &Session, now: Timestamp) -> OpenOutcome {
         if !self.sessions.contains_key(&session.id) && !self.over.contains(&session.id) {
             let opened = SessionState {
@@ -327,22 +335,22 @@ impl Sessions {
         Some(lease)
     }
 
-    fn beat(
+    fn renew(
         &mut self,
         session: &Session,
         want_sweep: Option<Duration>,
         now: Timestamp,
-    ) -> BeatOutcome {
+    ) -> RenewOutcome {
         if !self.extend(session, now) {
-            return BeatOutcome::SessionGone;
+            return RenewOutcome::SessionGone;
         }
         let Some(own) = self.sessions.get(&session.id) else {
-            return BeatOutcome::SessionGone;
+            return RenewOutcome::SessionGone;
         };
         let dead: Vec<SessionId> = self.dead(now).map(|(_, id)| id.clone()).collect();
         let next_deadline = self.living(now).find(|(_, id)| *id != session.id);
         let sweep = want_sweep.filter(|_| self.sweep_turn_ends <= now);
-        let reply = BeatReply {
+        let reply = Renewal {
             lost: Vec::new(),
             revoked: own
                 .revoked
@@ -360,7 +368,7 @@ impl Sessions {
         if let Some(turn) = sweep {
             self.sweep_turn_ends = now + turn;
         }
-        BeatOutcome::Extended(reply)
+        RenewOutcome::Extended(reply)
     }
 
     /// Those whose deadline has passed, oldest first.
@@ -436,7 +444,7 @@ impl Sessions {
         TakeOverOutcome::Taken { leases, left }
     }
 
-    fn bury(&mut self, dead: &SessionId, now: Timestamp) -> bool {
+    fn remove(&mut self, dead: &SessionId, now: Timestamp) -> bool {
         match self.sessions.get(dead) {
             Some(state) if state.deadline > now || !state.streams.is_empty() => false,
             Some(state) => {

@@ -10,7 +10,7 @@ use streamlease_core::{Error, ErrorKind, FencingToken, Hint, Runtime, Timestamp}
 
 use crate::key_lock::Keys;
 use crate::lbs::Lbs;
-use crate::locks::Sessions;
+use crate::locks::SessionTable;
 use crate::notifier::Subscribers;
 use crate::transport::Waiters;
 
@@ -27,7 +27,7 @@ pub(crate) struct Service {
 pub(crate) struct State {
     pub(crate) lbs: Lbs,
     pub(crate) waiters: Waiters,
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: SessionTable,
     pub(crate) keys: Keys,
     pub(crate) tokens: Tokens,
     pub(crate) subscribers: Subscribers,
@@ -71,7 +71,7 @@ impl State {
     pub(crate) fn wipe(&mut self) {
         self.waiters.fail();
         self.lbs = Lbs::default();
-        self.sessions = Sessions::default();
+        self.sessions = SessionTable::default();
         self.keys = Keys::default();
         self.tokens = Tokens::default();
         self.publish(Hint::MayHaveMissed);

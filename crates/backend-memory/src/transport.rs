@@ -8,10 +8,10 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use futures_lite::future;
 use streamlease_core::{
-    ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
+    Admin, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
     FetchRequest, Fetched, HandBackOutcome, HandBackRequest, Hint, PendingIds, PendingPage,
     Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch,
-    Timestamp, Transport,
+    Submitter, Timestamp, Transport,
 };
 
 use crate::lbs::Lbs;
@@ -33,14 +33,6 @@ impl Transport for MemoryTransport {
     async fn prepare(&self) -> Result<()> {
         self.service.step(|state, _| state.lbs.prepare());
         Ok(())
-    }
-
-    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
-        Ok(self.service.step(|state, now| {
-            let ids = state.lbs.submit(batch, now);
-            state.serve_fetches(now);
-            ids
-        }))
     }
 
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
@@ -154,12 +146,26 @@ impl Transport for MemoryTransport {
         }))
     }
 
-    async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
+    async fn remove_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
         Ok(self
             .service
-            .step(|state, _| state.lbs.forget_consumer(consumer)))
+            .step(|state, _| state.lbs.remove_consumer(consumer)))
     }
+}
 
+#[async_trait]
+impl Submitter for MemoryTransport {
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+        Ok(self.service.step(|state, now| {
+            let ids = state.lbs.submit(batch, now);
+            state.serve_fetches(now);
+            ids
+        }))
+    }
+}
+
+#[async_trait]
+impl Admin for MemoryTransport {
     async fn consumers(&self) -> Result<Vec<ConsumerState>> {
         self.service.step(|state, now| state.lbs.consumers(now))
     }

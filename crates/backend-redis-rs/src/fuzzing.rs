@@ -3,8 +3,8 @@
 
 use redis_rs::{PushKind, Value, VerbatimFormat};
 use streamlease_core::{
-    BeatReply, ConsumerName, EntryId, Error, ErrorKind, FencingToken, Hint, Holder, LeaseRef,
-    LockScheme, StreamName,
+    ConsumerName, EntryId, Error, ErrorKind, FencingToken, Hint, Holder, LeaseRef, LockScheme,
+    Renewal, StreamName,
 };
 
 use crate::decode;
@@ -108,7 +108,7 @@ pub fn lock_reply(shape: &[u8]) {
         Err(error) => errors.push(Some(error)),
     }
     let page: Vec<LeaseRef> = (0..asked).map(lease).collect();
-    let mut summary = BeatReply::default();
+    let mut summary = Renewal::default();
     match per_stream::renewed(&page, value.clone(), &mut summary) {
         Ok(true) => assert!(summary.lost.iter().all(|lost| page.contains(lost))),
         Ok(false) => assert_eq!(summary.lost, []),
@@ -373,7 +373,7 @@ mod replay;
 #[cfg(test)]
 mod tests {
     use super::replay::replay;
-    use super::{BeatReply, locks, per_stream, session};
+    use super::{Renewal, locks, per_stream, session};
 
     #[test]
     fn any_wire_text_is_read_or_refused() {
@@ -410,7 +410,7 @@ mod tests {
     fn replies_of_lock_scripts_are_read_if_nothing_in_them_is_changed() {
         let reply = |shape: &[u8]| super::lock_value(&mut super::Bytes(shape), 2);
         let page = [0, 1].map(super::lease);
-        let mut summary = BeatReply::default();
+        let mut summary = Renewal::default();
         locks::acquired(2, reply(&[0, 2, 0, 1])).unwrap();
         locks::state(reply(&[1, 1])).unwrap();
         locks::released(2, reply(&[2])).unwrap();

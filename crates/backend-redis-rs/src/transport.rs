@@ -4,8 +4,10 @@
 //! in pages, so that no call blocks the server for long. What may be large, entries
 //! with their payloads, goes in pieces whose length follows from how long they take
 //! (`pace`), on connections of their own: no heartbeat waits behind them. Here: the steps
-//! of an entry; `pending`: what is pending, and at whom; `submit`: new entries.
+//! of an entry; `pending`: what is pending, and at whom; `submit`: new entries; `admin`: the
+//! quarantine, and what operators look at.
 
+mod admin;
 mod pace;
 mod pending;
 mod submit;
@@ -18,21 +20,20 @@ use async_trait::async_trait;
 use redis_rs::{Pipeline, Value, cmd};
 use streamlease_core::limits::{FETCH_PAGE, HANDED_BACK_IDLE, REPEATABLE};
 use streamlease_core::{
-    ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Failures,
-    Fenced, FencingToken, FetchRequest, Fetched, HandBackOutcome, HandBackRequest, LockScheme,
-    PendingIds, PendingPage, Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result,
-    Scope, SubmitBatch, Transport,
+    ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Failures, Fenced, FencingToken,
+    FetchRequest, Fetched, HandBackOutcome, HandBackRequest, LockScheme, PendingIds, PendingPage,
+    Quarantine, QuarantineOutcome, Result, Scope, Transport,
 };
 
-use self::pace::{Allowance, Pace};
+use self::pace::Pace;
 use crate::connection::{Call, Script, Server, script};
-use crate::decode::{self, GroupState, QuarantinePage};
+use crate::decode::{self, GroupState};
 use crate::error::protocol;
 use crate::eviction;
 use crate::hello;
 use crate::keys::{Keys, index_member};
 use crate::locks::{digits, flatten, other_scheme, scheme_name};
-use crate::pages::{PAGE, pages_without_repeats};
+use crate::pages::pages_without_repeats;
 
 /// Entries per fetch, for the same reason.
 const MOST_FETCHED: usize = 1000;
@@ -66,9 +67,6 @@ static QUARANTINE: LazyLock<Script> = script!(
     beyond_full: "lib/base", "lbs/record",
     "lbs/quarantine"
 );
-static LIST_QUARANTINED: LazyLock<Script> = script!(beyond_full: "lbs/list_quarantined");
-static RELEASE_QUARANTINED: LazyLock<Script> = script!("lib/base", "lbs/release_quarantined");
-static DROP_QUARANTINED: LazyLock<Script> = script!("lbs/drop_quarantined");
 static REMOVE_CONSUMER: LazyLock<Script> = script!("lbs/remove_consumer");
 
 /// The LBS of one service.
@@ -108,14 +106,6 @@ impl RedisTransport {
         let mut call = Call::new();
         call.key(&self.keys.lbs).key(&self.keys.tokens);
         call.arg(&self.keys.group);
-        call
-    }
-
-    /// A call of one of the scripts that work on the quarantine.
-    fn quarantine_call(&self) -> Call {
-        let mut call = Call::new();
-        call.key(&self.keys.quarantine)
-            .key(&self.keys.quarantine_index);
         call
     }
 
@@ -249,10 +239,6 @@ impl Transport for RedisTransport {
             self.scheme,
             recorded.as_deref(),
         ))
-    }
-
-    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
-        self.append(batch).await
     }
 
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
@@ -438,7 +424,7 @@ impl Transport for RedisTransport {
             .collect()
     }
 
-    async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
+    async fn remove_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
         let mut call = Call::new();
         call.key(&self.keys.lbs)
             .arg(&self.keys.group)
@@ -448,142 +434,6 @@ impl Transport for RedisTransport {
             .run_one(&self.what("removing a consumer of"), &REMOVE_CONSUMER, call)
             .await?;
         Ok(decode::number(reply)? == 1)
-    }
-
-    async fn consumers(&self) -> Result<Vec<ConsumerState>> {
-        let mut command = cmd("XINFO");
-        command
-            .arg("CONSUMERS")
-            .arg(&self.keys.lbs)
-            .arg(&self.keys.group);
-        let reply = self
-            .server
-            .command(&self.what("inspecting"), &command)
-            .await?;
-        decode::list(reply)?
-            .into_iter()
-            .map(decode::consumer_state)
-            .collect()
-    }
-
-    async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>> {
-        let read_up_to = self
-            .group_state()
-            .await?
-            .map_or(EntryId::MIN, |state| state.last_delivered);
-        let mut found: Vec<Delivery> = Vec::new();
-        let mut allowance = Allowance::new();
-        while found.len() < limit.max(1) {
-            let after = found
-                .last()
-                .map_or(after.max(read_up_to), |last| last.entry);
-            // Nothing comes after the greatest id, and Redis refuses to look there.
-            if after == pending::GREATEST {
-                break;
-            }
-            let count = self.fetched_at_once(limit.max(1) - found.len());
-            let mut command = cmd("XRANGE");
-            command
-                .arg(&self.keys.lbs)
-                .arg(format!("({after}"))
-                .arg("+");
-            command.arg("COUNT").arg(count);
-            let what = self.what("listing");
-            let reply = self.server.command_large(&what, &command).await?;
-            let bytes = decode::size(&reply);
-            let page = decode::list(reply)?;
-            let is_last = page.len() < count;
-            self.note_fetched(page.len(), bytes);
-            for entry in page {
-                found.push(decode::delivery(entry)?);
-            }
-            if is_last || allowance.is_used_up(bytes) {
-                break;
-            }
-        }
-        Ok(found)
-    }
-
-    async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
-        let what = self.what("listing the quarantine of");
-        let mut found: Vec<Quarantined> = Vec::new();
-        let mut allowance = Allowance::new();
-        // Where the mending of the index goes on, and how often it came to its end.
-        let (mut mending, mut ends) = (Vec::new(), 0);
-        while found.len() < limit {
-            let after = found.last().map_or(after, |last| last.entry);
-            let mut call = self.quarantine_call();
-            call.arg(index_member(after))
-                .arg((limit - found.len()).min(PAGE).to_string())
-                .arg(self.reading.bytes().to_string())
-                .arg(&mending);
-            let reply = self.read_large(&what, &LIST_QUARANTINED, call).await?;
-            let bytes = decode::size(&reply);
-            let rows = match decode::quarantine_page(reply)? {
-                QuarantinePage::Rows(rows) => rows,
-                QuarantinePage::Mending(next) => {
-                    // Once more: the server was restarted meanwhile, perhaps. More often
-                    // does not help, and what is listed counts more than the rest.
-                    ends += u32::from(next.is_empty());
-                    mending = if ends < 2 { next } else { b"done".to_vec() };
-                    continue;
-                }
-            };
-            if rows.is_empty() {
-                break;
-            }
-            for row in rows {
-                // A cursor that does not move would have us ask for ever.
-                if row.entry <= after {
-                    return Err(protocol("a page of the quarantine that leads back"));
-                }
-                found.push(row);
-            }
-            if allowance.is_used_up(bytes) {
-                break;
-            }
-        }
-        Ok(found)
-    }
-
-    async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>> {
-        let call = |page: &[EntryId]| {
-            let mut call = self.quarantine_call();
-            call.key(&self.keys.lbs);
-            call.arg(MEMORY.as_millis().to_string())
-                .arg(QUARANTINE_BYTES.to_string());
-            for entry in page {
-                call.key(self.keys.released(*entry));
-                call.arg(entry.to_string()).arg(index_member(*entry));
-            }
-            call
-        };
-        let pages = entries.chunks(QUARANTINE_PAGE);
-        let doing = "releasing from the quarantine of";
-        self.in_pieces(doing, &RELEASE_QUARANTINED, pages, call)
-            .await?
-            .into_iter()
-            .map(decode::quarantine_release)
-            .collect()
-    }
-
-    async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>> {
-        let calls: Vec<Call> = entries
-            .chunks(PAGE)
-            .map(|page| {
-                let mut call = self.quarantine_call();
-                for entry in page {
-                    call.arg(entry.to_string()).arg(index_member(*entry));
-                }
-                call
-            })
-            .collect();
-        let what = self.what("dropping from the quarantine of");
-        let replies = self.server.run(&what, &DROP_QUARANTINED, &calls).await?;
-        flatten(entries.len(), replies)?
-            .into_iter()
-            .map(|reply| Ok(decode::number(reply)? == 1))
-            .collect()
     }
 }
 

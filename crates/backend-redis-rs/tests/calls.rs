@@ -161,7 +161,10 @@ impl<'a> Service<'a> {
         let backend = backend_with(server, "orders", scheme).await;
         backend.transport.prepare().await.unwrap();
         let me = session("me", 1, TTL);
-        assert_eq!(backend.locks.open(&me).await.unwrap(), OpenOutcome::Opened);
+        assert_eq!(
+            backend.locks.sessions().unwrap().open(&me).await.unwrap(),
+            OpenOutcome::Opened
+        );
         Self {
             backend,
             me,
@@ -175,7 +178,12 @@ impl<'a> Service<'a> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let transport = &self.backend.transport;
         self.watch.calls();
-        let ids = transport.submit(&batch(id, &names)).await.unwrap();
+        let ids = self
+            .backend
+            .submitter
+            .submit(&batch(id, &names))
+            .await
+            .unwrap();
         self.watch.expect("submit", MANY, PAGE);
         let fetched = transport.fetch(&fetch("me", MANY, 0)).await.unwrap();
         assert_eq!(fetched.entries.len(), MANY);
@@ -251,8 +259,8 @@ async fn every_call(backend: &Backend) {
     let (locks, transport) = (&backend.locks, &backend.transport);
     let claimer = me.id.consumer.clone();
     transport.prepare().await.unwrap();
-    locks.open(&me).await.unwrap();
-    let entry = transport.submit(&batch(1, &["s"])).await.unwrap()[0];
+    locks.sessions().unwrap().open(&me).await.unwrap();
+    let entry = backend.submitter.submit(&batch(1, &["s"])).await.unwrap()[0];
     locks
         .acquire(&me, &[acquire("s", entry, 1, 0)])
         .await
@@ -268,14 +276,26 @@ async fn every_call(backend: &Backend) {
     };
     locks.release(&me.id, &[release]).await.unwrap();
     locks.inspect(&[lock_of(&lease)]).await.unwrap();
-    locks.beat(&me, &[], None).await.unwrap();
+    locks.renew(&Renew::new(me.clone(), [])).await.unwrap();
     locks
+        .sessions()
+        .unwrap()
         .take_over(&me, &session("none", 1, TTL).id, 1)
         .await
         .unwrap();
-    locks.records(&me.id, None, 1).await.unwrap();
-    locks.revoke(&[stream("s")]).await.unwrap();
-    locks.members().await.unwrap();
+    locks
+        .sessions()
+        .unwrap()
+        .records(&me.id, None, 1)
+        .await
+        .unwrap();
+    locks
+        .sessions()
+        .unwrap()
+        .revoke(&[stream("s")])
+        .await
+        .unwrap();
+    locks.sessions().unwrap().members().await.unwrap();
     let fenced = [fenced(entry, 1)];
     transport.claim(&claimer, &fenced).await.unwrap();
     transport.clear_failures(&fenced).await.unwrap();
@@ -295,11 +315,15 @@ async fn every_call(backend: &Backend) {
     };
     transport.quarantine(&claimer, &[quarantine]).await.unwrap();
     transport.complete(&claimer, &fenced).await.unwrap();
-    transport.list_quarantined(EntryId::MIN, 1).await.unwrap();
-    transport.release_quarantined(&[entry]).await.unwrap();
-    transport.drop_quarantined(&[entry]).await.unwrap();
-    transport.forget_consumer(&consumer("none")).await.unwrap();
-    locks.close(&me.id).await.unwrap();
+    backend
+        .admin
+        .list_quarantined(EntryId::MIN, 1)
+        .await
+        .unwrap();
+    backend.admin.release_quarantined(&[entry]).await.unwrap();
+    backend.admin.drop_quarantined(&[entry]).await.unwrap();
+    transport.remove_consumer(&consumer("none")).await.unwrap();
+    locks.sessions().unwrap().close(&me.id).await.unwrap();
 }
 
 fn lock_of(lease: &LeaseRef) -> LockId {
@@ -386,12 +410,21 @@ fn no_call_of_the_quarantine_does_more_than_a_page() {
                 .collect();
             transport.quarantine(&claimer, &quarantined).await.unwrap();
             service.watch.expect("quarantine", MANY, QUARANTINE_PAGE);
-            let quarantined = transport.list_quarantined(EntryId::MIN, MANY).await;
+            let quarantined = service
+                .backend
+                .admin
+                .list_quarantined(EntryId::MIN, MANY)
+                .await;
             assert_eq!(quarantined.unwrap().len(), MANY);
             service.watch.expect("list the quarantine", MANY, PAGE);
             let ids: Vec<EntryId> = claims.iter().map(|claim| claim.entry).collect();
             if round == 2 {
-                transport.release_quarantined(&ids).await.unwrap();
+                service
+                    .backend
+                    .admin
+                    .release_quarantined(&ids)
+                    .await
+                    .unwrap();
                 service
                     .watch
                     .expect("release from it", MANY, QUARANTINE_PAGE);
@@ -399,7 +432,7 @@ fn no_call_of_the_quarantine_does_more_than_a_page() {
                 assert_eq!(fetched.entries.len(), MANY);
                 service.release(&leases).await;
             } else {
-                transport.drop_quarantined(&ids).await.unwrap();
+                service.backend.admin.drop_quarantined(&ids).await.unwrap();
                 service.watch.expect("drop", MANY, PAGE);
             }
         }
@@ -415,15 +448,18 @@ fn no_call_of_per_stream_locks_does_more_than_a_page() {
         let locks = service.backend.locks.clone();
         service.submit_and_fetch(2).await;
         let leases = service.acquire(1).await;
-        let outcome = locks.beat(&service.me, &leases, None).await.unwrap();
-        assert!(matches!(outcome, BeatOutcome::Extended(reply) if reply.lost.is_empty()));
+        let outcome = locks
+            .renew(&Renew::new(service.me.clone(), leases.to_vec()))
+            .await
+            .unwrap();
+        assert!(matches!(outcome, RenewOutcome::Extended(reply) if reply.lost.is_empty()));
         service.watch.expect("beat", MANY, LOCK_PAGE);
         let ids: Vec<LockId> = leases.iter().map(lock_of).collect();
         locks.inspect(&ids).await.unwrap();
         service.watch.expect("inspect", MANY, LOCK_PAGE);
 
         let other = session("other", 1, TTL);
-        locks.open(&other).await.unwrap();
+        locks.sessions().unwrap().open(&other).await.unwrap();
         service.watch.calls();
         let refused = locks.acquire(&other, &service.requests(1)).await.unwrap();
         assert!(
@@ -449,12 +485,17 @@ fn no_call_of_session_leases_does_more_than_a_page() {
         let ids: Vec<LockId> = leases.iter().map(lock_of).collect();
         locks.inspect(&ids).await.unwrap();
         service.watch.expect("inspect", MANY, PAGE);
-        let record = locks.records(&service.me.id, None, MANY).await.unwrap();
+        let record = locks
+            .sessions()
+            .unwrap()
+            .records(&service.me.id, None, MANY)
+            .await
+            .unwrap();
         assert_eq!(record.len(), MANY);
         service.watch.expect("record", MANY, PAGE);
 
         let other = session("other", 1, TTL);
-        locks.open(&other).await.unwrap();
+        locks.sessions().unwrap().open(&other).await.unwrap();
         service.watch.calls();
         let refused = locks.acquire(&other, &service.requests(1)).await.unwrap();
         assert!(
@@ -465,9 +506,16 @@ fn no_call_of_session_leases_does_more_than_a_page() {
         service.watch.expect("refused acquire", MANY, PAGE);
 
         // A beat with marks tells of a part of them, and the next of the others.
-        assert_eq!(locks.revoke(&names).await.unwrap(), vec![true; MANY]);
+        assert_eq!(
+            locks.sessions().unwrap().revoke(&names).await.unwrap(),
+            vec![true; MANY]
+        );
         service.watch.expect("revoke", MANY, PAGE);
-        let BeatOutcome::Extended(reply) = locks.beat(&service.me, &[], None).await.unwrap() else {
+        let RenewOutcome::Extended(reply) = locks
+            .renew(&Renew::new(service.me.clone(), []))
+            .await
+            .unwrap()
+        else {
             panic!("the session is gone");
         };
         assert!((1..=PAGE + LOCK_PAGE).contains(&reply.revoked.len()));
@@ -475,7 +523,10 @@ fn no_call_of_session_leases_does_more_than_a_page() {
         // So it does if nothing of what is marked is held any more.
         server.run::<()>(&["DEL", "{orders-input}:owners"]);
         service.watch.calls();
-        locks.beat(&service.me, &[], None).await.unwrap();
+        locks
+            .renew(&Renew::new(service.me.clone(), []))
+            .await
+            .unwrap();
         service.watch.expect("beat with stale marks", 1, PAGE);
     });
 }
@@ -490,14 +541,24 @@ fn a_dead_session_is_taken_over_a_page_a_call() {
         service.submit_and_fetch(2).await;
         let leases = service.acquire(1).await;
         let names: Vec<StreamName> = leases.into_iter().map(|lease| lease.stream).collect();
-        locks.revoke(&names).await.unwrap();
+        locks.sessions().unwrap().revoke(&names).await.unwrap();
         let heir = session("heir", 1, TTL);
-        locks.open(&heir).await.unwrap();
-        locks.close(&service.me.id).await.unwrap();
+        locks.sessions().unwrap().open(&heir).await.unwrap();
+        locks
+            .sessions()
+            .unwrap()
+            .close(&service.me.id)
+            .await
+            .unwrap();
         service.watch.calls();
         // Whatever is asked for.
         loop {
-            let outcome = locks.take_over(&heir, &service.me.id, MANY).await.unwrap();
+            let outcome = locks
+                .sessions()
+                .unwrap()
+                .take_over(&heir, &service.me.id, MANY)
+                .await
+                .unwrap();
             let TakeOverOutcome::Taken { leases, left } = outcome else {
                 panic!("{outcome:?}");
             };
@@ -508,7 +569,14 @@ fn a_dead_session_is_taken_over_a_page_a_call() {
         }
         service.watch.expect("take over", MANY, PAGE);
         // With marks that nobody has acted on: they are freed in the background.
-        assert!(locks.bury(&service.me.id).await.unwrap());
+        assert!(
+            locks
+                .sessions()
+                .unwrap()
+                .remove(&service.me.id)
+                .await
+                .unwrap()
+        );
         let calls = service.watch.calls();
         let commands = &calls[0].commands;
         assert!(commands.contains(&"UNLINK".to_owned()), "{commands:?}");
@@ -524,7 +592,13 @@ fn those_who_were_refused_are_forgotten_a_part_at_a_time() {
             let backend = backend_with(&server, "orders", scheme).await;
             let (a, b) = (session("a", 1, TTL), session("b", 1, TTL));
             for session in [&a, &b] {
-                backend.locks.open(session).await.unwrap();
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .open(session)
+                    .await
+                    .unwrap();
             }
             // Long ago.
             for n in 0..MANY {
@@ -558,10 +632,10 @@ fn no_call_over_all_sessions_is_long() {
             .map(|n| session(&format!("other-{n}"), 1, TTL))
             .collect();
         for other in &others {
-            locks.open(other).await.unwrap();
+            locks.sessions().unwrap().open(other).await.unwrap();
         }
         service.watch.calls();
-        let members = locks.members().await.unwrap();
+        let members = locks.sessions().unwrap().members().await.unwrap();
         assert_eq!(members.len(), MANY);
         let calls = service.watch.expect_short("members");
         assert!((3..=2 * MANY / LOCK_PAGE).contains(&calls), "{calls}");
@@ -569,14 +643,18 @@ fn no_call_over_all_sessions_is_long() {
         // As after a restart: everybody's deadline begins anew.
         server.run::<()>(&["HSET", "{orders-input}:server", "run", "before"]);
         service.watch.calls();
-        let BeatOutcome::Extended(reply) = locks.beat(&service.me, &[], None).await.unwrap() else {
+        let RenewOutcome::Extended(reply) = locks
+            .renew(&Renew::new(service.me.clone(), []))
+            .await
+            .unwrap()
+        else {
             panic!("the session is gone");
         };
         assert_eq!(reply.members as usize, MANY);
         service.watch.expect("beat after a restart", 1, PAGE);
 
         for who in others.iter().chain([&service.me]) {
-            locks.close(&who.id).await.unwrap();
+            locks.sessions().unwrap().close(&who.id).await.unwrap();
         }
         service.watch.calls();
         let orders = ServiceName::new("orders").unwrap();
@@ -607,17 +685,48 @@ fn the_documented_rights_are_enough() {
             every_call(&backend).await;
 
             let dead = session("dead", 2, 200);
-            backend.locks.open(&dead).await.unwrap();
+            backend.locks.sessions().unwrap().open(&dead).await.unwrap();
             let request = acquire("t", EntryId::new(1, 0), 1, 0);
             backend.locks.acquire(&dead, &[request]).await.unwrap();
-            backend.locks.revoke(&[stream("t")]).await.unwrap();
-            backend.locks.close(&dead.id).await.unwrap();
+            backend
+                .locks
+                .sessions()
+                .unwrap()
+                .revoke(&[stream("t")])
+                .await
+                .unwrap();
+            backend
+                .locks
+                .sessions()
+                .unwrap()
+                .close(&dead.id)
+                .await
+                .unwrap();
             let heir = session("heir", 3, TTL);
-            backend.locks.open(&heir).await.unwrap();
-            let taken = backend.locks.take_over(&heir, &dead.id, 9).await;
+            backend.locks.sessions().unwrap().open(&heir).await.unwrap();
+            let taken = backend
+                .locks
+                .sessions()
+                .unwrap()
+                .take_over(&heir, &dead.id, 9)
+                .await;
             assert!(!matches!(taken.unwrap(), TakeOverOutcome::Alive { .. }));
-            assert!(backend.locks.bury(&dead.id).await.unwrap());
-            backend.locks.close(&heir.id).await.unwrap();
+            assert!(
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .remove(&dead.id)
+                    .await
+                    .unwrap()
+            );
+            backend
+                .locks
+                .sessions()
+                .unwrap()
+                .close(&heir.id)
+                .await
+                .unwrap();
             for to in [LockScheme::PerStream, LockScheme::Session] {
                 provider.migrate(&service, to).await.unwrap();
             }

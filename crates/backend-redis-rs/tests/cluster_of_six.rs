@@ -40,7 +40,7 @@ async fn conforms(runtime: Arc<dyn Runtime>) {
         let name = format!("orders-{}", services.fetch_add(1, Ordering::Relaxed));
         provider.backend(&service(&name)).unwrap()
     };
-    conformance::transport::run_all(runtime.clone(), async || fresh().transport).await;
+    conformance::transport::run_all(runtime.clone(), async || fresh()).await;
     conformance::lock_manager::run_all(runtime.clone(), async || fresh().locks).await;
     conformance::notifier::run_all(runtime, async || fresh()).await;
     for node in 0..3 {
@@ -135,7 +135,7 @@ fn a_killed_owners_successor_is_found() {
         let (elected, _cluster) = elected.await;
         assert!(elected >= 3);
         let ready = Instant::now();
-        while let Err(err) = backend.transport.submit(&batch(1, &["s"])).await {
+        while let Err(err) = backend.submitter.submit(&batch(1, &["s"])).await {
             assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
             assert!(ready.elapsed() < Duration::from_secs(2), "{err}");
             pause(Duration::from_millis(10)).await;
@@ -171,7 +171,7 @@ fn a_frozen_owner_is_left_by_commands_reads_and_subscriptions() {
             .await;
             cluster.node(owner).freeze();
             let frozen = Instant::now();
-            while let Err(err) = backend.transport.submit(&batch(1, &["s"])).await {
+            while let Err(err) = backend.submitter.submit(&batch(1, &["s"])).await {
                 assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
                 assert!(frozen.elapsed() < Duration::from_secs(9), "{err}");
                 pause(Duration::from_millis(10)).await;
@@ -211,13 +211,13 @@ fn a_failover_by_agreement_and_a_slot_that_moves_cost_no_call_its_answer() {
                 let number = submitted.fetch_add(1, Ordering::Relaxed);
                 let began = Instant::now();
                 let submit = backend
-                    .transport
+                    .submitter
                     .submit(&batch(number.into(), &["t"]))
                     .await;
                 longest = longest.max(began.elapsed());
                 submit.unwrap_or_else(|err| panic!("submit {number}: {err}"));
-                let beat = backend.locks.beat(&session, &[], None).await;
-                assert!(matches!(beat, Ok(BeatOutcome::Extended(_))), "{beat:?}");
+                let beat = backend.locks.renew(&Renew::new(session.clone(), [])).await;
+                assert!(matches!(beat, Ok(RenewOutcome::Extended(_))), "{beat:?}");
             }
             longest
         };
@@ -272,9 +272,34 @@ fn a_key_that_no_script_declares_is_never_missed_in_the_middle_of_one() {
         let before = everything(&cluster, owner);
         let other_session = support::session("b", 2, TTL);
         for (what, err) in [
-            ("beat", backend.locks.beat(&session, &[], None).await.err()),
-            ("open", backend.locks.open(&other_session).await.err()),
-            ("close", backend.locks.close(&session.id).await.err()),
+            (
+                "beat",
+                backend
+                    .locks
+                    .renew(&Renew::new(session.clone(), []))
+                    .await
+                    .err(),
+            ),
+            (
+                "open",
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .open(&other_session)
+                    .await
+                    .err(),
+            ),
+            (
+                "close",
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .close(&session.id)
+                    .await
+                    .err(),
+            ),
             (
                 "acquire",
                 backend
@@ -287,15 +312,32 @@ fn a_key_that_no_script_declares_is_never_missed_in_the_middle_of_one() {
                 "take over",
                 backend
                     .locks
+                    .sessions()
+                    .unwrap()
                     .take_over(&session, &other_session.id, 1)
                     .await
                     .err(),
             ),
             (
                 "records",
-                backend.locks.records(&session.id, None, 10).await.err(),
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .records(&session.id, None, 10)
+                    .await
+                    .err(),
             ),
-            ("bury", backend.locks.bury(&session.id).await.err()),
+            (
+                "bury",
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .remove(&session.id)
+                    .await
+                    .err(),
+            ),
         ] {
             let err = err.unwrap_or_else(|| panic!("{what} was executed"));
             assert!(err.to_string().contains("TRYAGAIN"), "{what}: {err}");
@@ -313,7 +355,13 @@ fn a_key_that_no_script_declares_is_never_missed_in_the_middle_of_one() {
         );
         cluster.move_keys(owner, other, &rest);
         cluster.end_the_move(slot, other);
-        let kept = backend.locks.records(&session.id, None, 10).await.unwrap();
+        let kept = backend
+            .locks
+            .sessions()
+            .unwrap()
+            .records(&session.id, None, 10)
+            .await
+            .unwrap();
         assert_eq!(kept.len(), 1);
         let all: Vec<String> =
             cluster

@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
-use streamlease_core::{Backend, LockManager, LockScheme, Transport};
+use streamlease_core::{Backend, LockManager, LockScheme};
 use streamlease_runtime_smol::SmolRuntime;
 use streamlease_runtime_tokio::TokioRuntime;
 use streamlease_testkit::conformance::Behaviour;
@@ -36,8 +36,8 @@ macro_rules! suites {
             mod transport {
                 use super::*;
 
-                fn run(behaviour: Behaviour<Arc<dyn Transport>>) {
-                    $on(LockScheme::$scheme, behaviour, |backend| backend.transport);
+                fn run(behaviour: Behaviour<Backend>) {
+                    $on(LockScheme::$scheme, behaviour, |backend| backend);
                 }
 
                 streamlease_testkit::transport_conformance!(run);

@@ -38,13 +38,18 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
             let backend = backend_with(&server, "orders", scheme).await;
             let (transport, locks) = (&backend.transport, &backend.locks);
             transport.prepare().await.unwrap();
-            transport
+            backend
+                .submitter
                 .submit(&batch(1, &["a", "b", "c", "d", "e"]))
                 .await
                 .unwrap();
             let a = opened(&backend, "a", TTL).await;
             fill(&server);
-            let refused = transport.submit(&batch(2, &["more"])).await.unwrap_err();
+            let refused = backend
+                .submitter
+                .submit(&batch(2, &["more"]))
+                .await
+                .unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
             assert!(refused.to_string().contains("OOM"), "{refused}");
 
@@ -73,15 +78,24 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
                 LockScheme::Session => &[],
                 LockScheme::PerStream => &leases,
             };
-            let beat = locks.beat(&a, named, Some(Duration::from_secs(1))).await;
-            let Ok(BeatOutcome::Extended(reply)) = beat else {
+            let beat = locks
+                .renew(
+                    &Renew::new(a.clone(), named.to_vec()).want_sweep(Some(Duration::from_secs(1))),
+                )
+                .await;
+            let Ok(RenewOutcome::Extended(reply)) = beat else {
                 panic!("{beat:?}")
             };
             assert!(reply.lost.is_empty() && reply.sweep, "{reply:?}");
             // Whoever is refused is put down to be told.
             let refused = locks.acquire(&b, &requests[..1]).await.unwrap();
             assert!(matches!(refused[0], AcquireOutcome::Held(_)), "{refused:?}");
-            locks.revoke(&[stream("a")]).await.unwrap();
+            locks
+                .sessions()
+                .unwrap()
+                .revoke(&[stream("a")])
+                .await
+                .unwrap();
             transport.clear_failures(&all[..1]).await.unwrap();
             let back = HandBackRequest {
                 entry: all[0].entry,
@@ -102,10 +116,11 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
                 .await
                 .unwrap();
             assert_eq!(quarantined, [QuarantineOutcome::Quarantined]);
-            let back = transport.release_quarantined(&[all[1].entry]).await;
+            let back = backend.admin.release_quarantined(&[all[1].entry]).await;
             assert_eq!(back.unwrap_err().kind(), ErrorKind::Unavailable);
             assert_eq!(
-                transport
+                backend
+                    .admin
                     .list_quarantined(EntryId::MIN, 9)
                     .await
                     .unwrap()
@@ -119,8 +134,13 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
             assert_eq!(ended, [CompleteOutcome::Completed]);
             assert_eq!(release_all(&backend, &a, &leases[..3]).await, 3);
             // A dies, b inherits and drains.
-            locks.close(&a.id).await.unwrap();
-            locks.take_over(&b, &a.id, 10).await.unwrap();
+            locks.sessions().unwrap().close(&a.id).await.unwrap();
+            locks
+                .sessions()
+                .unwrap()
+                .take_over(&b, &a.id, 10)
+                .await
+                .unwrap();
             let page = transport.list_pending(&ALL, 10).await.unwrap();
             assert_eq!(page.entries.len(), 3);
             for pending in page.entries {
@@ -130,8 +150,8 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
                 transport.complete(&b.id.consumer, &own).await.unwrap();
             }
             assert_eq!(server.run::<u64>(&["XLEN", "orders-input"]), 0);
-            transport.forget_consumer(&a.id.consumer).await.unwrap();
-            locks.bury(&a.id).await.unwrap();
+            transport.remove_consumer(&a.id.consumer).await.unwrap();
+            locks.sessions().unwrap().remove(&a.id).await.unwrap();
         }
     });
 }
@@ -144,7 +164,7 @@ fn when_memory_is_full_an_unreadable_record_fails_no_other_of_its_page() {
         let backend = sessions(&server).await;
         backend.transport.prepare().await.unwrap();
         let names = batch(1, &["a", "b"]);
-        let ids = backend.transport.submit(&names).await.unwrap();
+        let ids = backend.submitter.submit(&names).await.unwrap();
         backend.transport.fetch(&fetch("a", 9, 0)).await.unwrap();
         let (transport, a) = (&backend.transport, consumer("a"));
         let all = [fenced(ids[0], 7), fenced(ids[1], 7)];

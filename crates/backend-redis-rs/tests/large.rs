@@ -37,7 +37,7 @@ fn orders_at(url: &str) -> Backend {
 async fn long_entries_at_a(server: &RedisServer, count: usize, bytes: usize) -> Vec<EntryId> {
     let backend = orders_at(&server.url());
     backend.transport.prepare().await.unwrap();
-    let ids = backend.transport.submit(&long_batch(1, count, bytes)).await;
+    let ids = backend.submitter.submit(&long_batch(1, count, bytes)).await;
     let mut delivered = 0;
     while delivered < count {
         let fetched = backend
@@ -130,7 +130,7 @@ fn a_small_call_does_not_wait_behind_long_listings_on_a_slow_link() {
         let ids = long_entries_at_a(&server, 30, 100_000).await;
         let link = Proxy::start(server.addr());
         let backend = orders_at(&link.url());
-        backend.transport.consumers().await.unwrap();
+        backend.admin.consumers().await.unwrap();
         link.set_rate(Some(1_000_000));
         let listing = async {
             let (mut after, mut found) = (Some(EntryId::MIN), Vec::new());
@@ -146,7 +146,7 @@ fn a_small_call_does_not_wait_behind_long_listings_on_a_slow_link() {
             let mut longest = Duration::ZERO;
             for _ in 0..30 {
                 let began = Instant::now();
-                backend.transport.consumers().await.unwrap();
+                backend.admin.consumers().await.unwrap();
                 longest = longest.max(began.elapsed());
                 pause(Duration::from_millis(30)).await;
             }
@@ -166,7 +166,7 @@ fn a_fetch_brings_about_as_much_as_fits_once_it_knows_how_long_entries_are() {
         let backend = orders_at(&server.url());
         backend.transport.prepare().await.unwrap();
         let batch = long_batch(1, 60, 100_000);
-        backend.transport.submit(&batch).await.unwrap();
+        backend.submitter.submit(&batch).await.unwrap();
         let mut pages = Vec::new();
         while pages.iter().sum::<usize>() < 60 {
             let fetched = backend.transport.fetch(&fetch("a", 500, 0)).await.unwrap();
@@ -186,10 +186,10 @@ fn a_long_batch_makes_its_way_over_a_slow_link() {
         backend.transport.prepare().await.unwrap();
         link.set_rate(Some(1_000_000));
         let batch = long_batch(1, 60, 50_000);
-        let ids = soon(backend.transport.submit(&batch)).await.unwrap();
+        let ids = soon(backend.submitter.submit(&batch)).await.unwrap();
         assert_eq!(ids.len(), 60);
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 60);
-        assert_eq!(soon(backend.transport.submit(&batch)).await.unwrap(), ids);
+        assert_eq!(soon(backend.submitter.submit(&batch)).await.unwrap(), ids);
     });
 }
 
@@ -209,12 +209,12 @@ fn the_repeat_of_a_long_batch_sends_only_what_is_missing() {
             .await;
         };
         let submit = async {
-            let _ = backend.transport.submit(&batch).await;
+            let _ = backend.submitter.submit(&batch).await;
         };
         futures_lite::future::or(given_up, submit).await;
         link.set_rate(None);
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
-        let ids = soon(backend.transport.submit(&batch)).await.unwrap();
+        let ids = soon(backend.submitter.submit(&batch)).await.unwrap();
         assert_eq!(ids.len(), 60);
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 60);
         let info: String = server.run(&["INFO", "stats"]);
@@ -239,7 +239,7 @@ fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantin
         for _ in 0..3 {
             server.run::<String>(&["XADD", "orders-input", "*", "lbs-input", &long]);
         }
-        backend.transport.submit(&batch(1, &["s"])).await.unwrap();
+        backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
         let mut fetched = Vec::new();
         while fetched.len() < 4 {
             let page = backend.transport.fetch(&fetch("a", 4, 0)).await.unwrap();
@@ -269,7 +269,7 @@ fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantin
             .quarantine(&consumer("a"), &[quarantined])
             .await;
         assert_eq!(outcome.unwrap(), [QuarantineOutcome::Quarantined]);
-        let listed = backend.transport.list_quarantined(EntryId::MIN, 10).await;
+        let listed = backend.admin.list_quarantined(EntryId::MIN, 10).await;
         assert_eq!(listed.unwrap()[0].reason, reason.to_string());
     });
 }
@@ -281,14 +281,10 @@ fn what_waits_and_what_is_quarantined_is_listed_in_short_pages_too() {
         let backend = orders_at(&server.url());
         backend.transport.prepare().await.unwrap();
         let batch = long_batch(1, 40, 100_000);
-        let ids = backend.transport.submit(&batch).await.unwrap();
+        let ids = backend.submitter.submit(&batch).await.unwrap();
         let (mut after, mut found) = (EntryId::MIN, Vec::new());
         loop {
-            let page = backend
-                .transport
-                .list_undelivered(after, 500)
-                .await
-                .unwrap();
+            let page = backend.admin.list_undelivered(after, 500).await.unwrap();
             let Some(last) = page.last() else { break };
             after = last.entry;
             // The first page cannot know how long they are.
@@ -309,11 +305,7 @@ fn what_waits_and_what_is_quarantined_is_listed_in_short_pages_too() {
             .unwrap();
         let (mut after, mut found) = (EntryId::MIN, Vec::new());
         loop {
-            let page = backend
-                .transport
-                .list_quarantined(after, 500)
-                .await
-                .unwrap();
+            let page = backend.admin.list_quarantined(after, 500).await.unwrap();
             let Some(last) = page.last() else { break };
             after = last.entry;
             assert!(page.len() * 100_000 <= PIECE, "{}", page.len());
@@ -351,7 +343,7 @@ fn long_entries_enter_and_leave_the_quarantine_a_few_per_step() {
         // Among those that are not there, or twice.
         wanted.extend([EntryId::new(1, 1), ids[0]]);
         let (longest, released) =
-            longest_script(&server, transport.release_quarantined(&wanted)).await;
+            longest_script(&server, backend.admin.release_quarantined(&wanted)).await;
         let released = released.unwrap();
         let mut new_ids = Vec::new();
         for outcome in &released[..COUNT] {
@@ -368,7 +360,7 @@ fn long_entries_enter_and_leave_the_quarantine_a_few_per_step() {
         assert_eq!(released[COUNT + 1], released[0]);
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), COUNT);
         assert!(longest < whole / 4, "{longest} µs, all at once {whole} µs");
-        let again = transport.release_quarantined(&wanted).await.unwrap();
+        let again = backend.admin.release_quarantined(&wanted).await.unwrap();
         assert_eq!(again, released, "the repeat tells the same");
     });
 }

@@ -15,7 +15,13 @@ const TTL: u64 = 60_000;
 async fn opened(backend: &Backend, identity: &str, ttl_ms: u64) -> Session {
     let session = session(identity, 1, ttl_ms);
     assert_eq!(
-        backend.locks.open(&session).await.unwrap(),
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .open(&session)
+            .await
+            .unwrap(),
         OpenOutcome::Opened
     );
     session
@@ -49,10 +55,15 @@ fn held_by(outcome: &AcquireOutcome) -> &Holder {
     }
 }
 
-async fn beat(backend: &Backend, session: &Session, leases: &[LeaseRef]) -> BeatReply {
-    match backend.locks.beat(session, leases, None).await.unwrap() {
-        BeatOutcome::Extended(reply) => reply,
-        BeatOutcome::SessionGone => panic!("the session is gone"),
+async fn beat(backend: &Backend, session: &Session, leases: &[LeaseRef]) -> Renewal {
+    match backend
+        .locks
+        .renew(&Renew::new(session.clone(), leases.to_vec()))
+        .await
+        .unwrap()
+    {
+        RenewOutcome::Extended(reply) => reply,
+        RenewOutcome::SessionGone => panic!("the session is gone"),
     }
 }
 
@@ -351,7 +362,7 @@ fn a_beat_extends_both_keys_and_the_session() {
         for key in [&wire_key("s", E1), "{orders-input}:lock:s"] {
             assert!(server.run::<u64>(&["PTTL", key]) > TTL);
         }
-        let members = backend.locks.members().await.unwrap();
+        let members = backend.locks.sessions().unwrap().members().await.unwrap();
         assert_eq!((members.len(), &members[0].session), (1, &a.id));
         assert!(members[0].remaining > a.ttl);
     });
@@ -368,7 +379,7 @@ fn a_passed_deadline_is_final() {
             opened(&backend, "b", TTL).await,
         );
         let deadline = Instant::now() + Duration::from_secs(10);
-        while locks.members().await.unwrap().len() > 1 {
+        while locks.sessions().unwrap().members().await.unwrap().len() > 1 {
             assert!(Instant::now() < deadline);
         }
         for _ in 0..2 {
@@ -378,22 +389,32 @@ fn a_passed_deadline_is_final() {
                 ..a.clone()
             };
             assert_eq!(
-                locks.open(&long).await.unwrap(),
+                locks.sessions().unwrap().open(&long).await.unwrap(),
                 OpenOutcome::SessionGone,
                 "a late open"
             );
             assert_eq!(
-                locks.beat(&long, &[], None).await.unwrap(),
-                BeatOutcome::SessionGone
+                locks.renew(&Renew::new(long.clone(), [])).await.unwrap(),
+                RenewOutcome::SessionGone
             );
             let request = acquire("s", E1, 1, 0);
             assert_eq!(
                 try_acquire(&backend, &long, request).await,
                 AcquireOutcome::SessionGone
             );
-            let over = locks.take_over(&long, &b.id, 10).await.unwrap();
+            let over = locks
+                .sessions()
+                .unwrap()
+                .take_over(&long, &b.id, 10)
+                .await
+                .unwrap();
             assert_eq!(over, TakeOverOutcome::SessionGone);
-            let over = locks.take_over(&b, &a.id, 10).await.unwrap();
+            let over = locks
+                .sessions()
+                .unwrap()
+                .take_over(&b, &a.id, 10)
+                .await
+                .unwrap();
             assert_eq!(
                 over,
                 TakeOverOutcome::Taken {
@@ -401,12 +422,12 @@ fn a_passed_deadline_is_final() {
                     left: 0
                 }
             );
-            assert!(locks.bury(&a.id).await.unwrap());
-            locks.close(&a.id).await.unwrap();
+            assert!(locks.sessions().unwrap().remove(&a.id).await.unwrap());
+            locks.sessions().unwrap().close(&a.id).await.unwrap();
         }
         assert!(beat(&backend, &b, &[]).await.dead.is_empty(), "removed");
         assert!(
-            !locks.bury(&b.id).await.unwrap(),
+            !locks.sessions().unwrap().remove(&b.id).await.unwrap(),
             "the living are not removed"
         );
     });
@@ -432,20 +453,43 @@ fn a_beat_tells_of_the_dead_the_next_deadline_the_members_and_the_turn() {
             (reply.members, reply.dead.len(), reply.on_record),
             (3, 0, None)
         );
-        backend.locks.close(&b.id).await.unwrap();
-        backend.locks.close(&b.id).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&b.id)
+            .await
+            .unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&b.id)
+            .await
+            .unwrap();
         let reply = beat(&backend, &a, &[]).await;
         assert_eq!((reply.dead, reply.members), (vec![b.id.clone()], 2));
-        let over = backend.locks.take_over(&a, &c.id, 1).await.unwrap();
+        let over = backend
+            .locks
+            .sessions()
+            .unwrap()
+            .take_over(&a, &c.id, 1)
+            .await
+            .unwrap();
         assert!(
             matches!(over, TakeOverOutcome::Alive { remaining } if remaining > Duration::from_secs(30))
         );
 
         let sweep = async |session: &Session| {
             let turn = Some(Duration::from_secs(60));
-            match backend.locks.beat(session, &[], turn).await.unwrap() {
-                BeatOutcome::Extended(reply) => reply.sweep,
-                BeatOutcome::SessionGone => panic!("gone"),
+            match backend
+                .locks
+                .renew(&Renew::new(session.clone(), []).want_sweep(turn))
+                .await
+                .unwrap()
+            {
+                RenewOutcome::Extended(reply) => reply.sweep,
+                RenewOutcome::SessionGone => panic!("gone"),
             }
         };
         assert!(
@@ -469,13 +513,16 @@ fn with_the_servers_data_every_session_is_gone() {
         let a = opened(&backend, "a", TTL).await;
         let lease = acquired(&backend, &a, acquire("s", E1, 1, 0)).await;
         server.start_again();
-        let lost = backend.locks.members().await;
+        let lost = backend.locks.sessions().unwrap().members().await;
         assert_eq!(lost.unwrap_err().kind(), ErrorKind::Unavailable);
         let outcome = backend
             .locks
-            .beat(&a, std::slice::from_ref(&lease), None)
+            .renew(&Renew::new(
+                a.clone(),
+                std::slice::from_ref(&lease).to_vec(),
+            ))
             .await;
-        assert_eq!(outcome.unwrap(), BeatOutcome::SessionGone);
+        assert_eq!(outcome.unwrap(), RenewOutcome::SessionGone);
         assert!(
             !server.run::<bool>(&["EXISTS", &wire_key("s", E1)]),
             "nothing is made again"
@@ -489,9 +536,15 @@ fn a_close_before_its_late_open_wins() {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let a = session("a", 1, TTL);
-        backend.locks.close(&a.id).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&a.id)
+            .await
+            .unwrap();
         assert_eq!(
-            backend.locks.open(&a).await.unwrap(),
+            backend.locks.sessions().unwrap().open(&a).await.unwrap(),
             OpenOutcome::SessionGone
         );
     });

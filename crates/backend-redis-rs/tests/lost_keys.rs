@@ -42,6 +42,8 @@ fn owners_that_vanish_hold_acquiring_back_until_all_have_heard_of_it() {
         assert!(
             backend
                 .locks
+                .sessions()
+                .unwrap()
                 .records(&a.id, None, 9)
                 .await
                 .unwrap()
@@ -62,7 +64,7 @@ fn fencing_records_that_vanish_show_in_the_generation() {
         let backend = sessions(&server).await;
         backend.transport.prepare().await.unwrap();
         backend
-            .transport
+            .submitter
             .submit(&batch(1, &["s", "t"]))
             .await
             .unwrap();
@@ -117,7 +119,10 @@ fn a_service_whose_scheme_vanished_refuses_the_others_all_the_same() {
             delete(&server, "scheme");
             // Who lives restores it too, once per turn to sweep.
             let turn = Some(a.ttl);
-            new.locks.beat(&a, &[], turn).await.unwrap();
+            new.locks
+                .renew(&Renew::new(a.clone(), []).want_sweep(turn))
+                .await
+                .unwrap();
             let recorded: String = server.run(&["GET", "{orders-input}:scheme"]);
             assert_eq!(recorded, "session");
         }
@@ -132,7 +137,7 @@ fn either_half_of_the_quarantine_may_vanish() {
         let transport = &backend.transport;
         transport.prepare().await.unwrap();
         let quarantine = async |id: u128, names: &[&str]| {
-            transport.submit(&batch(id, names)).await.unwrap();
+            backend.submitter.submit(&batch(id, names)).await.unwrap();
             let fetched = transport.fetch(&fetch("a", 9, 0)).await.unwrap();
             for entry in fetched.entries {
                 let wanted = Quarantine {
@@ -148,7 +153,11 @@ fn either_half_of_the_quarantine_may_vanish() {
             }
         };
         let listed = async || {
-            let quarantined = transport.list_quarantined(EntryId::MIN, 9).await.unwrap();
+            let quarantined = backend
+                .admin
+                .list_quarantined(EntryId::MIN, 9)
+                .await
+                .unwrap();
             quarantined.len()
         };
         quarantine(1, &["a", "b"]).await;
@@ -159,9 +168,14 @@ fn either_half_of_the_quarantine_may_vanish() {
         quarantine(3, &["d"]).await;
         assert_eq!(listed().await, 4);
         // Also in the middle of a listing, which else would end there.
-        let quarantined = transport.list_quarantined(EntryId::MIN, 2).await.unwrap();
+        let quarantined = backend
+            .admin
+            .list_quarantined(EntryId::MIN, 2)
+            .await
+            .unwrap();
         delete(&server, "quarantine:index");
-        let later = transport
+        let later = backend
+            .admin
             .list_quarantined(quarantined[1].entry, 9)
             .await
             .unwrap();
@@ -195,7 +209,7 @@ fn a_foreign_field_in_the_quarantine_has_its_index_built_once() {
         let backend = sessions(&server).await;
         backend.transport.prepare().await.unwrap();
         let names = batch(1, &["a"]);
-        let ids = backend.transport.submit(&names).await.unwrap();
+        let ids = backend.submitter.submit(&names).await.unwrap();
         backend.transport.fetch(&fetch("a", 9, 0)).await.unwrap();
         let transport = &backend.transport;
         let quarantined = Quarantine {
@@ -216,7 +230,13 @@ fn a_foreign_field_in_the_quarantine_has_its_index_built_once() {
                 .find_map(|l| l.strip_prefix("cmdstat_zadd:calls="));
             zadd.map(|rest| rest.split(',').next().unwrap().to_owned())
         };
-        let list = async || transport.list_quarantined(EntryId::MIN, 9).await.unwrap();
+        let list = async || {
+            backend
+                .admin
+                .list_quarantined(EntryId::MIN, 9)
+                .await
+                .unwrap()
+        };
         assert_eq!(list().await.len(), 1);
         let once = built();
         for _ in 0..3 {
@@ -267,7 +287,7 @@ fn the_index_of_a_large_quarantine_is_made_anew_in_short_steps() {
             server.run::<()>(&["SLOWLOG", "RESET"]);
             let (mut after, mut found) = (EntryId::MIN, 0);
             loop {
-                let page = backend.transport.list_quarantined(after, 500).await;
+                let page = backend.admin.list_quarantined(after, 500).await;
                 let page = page.unwrap();
                 let Some(last) = page.last() else { break };
                 assert!(page.iter().all(|quarantined| quarantined.entry > after));
@@ -282,7 +302,7 @@ fn the_index_of_a_large_quarantine_is_made_anew_in_short_steps() {
         for _ in 0..2 {
             server.run::<()>(&["DEL", INDEX]);
             server.run::<()>(&["SLOWLOG", "RESET"]);
-            let page = backend.transport.list_quarantined(EntryId::MIN, 1).await;
+            let page = backend.admin.list_quarantined(EntryId::MIN, 1).await;
             assert_eq!(page.unwrap()[0].entry, EntryId::new(1, 1));
             assert_eq!(server.run::<usize>(&["ZCARD", INDEX]), MANY + 2);
             longest = longest.min(*script_times(&server).last().unwrap());
@@ -301,7 +321,7 @@ fn long_records_make_the_steps_of_a_new_index_shorter() {
                     '1:x,1:0,1:a,1:1,1:k,' .. ARGV[1] .. ':' .. string.rep('v', ARGV[1]) .. ',') end";
         server.run::<()>(&["EVAL", fill, "1", QUARANTINE, &LONG.to_string()]);
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
-        let quarantined = backend.transport.list_quarantined(EntryId::MIN, 1).await;
+        let quarantined = backend.admin.list_quarantined(EntryId::MIN, 1).await;
         assert_eq!(quarantined.unwrap()[0].entry, EntryId::new(1, 1));
         let stats: String = server.run(&["INFO", "commandstats"]);
         let calls = |name: &str| -> u64 {

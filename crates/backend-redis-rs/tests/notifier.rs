@@ -138,7 +138,7 @@ fn hand_backs_releases_and_closes_are_announced_by_those_who_do_them() {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         backend.transport.prepare().await.unwrap();
-        let ids = backend.transport.submit(&batch(1, &["s"])).await.unwrap();
+        let ids = backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
         backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         let mut hints = backend.notifier.subscribe().await.unwrap();
         let back = HandBackRequest {
@@ -155,8 +155,8 @@ fn hand_backs_releases_and_closes_are_announced_by_those_who_do_them() {
         assert_eq!(soon(hints.next()).await.unwrap(), Hint::HandedBack(ids));
 
         let (a, b) = (session("a", 1, 60_000), session("b", 1, 60_000));
-        backend.locks.open(&a).await.unwrap();
-        backend.locks.open(&b).await.unwrap();
+        backend.locks.sessions().unwrap().open(&a).await.unwrap();
+        backend.locks.sessions().unwrap().open(&b).await.unwrap();
         let mut leases = Vec::new();
         for name in ["quiet", "wanted", "announced"] {
             let outcome = backend
@@ -193,7 +193,13 @@ fn hand_backs_releases_and_closes_are_announced_by_those_who_do_them() {
             !server.run::<bool>(&["EXISTS", "{orders-input}:refused"]),
             "told once"
         );
-        backend.locks.close(&a.id).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&a.id)
+            .await
+            .unwrap();
         assert_eq!(
             soon(hints.next()).await.unwrap(),
             Hint::HolderGone(consumer("a"))
@@ -248,6 +254,8 @@ fn without_the_right_to_config_hints_still_come() {
         let mut hints = renamed.notifier.subscribe().await.unwrap();
         renamed
             .locks
+            .sessions()
+            .unwrap()
             .close(&session("a", 1, 1000).id)
             .await
             .unwrap();
@@ -265,6 +273,8 @@ fn without_the_right_to_config_hints_still_come() {
         assert_eq!(flags(&server), "");
         restricted
             .locks
+            .sessions()
+            .unwrap()
             .close(&session("a", 1, 1000).id)
             .await
             .unwrap();
@@ -302,7 +312,13 @@ fn without_rights_on_channels_everything_but_hints_works() {
         let no_channels = as_user(&server, "no-channels").await;
         let mut hints = no_channels.notifier.subscribe().await.unwrap();
         let a = session("a", 1, 60_000);
-        no_channels.locks.open(&a).await.unwrap();
+        no_channels
+            .locks
+            .sessions()
+            .unwrap()
+            .open(&a)
+            .await
+            .unwrap();
         let outcome = no_channels
             .locks
             .acquire(&a, &[acquire("s", E1, 1, 0)])
@@ -322,13 +338,21 @@ fn without_rights_on_channels_everything_but_hints_works() {
         };
         let outcome = no_channels.locks.release(&a.id, &[release]).await.unwrap();
         assert_eq!(outcome, [ReleaseOutcome::Released]);
-        no_channels.locks.close(&a.id).await.unwrap();
+        no_channels
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&a.id)
+            .await
+            .unwrap();
         // Only the exact channel is granted: the pattern is done without.
         server.run::<()>(&["ACL", "SETUSER", "no-channels", "&{orders-input}:hints"]);
         drop(hints);
         hints = no_channels.notifier.subscribe().await.unwrap();
         no_channels
             .locks
+            .sessions()
+            .unwrap()
             .close(&session("b", 1, 1000).id)
             .await
             .unwrap();

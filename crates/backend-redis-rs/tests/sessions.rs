@@ -100,7 +100,13 @@ fn a_beat_is_one_call_that_costs_the_same_whatever_is_held() {
         backend.locks.inspect(&locks).await.unwrap();
         cost_of("inspect of 1,200", 1_200);
 
-        backend.locks.close(&a.id).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&a.id)
+            .await
+            .unwrap();
         let b = opened(&backend, "b", TTL).await;
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
         leases.clear();
@@ -114,10 +120,24 @@ fn a_beat_is_one_call_that_costs_the_same_whatever_is_held() {
         assert_eq!(leases.len(), 100_000);
         let (_, usec) = cost_of("take-over of 100,000", 100_000);
         assert!(usec < plain * PAGE, "{usec} µs, {plain} µs plain");
-        assert!(backend.locks.bury(&a.id).await.unwrap());
+        assert!(
+            backend
+                .locks
+                .sessions()
+                .unwrap()
+                .remove(&a.id)
+                .await
+                .unwrap()
+        );
 
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
-        let record = backend.locks.records(&b.id, None, 5_000).await.unwrap();
+        let record = backend
+            .locks
+            .sessions()
+            .unwrap()
+            .records(&b.id, None, 5_000)
+            .await
+            .unwrap();
         assert_eq!(record.len(), 5_000);
         cost_of("record, 5,000 read", 5_000);
         assert_eq!(release_all(&backend, &b, &leases).await, 100_000);
@@ -144,7 +164,13 @@ fn every_key_is_in_the_services_slot_and_none_tells_of_its_expiry() {
         );
         let lease = acquired(&backend, &a, "call").await;
         try_acquire(&backend, &b, acquire("call", E1, 1, 0)).await;
-        backend.locks.revoke(&[stream("call")]).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .revoke(&[stream("call")])
+            .await
+            .unwrap();
         let owner: String = server.run(&["HGET", "{orders-input}:owners", "call"]);
         let token = lease.token.0;
         assert_eq!(
@@ -187,9 +213,17 @@ fn neither_a_late_beat_nor_a_late_open_revives_even_if_the_clock_goes_back() {
         assert!(moved[0].token > mine.token);
         for _ in 0..2 {
             assert!(is_gone(&backend, &a).await);
-            let outcome = backend.locks.open(&a).await.unwrap();
+            let outcome = backend.locks.sessions().unwrap().open(&a).await.unwrap();
             assert_eq!(outcome, OpenOutcome::SessionGone);
-            assert!(backend.locks.bury(&a.id).await.unwrap());
+            assert!(
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .remove(&a.id)
+                    .await
+                    .unwrap()
+            );
         }
         assert_eq!(beat(&backend, &b).await.on_record, Some(2));
     });
@@ -206,7 +240,13 @@ fn a_lease_that_was_taken_over_is_safe_from_an_earlier_acquire_that_comes_late()
         );
         acquired(&backend, &a, "s").await;
         try_acquire(&backend, &b, acquire("other", E1, 7, 0)).await;
-        backend.locks.close(&a.id).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&a.id)
+            .await
+            .unwrap();
         let (moved, _) = took(&backend, &b, &a).await;
         let late = try_acquire(&backend, &b, acquire("s", E1, 6, 0)).await;
         assert!(matches!(late, AcquireOutcome::Held(_)), "{late:?}");
@@ -229,7 +269,13 @@ fn a_reply_that_was_lost_is_found_on_record_and_let_go() {
         let lost = acquired(&backend, &a, "lost").await;
         let known = acquired(&backend, &a, "known").await;
         assert_eq!(beat(&backend, &a).await.on_record, Some(2));
-        let record = backend.locks.records(&a.id, None, 10).await.unwrap();
+        let record = backend
+            .locks
+            .sessions()
+            .unwrap()
+            .records(&a.id, None, 10)
+            .await
+            .unwrap();
         assert_eq!(record, [known.clone(), lost.clone()], "by name");
         // The repeat gets the same lease, and an ordinary later one another token.
         assert_eq!(acquired(&backend, &a, "lost").await, lost);
@@ -238,7 +284,13 @@ fn a_reply_that_was_lost_is_found_on_record_and_let_go() {
             1
         );
         assert_eq!(release_all(&backend, &a, &[lost]).await, 0);
-        let record = backend.locks.records(&a.id, None, 10).await.unwrap();
+        let record = backend
+            .locks
+            .sessions()
+            .unwrap()
+            .records(&a.id, None, 10)
+            .await
+            .unwrap();
         assert_eq!(record, [known]);
     });
 }
@@ -251,7 +303,13 @@ fn marks_come_in_pages_until_released_and_go_with_their_lease() {
         let a = opened(&backend, "a", TTL).await;
         let leases = all_acquired(&backend, &a, 1_000).await;
         let streams: Vec<StreamName> = leases.iter().map(|lease| lease.stream.clone()).collect();
-        let marked = backend.locks.revoke(&streams).await.unwrap();
+        let marked = backend
+            .locks
+            .sessions()
+            .unwrap()
+            .revoke(&streams)
+            .await
+            .unwrap();
         assert!(marked.iter().all(|marked| *marked));
         assert!(!beat(&backend, &a).await.revoked.is_empty());
         // A newer lease of the same data stream is not meant.
@@ -299,7 +357,12 @@ fn a_consumer_with_the_services_other_locks_is_refused() {
                 assert!(err.to_string().contains("migrate"), "{err}");
             }
             // One that had prepared before the service was made anew.
-            let err = second.locks.open(&session("late", 1, TTL)).await;
+            let err = second
+                .locks
+                .sessions()
+                .unwrap()
+                .open(&session("late", 1, TTL))
+                .await;
             assert_eq!(err.unwrap_err().kind(), ErrorKind::Incompatible);
             // A group that was lost is made again; the record stays.
             let (lbs, group) = (format!("{}-input", name(n)), format!("{}-group", name(n)));
@@ -352,7 +415,13 @@ fn after_a_restart_live_owners_beat_first() {
         );
         let held = acquired(&backend, &a, "held").await;
         acquired(&backend, &dead, "left").await;
-        backend.locks.close(&dead.id).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&dead.id)
+            .await
+            .unwrap();
         beat(&backend, &a).await;
         // As if the server had been away for longer than the TTL: nobody could beat.
         for who in [&a, &b] {
@@ -382,9 +451,21 @@ fn after_a_restart_live_owners_beat_first() {
             };
             assert!(retry_in <= Duration::from_millis(MS), "{retry_in:?}");
         }
-        let taken = backend.locks.take_over(&b, &dead.id, 10).await.unwrap();
+        let taken = backend
+            .locks
+            .sessions()
+            .unwrap()
+            .take_over(&b, &dead.id, 10)
+            .await
+            .unwrap();
         assert!(matches!(taken, TakeOverOutcome::NotYet { .. }), "{taken:?}");
-        let taken = backend.locks.take_over(&b, &a.id, 10).await.unwrap();
+        let taken = backend
+            .locks
+            .sessions()
+            .unwrap()
+            .take_over(&b, &a.id, 10)
+            .await
+            .unwrap();
         assert!(matches!(taken, TakeOverOutcome::Alive { .. }), "{taken:?}");
         // The live ones go on, with what they have; the dead one stays dead.
         let reply = beat(&backend, &a).await;
@@ -398,7 +479,14 @@ fn after_a_restart_live_owners_beat_first() {
         let taken = loop {
             beat(&backend, &a).await;
             beat(&backend, &b).await;
-            match backend.locks.take_over(&b, &dead.id, 10).await.unwrap() {
+            match backend
+                .locks
+                .sessions()
+                .unwrap()
+                .take_over(&b, &dead.id, 10)
+                .await
+                .unwrap()
+            {
                 TakeOverOutcome::NotYet { .. } => pause(Duration::from_millis(10)).await,
                 other => break other,
             }
@@ -462,11 +550,11 @@ fn a_lease_that_a_restart_lost_shows_in_the_generation_though_the_number_fits() 
         assert_eq!(server.run::<u64>(&["ZREM", &leases, "s"]), 1);
         server.start_again();
         let after = loop {
-            if let Ok(outcome) = backend.locks.beat(&a, &[], None).await {
+            if let Ok(outcome) = backend.locks.renew(&Renew::new(a.clone(), [])).await {
                 break outcome;
             }
         };
-        let BeatOutcome::Extended(after) = after else {
+        let RenewOutcome::Extended(after) = after else {
             panic!("{after:?}")
         };
         assert_eq!(
@@ -486,13 +574,19 @@ fn after_a_restart_that_lost_everything_nobody_acquires_for_a_ttl() {
         acquired(&backend, &a, "s").await;
         server.start_again();
         let gone = loop {
-            if let Ok(outcome) = backend.locks.beat(&a, &[], None).await {
+            if let Ok(outcome) = backend.locks.renew(&Renew::new(a.clone(), [])).await {
                 break outcome;
             }
         };
-        assert_eq!(gone, BeatOutcome::SessionGone);
+        assert_eq!(gone, RenewOutcome::SessionGone);
         let again = session("a", 2, SHORT * 10);
-        backend.locks.open(&again).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .open(&again)
+            .await
+            .unwrap();
         let outcome = try_acquire(&backend, &again, acquire("s", E1, 1, 0)).await;
         assert!(
             matches!(outcome, AcquireOutcome::NotYet { retry_in } if retry_in <= again.ttl),
@@ -600,7 +694,13 @@ fn forty_who_die_at_once_are_all_told_of_by_one_beat() {
             let a = opened(&backend, "a", TTL).await;
             for n in 0..40 {
                 let dead = opened(&backend, &format!("dead{n}"), TTL).await;
-                backend.locks.close(&dead.id).await.unwrap();
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .close(&dead.id)
+                    .await
+                    .unwrap();
             }
             assert_eq!(beat(&backend, &a).await.dead.len(), 40, "{scheme:?}");
         }
@@ -706,7 +806,7 @@ fn an_idle_service_is_migrated_and_a_busy_one_is_not() {
         let (old, new) = (backend(&server, "orders").await, sessions(&server).await);
         old.transport.prepare().await.unwrap();
         assert_eq!(recorded().await, Some(LockScheme::PerStream));
-        old.transport.submit(&batch(1, &["call"])).await.unwrap();
+        old.submitter.submit(&batch(1, &["call"])).await.unwrap();
         let fetched = old.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         let entry = fetched.entries[0].entry;
 
@@ -724,7 +824,7 @@ fn an_idle_service_is_migrated_and_a_busy_one_is_not() {
         let a = opened(&old, "a", TTL).await;
         assert!(refused(LockScheme::Session).await.contains("1 consumers"));
         assert_eq!(recorded().await, Some(LockScheme::PerStream));
-        old.locks.close(&a.id).await.unwrap();
+        old.locks.sessions().unwrap().close(&a.id).await.unwrap();
 
         provider
             .migrate(&orders, LockScheme::Session)
@@ -740,11 +840,11 @@ fn an_idle_service_is_migrated_and_a_busy_one_is_not() {
         let pending = new.transport.list_pending(&ALL, 10).await.unwrap();
         assert_eq!(pending.entries[0].entry, entry, "pending still");
         let b = session("b", 1, TTL);
-        new.locks.open(&b).await.unwrap();
+        new.locks.sessions().unwrap().open(&b).await.unwrap();
         acquired(&new, &b, "call").await;
         refused(LockScheme::PerStream).await;
         // It dies, with the stream on record.
-        new.locks.close(&b.id).await.unwrap();
+        new.locks.sessions().unwrap().close(&b.id).await.unwrap();
         provider
             .migrate(&orders, LockScheme::PerStream)
             .await

@@ -32,14 +32,30 @@ fn a_member_of_the_sessions_that_is_none_fails_nobody_and_is_removed() {
             for name in odd {
                 add("9999999999999", name);
             }
-            assert_eq!(backend.locks.members().await.unwrap().len(), 2);
+            assert_eq!(
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .members()
+                    .await
+                    .unwrap()
+                    .len(),
+                2
+            );
             assert_eq!(server.run::<u64>(&["ZCARD", SESSIONS]), 2);
             // The same of those whose time is over, or is next to be over.
             for n in 0..200 {
                 add("1", format!("oops{n}").as_bytes());
             }
             add(&(now(&server) + 1_000).to_string(), b"soon");
-            backend.locks.close(&b.id).await.unwrap();
+            backend
+                .locks
+                .sessions()
+                .unwrap()
+                .close(&b.id)
+                .await
+                .unwrap();
             for _ in 0..2 {
                 beat(&backend, &a).await;
             }
@@ -66,9 +82,14 @@ fn a_turn_to_sweep_lasts_no_longer_than_it_was_wanted_for() {
             let b = opened(&backend, "b", TTL).await;
             let gets = async |who: &Session, turn: u64| {
                 let turn = Duration::from_millis(turn);
-                match backend.locks.beat(who, &[], Some(turn)).await.unwrap() {
-                    BeatOutcome::Extended(reply) => reply.sweep,
-                    BeatOutcome::SessionGone => panic!("gone"),
+                match backend
+                    .locks
+                    .renew(&Renew::new(who.clone(), []).want_sweep(Some(turn)))
+                    .await
+                    .unwrap()
+                {
+                    RenewOutcome::Extended(reply) => reply.sweep,
+                    RenewOutcome::SessionGone => panic!("gone"),
                 }
             };
             assert!(gets(&a, 60_000).await);
@@ -143,10 +164,18 @@ fn a_lease_on_record_with_a_token_beyond_all_hinders_no_other() {
         };
         for token in odd {
             overwrite(token);
-            let records = backend.locks.records(&a.id, None, 9).await.unwrap();
+            let records = backend
+                .locks
+                .sessions()
+                .unwrap()
+                .records(&a.id, None, 9)
+                .await
+                .unwrap();
             assert_eq!(records, std::slice::from_ref(&good), "{token}");
             backend
                 .locks
+                .sessions()
+                .unwrap()
                 .revoke(std::slice::from_ref(&bad.stream))
                 .await
                 .unwrap();
@@ -158,7 +187,13 @@ fn a_lease_on_record_with_a_token_beyond_all_hinders_no_other() {
             "0",
             "bad",
         ]);
-        backend.locks.close(&a.id).await.unwrap();
+        backend
+            .locks
+            .sessions()
+            .unwrap()
+            .close(&a.id)
+            .await
+            .unwrap();
         let (leases, left) = took(&backend, &b, &a).await;
         assert_eq!(leases.len(), 1, "{leases:?}");
         assert_eq!((&leases[0].stream, left), (&good.stream, 0));
@@ -221,7 +256,13 @@ fn an_odd_value_of_what_is_known_of_the_server_stops_nothing() {
                 }
                 let left: f64 = server.run(&["ZSCORE", SESSIONS, &a.id.to_string()]);
                 assert!(left < (now(&server) + 2 * TTL) as f64, "{which} {left}");
-                backend.locks.close(&a.id).await.unwrap();
+                backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .close(&a.id)
+                    .await
+                    .unwrap();
                 let (taken, left) = took(&backend, &b, &a).await;
                 assert_eq!(left, 0, "{which}");
                 if taken.is_empty() {
@@ -229,7 +270,13 @@ fn an_odd_value_of_what_is_known_of_the_server_stops_nothing() {
                     assert!(matches!((key, field), ("server" | "owners", "owners" | "")));
                     acquired(&backend, &b, "s").await;
                 }
-                let records = backend.locks.records(&b.id, None, 9).await.unwrap();
+                let records = backend
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .records(&b.id, None, 9)
+                    .await
+                    .unwrap();
                 assert!(
                     records.iter().any(|lease| lease.stream == stream("s")),
                     "{which}"

@@ -14,7 +14,7 @@ use support::*;
 async fn delivered(server: &RedisServer, names: &[&str]) -> (Backend, Vec<EntryId>) {
     let backend = backend(server, "orders").await;
     backend.transport.prepare().await.unwrap();
-    let ids = backend.transport.submit(&batch(1, names)).await.unwrap();
+    let ids = backend.submitter.submit(&batch(1, names)).await.unwrap();
     let fetched = backend.transport.fetch(&fetch("a", 1000, 0)).await.unwrap();
     assert_eq!(fetched.entries.len(), names.len());
     (backend, ids)
@@ -99,7 +99,7 @@ fn an_entry_stands_on_the_lbs_as_the_wire_format_says() {
             id: 7,
             announcements: vec![announcement],
         };
-        let ids = backend.transport.submit(&one).await.unwrap();
+        let ids = backend.submitter.submit(&one).await.unwrap();
         let entries: Vec<(String, Vec<String>)> = server.run(&["XRANGE", "orders-input", "-", "+"]);
         let payload = "{\"DataStreamName\":\"call-1\",\"Info\":{\"a\":1}}";
         let fields = vec!["lbs-input".to_owned(), payload.to_owned()];
@@ -119,7 +119,7 @@ fn what_was_submitted_before_the_group_existed_is_delivered() {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         backend
-            .transport
+            .submitter
             .submit(&batch(1, &["a", "b", "c"]))
             .await
             .unwrap();
@@ -127,7 +127,7 @@ fn what_was_submitted_before_the_group_existed_is_delivered() {
         let fetched = backend.transport.fetch(&fetch("x", 2, 0)).await.unwrap();
         assert_eq!((fetched.entries.len(), fetched.backlog), (2, 1));
         let undelivered = backend
-            .transport
+            .admin
             .list_undelivered(EntryId::MIN, 10)
             .await
             .unwrap();
@@ -143,20 +143,20 @@ fn a_repeated_batch_appends_nothing_and_a_long_one_keeps_its_order() {
         let backend = backend(&server, "orders").await;
         let names: Vec<String> = (0..1234).map(|n| format!("s{n}")).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-        let first = backend.transport.submit(&batch(1, &names)).await.unwrap();
-        let again = backend.transport.submit(&batch(1, &names)).await.unwrap();
+        let first = backend.submitter.submit(&batch(1, &names)).await.unwrap();
+        let again = backend.submitter.submit(&batch(1, &names)).await.unwrap();
         assert_eq!(first, again);
         assert!(first.is_sorted() && first.len() == 1234);
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 1234);
         assert!(
             backend
-                .transport
+                .submitter
                 .submit(&batch(2, &[]))
                 .await
                 .unwrap()
                 .is_empty()
         );
-        let list = backend.transport.list_undelivered(EntryId::MIN, 2000).await;
+        let list = backend.admin.list_undelivered(EntryId::MIN, 2000).await;
         // Before the group exists everything is undelivered.
         let list = list.unwrap();
         assert_eq!(list.len(), 1234);
@@ -173,11 +173,11 @@ fn a_batch_whose_first_pages_only_were_appended_is_finished_by_its_repeat() {
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         // A first page is what a call that broke off after 100 leaves.
         backend
-            .transport
+            .submitter
             .submit(&batch(1, &names[..100]))
             .await
             .unwrap();
-        backend.transport.submit(&batch(1, &names)).await.unwrap();
+        backend.submitter.submit(&batch(1, &names)).await.unwrap();
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 150);
     });
 }
@@ -202,7 +202,7 @@ fn a_fetch_may_block_longer_than_any_default_time_out() {
             })
             .await;
             let began = Instant::now();
-            backend.transport.submit(&submitting).await.unwrap();
+            backend.submitter.submit(&submitting).await.unwrap();
             assert!(began.elapsed() < Duration::from_secs(1));
         };
         let (fetched, ()) = soon(futures_lite::future::zip(blocked, submit)).await;
@@ -237,7 +237,7 @@ fn a_cancelled_fetch_leaves_no_reader_behind() {
             clients(&server, "xreadgroup") == 0
         })
         .await;
-        backend.transport.submit(&batch(1, &["s"])).await.unwrap();
+        backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
         assert!(
             pending(&backend).await.is_empty(),
             "the abandoned read took it"
@@ -288,11 +288,16 @@ fn a_missing_stream_or_group_is_not_prepared_and_preparing_helps() {
             not_prepared
         );
         assert_eq!(
-            transport.consumers().await.map(|_| ()).map_err(kind),
+            backend.admin.consumers().await.map(|_| ()).map_err(kind),
             not_prepared
         );
-        transport.submit(&batch(1, &["s"])).await.unwrap();
-        let id = transport.list_undelivered(EntryId::MIN, 1).await.unwrap()[0].entry;
+        backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        let id = backend
+            .admin
+            .list_undelivered(EntryId::MIN, 1)
+            .await
+            .unwrap()[0]
+            .entry;
         let claim = transport.claim(&consumer("a"), &[fenced(id, 1)]).await;
         assert_eq!(claim.map(|_| ()).map_err(kind), not_prepared);
         transport.prepare().await.unwrap();
@@ -323,7 +328,7 @@ fn a_key_of_the_wrong_type_is_incompatible_and_named() {
                 .await
                 .unwrap_err(),
             backend
-                .transport
+                .submitter
                 .submit(&batch(1, &["s"]))
                 .await
                 .unwrap_err(),
@@ -407,7 +412,7 @@ fn poison_entries_are_delivered_with_their_reason_and_stop_nothing() {
             .unwrap();
         assert_eq!(again, [QuarantineOutcome::Gone; 7], "quarantined once");
         let list = backend
-            .transport
+            .admin
             .list_quarantined(EntryId::MIN, 100)
             .await
             .unwrap();
@@ -419,7 +424,7 @@ fn poison_entries_are_delivered_with_their_reason_and_stop_nothing() {
         assert_eq!((list[0].failures, &list[0].last_owner), (0, &consumer("a")));
         assert!(list[0].at_ms > 1_700_000_000_000);
         let rest = backend
-            .transport
+            .admin
             .list_quarantined(list[4].entry, 1)
             .await
             .unwrap();
@@ -456,21 +461,21 @@ fn a_quarantine_record_that_cannot_be_read_hides_no_other() {
         ]);
         server.run::<()>(&["ZADD", "{orders-input}:quarantine:index", "0", "garbage"]);
         let list = backend
-            .transport
+            .admin
             .list_quarantined(EntryId::MIN, 10)
             .await
             .unwrap();
         assert_eq!(list.len(), 2);
         assert_eq!(list[1].reason, "why");
         // Nor does it stop the others' release; what it is stays to be looked at.
-        let released = backend.transport.release_quarantined(&ids).await.unwrap();
+        let released = backend.admin.release_quarantined(&ids).await.unwrap();
         assert_eq!(released[0], QuarantineRelease::Unreadable);
         assert!(matches!(released[1], QuarantineRelease::Released(_)));
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 1);
         let after = EntryId::MIN;
-        let list = backend.transport.list_quarantined(after, 10).await.unwrap();
+        let list = backend.admin.list_quarantined(after, 10).await.unwrap();
         assert_eq!(list.len(), 1);
-        let dropped = backend.transport.drop_quarantined(&ids).await.unwrap();
+        let dropped = backend.admin.drop_quarantined(&ids).await.unwrap();
         assert_eq!(dropped, [true, false]);
     });
 }
@@ -845,7 +850,7 @@ fn a_consumer_is_forgotten_only_with_nothing_pending() {
     on_both(|| async {
         let server = RedisServer::start();
         let (backend, ids) = delivered(&server, &["s"]).await;
-        let states = backend.transport.consumers().await.unwrap();
+        let states = backend.admin.consumers().await.unwrap();
         assert_eq!(
             (states.len(), &states[0].consumer, states[0].pending),
             (1, &consumer("a"), 1)
@@ -853,7 +858,7 @@ fn a_consumer_is_forgotten_only_with_nothing_pending() {
         assert!(
             !backend
                 .transport
-                .forget_consumer(&consumer("a"))
+                .remove_consumer(&consumer("a"))
                 .await
                 .unwrap()
         );
@@ -862,19 +867,19 @@ fn a_consumer_is_forgotten_only_with_nothing_pending() {
         assert!(
             backend
                 .transport
-                .forget_consumer(&consumer("a"))
+                .remove_consumer(&consumer("a"))
                 .await
                 .unwrap()
         );
         assert!(
             backend
                 .transport
-                .forget_consumer(&consumer("a"))
+                .remove_consumer(&consumer("a"))
                 .await
                 .unwrap(),
             "a repeat"
         );
-        assert!(backend.transport.consumers().await.unwrap().is_empty());
+        assert!(backend.admin.consumers().await.unwrap().is_empty());
     });
 }
 

@@ -96,7 +96,7 @@ async fn show(backend: &Backend, view: &mut View) -> std::result::Result<(), Sto
     }
     let mut after = EntryId::MIN;
     loop {
-        let page = or_empty(backend.transport.list_undelivered(after, PAGE).await)?;
+        let page = or_empty(backend.admin.list_undelivered(after, PAGE).await)?;
         let Some(last) = page.last() else { break };
         after = last.entry;
         counts.undelivered += page.len();
@@ -107,10 +107,12 @@ async fn show(backend: &Backend, view: &mut View) -> std::result::Result<(), Sto
 
     view.table(CONSUMER_COLUMNS);
     let mut sessions: BTreeMap<String, Member> = BTreeMap::new();
-    for member in backend.locks.members().await? {
-        sessions.insert(member.session.consumer.to_string(), member);
+    if let Some(kept) = backend.locks.sessions() {
+        for member in kept.members().await? {
+            sessions.insert(member.session.consumer.to_string(), member);
+        }
     }
-    for consumer in or_empty(backend.transport.consumers().await)? {
+    for consumer in or_empty(backend.admin.consumers().await)? {
         let session = sessions.remove(consumer.consumer.as_str());
         counts.consumers += 1;
         view.print(&consumer_row(Some(&consumer), session.as_ref()))?;
@@ -124,7 +126,7 @@ async fn show(backend: &Backend, view: &mut View) -> std::result::Result<(), Sto
     view.table(QUARANTINE_COLUMNS);
     let mut after = EntryId::MIN;
     loop {
-        let page = backend.transport.list_quarantined(after, PAGE).await?;
+        let page = backend.admin.list_quarantined(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = last.entry;
         counts.quarantined += page.len();

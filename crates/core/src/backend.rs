@@ -3,15 +3,23 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::{ConsumerName, LockManager, Notifier, Result, ServiceName, Transport};
+use crate::{
+    Admin, ConsumerName, LockManager, Notifier, Result, ServiceName, Submitter, Transport,
+};
 
-/// The three traits of one service. Mix them as you like: the locks may live in
-/// another system than the load balancer stream (LBS).
+/// The parts of one service.
+///
+/// They need not come from one system. To keep the locks elsewhere than the load
+/// balancer stream (LBS), take a backend and replace its [`locks`](Self::locks).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Backend {
-    /// The LBS.
+    /// The LBS, for consumers.
     pub transport: Arc<dyn Transport>,
+    /// The LBS, for producers.
+    pub submitter: Arc<dyn Submitter>,
+    /// The LBS, for operators.
+    pub admin: Arc<dyn Admin>,
     /// The locks.
     pub locks: Arc<dyn LockManager>,
     /// The hints.
@@ -22,14 +30,16 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// The three traits, and consumers whose names are their identities.
+    /// A backend of these parts, with consumers whose names are their identities.
     pub fn new(
-        transport: Arc<dyn Transport>,
+        lbs: Arc<impl Transport + Submitter + Admin>,
         locks: Arc<dyn LockManager>,
         notifier: Arc<dyn Notifier>,
     ) -> Self {
         Self {
-            transport,
+            transport: lbs.clone(),
+            submitter: lbs.clone(),
+            admin: lbs,
             locks,
             notifier,
             consumer_prefix: "",

@@ -341,7 +341,7 @@ impl Driver {
             }
             _ => (None, None),
         };
-        let (name, size) = (action.name(), size_of(&action));
+        let (operation, size) = (action.operation(), size_of(&action));
         let runtime = self.runtime.clone();
         let (voice, measures) = (self.voice.clone(), self.measures.clone());
         let deadline = runtime.now() + limit;
@@ -358,15 +358,15 @@ impl Driver {
                     runtime.sleep_until(deadline).await;
                     Err(Error::new(
                         ErrorKind::Unavailable,
-                        format!("no answer to {name} within {limit:?}"),
+                        format!("no answer to {operation} within {limit:?}"),
                     ))
                 };
                 let result = future::or(work, overdue).await;
                 if let Err(error) = &result {
-                    let line = || format!("{name} failed consumer={consumer}: {error:?}");
+                    let line = || format!("{operation} failed consumer={consumer}: {error:?}");
                     voice.say(Level::Debug, line);
                 }
-                let record = measured(name, size, &result);
+                let record = measured(operation, size, &result);
                 last_word.say(result);
                 record(&measures);
             };

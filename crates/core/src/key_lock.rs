@@ -21,21 +21,19 @@
 //! - **Suite.** `streamlease_testkit::conformance::lock_manager`, run on the
 //!   `KeyLockManager` around it.
 
-use std::collections::BTreeSet;
 use std::fmt::{self, Debug};
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, BoxFuture, EntryId, Error, ErrorKind,
-    FencingToken, Held, Holder, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
-    OpenOutcome, Release, ReleaseOutcome, Result, ServiceName, Session, SessionId, StreamName,
-    TakeOverOutcome,
+    Acquire, AcquireOutcome, BoxFuture, EntryId, Error, ErrorKind, FencingToken, Held, Holder,
+    LeaseRef, LockId, LockManager, LockState, Release, ReleaseOutcome, Renew, RenewOutcome,
+    Renewal, Result, ServiceName, Session, SessionId, StreamName,
 };
 
 /// Keys with a value, a number and a time to live. See the [module docs](self) for the contract.
@@ -86,8 +84,8 @@ pub struct KeyHolder {
 /// key, so any manager of the service can renew or release it, and a late
 /// release cannot free a newer acquisition.
 ///
-/// Plain keys know of no sessions: there are never members, dead sessions,
-/// records or revocations, and dead owners are noticed by their locks' deadlines.
+/// It keeps no [sessions](crate::sessions): dead owners are noticed by the deadlines of
+/// their locks.
 /// Nor do they publish hints, unless the `KeyLock` does so itself in `release`;
 /// [`stream_of`](Self::stream_of) tells which data stream became free.
 #[derive(Debug)]
@@ -95,8 +93,6 @@ pub struct KeyLockManager {
     lock: Arc<dyn KeyLock>,
     /// The service's name with `/` escaped, so that keys of two services never meet.
     service: String,
-    /// Sessions closed here: a process ends few of them.
-    closed: Mutex<BTreeSet<SessionId>>,
     /// Makes the value of each request for the sweep turn another.
     sweep_requests: AtomicU64,
 }
@@ -107,7 +103,6 @@ impl KeyLockManager {
         Self {
             lock,
             service: service.as_str().replace('%', "%25").replace('/', "%2F"),
-            closed: Mutex::default(),
             sweep_requests: AtomicU64::new(0),
         }
     }
@@ -120,14 +115,6 @@ impl KeyLockManager {
 
     fn key(&self, stream: &StreamName) -> String {
         format!("{}/stream/{stream}", self.service)
-    }
-
-    fn closed(&self) -> MutexGuard<'_, BTreeSet<SessionId>> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_closed(&self, session: &SessionId) -> bool {
-        self.closed().contains(session)
     }
 
     async fn acquire_one(&self, session: &Session, request: &Acquire) -> Result<AcquireOutcome> {
@@ -168,7 +155,7 @@ impl KeyLockManager {
 
     /// Asks for the turn to sweep: a key that is never released, so that it
     /// comes up again once `turn` has passed. Each request has another value;
-    /// with the same one, its holder would get it again with every beat.
+    /// with the same one, its holder would get it again with every renewal.
     async fn sweep_turn(&self, session: &SessionId, turn: Duration) -> Result<bool> {
         let key = format!("{}/sweep", self.service);
         let request = self.sweep_requests.fetch_add(1, Ordering::Relaxed);
@@ -182,46 +169,23 @@ impl KeyLockManager {
 
 #[async_trait]
 impl LockManager for KeyLockManager {
-    fn scheme(&self) -> LockScheme {
-        LockScheme::PerStream
-    }
-
-    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
-        Ok(if self.is_closed(&session.id) {
-            OpenOutcome::SessionGone
-        } else {
-            OpenOutcome::Opened
-        })
-    }
-
-    async fn close(&self, session: &SessionId) -> Result<()> {
-        self.closed().insert(session.clone());
-        Ok(())
-    }
-
     async fn acquire(
         &self,
         session: &Session,
         requests: &[Acquire],
     ) -> Result<Vec<AcquireOutcome>> {
-        if self.is_closed(&session.id) {
-            return Ok(vec![AcquireOutcome::SessionGone; requests.len()]);
-        }
         each(requests, |request| {
             Box::pin(self.acquire_one(session, request))
         })
         .await
     }
 
-    async fn beat(
-        &self,
-        session: &Session,
-        leases: &[LeaseRef],
-        want_sweep: Option<Duration>,
-    ) -> Result<BeatOutcome> {
-        if self.is_closed(&session.id) {
-            return Ok(BeatOutcome::SessionGone);
-        }
+    async fn renew(&self, renew: &Renew) -> Result<RenewOutcome> {
+        let Renew {
+            session,
+            leases,
+            want_sweep,
+        } = renew;
         let renewed = each(leases, |lease| {
             Box::pin(async {
                 self.lock
@@ -238,13 +202,13 @@ impl LockManager for KeyLockManager {
         let lost = lost.collect();
         let sweep = match want_sweep {
             // What was renewed is, whether or not the turn can be asked for.
-            Some(turn) => self.sweep_turn(&session.id, turn).await.unwrap_or(false),
+            Some(turn) => self.sweep_turn(&session.id, *turn).await.unwrap_or(false),
             None => false,
         };
-        Ok(BeatOutcome::Extended(BeatReply {
+        Ok(RenewOutcome::Extended(Renewal {
             lost,
             sweep,
-            ..BeatReply::default()
+            ..Renewal::default()
         }))
     }
 
@@ -275,43 +239,6 @@ impl LockManager for KeyLockManager {
             })
         })
         .await
-    }
-
-    async fn take_over(
-        &self,
-        session: &Session,
-        _dead: &SessionId,
-        _max: usize,
-    ) -> Result<TakeOverOutcome> {
-        Ok(if self.is_closed(&session.id) {
-            TakeOverOutcome::SessionGone
-        } else {
-            TakeOverOutcome::Taken {
-                leases: Vec::new(),
-                left: 0,
-            }
-        })
-    }
-
-    async fn bury(&self, _dead: &SessionId) -> Result<bool> {
-        Ok(true)
-    }
-
-    async fn members(&self) -> Result<Vec<Member>> {
-        Ok(Vec::new())
-    }
-
-    async fn records(
-        &self,
-        _session: &SessionId,
-        _after: Option<&StreamName>,
-        _max: usize,
-    ) -> Result<Vec<LeaseRef>> {
-        Ok(Vec::new())
-    }
-
-    async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
-        Ok(vec![false; streams.len()])
     }
 }
 
@@ -492,7 +419,7 @@ mod tests {
 
     /// The turn to sweep is a courtesy to the server.
     #[test]
-    fn a_turn_that_cannot_be_had_fails_no_beat() {
+    fn a_turn_that_cannot_be_had_fails_no_renewal() {
         let service = ServiceName::new("orders").unwrap();
         let locks = KeyLockManager::new(&service, Arc::new(NoSweeps));
         let session = Session {
@@ -505,10 +432,11 @@ mod tests {
             token: FencingToken(number),
         };
         let leases = [lease("held", 1), lease("lost", 0)];
-        let beat = locks.beat(&session, &leases, Some(session.ttl));
-        let beat = futures_lite::future::block_on(beat).unwrap();
-        let BeatOutcome::Extended(reply) = beat else {
-            panic!("{beat:?}");
+        let turn = Some(session.ttl);
+        let renew = Renew::new(session, leases.to_vec()).want_sweep(turn);
+        let renewed = futures_lite::future::block_on(locks.renew(&renew)).unwrap();
+        let RenewOutcome::Extended(reply) = renewed else {
+            panic!("{renewed:?}");
         };
         assert_eq!(reply.lost, leases[1..]);
         assert!(!reply.sweep);

@@ -3,9 +3,11 @@
 //! It has no executor and no Redis in it; users add the crate `streamlease`,
 //! which re-exports this one beside the backends and runtimes of their choice.
 
+pub mod admin;
 mod backend;
 mod belief;
 mod client;
+pub mod decorate;
 mod driver;
 mod error;
 mod events;
@@ -22,16 +24,20 @@ pub mod lock_manager;
 #[doc(hidden)]
 pub mod machine;
 pub mod notifier;
+mod operation;
 pub mod payload;
 mod producer;
 mod quarantine;
 pub mod recorder;
 pub mod runtime;
+pub mod sessions;
 mod settings;
 mod shard;
+pub mod submitter;
 mod time;
 pub mod transport;
 
+pub use admin::*;
 pub use backend::{Backend, BackendProvider};
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Result};
@@ -42,6 +48,7 @@ pub use lease::Lease;
 pub use lock_manager::*;
 pub use machine::{ClaimResult, Completion, DisownReason, HandBack};
 pub use notifier::{Hint, Notifier, Subscription};
+pub use operation::Operation;
 pub use payload::{
     Announcement, Info, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES, MalformedReason, PAYLOAD_FIELD,
 };
@@ -49,7 +56,9 @@ pub use producer::Producer;
 pub use quarantine::QuarantineAdmin;
 pub use recorder::{Attempt, EndKind, NoRecorder, Recorder};
 pub use runtime::{BoxFuture, Runtime};
+pub use sessions::*;
 pub use settings::{ClaimMode, RetryPolicy, Settings};
 pub use shard::shard;
+pub use submitter::*;
 pub use time::Timestamp;
 pub use transport::*;

@@ -1,7 +1,7 @@
 //! Numbers that more than one crate relies on. Each stands here only: core keeps to it,
 //! and backends, the simulation and its checks are built on it.
 //!
-//! [`LONGEST_CALM`](crate::LONGEST_CALM) is a promise of lock managers and stands there.
+//! [`LONGEST_GRACE`](crate::LONGEST_GRACE) is a promise of lock managers and stands there.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 pub fn time_limit(action: &Action, ttl: Duration) -> Duration {
     let at_least = |ms, limit: Duration| limit.clamp(Duration::from_millis(ms), LONGEST_ANSWER);
     match action {
-        Action::Locks(LocksCall::Beat { .. }) | Action::Locks(LocksCall::Open(_)) => {
+        Action::Locks(LocksCall::Renew { .. }) | Action::Locks(LocksCall::Open(_)) => {
             at_least(50, ttl / 4)
         }
         Action::Lbs(LbsCall::Fetch { wait, .. }) => *wait + at_least(2_000, ttl),

@@ -4,10 +4,10 @@
 //! - **Mutual exclusion (R6).** At most one session holds a data stream, under
 //!   whichever entry. A holder keeps it until it releases it, or its deadline
 //!   passes by the lock server's own clock.
-//! - **Deadlines.** With [`LockScheme::PerStream`] an acquire and a beat set a
-//!   lease's deadline to `ttl` from then; with [`LockScheme::Session`] only
-//!   `open` and `beat` set the session's, for everything it holds. A passed
-//!   deadline is final: neither a late beat nor a late open revives it.
+//! - **Deadlines.** An acquire and a renewal set a lease's deadline to `ttl` from then;
+//!   with [`LockScheme::Session`] a lease has none of its own and ends with its
+//!   session's (see [`sessions`](crate::sessions)). A passed deadline is final: no late
+//!   renewal revives it.
 //! - **Tokens (R5).** An acquire mints, in the same atomic step, a token that
 //!   is greater than every token of that data stream before, and than the
 //!   caller's `floor`. All tokens, and so all floors, are below
@@ -15,26 +15,18 @@
 //! - **Expected outcomes are values**; an `Err` means *unknown: any part of it
 //!   may have happened*, now or later.
 //! - **Idempotence.** Every operation can be repeated with the same arguments.
-//!   An acquire repeated with the same `attempt` yields the same token; with
-//!   another `attempt`, by the same session, a new one, after which the old
-//!   token releases nothing. Attempts of one session only grow: a lower one on a
+//!   An acquire repeated with the same `attempt` sets the deadline anew and yields the
+//!   same token; with another `attempt`, by the same session, a new one, after which the
+//!   old token releases nothing. Attempts of one session only grow: a lower one on a
 //!   held lease is an abandoned request that executes late, and answers `Held`.
-//!   An attempt counts whatever it was answered with: a lease that came by a
-//!   take-over has the greatest one of its session so far.
-//!   An acquire by a session that is gone holds nothing.
-//! - **Lost writes.** With [`LockScheme::Session`] beats name no leases, so each
-//!   reply carries a [`generation`](BeatReply::generation) that tells when the
-//!   record may have lost any; from then on `acquire` and `take_over` answer
-//!   `NotYet` for a TTL (the longest of those who lived, at most [`LONGEST_CALM`]),
-//!   so that live owners beat and read their records first.
+//!   An attempt counts whatever it was answered with.
 //! - **Release names its token** and frees only that.
 //! - **Batches are pages.** Results are positional; each item is atomic for
 //!   itself. An implementation splits a large batch as its server likes it.
 //! - **Cancel-safety.** Dropping a future means `Err`: unknown.
 //! - **Concurrency.** All methods may run at once, on one value or many.
-//! - **Hints.** `release` publishes [`Hint::Freed`](crate::Hint) for streams
-//!   that somebody was refused meanwhile and for those with `announce`; `close`
-//!   publishes [`Hint::HolderGone`](crate::Hint); each in the same step. Hints
+//! - **Hints.** `release` publishes [`Hint::Freed`](crate::Hint), in the same step, for
+//!   streams that somebody was refused meanwhile and for those with `announce`. Hints
 //!   are only ever hints: a [`KeyLockManager`](crate::KeyLockManager), whose
 //!   store may have no way to publish, announces what its `KeyLock` announces.
 //! - **Suite.** `streamlease_testkit::conformance::lock_manager`.
@@ -43,45 +35,29 @@
 //! instead, and gets a `LockManager` from [`KeyLockManager`](crate::KeyLockManager).
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{EntryId, FencingToken, Result, SessionId, StreamName};
-
-/// How long a lock server that was restarted lets live owners beat first, at most.
-/// What it may have lost by the restart, its owner believes in for no longer: the
-/// leases that were acquired last. What is on record waits for its session's deadline.
-pub const LONGEST_CALM: Duration = Duration::from_secs(10);
+use crate::{EntryId, FencingToken, Result, SessionId, Sessions, StreamName};
 
 /// The locks of one service. See the [module docs](self) for the contract.
 #[async_trait]
 pub trait LockManager: Debug + Send + Sync + 'static {
-    /// What a lease's life hangs on; the same answer always.
-    fn scheme(&self) -> LockScheme;
-
-    /// Makes the session live for its TTL from now. Idempotent while it lives.
-    async fn open(&self, session: &Session) -> Result<OpenOutcome>;
-
-    /// Ends the session at once: it counts as dead from now on, whatever it holds.
-    async fn close(&self, session: &SessionId) -> Result<()>;
+    /// The sessions, if the backend keeps any; the same answer always. Without them
+    /// a dead owner is noticed by the deadlines of its locks.
+    fn sessions(&self) -> Option<&dyn Sessions> {
+        None
+    }
 
     /// Tries to lock a page of data streams for the session.
     async fn acquire(&self, session: &Session, requests: &[Acquire])
     -> Result<Vec<AcquireOutcome>>;
 
-    /// Extends the session and these leases, and answers with exceptions only.
-    ///
-    /// With [`LockScheme::PerStream`], `leases` is a page of what is held; what
-    /// it does not name stays as it is. With [`LockScheme::Session`] it is empty:
-    /// everything held lives as long as the session. With `want_sweep` it also asks for the turn
-    /// to sweep, which one member per service and that length of time gets.
-    async fn beat(
-        &self,
-        session: &Session,
-        leases: &[LeaseRef],
-        want_sweep: Option<Duration>,
-    ) -> Result<BeatOutcome>;
+    /// Extends the session, if it is kept, and the leases that are named, and answers
+    /// with exceptions only. This is a client's heartbeat.
+    async fn renew(&self, renew: &Renew) -> Result<RenewOutcome>;
 
     /// Frees leases, each named with its token.
     async fn release(
@@ -93,65 +69,33 @@ pub trait LockManager: Debug + Send + Sync + 'static {
     /// Who holds these locks, and for how long still. Looking lets a lock whose
     /// deadline has passed be gone at once.
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>>;
+}
 
-    /// Marks `dead` dead if its deadline has passed (it cannot come back), and
-    /// moves up to `max` of its leases to `session` with new tokens.
-    /// With [`LockScheme::PerStream`] there are never any to move.
-    async fn take_over(
-        &self,
-        session: &Session,
-        dead: &SessionId,
-        max: usize,
-    ) -> Result<TakeOverOutcome>;
-
-    /// Removes what is left of a dead session once it holds nothing, so that
-    /// beats report it no more. `true` if nothing is left of it.
-    async fn bury(&self, dead: &SessionId) -> Result<bool>;
-
-    /// The live sessions. Empty for a backend that keeps none.
-    async fn members(&self) -> Result<Vec<Member>>;
-
-    /// A page of what is on record for a session, stream names greater than
-    /// `after`, in that order. Empty for a backend that keeps no such record.
-    async fn records(
-        &self,
-        session: &SessionId,
-        after: Option<&StreamName>,
-        max: usize,
-    ) -> Result<Vec<LeaseRef>>;
-
-    /// Marks leases to be released (an operator, a rebalance). Nothing is freed
-    /// by it: the owner learns of it by its beat and releases. `false` where no
-    /// such lease is on record, or the backend keeps no record.
-    async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>>;
+impl dyn LockManager {
+    /// What a lease's life hangs on: [`LockScheme::PerStream`] without sessions, else
+    /// what these say.
+    pub fn scheme(&self) -> LockScheme {
+        self.sessions()
+            .map_or(LockScheme::PerStream, |sessions| sessions.scheme())
+    }
 }
 
 /// What a lease's life hangs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LockScheme {
-    /// Each data stream has a lock with its own deadline; beats name them all.
+    /// Each data stream has a lock with its own deadline; renewals name them all.
     PerStream,
     /// Each session has one deadline for everything it holds.
     Session,
 }
 
-/// A session and how long it lives without a beat.
+/// A session and how long it lives without a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// Which.
     pub id: SessionId,
     /// Its TTL; sessions of one service may differ in it.
     pub ttl: Duration,
-}
-
-/// How an open ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OpenOutcome {
-    /// The session lives.
-    Opened,
-    /// The session's deadline has passed, or it was closed: take another id.
-    SessionGone,
 }
 
 /// The lock of one assignment: a data stream, for one entry of the load
@@ -187,7 +131,7 @@ pub enum AcquireOutcome {
     Held(Held),
     /// The session is gone and holds nothing any more.
     SessionGone,
-    /// The lock server has just restarted and lets live owners beat first.
+    /// The lock server has just restarted and lets live owners renew first.
     NotYet {
         /// When to try again.
         retry_in: Duration,
@@ -223,24 +167,57 @@ pub struct LeaseRef {
     pub token: FencingToken,
 }
 
-/// How a beat ended.
+/// What to extend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BeatOutcome {
+#[non_exhaustive]
+pub struct Renew {
+    /// Whose leases they are.
+    pub session: Session,
+    /// With [`LockScheme::PerStream`] a page of what is held; what it does not name stays
+    /// as it is. With [`LockScheme::Session`] empty: everything that is held lives as
+    /// long as the session.
+    pub leases: Arc<[LeaseRef]>,
+    /// Asks for the turn to sweep, which one session per service and this length of
+    /// time gets.
+    pub want_sweep: Option<Duration>,
+}
+
+impl Renew {
+    /// Extends the session, and these leases.
+    pub fn new(session: Session, leases: impl Into<Arc<[LeaseRef]>>) -> Self {
+        Self {
+            session,
+            leases: leases.into(),
+            want_sweep: None,
+        }
+    }
+
+    /// Asks for the turn to sweep, too, if it is free.
+    #[must_use]
+    pub fn want_sweep(mut self, turn: Option<Duration>) -> Self {
+        self.want_sweep = turn;
+        self
+    }
+}
+
+/// How a renewal ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RenewOutcome {
     /// The session, and all leases but those in the reply, are extended.
-    Extended(BeatReply),
+    Extended(Renewal),
     /// The session is gone: nothing was extended.
     SessionGone,
 }
 
-/// What a beat brings besides the extension.
+/// What a renewal brings besides the extension.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BeatReply {
+pub struct Renewal {
     /// Leases of the call that are not held (any more).
     pub lost: Vec<LeaseRef>,
     /// Leases that are marked for release; to be released even if unknown.
     pub revoked: Vec<LeaseRef>,
-    /// Other sessions whose deadline has passed and that are not buried, oldest
-    /// first; if they are many, the first few are enough. Every beat tells again.
+    /// Other sessions whose deadline has passed and that are not removed, oldest
+    /// first; if they are many, the first few are enough. Every renewal tells again.
     pub dead: Vec<SessionId>,
     /// When the next deadline of another session that is not yet dead will be.
     pub next_deadline: Option<Duration>,
@@ -256,7 +233,7 @@ pub struct BeatReply {
     ///
     /// Always the same number is right where nothing can be lost without the
     /// sessions (a server in memory), and with [`LockScheme::PerStream`], whose
-    /// beats name every lease and hear of each that is lost.
+    /// renewals name every lease and hear of each that is lost.
     pub generation: u64,
     /// Whether the turn to sweep is this session's.
     pub sweep: bool,
@@ -289,38 +266,4 @@ pub enum LockState {
     Free,
     /// It is held.
     Held(Held),
-}
-
-/// How a take-over ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TakeOverOutcome {
-    /// These are the caller's now, with these tokens.
-    Taken {
-        /// The leases.
-        leases: Vec<LeaseRef>,
-        /// How many the dead session still has.
-        left: u64,
-    },
-    /// The session is not dead.
-    Alive {
-        /// How long still.
-        remaining: Duration,
-    },
-    /// The caller's own session is gone.
-    SessionGone,
-    /// The lock server has just restarted and lets live owners beat first.
-    NotYet {
-        /// When to try again.
-        retry_in: Duration,
-    },
-}
-
-/// A live session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Which.
-    pub session: SessionId,
-    /// How long it lives without a further beat.
-    pub remaining: Duration,
 }

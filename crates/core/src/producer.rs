@@ -8,7 +8,7 @@ use crate::limits::REPEATABLE;
 use crate::machine::mix;
 use crate::{
     Announcement, BackendProvider, EntryId, Error, ErrorKind, Info, Result, RetryPolicy, Runtime,
-    ServiceName, StreamName, SubmitBatch, Transport,
+    ServiceName, StreamName, SubmitBatch, Submitter,
 };
 
 /// How long a producer waits by default: about half a minute, in steps of at most 2 s.
@@ -23,7 +23,7 @@ const HALF_A_MINUTE: RetryPolicy = RetryPolicy {
 /// A cheap handle; clones are the same producer.
 #[derive(Debug, Clone)]
 pub struct Producer {
-    transport: Arc<dyn Transport>,
+    submitter: Arc<dyn Submitter>,
     runtime: Arc<dyn Runtime>,
     retry: RetryPolicy,
     /// It has worked once.
@@ -42,7 +42,7 @@ impl Producer {
     ) -> Result<Self> {
         let service = ServiceName::new(service)?;
         Ok(Self {
-            transport: backend.backend(&service)?.transport,
+            submitter: backend.backend(&service)?.submitter,
             runtime: Arc::new(runtime),
             retry: HALF_A_MINUTE,
             answered: Arc::default(),
@@ -100,7 +100,7 @@ impl Producer {
         let mut failed = 0;
         let mut first_failure = None;
         loop {
-            let error = match self.transport.submit(batch).await {
+            let error = match self.submitter.submit(batch).await {
                 Ok(entries) => {
                     self.answered.store(true, Ordering::Relaxed);
                     return Ok(entries);

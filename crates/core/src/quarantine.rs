@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    BackendProvider, EntryId, QuarantineRelease, Quarantined, Result, ServiceName, Transport,
-};
+use crate::{Admin, BackendProvider, EntryId, QuarantineRelease, Quarantined, Result, ServiceName};
 
 /// Entries per request of [`QuarantineAdmin::all`].
 const PAGE: usize = 500;
@@ -17,7 +15,7 @@ const PAGE: usize = 500;
 /// times. They stay until somebody releases or drops them.
 #[derive(Debug, Clone)]
 pub struct QuarantineAdmin {
-    transport: Arc<dyn Transport>,
+    admin: Arc<dyn Admin>,
 }
 
 impl QuarantineAdmin {
@@ -28,7 +26,7 @@ impl QuarantineAdmin {
     pub fn new(service: impl AsRef<str>, backend: &dyn BackendProvider) -> Result<Self> {
         let service = ServiceName::new(service)?;
         Ok(Self {
-            transport: backend.backend(&service)?.transport,
+            admin: backend.backend(&service)?.admin,
         })
     }
 
@@ -36,7 +34,7 @@ impl QuarantineAdmin {
     /// first. Begin with [`EntryId::MIN`]. A page may be short because its entries
     /// are long; only an empty one is the last.
     pub async fn page(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {
-        self.transport.list_quarantined(after, limit).await
+        self.admin.list_quarantined(after, limit).await
     }
 
     /// Everything that is in quarantine, lowest id first.
@@ -62,7 +60,7 @@ impl QuarantineAdmin {
     /// Some may be released. Calling again with the same entries releases the
     /// others, and for five minutes also tells the ids of those that were.
     pub async fn release(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>> {
-        self.transport.release_quarantined(entries).await
+        self.admin.release_quarantined(entries).await
     }
 
     /// Removes entries for good; nothing of them is left. One result per entry,
@@ -71,6 +69,6 @@ impl QuarantineAdmin {
     /// # Errors
     /// Some may be removed. Calling again with the same entries removes the others.
     pub async fn drop(&self, entries: &[EntryId]) -> Result<Vec<bool>> {
-        self.transport.drop_quarantined(entries).await
+        self.admin.drop_quarantined(entries).await
     }
 }

@@ -6,10 +6,7 @@
 //!   is `Ok(outcome)`. An `Err` means *unknown: any part of it may have
 //!   happened*, now or later: an abandoned request may still execute.
 //! - **Idempotence.** Every operation can be repeated after an `Err`, with the
-//!   same arguments, and ends as if it had been called once. For
-//!   [`submit`](Transport::submit) the batch's id makes that so, for at least
-//!   five minutes. [`release_quarantined`](Transport::release_quarantined) never
-//!   appends twice; for as long, its repeat also finds the new entry's id.
+//!   same arguments, and ends as if it had been called once.
 //! - **Fencing (R4).** Per entry that is not completed, the transport remembers
 //!   the greatest token it has seen, in one atomic step with what it does:
 //!   - a claim needs a token ≥ the remembered one, and > it once the entry was
@@ -37,8 +34,8 @@
 //!   Of the last five the reasons are kept, any text as it is, and only these can be
 //!   taken back. They survive claims and go into quarantine with the entry.
 //! - **Nothing vanishes (R7).** An entry leaves by `complete` or `quarantine`
-//!   only, and the quarantine by `release_quarantined` or `drop_quarantined`.
-//!   A new group starts at the very first entry.
+//!   only, and the quarantine by what an [`Admin`](crate::Admin) does. A new group
+//!   starts at the very first entry.
 //! - **Batches are pages, not transactions.** Results are positional, one per
 //!   argument, each entry atomic for itself. An implementation splits a large
 //!   batch as its server likes it.
@@ -55,12 +52,11 @@
 //!   same step.
 //! - **Suite.** `streamlease_testkit::conformance::transport`.
 
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::client::random;
 use crate::{Announcement, ConsumerName, EntryId, FencingToken, MalformedReason, Result};
 
 /// The LBS of one service. See the [module docs](self) for the contract.
@@ -69,10 +65,6 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// Makes the stream and its group if they are missing, the group at the
     /// first entry. Called at start and after [`ErrorKind::NotPrepared`](crate::ErrorKind).
     async fn prepare(&self) -> Result<()>;
-
-    /// Appends announcements; returns their ids in the order given. Of a batch that is
-    /// remembered, what stands behind its last place is appended and nothing else.
-    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>>;
 
     /// Delivers entries that no consumer has had, at most `max`, to `consumer`.
     /// If there are none, waits up to `wait` for the first and then returns
@@ -152,74 +144,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
 
     /// Removes the consumer's name from the group if it has nothing pending, in
     /// the same step. `true` if the name is not there afterwards.
-    async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool>;
-
-    /// The group's consumers.
-    async fn consumers(&self) -> Result<Vec<ConsumerState>>;
-
-    /// Entries after `after` that no consumer has had yet, at most `limit`. For
-    /// inspection. Only an empty page is the last one.
-    async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>>;
-
-    /// Quarantined entries with ids greater than `after`, at most `limit`, lowest id
-    /// first. Only an empty page is the last one.
-    async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>>;
-
-    /// Appends the fields of quarantined entries to the LBS again, as they were,
-    /// each in one step with taking it out of the quarantine. Without a group,
-    /// too. The new entries have failed nobody yet.
-    async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>>;
-
-    /// Removes quarantined entries for good. `true` for each that this call
-    /// removed; a repeat says `false`.
-    async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>>;
-}
-
-/// Announcements to append together.
-#[derive(Debug, Clone)]
-pub struct SubmitBatch {
-    /// Drawn anew for each batch; a repeat with the same id appends nothing.
-    pub id: u128,
-    /// What to append, in this order.
-    pub announcements: Vec<Announcement>,
-}
-
-impl SubmitBatch {
-    /// A batch with an id of its own, to be appended once however often it is sent.
-    ///
-    /// # Errors
-    /// [`Environment`](crate::ErrorKind::Environment) if the operating system gives no random
-    /// numbers.
-    pub fn new(announcements: Vec<Announcement>) -> Result<Self> {
-        let id = (u128::from(random()?) << 64) | u128::from(random()?);
-        Ok(Self { id, announcements })
-    }
-
-    /// A batch whose id follows from `key`, by which another process, or the same one
-    /// after a crash, repeats it: a rerun of a job appends nothing twice.
-    ///
-    /// The key stands for the batch. Use it for the same announcements in the same order
-    /// only: at a place where the LBS remembers an entry, that entry is the answer,
-    /// whatever is announced there now; what stands behind the last such place, because
-    /// the batch has grown, is appended. It remembers a batch for at least five minutes
-    /// after it was last sent (ten on Redis and in memory); later the same key appends it
-    /// anew. Keys count per service.
-    pub fn with_key(key: impl AsRef<[u8]>, announcements: Vec<Announcement>) -> Self {
-        Self {
-            id: fnv1a(key.as_ref()),
-            announcements,
-        }
-    }
-}
-
-/// FNV-1a of 128 bits: the same everywhere and in every version, so that a rerun after
-/// an update finds its batch.
-fn fnv1a(bytes: &[u8]) -> u128 {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    bytes.iter().fold(OFFSET, |hash, byte| {
-        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
-    })
+    async fn remove_consumer(&self, consumer: &ConsumerName) -> Result<bool>;
 }
 
 /// What to fetch.
@@ -439,86 +364,4 @@ pub enum QuarantineOutcome {
         /// The remembered token.
         seen: FencingToken,
     },
-}
-
-/// How the release of a quarantined entry ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum QuarantineRelease {
-    /// It is on the LBS again, under this id.
-    Released(EntryId),
-    /// It is not in quarantine; or it was released too long ago for the new id
-    /// to be remembered.
-    Gone,
-    /// What the quarantine keeps of it cannot be appended; it stays there.
-    Unreadable,
-}
-
-/// A consumer as the group knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsumerState {
-    /// Its name.
-    pub consumer: ConsumerName,
-    /// How many entries are pending at it.
-    pub pending: u64,
-    /// Time since it last asked for something, as the server counts.
-    pub idle: Duration,
-}
-
-/// A quarantined entry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Quarantined {
-    /// The id it had on the LBS.
-    pub entry: EntryId,
-    /// Why it was quarantined.
-    pub reason: String,
-    /// How many owners had failed on it.
-    pub failures: u32,
-    /// Why the last of them failed, oldest first, at most [`KEPT_REASONS`].
-    pub reasons: Vec<String>,
-    /// The consumer that quarantined it: its last owner, or who found that it cannot be read.
-    pub last_owner: ConsumerName,
-    /// When, in milliseconds of the server's clock since the Unix epoch.
-    pub at_ms: u64,
-    /// Its fields as they were, names and values, unread.
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Quarantined {
-    /// What it says, or why that cannot be read.
-    pub fn content(&self) -> Result<Announcement, MalformedReason> {
-        let fields = self.fields.iter();
-        Announcement::from_fields(fields.map(|(name, value)| (&**name, &**value)))
-    }
-}
-
-impl Debug for Quarantined {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Quarantined")
-            .field("entry", &self.entry)
-            .field("reason", &self.reason)
-            .field("failures", &self.failures)
-            .field("reasons", &self.reasons)
-            .field("last_owner", &self.last_owner)
-            .field("at_ms", &self.at_ms)
-            .field("fields", &self.fields.len())
-            .finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A key that gave another id in the next version would append its batch twice.
-    #[test]
-    fn a_key_gives_the_same_batch_id_in_every_version() {
-        for (key, id) in [
-            ("", 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d),
-            ("a", 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964),
-            ("foobar", 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18_u128),
-        ] {
-            assert_eq!(SubmitBatch::with_key(key, Vec::new()).id, id, "{key}");
-        }
-    }
 }

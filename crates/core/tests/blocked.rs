@@ -11,12 +11,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use streamlease_backend_memory::MemoryBackend;
+use streamlease_core::decorate::decorate;
 use streamlease_core::{
     Backend, BackendProvider, Client, Completion, Event, Events, Info, Lease, Producer, Recorder,
     Result, ServiceName,
 };
 use streamlease_runtime_tokio::TokioRuntime;
-use streamlease_testkit::faults::{Faults, FaultyLocks, LockCall};
+use streamlease_testkit::faults::Faults;
 
 const TTL: Duration = Duration::from_secs(1);
 
@@ -70,13 +71,13 @@ impl BackendProvider for Given {
 }
 
 /// A client with this recorder, and its locks, which can be cut off.
-async fn start(recorder: Arc<dyn Recorder>) -> (Client, Events, Producer, Faults<LockCall>) {
+async fn start(recorder: Arc<dyn Recorder>) -> (Client, Events, Producer, Faults) {
     let memory = MemoryBackend::new(TokioRuntime::new());
     let producer = Producer::new("orders", &memory, TokioRuntime::new()).unwrap();
     let service = ServiceName::new("orders").unwrap();
     let mut backend = memory.backend(&service).unwrap();
-    let (locks, faults) = FaultyLocks::new(backend.locks);
-    backend.locks = locks;
+    let faults = Faults::new();
+    backend.locks = decorate(backend.clone(), faults.clone()).locks;
     let builder = Client::builder("orders").consumer("a").ttl(TTL);
     let builder = builder.backend(Given(backend)).recorder(recorder);
     let (client, events) = builder.runtime(TokioRuntime::new()).start().unwrap();

@@ -15,32 +15,34 @@ use std::time::Duration;
 
 use common::ledger::{Shared, consume, seeds};
 use common::{Fleet, TTL};
+use streamlease_core::Operation;
+use streamlease_core::decorate::decorate;
 use streamlease_core::{Backend, BackendProvider, Result, Runtime, ServiceName};
-use streamlease_testkit::faults::{Faults, FaultyLocks, FaultyTransport, LockCall, TransportCall};
+use streamlease_testkit::faults::Faults;
 use streamlease_testkit::simulation::{SimHandle, SimRuntime};
 
-const TRANSPORT: [TransportCall; 8] = [
-    TransportCall::Prepare,
-    TransportCall::Fetch,
-    TransportCall::ListPending,
-    TransportCall::Claim,
-    TransportCall::Complete,
-    TransportCall::HandBack,
-    TransportCall::Quarantine,
-    TransportCall::ForgetConsumer,
+const TRANSPORT: [Operation; 8] = [
+    Operation::Prepare,
+    Operation::Fetch,
+    Operation::ListPending,
+    Operation::Claim,
+    Operation::Complete,
+    Operation::HandBack,
+    Operation::Quarantine,
+    Operation::RemoveConsumer,
 ];
 
-const LOCKS: [LockCall; 10] = [
-    LockCall::Open,
-    LockCall::Close,
-    LockCall::Acquire,
-    LockCall::Beat,
-    LockCall::Release,
-    LockCall::Inspect,
-    LockCall::TakeOver,
-    LockCall::Bury,
-    LockCall::Members,
-    LockCall::Records,
+const LOCKS: [Operation; 10] = [
+    Operation::Open,
+    Operation::Close,
+    Operation::Acquire,
+    Operation::Renew,
+    Operation::Release,
+    Operation::Inspect,
+    Operation::TakeOver,
+    Operation::RemoveSession,
+    Operation::Members,
+    Operation::Records,
 ];
 
 /// One client's way to the backend.
@@ -55,7 +57,7 @@ impl BackendProvider for Given {
 
 /// The next such call fails in one of four ways. The network is nobody's
 /// process: what is late executes whatever has become of who sent it.
-fn disturb<K: Copy + Ord + Debug + Send + 'static>(sim: &SimRuntime, faults: &Faults<K>, call: K) {
+fn disturb(sim: &SimRuntime, faults: &Faults, call: Operation) {
     let delay = Duration::from_millis(sim.random(4_000));
     let later = sim.clone();
     match sim.random(4) {
@@ -86,10 +88,10 @@ fn disturb<K: Copy + Ord + Debug + Send + 'static>(sim: &SimRuntime, faults: &Fa
 fn start(fleet: &Fleet, name: &str, ledger: &Shared, quiet: &Arc<AtomicBool>) -> SimHandle {
     let sim = fleet.sim.clone();
     let mut backend = fleet.backend.backend(&fleet.service).unwrap();
-    let (transport, transport_faults) = FaultyTransport::new(backend.transport);
-    let (locks, lock_faults) = FaultyLocks::new(backend.locks);
-    backend.transport = transport;
-    backend.locks = locks;
+    let transport_faults = Faults::new();
+    let lock_faults = Faults::new();
+    backend.transport = decorate(backend.clone(), transport_faults.clone()).transport;
+    backend.locks = decorate(backend.clone(), lock_faults.clone()).locks;
 
     let process = sim.handle();
     let builder = fleet.builder(name).backend(Given(backend));

@@ -21,17 +21,17 @@ struct Slow {
     inner: Arc<dyn LockManager>,
     sim: SimRuntime,
     refused: Arc<AtomicUsize>,
-    sessions: Option<Sessions>,
+    kept: Option<Deadlines>,
 }
 
 /// Sessions beside per-stream locks, as Redis has them: until when each lives.
-type Sessions = Arc<Mutex<BTreeMap<SessionId, Timestamp>>>;
+type Deadlines = Arc<Mutex<BTreeMap<SessionId, Timestamp>>>;
 
 impl Slow {
     fn alive(&self, session: &Session) {
-        if let Some(sessions) = &self.sessions {
+        if let Some(kept) = &self.kept {
             let until = self.sim.now() + session.ttl;
-            sessions.lock().unwrap().insert(session.id.clone(), until);
+            kept.lock().unwrap().insert(session.id.clone(), until);
         }
     }
 
@@ -43,20 +43,9 @@ impl Slow {
 
 #[async_trait]
 impl LockManager for Slow {
-    fn scheme(&self) -> LockScheme {
-        self.inner.scheme()
-    }
-    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
-        self.travel().await;
-        self.alive(session);
-        self.inner.open(session).await
-    }
-    async fn close(&self, session: &SessionId) -> Result<()> {
-        self.travel().await;
-        if let Some(sessions) = &self.sessions {
-            sessions.lock().unwrap().remove(session);
-        }
-        self.inner.close(session).await
+    fn sessions(&self) -> Option<&dyn Sessions> {
+        let keeps = self.kept.is_some() || self.inner.sessions().is_some();
+        keeps.then_some(self)
     }
     async fn acquire(&self, session: &Session, page: &[Acquire]) -> Result<Vec<AcquireOutcome>> {
         self.travel().await;
@@ -67,18 +56,14 @@ impl LockManager for Slow {
         self.travel().await;
         Ok(outcomes)
     }
-    async fn beat(
-        &self,
-        session: &Session,
-        leases: &[LeaseRef],
-        want_sweep: Option<Duration>,
-    ) -> Result<BeatOutcome> {
+    async fn renew(&self, renew: &Renew) -> Result<RenewOutcome> {
         self.travel().await;
-        let mut outcome = self.inner.beat(session, leases, want_sweep).await?;
+        let session = &renew.session;
+        let mut outcome = self.inner.renew(renew).await?;
         self.alive(session);
-        if let (BeatOutcome::Extended(reply), Some(sessions)) = (&mut outcome, &self.sessions) {
-            let (sessions, now) = (sessions.lock().unwrap(), self.sim.now());
-            let (live, dead): (Vec<_>, Vec<_>) = sessions.iter().partition(|(_, at)| **at > now);
+        if let (RenewOutcome::Extended(reply), Some(kept)) = (&mut outcome, &self.kept) {
+            let (kept, now) = (kept.lock().unwrap(), self.sim.now());
+            let (live, dead): (Vec<_>, Vec<_>) = kept.iter().partition(|(_, at)| **at > now);
             let others = live.iter().filter(|(id, _)| **id != session.id);
             reply.members = live.len() as u32;
             reply.dead = dead.into_iter().map(|(id, _)| id.clone()).collect();
@@ -94,6 +79,31 @@ impl LockManager for Slow {
         self.travel().await;
         self.inner.inspect(locks).await
     }
+}
+
+#[async_trait]
+impl Sessions for Slow {
+    fn scheme(&self) -> LockScheme {
+        self.inner.scheme()
+    }
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        self.travel().await;
+        self.alive(session);
+        match self.inner.sessions() {
+            Some(sessions) => sessions.open(session).await,
+            None => Ok(OpenOutcome::Opened),
+        }
+    }
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        self.travel().await;
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap().remove(session);
+        }
+        match self.inner.sessions() {
+            Some(sessions) => sessions.close(session).await,
+            None => Ok(()),
+        }
+    }
     async fn take_over(
         &self,
         session: &Session,
@@ -101,34 +111,36 @@ impl LockManager for Slow {
         max: usize,
     ) -> Result<TakeOverOutcome> {
         self.travel().await;
-        self.inner.take_over(session, dead, max).await
-    }
-    async fn bury(&self, dead: &SessionId) -> Result<bool> {
-        if let Some(sessions) = &self.sessions {
-            sessions.lock().unwrap().remove(dead);
+        match self.inner.sessions() {
+            Some(sessions) => sessions.take_over(session, dead, max).await,
+            None => Ok(TakeOverOutcome::Taken {
+                leases: Vec::new(),
+                left: 0,
+            }),
         }
-        self.inner.bury(dead).await
+    }
+    async fn remove(&self, dead: &SessionId) -> Result<bool> {
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap().remove(dead);
+        }
+        match self.inner.sessions() {
+            Some(sessions) => sessions.remove(dead).await,
+            None => Ok(true),
+        }
     }
     async fn members(&self) -> Result<Vec<Member>> {
         self.travel().await;
-        let Some(sessions) = &self.sessions else {
-            return self.inner.members().await;
+        let Some(kept) = &self.kept else {
+            return self.inner.sessions().unwrap().members().await;
         };
         let now = self.sim.now();
         let member = |(id, at): (&SessionId, &Timestamp)| Member {
             session: id.clone(),
             remaining: at.saturating_since(now),
         };
-        let members = sessions
-            .lock()
-            .unwrap()
-            .iter()
-            .map(member)
-            .collect::<Vec<_>>();
-        Ok(members
-            .into_iter()
-            .filter(|member| !member.remaining.is_zero())
-            .collect())
+        let members: Vec<_> = kept.lock().unwrap().iter().map(member).collect();
+        let lives = |member: &Member| !member.remaining.is_zero();
+        Ok(members.into_iter().filter(lives).collect())
     }
     async fn records(
         &self,
@@ -136,17 +148,17 @@ impl LockManager for Slow {
         after: Option<&StreamName>,
         max: usize,
     ) -> Result<Vec<LeaseRef>> {
-        self.inner.records(session, after, max).await
-    }
-    async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
-        self.inner.revoke(streams).await
+        match self.inner.sessions() {
+            Some(sessions) => sessions.records(session, after, max).await,
+            None => Ok(Vec::new()),
+        }
     }
 }
 
 struct Herd {
     fleet: Fleet,
     refused: Arc<AtomicUsize>,
-    sessions: Option<Sessions>,
+    kept: Option<Deadlines>,
 }
 
 impl Herd {
@@ -161,7 +173,7 @@ impl Herd {
             inner,
             sim: self.fleet.sim.clone(),
             refused: self.refused.clone(),
-            sessions: self.sessions.clone(),
+            kept: self.kept.clone(),
         });
         let builder = self.fleet.builder(name).locks(locks).capacity(capacity);
         self.fleet.start_with(builder.event_queue(100_000)).await
@@ -221,7 +233,7 @@ fn gone<F: Future<Output = ()>>(
     let herd = Herd {
         fleet: Fleet::new(sim.clone(), kind == Kind::SessionLeases),
         refused: Arc::default(),
-        sessions: (kind == Kind::PerStream).then(Sessions::default),
+        kept: (kind == Kind::PerStream).then(Deadlines::default),
     };
     sim.block_on(async move {
         let mut going = [herd.start("going", streams).await];

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use common::Fleet;
 use futures_lite::future;
+use streamlease_core::decorate::decorate;
 use streamlease_core::{BackendProvider, BoxFuture, Event, RetryPolicy, Runtime, Timestamp};
-use streamlease_testkit::faults::FaultyLocks;
+use streamlease_testkit::faults::Faults;
 use streamlease_testkit::simulation::SimRuntime;
 
 /// Keeps every line.
@@ -164,10 +165,10 @@ fn whoever_is_told_that_it_cannot_start_finds_the_reason_in_the_log() {
     let fleet = Fleet::new(sim.clone(), true);
     let late = LateWriter::new(&sim, Duration::from_millis(20));
     let mut backend = fleet.backend.backend(&fleet.service).unwrap();
-    let (locks, faults) = FaultyLocks::new(backend.locks);
-    backend.locks = locks.clone();
+    let faults = Faults::new();
+    backend.locks = decorate(backend.clone(), faults.clone()).locks;
     faults.break_all();
-    let builder = fleet.builder("a").runtime(late).locks(locks);
+    let builder = fleet.builder("a").runtime(late).locks(backend.locks);
     let (client, _events) = builder.retry(RetryPolicy::NONE).start().unwrap();
     sim.block_on(async {
         client.started().await.unwrap_err();

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::Fleet;
+use streamlease_core::Operation;
+use streamlease_core::decorate::decorate;
 use streamlease_core::{
     Backend, BackendProvider, BoxFuture, Error, ErrorKind, Hint, Lease, Notifier, Result, Runtime,
     ServiceName, Subscription, Timestamp,
 };
-use streamlease_testkit::faults::{FaultyLocks, FaultyTransport, LockCall, TransportCall};
+use streamlease_testkit::faults::Faults;
 use streamlease_testkit::simulation::SimRuntime;
 
 #[derive(Debug)]
@@ -59,9 +61,9 @@ fn a_completion_that_is_never_answered_is_repeated_soon_whatever_the_ttl() {
     let fleet = Fleet::new(sim.clone(), true);
     sim.block_on(async {
         let mut backend = fleet.backend.backend(&fleet.service).unwrap();
-        let (transport, faults) = FaultyTransport::new(backend.transport);
-        backend.transport = transport;
-        let held = faults.hold(TransportCall::Complete);
+        let faults = Faults::new();
+        backend.transport = decorate(backend.clone(), faults.clone()).transport;
+        let held = faults.hold(Operation::Complete);
         let ttl = Duration::from_secs(3600);
         let builder = fleet.builder("n").ttl(ttl).backend(Given(backend));
         let mut node = fleet.start_with(builder).await;
@@ -81,9 +83,9 @@ fn a_client_starts_soon_whatever_the_ttl_if_opening_its_session_is_not_answered(
     let fleet = Fleet::new(sim.clone(), true);
     sim.block_on(async {
         let mut backend = fleet.backend.backend(&fleet.service).unwrap();
-        let (locks, faults) = FaultyLocks::new(backend.locks);
-        backend.locks = locks;
-        let held = faults.hold(LockCall::Open);
+        let faults = Faults::new();
+        backend.locks = decorate(backend.clone(), faults.clone()).locks;
+        let held = faults.hold(Operation::Open);
         let ttl = Duration::from_secs(3600);
         let builder = fleet.builder("n").ttl(ttl).backend(Given(backend));
         within(&sim, Duration::from_secs(15), fleet.start_with(builder)).await;
@@ -134,8 +136,8 @@ fn a_driver_that_its_executor_drops_takes_its_leases_and_calls_with_it() {
         let fleet = Fleet::new(sim.clone(), session_leases);
         sim.block_on(async {
             let mut backend = fleet.backend.backend(&fleet.service).unwrap();
-            let (transport, faults) = FaultyTransport::new(backend.transport);
-            backend.transport = transport;
+            let faults = Faults::new();
+            backend.transport = decorate(backend.clone(), faults.clone()).transport;
             let (kill, now) = async_channel::bounded(1);
             let dropping = Dropping {
                 sim: sim.clone(),
@@ -155,7 +157,7 @@ fn a_driver_that_its_executor_drops_takes_its_leases_and_calls_with_it() {
                 leases.push(lease);
             }
             let [one, other] = <[Lease; 2]>::try_from(leases).unwrap();
-            let _held = faults.hold(TransportCall::Complete);
+            let _held = faults.hold(Operation::Complete);
             let killing = async {
                 fleet.sleep(Duration::from_millis(100)).await;
                 kill.send(()).await.unwrap();

@@ -6,11 +6,13 @@ mod common;
 use std::time::Duration;
 
 use common::{Fleet, Node};
+use streamlease_core::Operation;
+use streamlease_core::decorate::decorate;
 use streamlease_core::{
     Announcement, Backend, BackendProvider, ErrorKind, Event, Info, Producer, Result, RetryPolicy,
     Runtime, ServiceName, StreamName, SubmitBatch,
 };
-use streamlease_testkit::faults::{Faults, FaultyLocks, FaultyTransport, LockCall, TransportCall};
+use streamlease_testkit::faults::Faults;
 use streamlease_testkit::simulation::SimRuntime;
 
 #[derive(Debug)]
@@ -24,17 +26,19 @@ impl BackendProvider for Given {
 
 /// The way to the backend, which can be cut.
 struct Way {
-    transport: Faults<TransportCall>,
-    locks: Faults<LockCall>,
+    transport: Faults,
+    locks: Faults,
 }
 
 impl Way {
     fn of(fleet: &Fleet) -> (Given, Self) {
         let mut backend = fleet.backend.backend(&fleet.service).unwrap();
-        let (transport, transport_faults) = FaultyTransport::new(backend.transport);
-        let (locks, lock_faults) = FaultyLocks::new(backend.locks);
-        backend.transport = transport;
-        backend.locks = locks;
+        let transport_faults = Faults::new();
+        let lock_faults = Faults::new();
+        let faulty = decorate(backend.clone(), transport_faults.clone());
+        backend.transport = faulty.transport;
+        backend.submitter = faulty.submitter;
+        backend.locks = decorate(backend.clone(), lock_faults.clone()).locks;
         let way = Self {
             transport: transport_faults,
             locks: lock_faults,
@@ -105,9 +109,9 @@ fn a_producer_waits_an_outage_out_and_appends_nothing_twice() {
         let producer = Producer::new("orders", &given, sim.clone()).unwrap();
         let began = sim.now();
         // The first try is executed and its reply lost; the next ones find nobody.
-        way.transport.lose_reply(TransportCall::Submit);
+        way.transport.lose_reply(Operation::Submit);
         let mending = async {
-            while way.transport.calls(TransportCall::Submit) == 0 {
+            while way.transport.calls(Operation::Submit) == 0 {
                 fleet.sleep(Duration::from_millis(1)).await;
             }
             way.cut();
@@ -119,7 +123,7 @@ fn a_producer_waits_an_outage_out_and_appends_nothing_twice() {
         let entries = entries.unwrap();
         let took = sim.now().saturating_since(began);
         assert!(took < Duration::from_secs(23), "{took:?}");
-        let tries = way.transport.calls(TransportCall::Submit);
+        let tries = way.transport.calls(Operation::Submit);
         assert!((8..=30).contains(&tries), "{tries} in 20 s");
         let _node = fleet.start("n").await;
         assert_eq!(fleet.left().await, entries, "once each");
@@ -251,8 +255,9 @@ fn a_start_that_is_given_up_hands_back_what_it_had_and_closes_its_session() {
             let given_up = fleet.sleep(Duration::from_secs(1));
             futures_lite::future::or(given_up, starting).await;
             // Per-stream locks in memory keep no sessions.
-            let sessions = usize::from(session_leases);
-            assert_eq!(locks.members().await.unwrap().len(), sessions);
+            if let Some(sessions) = locks.sessions() {
+                assert_eq!(sessions.members().await.unwrap().len(), 1);
+            }
             if by_shutdown {
                 client.shutdown().await;
                 let told = client.started().await.unwrap_err();
@@ -261,7 +266,9 @@ fn a_start_that_is_given_up_hands_back_what_it_had_and_closes_its_session() {
                 drop((client, events));
                 fleet.sleep(Duration::from_millis(100)).await;
             }
-            assert_eq!(locks.members().await.unwrap(), []);
+            if let Some(sessions) = locks.sessions() {
+                assert_eq!(sessions.members().await.unwrap(), []);
+            }
             let mut other = fleet.start("o").await;
             for _ in 0..2 {
                 other.lease(Duration::from_secs(1)).await;

@@ -4,8 +4,9 @@
 //! | You have | implement | checked by, in `streamlease_testkit` |
 //! |---|---|---|
 //! | locks of your own, as plain keys | [`KeyLock`]; [`KeyLockManager`] does the rest | `lock_manager_conformance!` |
-//! | locks of your own, with sessions | [`LockManager`] | `lock_manager_conformance!` |
-//! | another store for the load balancer stream (LBS) | [`Transport`], [`Notifier`], [`BackendProvider`](crate::BackendProvider) | `transport_conformance!`, `notifier_conformance!` |
+//! | locks of your own, perhaps with sessions | [`LockManager`], [`Sessions`] | `lock_manager_conformance!` |
+//! | another store for the load balancer stream (LBS) | [`Transport`] for consumers, [`Submitter`] for producers, [`Admin`] for operators; [`Notifier`], [`BackendProvider`](crate::BackendProvider) | `transport_conformance!`, `notifier_conformance!` |
+//! | something to do around every call | [`Decorator`] | |
 //! | another executor | [`Runtime`](crate::Runtime) | `runtime_conformance!` |
 //! | metrics | [`Recorder`] | |
 //! | passwords of Redis that change | `CredentialProvider` | |
@@ -15,24 +16,25 @@
 //! what an error means. A crate that implements them need depend on `streamlease-core`
 //! alone, which has the same names at its root.
 //!
-//! Operators' programs use [`Transport`] and [`LockManager`] to look at a service.
+//! Operators' programs use [`Admin`], [`Transport`] and [`LockManager`] to look at a service.
 
-// All three, for one service.
-pub use streamlease_core::Backend;
+// All of them, for one service, and the names of their methods.
+pub use streamlease_core::decorate::{Decorator, decorate};
+pub use streamlease_core::{Backend, Operation};
 
 // The LBS, and the payload of its entries.
 pub use streamlease_core::{
-    ClaimOutcome, CompleteOutcome, ConsumerState, Delivery, Failures, Fenced, FetchRequest,
+    Admin, ClaimOutcome, CompleteOutcome, ConsumerState, Delivery, Failures, Fenced, FetchRequest,
     Fetched, HandBackOutcome, HandBackRequest, KEPT_REASONS, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES,
     PAYLOAD_FIELD, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Scope,
-    Transport,
+    Submitter, Transport,
 };
 
 // The locks.
 pub use streamlease_core::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, Held, Holder, LONGEST_CALM, LeaseRef, LockId,
-    LockManager, LockState, Member, OpenOutcome, Release, ReleaseOutcome, Session, SessionId,
-    TakeOverOutcome,
+    Acquire, AcquireOutcome, Held, Holder, LONGEST_GRACE, LeaseRef, LockId, LockManager, LockState,
+    Member, OpenOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Renewal, Session, SessionId,
+    Sessions, TakeOverOutcome,
 };
 
 // Locks of plain keys.

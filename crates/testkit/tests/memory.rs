@@ -34,8 +34,8 @@ fn check<S>(behaviour: Behaviour<S>, fresh: impl Fn(&SimRuntime) -> S) {
 mod transport {
     use super::*;
 
-    fn run(behaviour: Behaviour<Arc<dyn streamlease_core::Transport>>) {
-        check(behaviour, |sim| session_leases(sim).transport);
+    fn run(behaviour: Behaviour<Backend>) {
+        check(behaviour, session_leases);
     }
 
     streamlease_testkit::transport_conformance!(run);

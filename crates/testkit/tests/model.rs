@@ -24,8 +24,8 @@ fn check<S>(behaviour: Behaviour<S>, fresh: impl Fn(&SimRuntime) -> S) {
 mod transport {
     use super::*;
 
-    fn run(behaviour: Behaviour<Arc<dyn streamlease_core::Transport>>) {
-        check(behaviour, |sim| service(sim, LockScheme::Session).transport);
+    fn run(behaviour: Behaviour<Backend>) {
+        check(behaviour, |sim| service(sim, LockScheme::Session));
     }
 
     streamlease_testkit::transport_conformance!(run);

@@ -47,7 +47,8 @@ async fn hold(backend: &SimBackend) -> (Session, LockId) {
         id: SessionId::new(ConsumerName::from_wire("a"), 1),
         ttl: 5 * SECOND,
     };
-    locks.open(&session).await.expect("open");
+    let sessions = locks.sessions().expect("it keeps sessions");
+    sessions.open(&session).await.expect("open");
     let request = Acquire {
         stream: stream(0),
         entry: EntryId::new(1, 0),
@@ -74,17 +75,24 @@ fn a_lost_request_does_nothing_and_a_lost_reply_hides_what_was_done() {
     let (sim, servers) = servers(1);
     sim.block_on(async {
         let backend = servers.backend();
-        let lbs = parts(&backend).transport;
+        let lbs = parts(&backend);
         backend.lose_requests(10 * SECOND);
-        let lost = lbs.submit(&batch(1)).await.expect_err("nobody hears it");
+        let lost = lbs
+            .submitter
+            .submit(&batch(1))
+            .await
+            .expect_err("nobody hears it");
         assert_eq!(lost.kind(), ErrorKind::Unavailable);
         assert_eq!(servers.left(), []);
         pass(&sim, 10 * SECOND).await;
         backend.lose_replies(10 * SECOND);
-        lbs.submit(&batch(1)).await.expect_err("nobody answers");
+        lbs.submitter
+            .submit(&batch(1))
+            .await
+            .expect_err("nobody answers");
         assert_eq!(servers.left().len(), 1);
         // Other backends are whole, and the repeat appends nothing.
-        let entries = parts(&servers.backend()).transport.submit(&batch(1)).await;
+        let entries = parts(&servers.backend()).submitter.submit(&batch(1)).await;
         assert_eq!(entries.expect("submit"), servers.left());
     });
 }
@@ -100,16 +108,19 @@ fn late_messages_are_overtaken() {
     sim.block_on(async {
         let backend = servers.backend();
         for id in 0..20 {
-            let lbs = parts(&backend).transport;
+            let lbs = parts(&backend);
             sim.spawn(Box::pin(async move {
-                lbs.submit(&batch(id)).await.expect("late is not lost");
+                lbs.submitter
+                    .submit(&batch(id))
+                    .await
+                    .expect("late is not lost");
             }));
             pass(&sim, Duration::from_millis(2)).await;
         }
         pass(&sim, 2 * SECOND).await;
         servers.heal();
-        let lbs = parts(&backend).transport;
-        let listed = lbs.list_undelivered(EntryId::MIN, 99).await;
+        let lbs = parts(&backend);
+        let listed = lbs.admin.list_undelivered(EntryId::MIN, 99).await;
         let listed = listed.expect("list_undelivered");
         let streams: Vec<_> = listed
             .into_iter()
@@ -125,11 +136,11 @@ fn late_messages_are_overtaken() {
 fn a_request_arrives_although_its_sender_is_gone() {
     let (sim, servers) = servers(3);
     sim.block_on(async {
-        let (process, lbs) = (sim.handle(), parts(&servers.backend()).transport);
+        let (process, lbs) = (sim.handle(), parts(&servers.backend()));
         let (sending, is_sending) = async_channel::bounded::<()>(1);
         process.spawn(Box::pin(async move {
             drop(sending);
-            let _ = lbs.submit(&batch(1)).await;
+            let _ = lbs.submitter.submit(&batch(1)).await;
         }));
         // The channel is closed within the poll that sends the request.
         let _ = is_sending.recv().await;
@@ -155,7 +166,13 @@ fn hints_are_silent_or_come_any_number_of_times() {
             for nth in 0..20 {
                 let consumer = ConsumerName::from_wire("a");
                 let session = SessionId::new(consumer, sim.random(u64::MAX) + nth);
-                parts(&backend).locks.close(&session).await.expect("close");
+                parts(&backend)
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .close(&session)
+                    .await
+                    .expect("close");
             }
             let mut heard = 0;
             loop {
@@ -189,7 +206,7 @@ fn a_lock_server_forgets_what_it_lost_and_nothing_else() {
         let (_, lock) = hold(&backend).await;
         pass(&sim, SECOND).await;
         servers.restart_locks(Duration::ZERO, SECOND);
-        let error = parts(&backend).locks.members().await;
+        let error = parts(&backend).locks.sessions().unwrap().members().await;
         assert_eq!(
             error.expect_err("it is down").kind(),
             ErrorKind::Unavailable
@@ -207,17 +224,17 @@ fn a_lock_server_forgets_what_it_lost_and_nothing_else() {
 fn a_restored_lbs_has_what_it_had() {
     let (sim, servers) = servers(6);
     sim.block_on(async {
-        let lbs = parts(&servers.backend()).transport;
+        let lbs = parts(&servers.backend());
         assert!(!servers.restore_lbs(SECOND), "there was nothing yet");
-        let first = lbs.submit(&batch(1)).await.expect("submit");
+        let first = lbs.submitter.submit(&batch(1)).await.expect("submit");
         pass(&sim, 2 * SECOND).await;
-        lbs.submit(&batch(2)).await.expect("submit");
+        lbs.submitter.submit(&batch(2)).await.expect("submit");
         assert_eq!(servers.left().len(), 2);
         assert!(servers.restore_lbs(SECOND));
         assert_eq!(servers.left(), first);
         assert!(!servers.lossy().is_empty());
         // It does not know the second batch any more.
-        lbs.submit(&batch(2)).await.expect("submit");
+        lbs.submitter.submit(&batch(2)).await.expect("submit");
         assert_eq!(servers.left().len(), 2);
     });
 }
@@ -242,10 +259,10 @@ fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
     let (sim, servers) = servers(9);
     sim.block_on(async {
         let backend = servers.backend();
-        let lbs = parts(&backend).transport;
-        lbs.prepare().await.expect("prepare");
+        let lbs = parts(&backend);
+        lbs.transport.prepare().await.expect("prepare");
         for id in 1..=6 {
-            lbs.submit(&batch(id)).await.expect("submit");
+            lbs.submitter.submit(&batch(id)).await.expect("submit");
         }
         backend.narrow(SECOND / 10, 10 * SECOND);
         let consumer = ConsumerName::from_wire("a");
@@ -256,7 +273,7 @@ fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
         };
         let (mut fetched, asked) = (0, sim.now());
         while fetched < 6 {
-            let page = lbs.fetch(&request).await.expect("fetch").entries;
+            let page = lbs.transport.fetch(&request).await.expect("fetch").entries;
             assert_eq!(page.len(), 2, "a fifth of a second each");
             fetched += page.len();
         }
@@ -268,11 +285,18 @@ fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
             let scope = Scope::All { after };
             let beat = async {
                 let asked = sim.now();
-                parts(&backend).locks.members().await.expect("members");
+                parts(&backend)
+                    .locks
+                    .sessions()
+                    .unwrap()
+                    .members()
+                    .await
+                    .expect("members");
                 let took = sim.now().saturating_since(asked);
                 assert!(took < SECOND / 100, "{took:?}");
             };
-            let (page, ()) = futures_lite::future::zip(lbs.list_pending(&scope, 6), beat).await;
+            let (page, ()) =
+                futures_lite::future::zip(lbs.transport.list_pending(&scope, 6), beat).await;
             pages += 1;
             match page.expect("list_pending").next {
                 Some(next) => after = next,

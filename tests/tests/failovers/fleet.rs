@@ -225,7 +225,7 @@ async fn is_empty(backend: &Backend) -> Result<(), String> {
         after: EntryId::MIN,
     };
     let pending = backend.transport.list_pending(&all, 100).await;
-    let fresh = backend.transport.list_undelivered(EntryId::MIN, 100).await;
+    let fresh = backend.admin.list_undelivered(EntryId::MIN, 100).await;
     match (pending, fresh) {
         (Ok(pending), Ok(fresh)) if pending.entries.is_empty() && fresh.is_empty() => Ok(()),
         (pending, fresh) => Err(format!("{pending:?} {fresh:?}")),

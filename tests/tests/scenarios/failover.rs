@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streamlease_core::{
     ClaimMode, ClaimOutcome, ClaimResult, Completion, DisownReason, Event, Fenced, FencingToken,
-    Info, StreamName,
+    Info, Operation, StreamName,
 };
 
 use crate::support::{Faults, World, everywhere, on_redis_with_smol, together};
@@ -313,7 +313,7 @@ async fn a_release_whose_hint_overtakes_the_refusal_is_not_missed(world: World) 
     let faults = Faults::default();
     let provider = faults.wrap(world.provider().await);
     let mut b = world.start_on("b", provider, |b| b).await;
-    let refusal = faults.hold_replies("acquire");
+    let refusal = faults.hold_replies(Operation::Acquire);
     world.submit(&["twin"]).await;
     world.within("B is refused", refusal.entered()).await;
     assert_eq!(first.complete().await.unwrap(), Completion::Completed);
@@ -342,7 +342,7 @@ async fn completed_between_fetch_and_lock(world: World, frozen: bool) {
     let faults = Faults::default();
     let provider = faults.wrap(world.provider().await);
     let mut a = world.start_on("a", provider, |b| b).await;
-    let hold = faults.hold("acquire");
+    let hold = faults.hold(Operation::Acquire);
     world.submit(&["s"]).await;
     world.within("A locks", hold.entered()).await;
     if frozen {

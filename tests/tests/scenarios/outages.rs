@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use streamlease_core::{Completion, ErrorKind, Event, RetryPolicy};
+use streamlease_core::{Completion, ErrorKind, Event, Operation, RetryPolicy};
 
 use crate::support::{Faults, World, everywhere, on_redis_with_smol, together};
 
@@ -84,7 +84,7 @@ async fn a_fetch_whose_reply_is_lost_loses_no_stream(world: World) {
     let faults = Faults::default();
     let provider = faults.wrap(world.provider().await);
     let mut consumer = world.start_on("a", provider, |b| b.retry(QUICK)).await;
-    faults.lose_replies("fetch", 1);
+    faults.lose_replies(Operation::Fetch, 1);
     world.submit(&["s"]).await;
     let lease = consumer.lease().await;
     assert_eq!(faults.lost(), 1);
@@ -94,8 +94,15 @@ async fn a_fetch_whose_reply_is_lost_loses_no_stream(world: World) {
 
 async fn every_reply_lost_once_loses_no_stream(world: World) {
     let faults = Faults::default();
-    for method in ["prepare", "open", "acquire", "claim", "complete", "release"] {
-        faults.lose_replies(method, 1);
+    for operation in [
+        Operation::Prepare,
+        Operation::Open,
+        Operation::Acquire,
+        Operation::Claim,
+        Operation::Complete,
+        Operation::Release,
+    ] {
+        faults.lose_replies(operation, 1);
     }
     let provider = faults.wrap(world.provider().await);
     let mut consumer = world.start_on("a", provider, |b| b.retry(QUICK)).await;
@@ -104,7 +111,7 @@ async fn every_reply_lost_once_loses_no_stream(world: World) {
     for completion in together(leases.iter().map(|lease| lease.complete())).await {
         assert_eq!(completion.unwrap(), Completion::Completed);
     }
-    faults.lose_replies("hand_back", 1);
+    faults.lose_replies(Operation::HandBack, 1);
     world.submit(&["s3"]).await;
     consumer.lease().await.hand_back().await.unwrap();
     // Nobody else is there: it comes back after a TTL.

@@ -60,7 +60,7 @@ async fn poison_entries_are_quarantined_and_nothing_else_stops(world: World) {
     }
     // All of it is kept: fields as they were, and why.
     let backend = world.backend().await;
-    let quarantine = backend.transport.list_quarantined(EntryId::MIN, 100).await;
+    let quarantine = backend.admin.list_quarantined(EntryId::MIN, 100).await;
     let quarantine = quarantine.unwrap();
     assert_eq!(quarantine.len(), bad.len());
     for entry in quarantine {
@@ -89,7 +89,7 @@ async fn poison_entries_stop_none_of_three_consumers(world: World) {
     let backend = world.backend().await;
     world
         .eventually("all are quarantined", async || {
-            let quarantine = backend.transport.list_quarantined(EntryId::MIN, 100).await;
+            let quarantine = backend.admin.list_quarantined(EntryId::MIN, 100).await;
             quarantine.unwrap().len() == poison().len()
         })
         .await;

@@ -4,16 +4,11 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
+use streamlease_core::decorate::{Decorator, decorate};
 use streamlease_core::{
-    Acquire, AcquireOutcome, Backend, BackendProvider, BeatOutcome, ClaimOutcome, CompleteOutcome,
-    ConsumerName, ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest,
-    Fetched, HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager, LockScheme,
-    LockState, Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
-    QuarantineRelease, Quarantined, Release, ReleaseOutcome, Result, Scope, ServiceName, Session,
-    SessionId, StreamName, SubmitBatch, TakeOverOutcome, Transport,
+    Backend, BackendProvider, Error, ErrorKind, Operation, Result, ServiceName,
 };
 
 use super::Provider;
@@ -28,10 +23,10 @@ pub struct Faults {
 struct State {
     unreachable: bool,
     failed: usize,
-    lose: BTreeMap<&'static str, usize>,
+    lose: BTreeMap<Operation, usize>,
     lost: usize,
-    hold: BTreeMap<&'static str, Gate>,
-    hold_replies: BTreeMap<&'static str, Gate>,
+    hold: BTreeMap<Operation, Gate>,
+    hold_replies: BTreeMap<Operation, Gate>,
 }
 
 #[derive(Debug, Clone)]
@@ -91,7 +86,7 @@ impl Faults {
     }
 
     /// The next `n` calls of `method` execute, but their replies are lost.
-    pub fn lose_replies(&self, method: &'static str, n: usize) {
+    pub fn lose_replies(&self, method: Operation, n: usize) {
         self.lock().lose.insert(method, n);
     }
 
@@ -101,42 +96,17 @@ impl Faults {
     }
 
     /// Calls of `method` wait before they are sent, until the hold is dropped.
-    pub fn hold(&self, method: &'static str) -> Hold {
+    pub fn hold(&self, method: Operation) -> Hold {
         let (gate, hold) = gate();
         self.lock().hold.insert(method, gate);
         hold
     }
 
     /// Calls of `method` execute, but their replies wait until the hold is dropped.
-    pub fn hold_replies(&self, method: &'static str) -> Hold {
+    pub fn hold_replies(&self, method: Operation) -> Hold {
         let (gate, hold) = gate();
         self.lock().hold_replies.insert(method, gate);
         hold
-    }
-
-    async fn around<T>(
-        &self,
-        method: &'static str,
-        call: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        self.reach()?;
-        let gate = self.lock().hold.get(method).cloned();
-        if let Some(gate) = gate {
-            gate.pass().await;
-        }
-        let reply = call.await;
-        let gate = self.lock().hold_replies.get(method).cloned();
-        if let Some(gate) = gate {
-            gate.pass().await;
-        }
-        self.reach()?;
-        let mut state = self.lock();
-        if let Some(left) = state.lose.get_mut(method).filter(|left| **left > 0) {
-            *left -= 1;
-            state.lost += 1;
-            return Err(Error::new(ErrorKind::Unavailable, "the reply is lost"));
-        }
-        reply
     }
 
     fn reach(&self) -> Result<()> {
@@ -159,82 +129,35 @@ struct FaultyProvider {
     faults: Faults,
 }
 
-#[derive(Debug)]
-struct Faulty<T: ?Sized> {
-    inner: Arc<T>,
-    faults: Faults,
+impl Decorator for Faults {
+    async fn call<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        request: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.reach()?;
+        let gate = self.lock().hold.get(&operation).cloned();
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+        let reply = request.await;
+        let gate = self.lock().hold_replies.get(&operation).cloned();
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+        self.reach()?;
+        let mut state = self.lock();
+        if let Some(left) = state.lose.get_mut(&operation).filter(|left| **left > 0) {
+            *left -= 1;
+            state.lost += 1;
+            return Err(Error::new(ErrorKind::Unavailable, "the reply is lost"));
+        }
+        reply
+    }
 }
 
 impl BackendProvider for FaultyProvider {
     fn backend(&self, service: &ServiceName) -> Result<Backend> {
-        let mut backend = self.inner.backend(service)?;
-        backend.transport = Arc::new(Faulty {
-            inner: backend.transport,
-            faults: self.faults.clone(),
-        });
-        backend.locks = Arc::new(Faulty {
-            inner: backend.locks,
-            faults: self.faults.clone(),
-        });
-        Ok(backend)
+        Ok(decorate(self.inner.backend(service)?, self.faults.clone()))
     }
-}
-
-/// A trait whose methods pass their arguments on, with faults around them.
-macro_rules! pass_on {
-    (
-        $trait:ident { $($own:tt)* }
-        $(fn $method:ident($($arg:ident: $type:ty),*) -> $reply:ty;)+
-    ) => {
-        #[async_trait::async_trait]
-        impl $trait for Faulty<dyn $trait> {
-            $($own)*
-            $(
-                async fn $method(&self, $($arg: $type),*) -> Result<$reply> {
-                    let call = self.inner.$method($($arg),*);
-                    self.faults.around(stringify!($method), call).await
-                }
-            )+
-        }
-    };
-}
-
-pass_on! {
-    Transport {}
-    fn prepare() -> ();
-    fn submit(batch: &SubmitBatch) -> Vec<EntryId>;
-    fn fetch(request: &FetchRequest) -> Fetched;
-    fn list_pending(scope: &Scope, limit: usize) -> PendingPage;
-    fn list_pending_ids(consumer: Option<&ConsumerName>, after: EntryId, limit: usize) -> PendingIds;
-    fn list_stranded(after: EntryId, limit: usize) -> PendingIds;
-    fn claim(consumer: &ConsumerName, claims: &[Fenced]) -> Vec<ClaimOutcome>;
-    fn clear_failures(entries: &[Fenced]) -> ();
-    fn complete(consumer: &ConsumerName, entries: &[Fenced]) -> Vec<CompleteOutcome>;
-    fn hand_back(consumer: &ConsumerName, entries: &[HandBackRequest]) -> Vec<HandBackOutcome>;
-    fn quarantine(consumer: &ConsumerName, entries: &[Quarantine]) -> Vec<QuarantineOutcome>;
-    fn forget_consumer(consumer: &ConsumerName) -> bool;
-    fn consumers() -> Vec<ConsumerState>;
-    fn list_undelivered(after: EntryId, limit: usize) -> Vec<Delivery>;
-    fn list_quarantined(after: EntryId, limit: usize) -> Vec<Quarantined>;
-    fn release_quarantined(entries: &[EntryId]) -> Vec<QuarantineRelease>;
-    fn drop_quarantined(entries: &[EntryId]) -> Vec<bool>;
-}
-
-pass_on! {
-    LockManager {
-        fn scheme(&self) -> LockScheme {
-            self.inner.scheme()
-        }
-    }
-    fn open(session: &Session) -> OpenOutcome;
-    fn close(session: &SessionId) -> ();
-    fn acquire(session: &Session, requests: &[Acquire]) -> Vec<AcquireOutcome>;
-    fn beat(session: &Session, leases: &[LeaseRef], want_sweep: Option<Duration>) -> BeatOutcome;
-    fn release(session: &SessionId, releases: &[Release]) -> Vec<ReleaseOutcome>;
-    fn inspect(locks: &[LockId]) -> Vec<LockState>;
-    fn take_over(session: &Session, dead: &SessionId, max: usize) -> TakeOverOutcome;
-    fn bury(dead: &SessionId) -> bool;
-    fn members() -> Vec<Member>;
-    fn records(session: &SessionId, after: Option<&StreamName>, max: usize) -> Vec<LeaseRef>;
-    fn revoke(streams: &[StreamName]) -> Vec<bool>;
 }

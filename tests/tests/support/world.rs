@@ -263,7 +263,7 @@ impl World {
             })
             .collect();
         self.eventually("nothing is left", async || {
-            let undelivered = backend.transport.list_undelivered(EntryId::MIN, 1).await;
+            let undelivered = backend.admin.list_undelivered(EntryId::MIN, 1).await;
             let states = backend.locks.inspect(&locks).await.unwrap();
             self.pending(&backend).await.is_empty()
                 && undelivered.unwrap().is_empty()

@@ -10,12 +10,12 @@ use std::time::Duration;
 use futures_lite::future::{self, block_on};
 use streamlease_backend_memory::MemoryBackend;
 use streamlease_core::{
-    Acquire, AcquireOutcome, Announcement, Backend, BackendProvider, BeatOutcome, BeatReply,
-    BoxFuture, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Fenced, FencingToken,
-    FetchRequest, Fetched, HandBackOutcome, HandBackRequest, Held, Holder, Info, LeaseRef, LockId,
-    LockManager, LockState, Notifier, OpenOutcome, Release, ReleaseOutcome, Runtime, Scope,
-    ServiceName, Session, SessionId, StreamName, SubmitBatch, TakeOverOutcome, Timestamp,
-    Transport,
+    Acquire, AcquireOutcome, Admin, Announcement, Backend, BackendProvider, BoxFuture,
+    ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Fenced, FencingToken, FetchRequest,
+    Fetched, HandBackOutcome, HandBackRequest, Held, Holder, Info, LeaseRef, LockId, LockManager,
+    LockState, Notifier, OpenOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Renewal,
+    Runtime, Scope, ServiceName, Session, SessionId, StreamName, SubmitBatch, Submitter,
+    TakeOverOutcome, Timestamp, Transport,
 };
 
 pub(crate) const TTL: Duration = Duration::from_secs(5);
@@ -78,6 +78,8 @@ pub(crate) struct Fixture {
     pub(crate) memory: MemoryBackend,
     pub(crate) service: ServiceName,
     pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) submitter: Arc<dyn Submitter>,
+    pub(crate) admin: Arc<dyn Admin>,
     pub(crate) locks: Arc<dyn LockManager>,
     pub(crate) notifier: Arc<dyn Notifier>,
 }
@@ -98,6 +100,8 @@ impl Fixture {
         let service = ServiceName::new("orders").unwrap();
         let Backend {
             transport,
+            submitter,
+            admin,
             locks,
             notifier,
             ..
@@ -108,6 +112,8 @@ impl Fixture {
             memory,
             service,
             transport,
+            submitter,
+            admin,
             locks,
             notifier,
         }
@@ -120,7 +126,7 @@ impl Fixture {
     pub(crate) fn submit_batch(&self, id: u128, names: &[&str]) -> Vec<EntryId> {
         let announce = |name: &&str| Announcement::new(stream(name), Info::NONE);
         let announcements = names.iter().map(announce).collect();
-        ready(self.transport.submit(&SubmitBatch { id, announcements })).unwrap()
+        ready(self.submitter.submit(&SubmitBatch { id, announcements })).unwrap()
     }
 
     /// Fetches without waiting.
@@ -178,10 +184,9 @@ impl Fixture {
 
     pub(crate) fn open(&self, who: &str, nonce: u64) -> Session {
         let session = session(who, nonce);
-        assert_eq!(
-            ready(self.locks.open(&session)).unwrap(),
-            OpenOutcome::Opened
-        );
+        if let Some(sessions) = self.locks.sessions() {
+            assert_eq!(ready(sessions.open(&session)).unwrap(), OpenOutcome::Opened);
+        }
         session
     }
 
@@ -219,21 +224,26 @@ impl Fixture {
             .remove(0)
     }
 
-    pub(crate) fn try_beat(&self, by: &Session, leases: &[LeaseRef]) -> BeatOutcome {
-        ready(self.locks.beat(by, leases, None)).unwrap()
+    pub(crate) fn try_beat(&self, by: &Session, leases: &[LeaseRef]) -> RenewOutcome {
+        ready(self.locks.renew(&Renew::new(by.clone(), leases.to_vec()))).unwrap()
     }
 
-    pub(crate) fn beat(&self, by: &Session, leases: &[LeaseRef]) -> BeatReply {
+    pub(crate) fn beat(&self, by: &Session, leases: &[LeaseRef]) -> Renewal {
         match self.try_beat(by, leases) {
-            BeatOutcome::Extended(reply) => reply,
-            BeatOutcome::SessionGone => panic!("{} is gone", by.id),
+            RenewOutcome::Extended(reply) => reply,
+            RenewOutcome::SessionGone => panic!("{} is gone", by.id),
         }
     }
 
     pub(crate) fn wins_sweep(&self, by: &Session, turn: Duration) -> bool {
-        match ready(self.locks.beat(by, &[], Some(turn))).unwrap() {
-            BeatOutcome::Extended(reply) => reply.sweep,
-            BeatOutcome::SessionGone => panic!("{} is gone", by.id),
+        match ready(
+            self.locks
+                .renew(&Renew::new(by.clone(), []).want_sweep(Some(turn))),
+        )
+        .unwrap()
+        {
+            RenewOutcome::Extended(reply) => reply.sweep,
+            RenewOutcome::SessionGone => panic!("{} is gone", by.id),
         }
     }
 
@@ -246,11 +256,11 @@ impl Fixture {
     }
 
     pub(crate) fn take_over(&self, by: &Session, dead: &Session, max: usize) -> TakeOverOutcome {
-        ready(self.locks.take_over(by, &dead.id, max)).unwrap()
+        ready(self.locks.sessions().unwrap().take_over(by, &dead.id, max)).unwrap()
     }
 
     pub(crate) fn remove(&self, dead: &Session) -> bool {
-        ready(self.locks.bury(&dead.id)).unwrap()
+        ready(self.locks.sessions().unwrap().remove(&dead.id)).unwrap()
     }
 }
 

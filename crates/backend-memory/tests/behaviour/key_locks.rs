@@ -115,13 +115,10 @@ fn two_services_do_not_share_their_locks() {
 }
 
 #[test]
-fn a_closed_session_gets_and_extends_nothing() {
+fn plain_keys_keep_no_sessions() {
     let fx = Fixture::per_stream_locks();
-    let a = fx.open("a", 1);
-    ready(fx.locks.close(&a.id)).unwrap();
-    assert_eq!(ready(fx.locks.open(&a)).unwrap(), OpenOutcome::SessionGone);
-    assert_eq!(fx.try_acquire(&a, "s", 1, 1), AcquireOutcome::SessionGone);
-    assert_eq!(fx.try_beat(&a, &[]), BeatOutcome::SessionGone);
+    assert!(fx.locks.sessions().is_none());
+    assert_eq!(fx.locks.scheme(), LockScheme::PerStream);
 }
 
 #[test]

@@ -15,13 +15,13 @@ fn a_waiting_subscription_hears_of_hand_backs_and_closed_sessions() {
     assert_eq!(ready(next).unwrap(), Hint::HandedBack(vec![entry]));
     fx.hand_back("w", entry, 9, false);
     let a = fx.open("a", 1);
-    ready(fx.locks.close(&a.id)).unwrap();
+    ready(fx.locks.sessions().unwrap().close(&a.id)).unwrap();
     assert_eq!(
         ready(hints.next()).unwrap(),
         Hint::HolderGone(consumer("a")),
         "refused: no hint"
     );
-    ready(fx.locks.close(&a.id)).unwrap();
+    ready(fx.locks.sessions().unwrap().close(&a.id)).unwrap();
     assert!(poll(hints.next()).is_none(), "closed already");
 }
 

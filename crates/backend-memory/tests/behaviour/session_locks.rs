@@ -12,7 +12,7 @@ fn a_late_beat_does_not_revive_a_session() {
     fx.clock.advance(TTL - TICK);
     fx.beat(&a, &[]);
     fx.clock.advance(TTL);
-    assert_eq!(fx.try_beat(&a, &[]), BeatOutcome::SessionGone);
+    assert_eq!(fx.try_beat(&a, &[]), RenewOutcome::SessionGone);
     assert_eq!(fx.inspect("s"), LockState::Free);
     assert_eq!(fx.try_acquire(&a, "t", 2, 2), AcquireOutcome::SessionGone);
 }
@@ -20,18 +20,18 @@ fn a_late_beat_does_not_revive_a_session() {
 #[test]
 fn a_late_open_revives_no_session_dead_closed_or_removed() {
     let fx = Fixture::new();
-    let reopen = |session: &Session| ready(fx.locks.open(session)).unwrap();
+    let reopen = |session: &Session| ready(fx.locks.sessions().unwrap().open(session)).unwrap();
     let dead = fx.open("a", 1);
     fx.clock.advance(TTL);
     assert_eq!(reopen(&dead), OpenOutcome::SessionGone);
     assert!(fx.remove(&dead));
     assert_eq!(reopen(&dead), OpenOutcome::SessionGone);
     let closed = fx.open("a", 2);
-    ready(fx.locks.close(&closed.id)).unwrap();
+    ready(fx.locks.sessions().unwrap().close(&closed.id)).unwrap();
     assert_eq!(reopen(&closed), OpenOutcome::SessionGone);
-    assert_eq!(fx.try_beat(&closed, &[]), BeatOutcome::SessionGone);
+    assert_eq!(fx.try_beat(&closed, &[]), RenewOutcome::SessionGone);
     let never_opened = session("a", 3);
-    ready(fx.locks.close(&never_opened.id)).unwrap();
+    ready(fx.locks.sessions().unwrap().close(&never_opened.id)).unwrap();
     assert_eq!(
         reopen(&never_opened),
         OpenOutcome::SessionGone,
@@ -87,7 +87,7 @@ fn an_abandoned_acquire_that_executes_late_takes_nothing_from_its_successor() {
         panic!()
     };
     fx.try_acquire(&a, "t", 1, 3);
-    let on_record = ready(fx.locks.records(&a.id, None, 9)).unwrap();
+    let on_record = ready(fx.locks.sessions().unwrap().records(&a.id, None, 9)).unwrap();
     assert_eq!(on_record, [second, leases[0].clone()]);
 }
 
@@ -171,7 +171,7 @@ fn a_beat_names_the_dead_until_they_are_removed_and_the_next_deadline_only_of_ot
     assert!(fx.remove(&d1) && fx.remove(&d1));
     assert_eq!(fx.beat(&a, &[]).dead, [d2.id]);
     assert!(!fx.remove(&a), "it lives");
-    let members = ready(fx.locks.members()).unwrap();
+    let members = ready(fx.locks.sessions().unwrap().members()).unwrap();
     assert_eq!(
         members,
         [Member {
@@ -234,7 +234,11 @@ fn what_a_dead_session_held_can_be_acquired_and_leaves_its_record() {
     fx.clock.advance(TTL);
     let a = fx.open("a", 1);
     assert!(fx.acquire(&a, "s", 1, 1).token > old.token);
-    assert!(ready(fx.locks.records(&d.id, None, 9)).unwrap().is_empty());
+    assert!(
+        ready(fx.locks.sessions().unwrap().records(&d.id, None, 9))
+            .unwrap()
+            .is_empty()
+    );
     assert!(fx.remove(&d));
 }
 
@@ -243,7 +247,7 @@ fn a_closed_session_is_dead_at_once() {
     let fx = Fixture::new();
     let (a, b) = (fx.open("a", 1), fx.open("b", 1));
     fx.acquire(&a, "s", 1, 1);
-    ready(fx.locks.close(&a.id)).unwrap();
+    ready(fx.locks.sessions().unwrap().close(&a.id)).unwrap();
     assert_eq!(fx.inspect("s"), LockState::Free);
     assert_eq!(fx.beat(&b, &[]).dead, std::slice::from_ref(&a.id));
     assert!(matches!(
@@ -259,7 +263,13 @@ fn revoking_only_marks() {
     let (a, b) = (fx.open("a", 1), fx.open("b", 1));
     let lease = fx.acquire(&a, "s", 1, 1);
     assert_eq!(
-        ready(fx.locks.revoke(&[stream("s"), stream("free")])).unwrap(),
+        ready(
+            fx.locks
+                .sessions()
+                .unwrap()
+                .revoke(&[stream("s"), stream("free")])
+        )
+        .unwrap(),
         [true, false]
     );
     for _ in 0..2 {
@@ -284,7 +294,9 @@ fn records_come_in_pages() {
     let fx = Fixture::new();
     let a = fx.open("a", 1);
     let held = ["a", "b", "c"].map(|name| fx.acquire(&a, name, 1, 1));
-    let page = |after: Option<&StreamName>| ready(fx.locks.records(&a.id, after, 2)).unwrap();
+    let page = |after: Option<&StreamName>| {
+        ready(fx.locks.sessions().unwrap().records(&a.id, after, 2)).unwrap()
+    };
     assert_eq!(page(None), held[..2]);
     assert_eq!(page(Some(&stream("b"))), held[2..]);
     assert!(page(Some(&stream("c"))).is_empty());

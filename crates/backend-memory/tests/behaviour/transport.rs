@@ -302,7 +302,7 @@ fn poison_is_delivered_with_its_reason_and_quarantined_with_its_fields() {
     assert_eq!(quarantine(), QuarantineOutcome::Quarantined);
     assert_eq!(quarantine(), QuarantineOutcome::Gone);
     assert_eq!(fx.pending("w"), [good]);
-    let quarantined = ready(fx.transport.list_quarantined(EntryId::MIN, 9)).unwrap();
+    let quarantined = ready(fx.admin.list_quarantined(EntryId::MIN, 9)).unwrap();
     assert_eq!(quarantined.len(), 1);
     assert_eq!(
         (
@@ -381,7 +381,7 @@ fn pages_of_pending_entries_follow_on_without_gaps() {
         (vec![all[0], all[2], all[3]], None),
         "no limit, none that is not pending"
     );
-    let undelivered = ready(fx.transport.list_undelivered(EntryId::MIN, 9)).unwrap();
+    let undelivered = ready(fx.admin.list_undelivered(EntryId::MIN, 9)).unwrap();
     assert_eq!(
         undelivered
             .iter()
@@ -396,11 +396,11 @@ fn a_consumer_is_forgotten_only_with_nothing_pending() {
     let fx = Fixture::new();
     let entry = fx.submit(&["a"])[0];
     fx.fetch("w", 1);
-    let forget = || ready(fx.transport.forget_consumer(&consumer("w"))).unwrap();
+    let forget = || ready(fx.transport.remove_consumer(&consumer("w"))).unwrap();
     assert!(!forget());
-    assert_eq!(ready(fx.transport.consumers()).unwrap()[0].pending, 1);
+    assert_eq!(ready(fx.admin.consumers()).unwrap()[0].pending, 1);
     fx.complete("w", entry, 0);
     assert!(forget());
-    assert!(ready(fx.transport.consumers()).unwrap().is_empty());
+    assert!(ready(fx.admin.consumers()).unwrap().is_empty());
     assert!(forget(), "it is not there afterwards");
 }

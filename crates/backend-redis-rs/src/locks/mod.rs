@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use redis_rs::Value;
 use streamlease_core::{
-    Acquire, AcquireOutcome, BeatReply, Error, ErrorKind, FencingToken, LeaseRef, LockScheme,
-    LockState, Member, OpenOutcome, ReleaseOutcome, Result, SessionId,
+    Acquire, AcquireOutcome, Error, ErrorKind, FencingToken, LeaseRef, LockScheme, LockState,
+    Member, OpenOutcome, ReleaseOutcome, Renewal, Result, SessionId,
 };
 
 use crate::connection::{Call, Script, Server, script};
@@ -203,7 +203,7 @@ pub(crate) fn flatten(expected: usize, replies: Vec<Value>) -> Result<Vec<Value>
 fn seen_around(
     dead: Value,
     rest: &mut std::vec::IntoIter<Value>,
-    summary: &mut BeatReply,
+    summary: &mut Renewal,
 ) -> Result<()> {
     let dead = decode::list(dead)?.into_iter();
     summary.dead.extend(dead.filter_map(known_session));

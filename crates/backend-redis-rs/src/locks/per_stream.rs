@@ -7,14 +7,13 @@
 //! lost.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use redis_rs::Value;
 use streamlease_core::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, LeaseRef, LockId, LockManager, LockScheme,
-    LockState, Member, OpenOutcome, Release, ReleaseOutcome, Result, Session, SessionId,
-    StreamName, TakeOverOutcome,
+    Acquire, AcquireOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
+    OpenOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Renewal, Result, Session, SessionId,
+    Sessions, StreamName, TakeOverOutcome,
 };
 
 use crate::connection::{Call, Script, Server, script};
@@ -86,23 +85,8 @@ impl PerStreamLocks {
 
 #[async_trait]
 impl LockManager for PerStreamLocks {
-    fn scheme(&self) -> LockScheme {
-        LockScheme::PerStream
-    }
-
-    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
-        let ttl = millis(session.ttl);
-        let (word, mut rest) = self
-            .about_session("opening a session", "open", &session.id, &ttl)
-            .await?;
-        opened(&word, &mut rest, self.scheme(), &self.keys.lbs)
-    }
-
-    async fn close(&self, session: &SessionId) -> Result<()> {
-        let consumer = session.consumer.as_str();
-        self.about_session("closing a session", "close", session, consumer)
-            .await
-            .map(drop)
+    fn sessions(&self) -> Option<&dyn Sessions> {
+        Some(self)
     }
 
     async fn acquire(
@@ -135,12 +119,13 @@ impl LockManager for PerStreamLocks {
         Ok(outcomes)
     }
 
-    async fn beat(
-        &self,
-        session: &Session,
-        leases: &[LeaseRef],
-        want_sweep: Option<Duration>,
-    ) -> Result<BeatOutcome> {
+    async fn renew(&self, renew: &Renew) -> Result<RenewOutcome> {
+        let Renew {
+            session,
+            leases,
+            want_sweep,
+            ..
+        } = renew;
         let id = session.id.to_string();
         // The first call has the look around, and is made even for no leases.
         let pages: Vec<&[LeaseRef]> = if leases.is_empty() {
@@ -163,13 +148,13 @@ impl LockManager for PerStreamLocks {
             calls.push(call);
         }
         let replies = self.server.run("renewing locks", &RENEW, &calls).await?;
-        let mut summary = BeatReply::default();
+        let mut summary = Renewal::default();
         for (page, reply) in pages.iter().zip(replies) {
             if !renewed(page, reply, &mut summary)? {
-                return Ok(BeatOutcome::SessionGone);
+                return Ok(RenewOutcome::SessionGone);
             }
         }
-        Ok(BeatOutcome::Extended(summary))
+        Ok(RenewOutcome::Extended(summary))
     }
 
     async fn release(
@@ -216,6 +201,28 @@ impl LockManager for PerStreamLocks {
             .map(state)
             .collect()
     }
+}
+
+#[async_trait]
+impl Sessions for PerStreamLocks {
+    fn scheme(&self) -> LockScheme {
+        LockScheme::PerStream
+    }
+
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        let ttl = millis(session.ttl);
+        let (word, mut rest) = self
+            .about_session("opening a session", "open", &session.id, &ttl)
+            .await?;
+        opened(&word, &mut rest, self.scheme(), &self.keys.lbs)
+    }
+
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        let consumer = session.consumer.as_str();
+        self.about_session("closing a session", "close", session, consumer)
+            .await
+            .map(drop)
+    }
 
     async fn take_over(
         &self,
@@ -229,7 +236,7 @@ impl LockManager for PerStreamLocks {
         taken_over(&word, &mut rest)
     }
 
-    async fn bury(&self, dead: &SessionId) -> Result<bool> {
+    async fn remove(&self, dead: &SessionId) -> Result<bool> {
         let (word, _) = self
             .about_session("removing a session", "remove", dead, "")
             .await?;
@@ -238,19 +245,6 @@ impl LockManager for PerStreamLocks {
 
     async fn members(&self) -> Result<Vec<Member>> {
         members(&self.server, &self.keys).await
-    }
-
-    async fn records(
-        &self,
-        _session: &SessionId,
-        _after: Option<&StreamName>,
-        _max: usize,
-    ) -> Result<Vec<LeaseRef>> {
-        Ok(Vec::new())
-    }
-
-    async fn revoke(&self, streams: &[StreamName]) -> Result<Vec<bool>> {
-        Ok(vec![false; streams.len()])
     }
 }
 
@@ -273,7 +267,7 @@ pub(crate) fn taken_over(
 }
 
 /// Adds the reply to one page of a renewal; `false` if the session is gone.
-pub(crate) fn renewed(page: &[LeaseRef], reply: Value, summary: &mut BeatReply) -> Result<bool> {
+pub(crate) fn renewed(page: &[LeaseRef], reply: Value, summary: &mut Renewal) -> Result<bool> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "gone" => return Ok(false),

@@ -10,14 +10,14 @@
 //! with, so each call says what the clock should show.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use redis_rs::Value;
 use streamlease_core::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, LeaseRef, LockId, LockManager, LockScheme,
-    LockState, Member, OpenOutcome, Release, ReleaseOutcome, Result, Session, SessionId,
-    StreamName, TakeOverOutcome,
+    Acquire, AcquireOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
+    OpenOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Renewal, Result, Session, SessionId,
+    Sessions, StreamName, TakeOverOutcome,
 };
 
 use crate::connection::{Call, Script, Server, script};
@@ -152,27 +152,8 @@ impl SessionLocks {
 
 #[async_trait]
 impl LockManager for SessionLocks {
-    fn scheme(&self) -> LockScheme {
-        LockScheme::Session
-    }
-
-    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
-        let (ttl, scheme) = (millis(session.ttl), scheme_name(self.scheme()));
-        let (word, mut rest) = self
-            .about_session("opening a session", "open", &session.id, &ttl, scheme)
-            .await?;
-        let outcome = opened(&word, &mut rest, self.scheme(), &self.keys.lbs)?;
-        if outcome == OpenOutcome::Opened {
-            self.learn_clock(decode::count(decode::next(&mut rest)?)?);
-        }
-        Ok(outcome)
-    }
-
-    async fn close(&self, session: &SessionId) -> Result<()> {
-        let consumer = session.consumer.as_str();
-        self.about_session("closing a session", "close", session, "0", consumer)
-            .await
-            .map(drop)
+    fn sessions(&self) -> Option<&dyn Sessions> {
+        Some(self)
     }
 
     async fn acquire(
@@ -208,12 +189,12 @@ impl LockManager for SessionLocks {
     }
 
     // No leases: with one deadline for them all, there is nothing to say of each.
-    async fn beat(
-        &self,
-        session: &Session,
-        _leases: &[LeaseRef],
-        want_sweep: Option<Duration>,
-    ) -> Result<BeatOutcome> {
+    async fn renew(&self, renew: &Renew) -> Result<RenewOutcome> {
+        let Renew {
+            session,
+            want_sweep,
+            ..
+        } = renew;
         let mut call = self.call(&session.id.to_string(), &millis(session.ttl));
         call.key(&self.keys.sweep)
             .key(&self.keys.tokens)
@@ -224,10 +205,10 @@ impl LockManager for SessionLocks {
             .run_one("sending a heartbeat", &HEARTBEAT, call)
             .await?;
         let Some((shown, summary)) = heartbeat_reply(reply)? else {
-            return Ok(BeatOutcome::SessionGone);
+            return Ok(RenewOutcome::SessionGone);
         };
         self.learn_clock(shown);
-        Ok(BeatOutcome::Extended(summary))
+        Ok(RenewOutcome::Extended(summary))
     }
 
     async fn release(
@@ -268,6 +249,32 @@ impl LockManager for SessionLocks {
             .await?;
         states.into_iter().map(state).collect()
     }
+}
+
+#[async_trait]
+impl Sessions for SessionLocks {
+    fn scheme(&self) -> LockScheme {
+        LockScheme::Session
+    }
+
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        let (ttl, scheme) = (millis(session.ttl), scheme_name(self.scheme()));
+        let (word, mut rest) = self
+            .about_session("opening a session", "open", &session.id, &ttl, scheme)
+            .await?;
+        let outcome = opened(&word, &mut rest, self.scheme(), &self.keys.lbs)?;
+        if outcome == OpenOutcome::Opened {
+            self.learn_clock(decode::count(decode::next(&mut rest)?)?);
+        }
+        Ok(outcome)
+    }
+
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        let consumer = session.consumer.as_str();
+        self.about_session("closing a session", "close", session, "0", consumer)
+            .await
+            .map(drop)
+    }
 
     async fn take_over(
         &self,
@@ -281,7 +288,7 @@ impl LockManager for SessionLocks {
         taken_over(self.server.run_one("taking over", &TAKE_OVER, call).await?)
     }
 
-    async fn bury(&self, dead: &SessionId) -> Result<bool> {
+    async fn remove(&self, dead: &SessionId) -> Result<bool> {
         let (word, _) = self
             .about_session("removing a session", "remove", dead, "0", "")
             .await?;
@@ -332,7 +339,7 @@ impl LockManager for SessionLocks {
 
 /// The reply to a heartbeat: what the server's clock showed (ms), and the rest;
 /// `None` if the session is gone.
-pub(crate) fn heartbeat_reply(reply: Value) -> Result<Option<(u64, BeatReply)>> {
+pub(crate) fn heartbeat_reply(reply: Value) -> Result<Option<(u64, Renewal)>> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "ok" => {}
@@ -340,11 +347,11 @@ pub(crate) fn heartbeat_reply(reply: Value) -> Result<Option<(u64, BeatReply)>> 
         _ => return Err(protocol("an unknown outcome of a heartbeat")),
     }
     let shown = decode::count(decode::next(&mut rest)?)?;
-    let mut summary = BeatReply {
+    let mut summary = Renewal {
         on_record: Some(decode::count(decode::next(&mut rest)?)?),
         revoked: leases(decode::next(&mut rest)?)?,
         generation: decode::count(decode::next(&mut rest)?)?,
-        ..BeatReply::default()
+        ..Renewal::default()
     };
     let dead = decode::next(&mut rest)?;
     seen_around(dead, &mut rest, &mut summary)?;
@@ -380,7 +387,7 @@ pub(crate) fn leases(value: Value) -> Result<Vec<LeaseRef>> {
 
 #[cfg(test)]
 mod tests {
-    use streamlease_core::{FencingToken, LONGEST_CALM};
+    use streamlease_core::{FencingToken, LONGEST_GRACE};
 
     use super::digits;
 
@@ -393,7 +400,7 @@ mod tests {
     #[test]
     fn the_grace_after_a_restart_is_as_long_as_the_contract_says() {
         let script = include_str!("../scripts/locks/session/head.lua");
-        let longest = format!("LONGEST_GRACE = {}\n", LONGEST_CALM.as_millis());
+        let longest = format!("LONGEST_GRACE = {}\n", LONGEST_GRACE.as_millis());
         assert!(script.contains(&longest));
     }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::LazyLock;
 
+use async_trait::async_trait;
 use redis_rs::cmd;
 use streamlease_core::payload::PAYLOAD_FIELD;
-use streamlease_core::{EntryId, Result, SubmitBatch};
+use streamlease_core::{EntryId, Result, SubmitBatch, Submitter};
 
 use super::{MEMORY, RedisTransport};
 use crate::connection::{Call, Script, script};
@@ -28,9 +29,10 @@ struct Page {
     bytes: usize,
 }
 
-impl RedisTransport {
+#[async_trait]
+impl Submitter for RedisTransport {
     /// Appends what of the batch is not on the LBS yet.
-    pub(super) async fn append(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
         let payloads: Vec<String> = batch.announcements.iter().map(|a| a.encode()).collect();
         let what = self.what("submitting to");
         if payloads.iter().map(String::len).sum::<usize>() <= SMALL {
@@ -68,7 +70,9 @@ impl RedisTransport {
         }
         Ok(ids)
     }
+}
 
+impl RedisTransport {
     fn submit_pages(&self, id: u128, before: usize, payloads: &[String]) -> Vec<Page> {
         let key = self.keys.batch(id);
         let mut pages: Vec<Page> = Vec::new();

@@ -17,7 +17,13 @@ pub(crate) async fn sessions(server: &RedisServer) -> Backend {
 
 pub(crate) async fn opened(backend: &Backend, identity: &str, ttl_ms: u64) -> Session {
     let session = session(identity, 1, ttl_ms);
-    let outcome = backend.locks.open(&session).await.unwrap();
+    let outcome = backend
+        .locks
+        .sessions()
+        .unwrap()
+        .open(&session)
+        .await
+        .unwrap();
     assert_eq!(outcome, OpenOutcome::Opened);
     session
 }
@@ -67,16 +73,25 @@ pub(crate) async fn all_acquired(
     leases
 }
 
-pub(crate) async fn beat(backend: &Backend, session: &Session) -> BeatReply {
-    match backend.locks.beat(session, &[], None).await.unwrap() {
-        BeatOutcome::Extended(reply) => reply,
-        BeatOutcome::SessionGone => panic!("the session is gone"),
+pub(crate) async fn beat(backend: &Backend, session: &Session) -> Renewal {
+    match backend
+        .locks
+        .renew(&Renew::new(session.clone(), []))
+        .await
+        .unwrap()
+    {
+        RenewOutcome::Extended(reply) => reply,
+        RenewOutcome::SessionGone => panic!("the session is gone"),
     }
 }
 
 pub(crate) async fn is_gone(backend: &Backend, session: &Session) -> bool {
-    let outcome = backend.locks.beat(session, &[], None).await.unwrap();
-    outcome == BeatOutcome::SessionGone
+    let outcome = backend
+        .locks
+        .renew(&Renew::new(session.clone(), []))
+        .await
+        .unwrap();
+    outcome == RenewOutcome::SessionGone
 }
 
 pub(crate) async fn release_all(
@@ -107,7 +122,13 @@ pub(crate) async fn took(
     session: &Session,
     dead: &Session,
 ) -> (Vec<LeaseRef>, u64) {
-    match backend.locks.take_over(session, &dead.id, 120).await {
+    match backend
+        .locks
+        .sessions()
+        .unwrap()
+        .take_over(session, &dead.id, 120)
+        .await
+    {
         Ok(TakeOverOutcome::Taken { leases, left }) => (leases, left),
         other => panic!("{other:?}"),
     }
@@ -116,7 +137,7 @@ pub(crate) async fn took(
 /// Waits until the session's deadline has passed on the server.
 pub(crate) async fn outlived(backend: &Backend, session: &Session) {
     loop {
-        let members = backend.locks.members().await.unwrap();
+        let members = backend.locks.sessions().unwrap().members().await.unwrap();
         if !members.iter().any(|member| member.session == session.id) {
             return;
         }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use streamlease::spi::{LONGEST_CALM, Settings};
+use streamlease::spi::{LONGEST_GRACE, Settings};
 use streamlease::{ClaimMode, ConsumerName, Error, LockScheme, RetryPolicy};
 
 use super::values::{duration, hold};
@@ -185,7 +185,7 @@ impl WorkArgs {
         if self.locks.scheme() == LockScheme::Session {
             // A new lease is believed for no longer than a restart holds others back,
             // until a beat some seconds later has shown that it lasts.
-            left = left.min(LONGEST_CALM - Duration::from_secs(3));
+            left = left.min(LONGEST_GRACE - Duration::from_secs(3));
         }
         let most = left * 3 / 4;
         match self.lost_grace {

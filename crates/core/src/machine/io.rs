@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::lifecycle::outages::Part;
 use crate::belief::Belief;
 use crate::{
-    Acquire, AcquireOutcome, BeatOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId,
-    Error, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, Hint, Info, LeaseRef,
-    LockId, LockState, Member, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
-    Release, ReleaseOutcome, Result, Scope, Session, SessionId, StreamName, TakeOverOutcome,
-    Timestamp,
+    Acquire, AcquireOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Error, Fenced,
+    FencingToken, Fetched, HandBackOutcome, HandBackRequest, Hint, Info, LeaseRef, LockId,
+    LockState, Member, OpenOutcome, Operation, PendingIds, PendingPage, Quarantine,
+    QuarantineOutcome, Release, ReleaseOutcome, RenewOutcome, Result, Scope, Session, SessionId,
+    StreamName, TakeOverOutcome, Timestamp,
 };
 
 /// Names one action, so that its reply finds back.
@@ -129,32 +129,32 @@ pub enum Action {
 
 impl Action {
     /// The trait's method.
-    pub fn name(&self) -> &'static str {
+    pub fn operation(&self) -> Operation {
         match self {
             Self::Lbs(call) => match call {
-                LbsCall::Prepare => "prepare",
-                LbsCall::Fetch { .. } => "fetch",
-                LbsCall::List { .. } => "list_pending",
-                LbsCall::ListIds { .. } => "list_pending_ids",
-                LbsCall::ListStranded { .. } => "list_stranded",
-                LbsCall::Claim(_) => "claim",
-                LbsCall::ClearFailures(_) => "clear_failures",
-                LbsCall::Complete(_) => "complete",
-                LbsCall::HandBack(_) => "hand_back",
-                LbsCall::Quarantine(_) => "quarantine",
-                LbsCall::ForgetConsumer(_) => "forget_consumer",
+                LbsCall::Prepare => Operation::Prepare,
+                LbsCall::Fetch { .. } => Operation::Fetch,
+                LbsCall::List { .. } => Operation::ListPending,
+                LbsCall::ListIds { .. } => Operation::ListPendingIds,
+                LbsCall::ListStranded { .. } => Operation::ListStranded,
+                LbsCall::Claim(_) => Operation::Claim,
+                LbsCall::ClearFailures(_) => Operation::ClearFailures,
+                LbsCall::Complete(_) => Operation::Complete,
+                LbsCall::HandBack(_) => Operation::HandBack,
+                LbsCall::Quarantine(_) => Operation::Quarantine,
+                LbsCall::RemoveConsumer(_) => Operation::RemoveConsumer,
             },
             Self::Locks(call) => match call {
-                LocksCall::Open(_) => "open",
-                LocksCall::Close(_) => "close",
-                LocksCall::Acquire(..) => "acquire",
-                LocksCall::Beat { .. } => "beat",
-                LocksCall::Release(..) => "release",
-                LocksCall::Inspect(_) => "inspect",
-                LocksCall::TakeOver { .. } => "take_over",
-                LocksCall::Bury(_) => "bury",
-                LocksCall::Members => "members",
-                LocksCall::Records { .. } => "records",
+                LocksCall::Open(_) => Operation::Open,
+                LocksCall::Close(_) => Operation::Close,
+                LocksCall::Acquire(..) => Operation::Acquire,
+                LocksCall::Renew { .. } => Operation::Renew,
+                LocksCall::Release(..) => Operation::Release,
+                LocksCall::Inspect(_) => Operation::Inspect,
+                LocksCall::TakeOver { .. } => Operation::TakeOver,
+                LocksCall::Remove(_) => Operation::RemoveSession,
+                LocksCall::Members => Operation::Members,
+                LocksCall::Records { .. } => Operation::Records,
             },
         }
     }
@@ -202,7 +202,7 @@ pub enum LbsCall {
     Complete(Vec<Fenced>),
     HandBack(Vec<HandBackRequest>),
     Quarantine(Vec<Quarantine>),
-    ForgetConsumer(ConsumerName),
+    RemoveConsumer(ConsumerName),
 }
 
 /// A call of the [`LockManager`](crate::LockManager).
@@ -215,7 +215,7 @@ pub enum LocksCall {
     Open(Session),
     Close(SessionId),
     Acquire(Session, Vec<Acquire>),
-    Beat {
+    Renew {
         session: Session,
         leases: Arc<[LeaseRef]>,
         want_sweep: Option<Duration>,
@@ -227,7 +227,7 @@ pub enum LocksCall {
         dead: SessionId,
         max: usize,
     },
-    Bury(SessionId),
+    Remove(SessionId),
     Members,
     Records {
         session: SessionId,
@@ -252,15 +252,15 @@ pub enum Reply {
     Completed(Vec<CompleteOutcome>),
     HandedBack(Vec<HandBackOutcome>),
     Quarantined(Vec<QuarantineOutcome>),
-    Forgotten(bool),
+    ConsumerRemoved(bool),
     Opened(OpenOutcome),
     Closed,
     Acquired(Vec<AcquireOutcome>),
-    Beaten(BeatOutcome),
+    Renewed(RenewOutcome),
     Released(Vec<ReleaseOutcome>),
     Inspected(Vec<LockState>),
     TakenOver(TakeOverOutcome),
-    Buried(bool),
+    Removed(bool),
     Members(Vec<Member>),
     Records(Vec<LeaseRef>),
 }

@@ -299,7 +299,7 @@ impl Machine {
                 quiet_since,
             } => {
                 let result = self.vital(Vital::Beat, result, |reply| match reply {
-                    Reply::Beaten(outcome) => Some(outcome),
+                    Reply::Renewed(outcome) => Some(outcome),
                     _ => None,
                 });
                 self.session.heartbeat_done(

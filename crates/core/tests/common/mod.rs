@@ -103,12 +103,13 @@ impl Fleet {
 
     /// The entries on the LBS, pending or undelivered.
     pub async fn left(&self) -> Vec<EntryId> {
-        let transport = self.backend.backend(&self.service).unwrap().transport;
+        let backend = self.backend.backend(&self.service).unwrap();
         let all = Scope::All {
             after: EntryId::MIN,
         };
-        let pending = transport.list_pending(&all, 1_000).await.unwrap();
-        let undelivered = transport
+        let pending = backend.transport.list_pending(&all, 1_000).await.unwrap();
+        let undelivered = backend
+            .admin
             .list_undelivered(EntryId::MIN, 1_000)
             .await
             .unwrap();

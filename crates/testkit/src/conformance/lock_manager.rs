@@ -2,8 +2,7 @@
 //! [`LockScheme`](streamlease_core::LockScheme).
 //!
 //! Give each behaviour an `Arc<dyn LockManager>` of a service that has never
-//! been used. Where a contract leaves it to the backend whether it keeps
-//! sessions or records, the suite looks whether it does.
+//! been used. Behaviours of sessions are skipped, and say so, where the backend keeps none.
 
 mod deadlines;
 mod harness;
@@ -43,11 +42,11 @@ suite!($ lock_manager_conformance!, lock_manager: Arc<dyn LockManager>, [
     dropped_calls_can_be_repeated,
     // Deadlines
     a_lease_ends_at_its_deadline,
-    a_beat_extends_what_is_held,
-    a_beat_leaves_alone_what_it_does_not_name,
-    a_beat_gives_the_whole_ttl_again,
-    a_beat_names_what_is_lost,
-    a_late_beat_revives_nothing,
+    a_renewal_extends_what_is_held,
+    a_renewal_leaves_alone_what_it_does_not_name,
+    a_renewal_gives_the_whole_ttl_again,
+    a_renewal_names_what_is_lost,
+    a_late_renewal_revives_nothing,
     a_late_open_revives_nothing,
     an_open_can_be_repeated,
     an_acquire_does_not_extend_its_session,
@@ -55,8 +54,8 @@ suite!($ lock_manager_conformance!, lock_manager: Arc<dyn LockManager>, [
     a_closed_session_is_dead_at_once,
     a_session_that_is_gone_acquires_nothing,
     // Sessions
-    dead_sessions_are_reported_until_they_are_buried,
-    a_live_session_is_not_buried,
+    dead_sessions_are_reported_until_they_are_removed,
+    a_live_session_is_not_removed,
     a_take_over_leaves_the_living_alone,
     a_take_over_moves_a_dead_sessions_leases_in_pages,
     a_take_over_leaves_what_others_acquired_since,

@@ -1,6 +1,6 @@
-//! The suite for [`Transport`].
+//! The suite for [`Transport`](streamlease_core::Transport), `Submitter` and `Admin`.
 //!
-//! Give each behaviour an `Arc<dyn Transport>` of a service that has never been
+//! Give each behaviour a [`Backend`] of a service that has never been
 //! used: nothing announced, no group.
 
 mod delivery;
@@ -10,9 +10,7 @@ mod harness;
 mod listing;
 mod quarantine;
 
-use std::sync::Arc;
-
-use streamlease_core::Transport;
+use streamlease_core::Backend;
 
 use super::suite;
 
@@ -22,7 +20,7 @@ pub use fencing::*;
 pub use listing::*;
 pub use quarantine::*;
 
-suite!($ transport_conformance!, transport: Arc<dyn Transport>, [
+suite!($ transport_conformance!, transport: Backend, [
     // Delivery
     prepare_is_idempotent,
     a_new_group_starts_at_the_first_entry,

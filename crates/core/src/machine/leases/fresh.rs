@@ -4,7 +4,7 @@
 //! A restart may lose the last writes, and with them that a lease was acquired. So
 //! it holds everybody back for a while, but not for the longest TTL there is: one
 //! consumer with a TTL of ten minutes would stop all others for as long, even if it
-//! is dead. It holds back for [`LONGEST_CALM`], and who acquires believes no longer
+//! is dead. It holds back for [`LONGEST_GRACE`], and who acquires believes no longer
 //! than that in what a restart may still lose: until a beat that was sent a while
 //! after the answer to the acquire shows that there was no restart in between.
 
@@ -14,14 +14,14 @@ use crate::machine::effects::Effect;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{LONGEST_CALM, LeaseRef, LockScheme, Timestamp};
+use crate::{LONGEST_GRACE, LeaseRef, LockScheme, Timestamp};
 
 /// For how long a server may lose what it has answered: Redis writes its log out once
 /// a second, and begins the next write only when the last one has ended.
 const UNSYNCED: Duration = Duration::from_secs(2);
 
 /// A tenth below what the server waits, as with every other belief.
-const BELIEVED: Duration = LONGEST_CALM.saturating_sub(Duration::from_secs(1));
+const BELIEVED: Duration = LONGEST_GRACE.saturating_sub(Duration::from_secs(1));
 
 /// The fresh leases: when they were acquired at the latest, and until when they are
 /// believed as long as they are fresh.
@@ -35,7 +35,7 @@ impl Leases {
         lease: &LeaseRef,
         sent: Timestamp,
     ) -> Timestamp {
-        if cx.scheme != LockScheme::Session || cx.settings.ttl <= LONGEST_CALM {
+        if cx.scheme != LockScheme::Session || cx.settings.ttl <= LONGEST_GRACE {
             return Timestamp::MAX;
         }
         cx.effect(Effect::HeartbeatBy(cx.now + UNSYNCED));

@@ -72,7 +72,7 @@ impl Drain {
             }
             Leaving::RemovingName => {
                 let consumer = cx.consumer.clone();
-                cx.act(LbsCall::ForgetConsumer(consumer), Flight::RemoveName(None));
+                cx.act(LbsCall::RemoveConsumer(consumer), Flight::RemoveName(None));
             }
         }
     }

@@ -32,7 +32,7 @@ use self::takeover::Orphans;
 use self::watch::Watched;
 use super::cx::Cx;
 use super::leases::Leases;
-use crate::{BeatReply, Timestamp};
+use crate::{Renewal, Timestamp};
 
 #[derive(Debug)]
 pub(crate) struct Recovery {
@@ -66,7 +66,7 @@ impl Recovery {
 
     /// A heartbeat was answered: who is dead, and whether it is this consumer's turn to
     /// look at everything.
-    pub(crate) fn heartbeat(&mut self, cx: &mut Cx, leases: &Leases, reply: &BeatReply) {
+    pub(crate) fn heartbeat(&mut self, cx: &mut Cx, leases: &Leases, reply: &Renewal) {
         self.told_dead(cx, leases, reply.dead.clone());
         if reply.sweep {
             self.begin_sweep(cx);

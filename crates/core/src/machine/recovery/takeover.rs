@@ -199,10 +199,10 @@ impl Recovery {
                     );
                 }
                 (Stage::Remove, Some(dead)) => {
-                    cx.act(LocksCall::Bury(dead.clone()), Flight::Remove(key));
+                    cx.act(LocksCall::Remove(dead.clone()), Flight::Remove(key));
                 }
                 (Stage::RemoveName, _) => {
-                    let call = LbsCall::ForgetConsumer(key.0.clone());
+                    let call = LbsCall::RemoveConsumer(key.0.clone());
                     cx.act(call, Flight::RemoveName(Some(key)));
                 }
                 (Stage::Remove | Stage::TakeOver, None) => {
@@ -355,7 +355,7 @@ impl Recovery {
         };
         suspect.busy = false;
         match result {
-            Ok(Reply::Buried(true)) => {
+            Ok(Reply::Removed(true)) => {
                 if key.0 == cx.consumer {
                     self.orphans.suspects.remove(key);
                 } else {
@@ -364,13 +364,13 @@ impl Recovery {
                 }
             }
             // It still holds locks of entries that are gone.
-            Ok(Reply::Buried(false)) if cx.scheme == LockScheme::Session => {
+            Ok(Reply::Removed(false)) if cx.scheme == LockScheme::Session => {
                 suspect.stage = Stage::TakeOver;
                 suspect.not_before = retry_at;
             }
             // It lives: the lock server's clock was set back. What is held by it
             // is not to be waited for any more; if it dies again, beats tell.
-            Ok(Reply::Buried(false)) => {
+            Ok(Reply::Removed(false)) => {
                 self.orphans.suspects.remove(key);
             }
             result => {
@@ -393,6 +393,6 @@ impl Recovery {
         if result.is_ok() || suspect.passes >= REMOVE_NAME_TRIES {
             self.orphans.suspects.remove(key);
         }
-        cx.step_done("forget_consumer", result);
+        cx.step_done("remove_consumer", result);
     }
 }

@@ -14,7 +14,7 @@ use crate::machine::lifecycle::outages::Vital;
 use crate::machine::recovery::Recovery;
 use crate::machine::recovery::takeover::ASKING;
 use crate::machine::{DisownReason, LocksCall};
-use crate::{BeatOutcome, BeatReply, Error, LeaseRef, LockScheme, Result, SessionId, Timestamp};
+use crate::{Error, LeaseRef, LockScheme, RenewOutcome, Renewal, Result, SessionId, Timestamp};
 
 /// How many leases one heartbeat extends with per-stream locks. All at once, 100,000
 /// take a backend longer than a heartbeat may take; and what a client sends meanwhile
@@ -43,7 +43,7 @@ pub(crate) struct Heartbeat {
     pub(crate) quiet_since: Option<u64>,
     /// Until when the session was believed before it.
     pub(crate) deadline_before: Timestamp,
-    pub(crate) reply: BeatReply,
+    pub(crate) reply: Renewal,
 }
 
 impl SessionState {
@@ -73,7 +73,7 @@ impl SessionState {
                 .awaits(|flight| matches!(flight, Flight::TakeOver { .. }));
         let quiet_since = is_quiet.then_some(cx.calls.lock_ops());
         cx.act(
-            LocksCall::Beat {
+            LocksCall::Renew {
                 session: cx.session.get(),
                 leases: named.clone(),
                 want_sweep,
@@ -95,11 +95,11 @@ impl SessionState {
         cx: &mut Cx,
         (leases, recovery): (&Leases, &Recovery),
         (sent, named, quiet_since): (Timestamp, Arc<[LeaseRef]>, Option<u64>),
-        result: Result<BeatOutcome>,
+        result: Result<RenewOutcome>,
     ) {
         self.is_sent = false;
         match result {
-            Ok(BeatOutcome::Extended(reply)) => {
+            Ok(RenewOutcome::Extended(reply)) => {
                 let deadline_before = self.deadline;
                 if cx.scheme == LockScheme::Session {
                     self.deadline = self.deadline.max(cx.believed_until(sent));
@@ -117,7 +117,7 @@ impl SessionState {
                     reply,
                 })));
             }
-            Ok(BeatOutcome::SessionGone) => {
+            Ok(RenewOutcome::SessionGone) => {
                 cx.effect(Effect::AbandonSession(DisownReason::Expired));
             }
             Err(error) => self.heartbeat_failed(cx, leases, &named, error),
@@ -137,7 +137,7 @@ impl SessionState {
         cx.effect(Effect::VitalFailed(Vital::Beat, error));
     }
 
-    fn told_of_peers(&mut self, cx: &mut Cx, recovery: &Recovery, reply: &BeatReply) {
+    fn told_of_peers(&mut self, cx: &mut Cx, recovery: &Recovery, reply: &Renewal) {
         cx.peers.members = reply.members.max(1);
         cx.peers.are_known = reply.members > 0;
         let is_known = |dead: &SessionId| recovery.orphans.is_dead(dead);
@@ -156,7 +156,7 @@ impl SessionState {
 
     /// When another's deadline is next, to hear of its death at once. After those who are
     /// dead already were told of: by when all know of them is what was said before.
-    pub(crate) fn told_of_deadline(&mut self, cx: &mut Cx, reply: &BeatReply) {
+    pub(crate) fn told_of_deadline(&mut self, cx: &mut Cx, reply: &Renewal) {
         if let Some(deadline) = reply.next_deadline {
             let at = cx.now + deadline.max(self.before_next_deadline(cx, deadline));
             cx.peers.all_know_at = at + DEADLINE_JITTER + ASKING;

@@ -100,7 +100,7 @@ mod tests {
     use crate::machine::leases::Leases;
     use crate::machine::recovery::Recovery;
     use crate::machine::{Config, Output};
-    use crate::{BeatOutcome, BeatReply, ConsumerName, Error, ErrorKind, Settings};
+    use crate::{ConsumerName, Error, ErrorKind, RenewOutcome, Renewal, Settings};
 
     const TTL: Duration = Duration::from_secs(10);
 
@@ -154,7 +154,7 @@ mod tests {
             self.cx.effects.drain(..).collect()
         }
 
-        fn heartbeat(&mut self, result: Result<BeatOutcome>) {
+        fn heartbeat(&mut self, result: Result<RenewOutcome>) {
             let sent = self.cx.now;
             let (leases, recovery) = (&self.leases, &self.recovery);
             self.session.pump_heartbeat(&mut self.cx, leases, recovery);
@@ -168,10 +168,10 @@ mod tests {
         }
     }
 
-    fn extended() -> Result<BeatOutcome> {
-        Ok(BeatOutcome::Extended(BeatReply {
+    fn extended() -> Result<RenewOutcome> {
+        Ok(RenewOutcome::Extended(Renewal {
             members: 1,
-            ..BeatReply::default()
+            ..Renewal::default()
         }))
     }
 
@@ -238,7 +238,7 @@ mod tests {
     fn a_session_that_is_gone_at_the_server_is_abandoned() {
         let mut harness = Harness::new();
         harness.open_after(Duration::ZERO);
-        harness.heartbeat(Ok(BeatOutcome::SessionGone));
+        harness.heartbeat(Ok(RenewOutcome::SessionGone));
         assert!(matches!(harness.effects()[..], [Effect::AbandonSession(_)]));
     }
 }

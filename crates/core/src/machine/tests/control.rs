@@ -90,7 +90,7 @@ fn tries_that_come_sooner_than_the_retry_policy_says_do_not_count() {
 fn what_can_be_reached_again_makes_everything_be_tried_at_once() {
     type Sign = (&'static str, fn(&mut Harness));
     let signs: [Sign; 2] = [
-        ("a beat", |harness| harness.answer_routine("Beat")),
+        ("a beat", |harness| harness.answer_routine("Renew")),
         ("a subscription", |harness| {
             harness.input(Input::Hint(crate::Hint::MayHaveMissed));
         }),
@@ -100,7 +100,7 @@ fn what_can_be_reached_again_makes_everything_be_tried_at_once() {
         harness.answer("Fetch", Reply::Fetched(Fetched::default()));
         // Both are away, and each is tried ever more rarely.
         harness.pass_with(Duration::from_secs(200), |harness| {
-            for name in ["Fetch", "Beat", "Prepare"] {
+            for name in ["Fetch", "Renew", "Prepare"] {
                 while harness.has(name) {
                     harness.fail(name);
                 }
@@ -211,8 +211,8 @@ fn shutting_down_ends_within_a_ttl_even_if_nothing_is_answered() {
         harness.shut_down();
         let start = harness.now;
         harness.pass_with(TTL, |harness| {
-            while harness.has("Beat") {
-                harness.answer_routine("Beat");
+            while harness.has("Renew") {
+                harness.answer_routine("Renew");
             }
         });
         assert!(
@@ -239,7 +239,7 @@ fn closing_and_forgetting_may_fail() {
     let began = harness.now;
     let mut tries = Vec::new();
     harness.pass_with(TTL / 4, |harness| {
-        for name in ["Close", "ForgetConsumer"] {
+        for name in ["Close", "RemoveConsumer"] {
             while harness.has(name) {
                 tries.push(name);
                 harness.fail(name);
@@ -249,7 +249,7 @@ fn closing_and_forgetting_may_fail() {
     });
     // Each a few times, as long as the shutdown may take.
     let count = |name| tries.iter().filter(|tried| **tried == name).count();
-    assert_eq!((count("Close"), count("ForgetConsumer")), (4, 4));
+    assert_eq!((count("Close"), count("RemoveConsumer")), (4, 4));
     assert!(harness.stopped);
     assert!(harness.now.saturating_since(began) <= TTL);
 }
@@ -263,9 +263,9 @@ fn a_name_that_could_not_be_removed_is_tried_again() {
     harness.fail("Close");
     harness.pass(TTL / 10);
     harness.answer("Close", Reply::Closed);
-    harness.fail("ForgetConsumer");
+    harness.fail("RemoveConsumer");
     harness.pass(TTL / 10);
-    harness.answer("ForgetConsumer", Reply::Forgotten(true));
+    harness.answer("RemoveConsumer", Reply::ConsumerRemoved(true));
     assert!(harness.stopped);
 
     let mut harness = Harness::new(LockScheme::Session);
@@ -276,13 +276,13 @@ fn a_name_that_could_not_be_removed_is_tried_again() {
     };
     harness.answer("TakeOver", Reply::TakenOver(taken));
     harness.housekeep();
-    harness.answer("Bury", Reply::Buried(true));
-    harness.fail("ForgetConsumer");
-    assert!(!harness.has("ForgetConsumer"));
+    harness.answer("Remove", Reply::Removed(true));
+    harness.fail("RemoveConsumer");
+    assert!(!harness.has("RemoveConsumer"));
     harness.live(TTL / 4);
-    harness.answer("ForgetConsumer", Reply::Forgotten(true));
+    harness.answer("RemoveConsumer", Reply::ConsumerRemoved(true));
     harness.live(TTL * 2);
-    assert!(!harness.has("ForgetConsumer") && !harness.has("Bury"));
+    assert!(!harness.has("RemoveConsumer") && !harness.has("Remove"));
 }
 
 #[test]

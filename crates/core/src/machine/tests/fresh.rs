@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::harness::{Harness, lease, pending_at, session_of};
 use crate::machine::{DisownReason, End, Input, Reply};
-use crate::{Hint, LONGEST_CALM, LockScheme, TakeOverOutcome, Timestamp};
+use crate::{Hint, LONGEST_GRACE, LockScheme, TakeOverOutcome, Timestamp};
 
 const LONG: Duration = Duration::from_secs(600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,8 +20,8 @@ fn with_a_long_ttl() -> Harness {
 /// No beat is answered.
 fn silence(harness: &mut Harness, time: Duration) {
     harness.pass_with(time, |harness| {
-        while harness.has("Beat") {
-            harness.fail("Beat");
+        while harness.has("Renew") {
+            harness.fail("Renew");
         }
     });
 }
@@ -31,8 +31,8 @@ fn what_no_beat_has_shown_to_last_is_believed_no_longer_than_a_restart_holds_bac
     let mut harness = with_a_long_ttl();
     harness.leased(1, "s");
     let acquired = harness.now;
-    assert!(harness.belief(1).until() < acquired + LONGEST_CALM);
-    silence(&mut harness, LONGEST_CALM);
+    assert!(harness.belief(1).until() < acquired + LONGEST_GRACE);
+    silence(&mut harness, LONGEST_GRACE);
     assert_eq!(harness.ends(1), [EXPIRED]);
 }
 
@@ -44,7 +44,7 @@ fn a_beat_a_little_later_lets_it_last() {
     harness.pass(SECOND);
     harness.input(Input::Hint(Hint::MayHaveMissed));
     harness.beat_with(|_| {});
-    assert!(harness.belief(1).until() < harness.now + LONGEST_CALM);
+    assert!(harness.belief(1).until() < harness.now + LONGEST_GRACE);
     // One more is due in time for both, wherever the interval would have it.
     harness.leased(2, "t");
     harness.live(3 * SECOND);
@@ -84,5 +84,5 @@ fn what_a_take_over_brought_is_fresh_as_well() {
     harness.answer("TakeOver", taken);
     harness.housekeep();
     harness.claimed();
-    assert!(harness.belief(2).until() < sent + LONGEST_CALM);
+    assert!(harness.belief(2).until() < sent + LONGEST_GRACE);
 }

@@ -14,10 +14,10 @@ use crate::machine::{
     Notice, Output, Reply,
 };
 use crate::{
-    AcquireOutcome, Announcement, BeatOutcome, BeatReply, ClaimOutcome, ConsumerName, Delivery,
-    EntryId, Error, ErrorKind, FencingToken, Fetched, HandBackOutcome, Held, Holder, Info,
-    LeaseRef, LockId, LockScheme, LockState, Member, OpenOutcome, Pending, PendingIds, PendingPage,
-    ReleaseOutcome, Result, Scope, SessionId, Settings, StreamName, Timestamp,
+    AcquireOutcome, Announcement, ClaimOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
+    FencingToken, Fetched, HandBackOutcome, Held, Holder, Info, LeaseRef, LockId, LockScheme,
+    LockState, Member, OpenOutcome, Pending, PendingIds, PendingPage, ReleaseOutcome, RenewOutcome,
+    Renewal, Result, Scope, SessionId, Settings, StreamName, Timestamp,
 };
 
 pub(super) const TTL: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ pub(super) struct Harness {
     pub(super) locks: BTreeMap<StreamName, Held>,
     pub(super) members: Vec<Member>,
     /// What beats bring, besides the number on record, which always fits.
-    pub(super) beat: BeatReply,
+    pub(super) beat: Renewal,
     timeout: Timestamp,
     pub(super) owned: BTreeSet<(EntryId, FencingToken)>,
     asked: BTreeSet<CallId>,
@@ -133,10 +133,10 @@ impl Harness {
             most_listed: usize::MAX,
             locks: BTreeMap::new(),
             members: Vec::new(),
-            beat: BeatReply {
+            beat: Renewal {
                 members: 2,
                 on_record: (scheme == LockScheme::Session).then_some(0),
-                ..BeatReply::default()
+                ..Renewal::default()
             },
             timeout: now,
             owned: BTreeSet::new(),
@@ -276,9 +276,9 @@ impl Harness {
         Some(match action {
             Action::Lbs(LbsCall::Prepare) => Reply::Prepared,
             Action::Locks(LocksCall::Open(_)) => Reply::Opened(OpenOutcome::Opened),
-            Action::Locks(LocksCall::Beat { .. }) => {
+            Action::Locks(LocksCall::Renew { .. }) => {
                 let on_record = self.beat.on_record.map(|n| n + self.machine.held() as u64);
-                Reply::Beaten(BeatOutcome::Extended(BeatReply {
+                Reply::Renewed(RenewOutcome::Extended(Renewal {
                     on_record,
                     ..self.beat.clone()
                 }))
@@ -327,7 +327,7 @@ impl Harness {
                     Reply::Claimed(vec![outcome; page.len()])
                 }
                 Action::Locks(LocksCall::Close(_)) => Reply::Closed,
-                Action::Lbs(LbsCall::ForgetConsumer(_)) => Reply::Forgotten(true),
+                Action::Lbs(LbsCall::RemoveConsumer(_)) => Reply::ConsumerRemoved(true),
                 Action::Locks(LocksCall::Records { .. }) => Reply::Records(Vec::new()),
                 other => panic!("unexpected in a shutdown: {other:?}"),
             };
@@ -569,23 +569,23 @@ impl Harness {
     }
 
     /// Beats now and brings `reply`.
-    pub(super) fn beat_with(&mut self, change: impl FnOnce(&mut BeatReply)) {
-        if !self.has("Beat") {
+    pub(super) fn beat_with(&mut self, change: impl FnOnce(&mut Renewal)) {
+        if !self.has("Renew") {
             self.pass_to_beat();
         }
-        let mut reply = BeatReply {
+        let mut reply = Renewal {
             members: 2,
             on_record: self.beat.on_record.map(|n| n + self.machine.held() as u64),
-            ..BeatReply::default()
+            ..Renewal::default()
         };
         change(&mut reply);
-        self.answer("Beat", Reply::Beaten(BeatOutcome::Extended(reply)));
+        self.answer("Renew", Reply::Renewed(RenewOutcome::Extended(reply)));
     }
 
     /// What the beat names that is sent and not answered.
     pub(super) fn beat_leases(&self) -> Vec<LeaseRef> {
         let leases = |action: &Action| match action {
-            Action::Locks(LocksCall::Beat { leases, .. }) => Some(leases.to_vec()),
+            Action::Locks(LocksCall::Renew { leases, .. }) => Some(leases.to_vec()),
             _ => None,
         };
         self.open
@@ -596,7 +596,7 @@ impl Harness {
 
     pub(super) fn pass_to_beat(&mut self) {
         for _ in 0..1_000 {
-            if self.has("Beat") {
+            if self.has("Renew") {
                 return;
             }
             self.now = self.timeout;

@@ -73,8 +73,8 @@ fn late_release() {
         harness.input(Input::Hint(Hint::Freed(vec![super::harness::stream("s")])));
         assert!(!harness.has("Acquire"), "a late release would free it");
         harness.pass_with(TTL / 5, |harness| {
-            while harness.has("Beat") {
-                harness.answer_routine("Beat");
+            while harness.has("Renew") {
+                harness.answer_routine("Renew");
             }
         });
         assert_eq!(harness.releases(), [lease("s", 1, token.0)], "repeated");

@@ -85,7 +85,7 @@ fn a_deadline_of_another_is_looked_at_when_it_passes() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.beat_with(|reply| reply.next_deadline = Some(100 * MS));
     harness.live(99 * MS);
-    assert!(!harness.has("Beat"));
+    assert!(!harness.has("Renew"));
     let start = harness.now;
     harness.pass_to_beat();
     let late = harness.now.saturating_since(start);
@@ -116,8 +116,8 @@ fn a_dead_holder_is_taken_over_listed_and_buried() {
     );
     harness.pending.clear();
     harness.live(TTL);
-    harness.answer("Bury", Reply::Buried(true));
-    assert!(harness.has("ForgetConsumer"));
+    harness.answer("Remove", Reply::Removed(true));
+    assert!(harness.has("RemoveConsumer"));
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn an_alive_one_is_left_alone() {
     let alive = TakeOverOutcome::Alive { remaining: TTL };
     harness.answer("TakeOver", Reply::TakenOver(alive));
     harness.live(TTL * 3);
-    assert!(!harness.has("TakeOver") && !harness.has("Bury"));
+    assert!(!harness.has("TakeOver") && !harness.has("Remove"));
 }
 
 #[test]
@@ -304,8 +304,8 @@ fn what_is_held_is_not_read_again() {
         |harness| {
             harness.beat.sweep = true;
             harness.pass_with(TTL, |harness| {
-                if harness.has("Beat") {
-                    harness.answer_routine("Beat");
+                if harness.has("Renew") {
+                    harness.answer_routine("Renew");
                 }
             });
             harness.answer_routine("Members");
@@ -365,8 +365,8 @@ fn what_a_short_page_left_out_is_looked_up_next() {
             true => {
                 harness.beat.sweep = true;
                 harness.pass_with(TTL, |harness| {
-                    if harness.has("Beat") {
-                        harness.answer_routine("Beat");
+                    if harness.has("Renew") {
+                        harness.answer_routine("Renew");
                     }
                 });
             }
@@ -675,13 +675,13 @@ fn a_session_that_a_clock_set_back_revived_is_suspected_no_more() {
     let mut harness = Harness::new(LockScheme::PerStream);
     harness.beat_with(|reply| reply.dead = dead(&["b"]));
     harness.housekeep();
-    harness.answer("Bury", Reply::Buried(false));
+    harness.answer("Remove", Reply::Removed(false));
     harness.live(TTL * 3);
-    assert!(!harness.has("Bury"), "asked for again");
+    assert!(!harness.has("Remove"), "asked for again");
     // If it dies after all, beats tell of it again.
     harness.beat_with(|reply| reply.dead = dead(&["b"]));
     harness.housekeep();
-    assert!(harness.has("Bury"));
+    assert!(harness.has("Remove"));
 }
 
 /// What a full consumer saw and others took was remembered for ever.
@@ -718,11 +718,11 @@ fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room()
     harness.acquired();
     harness.claimed();
     harness.live(TTL * 3);
-    assert!(!harness.has("Bury"), "the others do not know yet");
+    assert!(!harness.has("Remove"), "the others do not know yet");
     harness.pending.remove(&entry(2));
     harness.input(Input::EventsTaken(1));
     harness.live(TTL * 3);
-    assert!(!harness.has("Bury"), "full: the others see to it");
+    assert!(!harness.has("Remove"), "full: the others see to it");
 }
 
 /// With per-stream locks there is a list to look at and no page to take over; the next
@@ -796,7 +796,7 @@ fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
         harness.input(Input::Hint(Hint::HandedBack(vec![entry(n)])));
         harness.pass(MS);
         for name in [
-            "Beat",
+            "Renew",
             "Members",
             "List",
             "ListIds",
@@ -838,7 +838,7 @@ fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
     );
     harness.beat.dead = dead(&["stays"]);
     harness.pass_to_beat();
-    harness.answer_routine("Beat");
+    harness.answer_routine("Renew");
     assert_eq!(harness.machine.recovery.orphans.suspects(), 1);
     harness.housekeep();
     harness.complete(1, token);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::harness::{Harness, SCHEMES, TTL};
 use crate::machine::{Answer, Completion, End, Input, Notice, Reply};
 use crate::{
-    BeatOutcome, ClaimOutcome, CompleteOutcome, Error, ErrorKind, Fetched, HandBackOutcome, Hint,
-    LockScheme, RetryPolicy,
+    ClaimOutcome, CompleteOutcome, Error, ErrorKind, Fetched, HandBackOutcome, Hint, LockScheme,
+    RenewOutcome, RetryPolicy,
 };
 
 fn denied() -> Error {
@@ -75,7 +75,7 @@ fn a_refusal_that_goes_on_is_told_every_half_minute() {
 
 #[test]
 fn what_is_refused_before_it_ever_worked_is_the_end() {
-    for call in ["Prepare", "Open", "Beat", "Fetch"] {
+    for call in ["Prepare", "Open", "Renew", "Fetch"] {
         let mut harness = Harness::cold(LockScheme::Session, |_| {});
         for _ in 0..10 {
             if harness.has(call) {
@@ -97,9 +97,9 @@ fn a_refusal_counts_as_the_retry_policy_says() {
     harness.pass_to_beat();
     let mut beats = 0;
     harness.pass_with(TTL * 20, |harness| {
-        while harness.has("Beat") {
+        while harness.has("Renew") {
             beats += 1;
-            harness.fail_with("Beat", denied());
+            harness.fail_with("Renew", denied());
         }
         while harness.has("Open") {
             beats += 1;
@@ -202,9 +202,9 @@ fn a_beat_that_found_its_session_gone_has_worked() {
     harness.answer_routine("Prepare");
     harness.answer_routine("Open");
     harness.answer("Fetch", Reply::Fetched(Fetched::default()));
-    harness.answer("Beat", Reply::Beaten(BeatOutcome::SessionGone));
+    harness.answer("Renew", Reply::Renewed(RenewOutcome::SessionGone));
     harness.answer_routine("Open");
-    harness.fail_with("Beat", denied());
+    harness.fail_with("Renew", denied());
     assert!(!harness.stopped);
 }
 

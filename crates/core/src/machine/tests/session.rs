@@ -6,7 +6,7 @@ use super::harness::{Harness, SCHEMES, TTL, entry, held_by, lease, pending_at, s
 use crate::machine::{
     Action, Answer, Completion, DisownReason, End, Input, LbsCall, LocksCall, Notice, Reply,
 };
-use crate::{BeatOutcome, FencingToken, Hint, LockScheme, OpenOutcome, TakeOverOutcome};
+use crate::{FencingToken, Hint, LockScheme, OpenOutcome, RenewOutcome, TakeOverOutcome};
 
 const MARGIN: Duration = Duration::from_millis(200);
 const MS: Duration = Duration::from_millis(1);
@@ -58,7 +58,7 @@ fn who_wakes_late_disowns_before_anything_else() {
         harness.pass_to_beat();
         harness.now = harness.now + TTL * 30;
         // The reply was there all along, and is read only now.
-        let (id, beat) = harness.take("Beat");
+        let (id, beat) = harness.take("Renew");
         let reply = harness.routine(&beat).unwrap();
         harness.reply(id, reply);
         assert_eq!(harness.ends(1), [EXPIRED], "{scheme:?}");
@@ -101,9 +101,9 @@ fn an_error_is_not_a_loss() {
         let sent = harness.now;
         let mut failed = 0;
         harness.pass_with(TTL - MARGIN - MS, |harness| {
-            while harness.has("Beat") {
+            while harness.has("Renew") {
                 failed += 1;
-                harness.fail("Beat");
+                harness.fail("Renew");
             }
         });
         assert!(failed > 3, "{scheme:?}: only {failed} tries");
@@ -119,7 +119,7 @@ fn gone_or_someone_elses_disowns_at_once() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.leased(1, "s");
     harness.pass_to_beat();
-    harness.answer("Beat", Reply::Beaten(BeatOutcome::SessionGone));
+    harness.answer("Renew", Reply::Renewed(RenewOutcome::SessionGone));
     assert_eq!(harness.ends(1), [EXPIRED]);
 
     let mut harness = Harness::new(LockScheme::PerStream);
@@ -228,7 +228,7 @@ fn one_lost_and_one_unknown_record_do_not_cancel_out() {
     harness.pass_with(
         TTL - MARGIN - harness.now.saturating_since(extended) - MS,
         |harness| {
-            while harness.has("Beat") {
+            while harness.has("Renew") {
                 harness.beat_with(|reply| reply.generation = 2);
             }
         },
@@ -337,7 +337,7 @@ fn beats_go_on_when_the_queue_is_full_and_nothing_is_taken() {
     assert!(!harness.has("Fetch"), "full");
     let mut beats = 0;
     harness.pass_with(TTL * 5, |harness| {
-        beats += usize::from(harness.has("Beat"));
+        beats += usize::from(harness.has("Renew"));
         harness.housekeep();
     });
     assert!(beats >= 14, "{beats}");
@@ -373,7 +373,7 @@ fn beats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
         assert!(page.len() <= 1_024, "{} in one beat", page.len());
         if failed.is_empty() {
             failed = page;
-            harness.fail("Beat");
+            harness.fail("Renew");
             continue;
         }
         if extended.is_empty() {
@@ -387,7 +387,7 @@ fn beats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
     extended.dedup();
     assert_eq!(extended.len(), HELD, "each is named once");
     // The next round is due an interval after this one began, and nothing lapses.
-    assert!(!harness.has("Beat"));
+    assert!(!harness.has("Renew"));
     for _ in 0..10 {
         harness.pass_to_beat();
         harness.beat_with(|_| {});
@@ -541,13 +541,13 @@ fn a_per_stream_lock_that_came_late_is_extended_before_it_runs_out() {
     harness.fetched(2, "t");
     // No beat is due yet when the slow answer comes, but this lock needs one.
     harness.pass_with(TTL - MARGIN - 400 * MS, |harness| {
-        while harness.has("Beat") {
-            harness.answer_routine("Beat");
+        while harness.has("Renew") {
+            harness.answer_routine("Renew");
         }
     });
     harness.acquired();
     harness.claimed();
-    assert!(harness.has("Beat"), "the lock has 400 ms left");
+    assert!(harness.has("Renew"), "the lock has 400 ms left");
     harness.live(TTL * 2);
     assert!(harness.owns(1) && harness.owns(2), "{:?}", harness.notices);
 }
@@ -559,8 +559,8 @@ fn a_lock_that_runs_out_before_it_is_claimed_costs_no_other_lease() {
     harness.leased(1, "s");
     harness.fetched(2, "t");
     harness.pass_with(TTL - MARGIN - 100 * MS, |harness| {
-        while harness.has("Beat") {
-            harness.answer_routine("Beat");
+        while harness.has("Renew") {
+            harness.answer_routine("Renew");
         }
     });
     let token = harness.acquired();
@@ -626,9 +626,9 @@ fn a_failed_beat_is_repeated_soon_whatever_the_ttl() {
         settings.ttl = Duration::from_secs(3600);
     });
     harness.pass_to_beat();
-    harness.fail("Beat");
+    harness.fail("Renew");
     harness.pass(Duration::from_secs(15));
-    assert!(harness.has("Beat"));
+    assert!(harness.has("Renew"));
 }
 
 /// A backend's list of deadlines may be wrong for good.
@@ -639,7 +639,7 @@ fn a_deadline_that_is_always_now_and_brings_no_death_costs_few_beats() {
     let beats_within = |harness: &mut Harness, time: Duration| {
         let mut beats = 0;
         harness.pass_with(time, |harness| {
-            beats += usize::from(harness.has("Beat"));
+            beats += usize::from(harness.has("Renew"));
             harness.housekeep();
         });
         beats

@@ -16,7 +16,7 @@ fn a_silent_lease_is_not_revived_by_the_next_beat() {
         harness.leased(1, "s");
         harness.take_up(1);
         harness.pass_with(TTL / 2, |harness| {
-            if harness.has("Beat") {
+            if harness.has("Renew") {
                 harness.beat_with(|_| {});
             }
         });
@@ -38,7 +38,7 @@ fn a_limit_of_silence_counts_from_the_last_progress() {
         let token = harness.leased(1, "s");
         harness.take_up(1);
         let beating = |harness: &mut Harness| {
-            if harness.has("Beat") {
+            if harness.has("Renew") {
                 harness.beat_with(|_| {});
             }
         };
@@ -63,7 +63,7 @@ fn silence_counts_from_when_the_lease_was_taken_up() {
             Harness::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
         harness.leased(1, "s");
         let beating = |harness: &mut Harness| {
-            if harness.has("Beat") {
+            if harness.has("Renew") {
                 harness.beat_with(|_| {});
             }
         };

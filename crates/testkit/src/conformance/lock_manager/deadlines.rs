@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    AcquireOutcome, BeatOutcome, FencingToken, LeaseRef, LockManager, LockState, OpenOutcome,
-    ReleaseOutcome, Runtime,
+    AcquireOutcome, FencingToken, LeaseRef, LockManager, LockState, OpenOutcome, ReleaseOutcome,
+    RenewOutcome, Runtime,
 };
 
 use super::super::support::{pass, stream, streams};
@@ -29,7 +29,7 @@ pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<
     assert!(new.token > old.token, "{new:?} after {old:?}");
     // Nothing that the former owner still does changes that.
     assert_eq!(t.release_one(&a, &old).await, ReleaseOutcome::NotHeld);
-    t.beat_with(&a, std::slice::from_ref(&old)).await;
+    t.renew_with(&a, std::slice::from_ref(&old)).await;
     let late = t.try_acquire_as(&a, &s, E0, attempt).await;
     assert!(
         matches!(late, AcquireOutcome::Held(_) | AcquireOutcome::SessionGone),
@@ -39,11 +39,14 @@ pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<
         panic!("the new owner lost it")
     };
     assert_eq!(held.holder, streamlease_core::Holder::Session(b.id.clone()));
-    assert!(t.beats(&b, &[new]).await.lost.is_empty());
+    assert!(t.renewed(&b, &[new]).await.lost.is_empty());
 }
 
 /// As long as it beats, nobody else gets what a session holds.
-pub async fn a_beat_extends_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+pub async fn a_renewal_extends_what_is_held(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
     let t = Harness::new(runtime, locks);
     // Long enough for a busy machine to beat in time.
     let (a, b) = (
@@ -54,7 +57,7 @@ pub async fn a_beat_extends_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<d
     let held = t.hold_all(&a, &streams).await;
     for _ in 0..6 {
         pass(&*t.runtime, Duration::from_millis(500)).await;
-        let reply = t.beats(&a, &held).await;
+        let reply = t.renewed(&a, &held).await;
         assert!(
             reply.lost.is_empty() && reply.revoked.is_empty(),
             "{reply:?}"
@@ -66,7 +69,7 @@ pub async fn a_beat_extends_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<d
 }
 
 /// A beat counts from its own time: it does not add to what was left.
-pub async fn a_beat_gives_the_whole_ttl_again(
+pub async fn a_renewal_gives_the_whole_ttl_again(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
@@ -82,7 +85,7 @@ pub async fn a_beat_gives_the_whole_ttl_again(
     let before = remaining().await;
     assert!(before < LONG);
     for _ in 0..3 {
-        t.beats(&a, &held).await;
+        t.renewed(&a, &held).await;
         let after = remaining().await;
         assert!(
             before < after && after <= LONG,
@@ -92,7 +95,7 @@ pub async fn a_beat_gives_the_whole_ttl_again(
 }
 
 /// With a lock per stream, a beat extends what it names and nothing else.
-pub async fn a_beat_leaves_alone_what_it_does_not_name(
+pub async fn a_renewal_leaves_alone_what_it_does_not_name(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
@@ -105,23 +108,23 @@ pub async fn a_beat_leaves_alone_what_it_does_not_name(
     };
     pass(&*t.runtime, Duration::from_secs(1)).await;
     let (named, other) = (remaining(&held[0]).await, remaining(&held[1]).await);
-    assert!(t.beats(&a, &held[..1]).await.lost.is_empty());
+    assert!(t.renewed(&a, &held[..1]).await.lost.is_empty());
     assert!(remaining(&held[0]).await > named);
-    if !t.has_sessions() {
+    if !t.has_session_leases() {
         assert!(remaining(&held[1]).await <= other);
     }
-    assert!(t.beats(&a, &held).await.lost.is_empty());
+    assert!(t.renewed(&a, &held).await.lost.is_empty());
     assert!(remaining(&held[1]).await > other);
 }
 
 /// With a lock per stream, a beat says which of those it names are not held.
-pub async fn a_beat_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+pub async fn a_renewal_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let streams = streams("s", 4);
     let held = t.hold_all(&a, &streams).await;
-    assert!(t.beats(&a, &held).await.lost.is_empty());
-    if t.has_sessions() {
+    assert!(t.renewed(&a, &held).await.lost.is_empty());
+    if t.has_session_leases() {
         // Here a beat names nothing; what is on record tells the same.
         return;
     }
@@ -136,7 +139,7 @@ pub async fn a_beat_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<dyn
         stale.clone(),
         held[3].clone(),
     ];
-    let mut lost = t.beats(&a, &named).await.lost;
+    let mut lost = t.renewed(&a, &named).await.lost;
     lost.sort();
     let mut expected = vec![held[0].clone(), held[1].clone(), stale];
     expected.sort();
@@ -144,18 +147,24 @@ pub async fn a_beat_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<dyn
     t.assert_refused(&a, &streams[1], &b).await;
 }
 
-/// The deadline is final: a beat that comes after it extends nothing.
-pub async fn a_late_beat_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+/// The deadline is final: a renewal that comes after it extends nothing.
+pub async fn a_late_renewal_revives_nothing(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
     let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
     t.outlast(SHORT).await;
     for _ in 0..2 {
-        match t.beat_with(&a, std::slice::from_ref(&held)).await {
-            BeatOutcome::SessionGone => {}
-            BeatOutcome::Extended(reply) => {
-                assert!(!t.has_sessions(), "a late beat revived the session");
+        match t.renew_with(&a, std::slice::from_ref(&held)).await {
+            RenewOutcome::SessionGone => {}
+            RenewOutcome::Extended(reply) => {
+                assert!(
+                    !t.has_session_leases(),
+                    "a late renewal revived the session"
+                );
                 assert_eq!(reply.lost, std::slice::from_ref(&held));
             }
         }
@@ -167,16 +176,16 @@ pub async fn a_late_beat_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<d
 /// Nor does an open.
 pub async fn a_late_open_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
-    let keeps = t.keeps(&a).await;
     let s = stream("s");
     let held = t.hold(&a, &s).await;
     t.outlast(SHORT).await;
     for _ in 0..2 {
-        let outcome = t.open(&a).await.expect("open");
-        if keeps {
-            assert_eq!(outcome, OpenOutcome::SessionGone);
-        }
+        let outcome = t.sessions().open(&a).await.expect("open");
+        assert_eq!(outcome, OpenOutcome::SessionGone);
     }
     assert_eq!(t.state(&s).await, LockState::Free);
     // It clears a record away at most: there was nothing to be freed any more.
@@ -187,11 +196,17 @@ pub async fn a_late_open_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<d
 /// The repeat of an open whose reply was lost.
 pub async fn an_open_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let a = t.session("a", LONG).await;
     let held = t.hold(&a, &stream("s")).await;
-    assert_eq!(t.open(&a).await.expect("open"), OpenOutcome::Opened);
+    assert_eq!(
+        t.sessions().open(&a).await.expect("open"),
+        OpenOutcome::Opened
+    );
     assert!(
-        t.beats(&a, std::slice::from_ref(&held))
+        t.renewed(&a, std::slice::from_ref(&held))
             .await
             .lost
             .is_empty()
@@ -199,7 +214,7 @@ pub async fn an_open_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc<dyn L
     assert_eq!(t.release_one(&a, &held).await, ReleaseOutcome::Released);
 }
 
-/// With session leases only `open` and `beat` do: an owner that took an acquire
+/// With session leases only `open` and `renew` do: an owner that took an acquire
 /// for an extension would outlive its session.
 pub async fn an_acquire_does_not_extend_its_session(
     runtime: Arc<dyn Runtime>,
@@ -212,7 +227,7 @@ pub async fn an_acquire_does_not_extend_its_session(
     pass(&*t.runtime, ttl / 2).await;
     let s = stream("s");
     t.hold(&a, &s).await;
-    if !t.has_sessions() {
+    if !t.has_session_leases() {
         // Here the acquire starts a whole TTL of its own.
         let LockState::Held(held) = t.state(&s).await else {
             panic!("it was just acquired")
@@ -225,7 +240,7 @@ pub async fn an_acquire_does_not_extend_its_session(
         .await;
     assert_eq!(t.state(&s).await, LockState::Free);
     t.hold(&b, &s).await;
-    assert_eq!(t.beat_with(&a, &[]).await, BeatOutcome::SessionGone);
+    assert_eq!(t.renew_with(&a, &[]).await, RenewOutcome::SessionGone);
 }
 
 /// Consumers of one service may be configured differently, as during a change.
@@ -247,26 +262,33 @@ pub async fn a_closed_session_is_dead_at_once(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    let ttl = if t.has_sessions() { LONG } else { SHORT };
+    if !t.keeps_sessions() {
+        return;
+    }
+    let ttl = if t.has_session_leases() { LONG } else { SHORT };
     let (a, b) = (t.session("a", ttl).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
     for _ in 0..2 {
-        t.close(&a.id).await.expect("close");
+        t.sessions().close(&a.id).await.expect("close");
     }
-    assert_eq!(t.open(&a).await.expect("open"), OpenOutcome::SessionGone);
-    let beat = t.beat_with(&a, std::slice::from_ref(&held)).await;
-    assert_eq!(beat, BeatOutcome::SessionGone);
+    assert_eq!(
+        t.sessions().open(&a).await.expect("open"),
+        OpenOutcome::SessionGone
+    );
+    let renewed = t.renew_with(&a, std::slice::from_ref(&held)).await;
+    assert_eq!(renewed, RenewOutcome::SessionGone);
     let late = t.acquire_page(&a, &[request(&stream("other"), E0)]).await;
     assert_eq!(late, [AcquireOutcome::SessionGone]);
     assert!(!t.is_member(&a.id).await);
-    if !t.has_sessions() {
+    if !t.has_session_leases() {
         // A lock of its own lasts to its own deadline, which nothing extends any more.
         t.outlast(SHORT).await;
     }
     assert_eq!(t.state(&s).await, LockState::Free);
     t.hold(&b, &s).await;
-    t.close(&unopened("never", LONG).id)
+    t.sessions()
+        .close(&unopened("never", LONG).id)
         .await
         .expect("close of an unknown session");
 }
@@ -277,10 +299,12 @@ pub async fn a_session_that_is_gone_acquires_nothing(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
-    let keeps = t.keeps(&a).await;
     let (s, other) = (stream("s"), stream("other"));
-    t.close(&a.id).await.expect("close");
+    t.sessions().close(&a.id).await.expect("close");
     let outcomes = t
         .acquire_page(&a, &[request(&s, E0), request(&other, E0)])
         .await;
@@ -294,12 +318,10 @@ pub async fn a_session_that_is_gone_acquires_nothing(
     // The same for one whose deadline passed.
     let c = t.session("c", SHORT).await;
     t.outlast(SHORT).await;
-    if keeps {
-        let outcomes = t.acquire_page(&c, &[request(&other, E0)]).await;
-        assert_eq!(outcomes, [AcquireOutcome::SessionGone]);
-        assert_eq!(t.state(&other).await, LockState::Free);
-    }
-    if t.has_sessions() {
+    let outcomes = t.acquire_page(&c, &[request(&other, E0)]).await;
+    assert_eq!(outcomes, [AcquireOutcome::SessionGone]);
+    assert_eq!(t.state(&other).await, LockState::Free);
+    if t.has_session_leases() {
         // And for one that was never there.
         let outcomes = t
             .acquire_page(&unopened("never", LONG), &[request(&other, E0)])

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use streamlease_core::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, EntryId, FencingToken, Held, Holder, LeaseRef,
-    LockId, LockManager, LockScheme, LockState, OpenOutcome, Release, ReleaseOutcome, Runtime,
-    Session, SessionId, StreamName, TakeOverOutcome,
+    Acquire, AcquireOutcome, EntryId, FencingToken, Held, Holder, LeaseRef, LockId, LockManager,
+    LockScheme, LockState, OpenOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Renewal,
+    Runtime, Session, SessionId, Sessions, StreamName, TakeOverOutcome,
 };
 
 use super::super::support::{Patience, consumer, nonce, pass};
@@ -45,27 +45,37 @@ impl Harness {
         Self { runtime, locks }
     }
 
-    pub(super) fn has_sessions(&self) -> bool {
+    /// Whether leases live as long as their session.
+    pub(super) fn has_session_leases(&self) -> bool {
         self.scheme() == LockScheme::Session
     }
 
-    /// Whether the backend keeps sessions at all; `session` is open.
-    pub(super) async fn keeps(&self, session: &Session) -> bool {
-        self.has_sessions() || self.is_member(&session.id).await
+    /// Whether the backend keeps sessions; if not, says that the behaviour is skipped.
+    pub(super) fn keeps_sessions(&self) -> bool {
+        let keeps = self.locks.sessions().is_some();
+        if !keeps {
+            println!("skipped: keeps no sessions");
+        }
+        keeps
+    }
+
+    /// For behaviours that have asked [`keeps_sessions`](Self::keeps_sessions).
+    pub(super) fn sessions(&self) -> &dyn Sessions {
+        self.locks.sessions().expect("the backend keeps sessions")
     }
 
     pub(super) async fn is_member(&self, session: &SessionId) -> bool {
-        let members = self.members().await.expect("members");
+        let members = self.sessions().members().await.expect("members");
         members.iter().any(|member| member.session == *session)
     }
 
-    /// An open session.
+    /// A session, open if the backend keeps any.
     pub(super) async fn session(&self, identity: &str, ttl: Duration) -> Session {
         let session = unopened(identity, ttl);
-        assert_eq!(
-            self.open(&session).await.expect("open"),
-            OpenOutcome::Opened
-        );
+        if let Some(sessions) = self.locks.sessions() {
+            let outcome = sessions.open(&session).await.expect("open");
+            assert_eq!(outcome, OpenOutcome::Opened);
+        }
         session
     }
 
@@ -190,17 +200,22 @@ impl Harness {
         states.into_iter().next().expect("there is one")
     }
 
-    /// Beats for the session, which holds `leases`, as the scheme wants it.
-    pub(super) async fn beat_with(&self, session: &Session, leases: &[LeaseRef]) -> BeatOutcome {
-        let leases = if self.has_sessions() { &[] } else { leases };
-        self.beat(session, leases, None).await.expect("beat")
+    /// Renews for the session, which holds `leases`, as the scheme wants it.
+    pub(super) async fn renew_with(&self, session: &Session, leases: &[LeaseRef]) -> RenewOutcome {
+        let leases = if self.has_session_leases() {
+            &[]
+        } else {
+            leases
+        };
+        let renew = Renew::new(session.clone(), leases.to_vec());
+        self.renew(&renew).await.expect("renew")
     }
 
-    /// A beat that must extend the session.
-    pub(super) async fn beats(&self, session: &Session, leases: &[LeaseRef]) -> BeatReply {
-        match self.beat_with(session, leases).await {
-            BeatOutcome::Extended(reply) => reply,
-            BeatOutcome::SessionGone => panic!("{} is gone", session.id),
+    /// A renewal that must extend the session.
+    pub(super) async fn renewed(&self, session: &Session, leases: &[LeaseRef]) -> Renewal {
+        match self.renew_with(session, leases).await {
+            RenewOutcome::Extended(reply) => reply,
+            RenewOutcome::SessionGone => panic!("{} is gone", session.id),
         }
     }
 
@@ -214,7 +229,12 @@ impl Harness {
         let mut patience =
             Patience::new(&*self.runtime, "a take-over that is not refused as not yet");
         loop {
-            match self.take_over(session, dead, max).await.expect("take_over") {
+            match self
+                .sessions()
+                .take_over(session, dead, max)
+                .await
+                .expect("take_over")
+            {
                 TakeOverOutcome::NotYet { .. } => patience.wait().await,
                 outcome => return outcome,
             }

@@ -5,78 +5,87 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    BeatOutcome, Holder, LeaseRef, LockManager, LockState, OpenOutcome, ReleaseOutcome, Runtime,
-    StreamName, TakeOverOutcome,
+    Holder, LeaseRef, LockManager, LockState, OpenOutcome, ReleaseOutcome, Renew, RenewOutcome,
+    Runtime, StreamName, TakeOverOutcome,
 };
 
 use super::super::support::{PATIENCE, stream, streams, within};
 use super::harness::{Harness, LONG, SHORT, unopened};
 
-/// Whoever beats hears of every dead session, until somebody has cleared it away.
-pub async fn dead_sessions_are_reported_until_they_are_buried(
+/// Whoever renews hears of every dead session, until somebody has cleared it away.
+pub async fn dead_sessions_are_reported_until_they_are_removed(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (b, c) = (t.session("b", LONG).await, t.session("c", LONG).await);
     let later = t.session("a", SHORT + Duration::from_millis(100)).await;
     let a = t.session("a", SHORT).await;
-    if !t.keeps(&a).await {
-        assert!(
-            t.beats(&b, &[]).await.dead.is_empty(),
-            "no sessions, but dead ones"
-        );
-        return;
-    }
     t.hold_all(&a, &streams("s", 2)).await;
-    t.close(&t.session("d", LONG).await.id)
+    t.sessions()
+        .close(&t.session("d", LONG).await.id)
         .await
         .expect("close");
-    let closed = t.beats(&b, &[]).await.dead;
+    let closed = t.renewed(&b, &[]).await.dead;
     assert_eq!(
         closed.len(),
         1,
         "{closed:?}: a closed session is dead at once"
     );
-    assert!(t.bury(&closed[0]).await.expect("bury"), "it held nothing");
+    assert!(
+        t.sessions().remove(&closed[0]).await.expect("remove"),
+        "it held nothing"
+    );
 
     t.outlast(SHORT + Duration::from_millis(100)).await;
     let dead = [a.id.clone(), later.id.clone()];
     for member in [&b, &c, &b] {
-        assert_eq!(t.beats(member, &[]).await.dead, dead, "oldest first");
+        assert_eq!(t.renewed(member, &[]).await.dead, dead, "oldest first");
     }
-    if t.has_sessions() {
+    if t.has_session_leases() {
         assert!(
-            !t.bury(&a.id).await.expect("bury"),
+            !t.sessions().remove(&a.id).await.expect("remove"),
             "it still holds two streams"
         );
-        assert_eq!(t.beats(&b, &[]).await.dead, dead);
+        assert_eq!(t.renewed(&b, &[]).await.dead, dead);
     }
     assert_eq!(taken(&t, &b, &a.id, 10).await.1, 0);
-    assert_eq!(t.beats(&b, &[]).await.dead, dead, "dead until buried");
+    assert_eq!(t.renewed(&b, &[]).await.dead, dead, "dead until removed");
     for _ in 0..2 {
-        assert!(t.bury(&a.id).await.expect("bury"), "nothing is left of it");
-        assert_eq!(t.beats(&c, &[]).await.dead, dead[1..]);
+        assert!(
+            t.sessions().remove(&a.id).await.expect("remove"),
+            "nothing is left of it"
+        );
+        assert_eq!(t.renewed(&c, &[]).await.dead, dead[1..]);
     }
     assert_eq!(
-        t.open(&a).await.expect("open of a buried session"),
+        t.sessions()
+            .open(&a)
+            .await
+            .expect("open of a removed session"),
         OpenOutcome::SessionGone
     );
 }
 
-/// Burying takes nothing from the living.
-pub async fn a_live_session_is_not_buried(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+/// Removing takes nothing from the living.
+pub async fn a_live_session_is_not_removed(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let idle = t.session("idle", LONG).await;
     let s = stream("s");
     let held = t.hold(&a, &s).await;
     for session in [&a, &idle] {
-        let buried = t.bury(&session.id).await.expect("bury");
-        assert!(!buried || !t.keeps(session).await);
+        let removed = t.sessions().remove(&session.id).await.expect("remove");
+        assert!(!removed, "{} lives", session.id);
     }
-    assert!(t.beats(&a, &[held]).await.lost.is_empty());
-    t.beats(&idle, &[]).await;
+    assert!(t.renewed(&a, &[held]).await.lost.is_empty());
+    t.renewed(&idle, &[]).await;
     t.assert_refused(&b, &s, &a).await;
 }
 
@@ -86,20 +95,18 @@ pub async fn a_take_over_leaves_the_living_alone(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
     match t.take_page(&b, &a.id, 10).await {
         TakeOverOutcome::Alive { remaining } => assert!(remaining <= LONG, "{remaining:?}"),
-        // Without sessions there is nothing to say.
-        TakeOverOutcome::Taken { leases, left } => {
-            assert!(!t.keeps(&a).await, "taken over while alive");
-            assert!(leases.is_empty() && left == 0, "{leases:?}, {left} left");
-        }
         other => panic!("{other:?}"),
     }
     assert!(
-        t.beats(&a, std::slice::from_ref(&held))
+        t.renewed(&a, std::slice::from_ref(&held))
             .await
             .lost
             .is_empty()
@@ -114,10 +121,13 @@ pub async fn a_take_over_moves_a_dead_sessions_leases_in_pages(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let held = t.hold_all(&a, &streams("s", 7)).await;
     t.outlast(SHORT).await;
-    if !t.has_sessions() {
+    if !t.has_session_leases() {
         // Every lock has ended by itself: nothing is left to be moved.
         assert_eq!(taken(&t, &b, &a.id, 10).await, (Vec::new(), 0));
         return;
@@ -153,6 +163,9 @@ pub async fn a_take_over_leaves_what_others_acquired_since(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b, c) = (
         t.session("a", SHORT).await,
         t.session("b", LONG).await,
@@ -170,13 +183,13 @@ pub async fn a_take_over_leaves_what_others_acquired_since(
     );
     t.assert_refused(&c, &streams[1], &b).await;
     assert!(
-        t.beats(&b, std::slice::from_ref(&acquired))
+        t.renewed(&b, std::slice::from_ref(&acquired))
             .await
             .lost
             .is_empty()
     );
     assert_eq!(t.release_one(&b, &acquired).await, ReleaseOutcome::Released);
-    assert!(t.bury(&a.id).await.expect("bury"));
+    assert!(t.sessions().remove(&a.id).await.expect("remove"));
 }
 
 /// Survivors share the work out, and nobody gets what another one got.
@@ -185,6 +198,9 @@ pub async fn racing_take_overs_move_each_lease_once(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let a = t.session("a", SHORT).await;
     let streams = streams("s", 20);
     t.hold_all(&a, &streams).await;
@@ -215,7 +231,11 @@ pub async fn racing_take_overs_move_each_lease_once(
     }
     assert_eq!(
         owners.len(),
-        if t.has_sessions() { streams.len() } else { 0 }
+        if t.has_session_leases() {
+            streams.len()
+        } else {
+            0
+        }
     );
     for (stream, owner) in owners {
         let LockState::Held(state) = t.state(&stream).await else {
@@ -231,20 +251,20 @@ pub async fn a_session_that_was_taken_over_does_not_come_back(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
-    let keeps = t.keeps(&a).await;
     let held = t.hold_all(&a, &streams("s", 3)).await;
     t.outlast(SHORT).await;
     taken(&t, &b, &a.id, 1).await;
-    let opened = t.open(&a).await.expect("open");
-    let beat = t.beat_with(&a, &held).await;
-    if keeps {
-        assert_eq!(opened, OpenOutcome::SessionGone);
-    }
-    match beat {
-        BeatOutcome::SessionGone => {}
-        BeatOutcome::Extended(reply) => {
-            assert!(!t.has_sessions(), "it came back");
+    let opened = t.sessions().open(&a).await.expect("open");
+    let renewed = t.renew_with(&a, &held).await;
+    assert_eq!(opened, OpenOutcome::SessionGone);
+    match renewed {
+        RenewOutcome::SessionGone => {}
+        RenewOutcome::Extended(reply) => {
+            assert!(!t.has_session_leases(), "it came back");
             assert_eq!(reply.lost.len(), held.len());
         }
     }
@@ -261,6 +281,9 @@ pub async fn a_session_that_is_gone_takes_nothing_over(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b, c) = (
         t.session("a", SHORT).await,
         t.session("b", LONG).await,
@@ -268,13 +291,13 @@ pub async fn a_session_that_is_gone_takes_nothing_over(
     );
     let streams = streams("s", 3);
     t.hold_all(&a, &streams).await;
-    t.close(&c.id).await.expect("close");
+    t.sessions().close(&c.id).await.expect("close");
     t.outlast(SHORT).await;
     assert_eq!(
         t.take_page(&c, &a.id, 10).await,
         TakeOverOutcome::SessionGone
     );
-    if t.has_sessions() {
+    if t.has_session_leases() {
         let never = unopened("never", LONG);
         assert_eq!(
             t.take_page(&never, &a.id, 10).await,
@@ -294,21 +317,20 @@ pub async fn the_next_deadline_is_the_soonest_of_the_others(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let b = t.session("b", LONG).await;
     assert_eq!(
-        t.beats(&b, &[]).await.next_deadline,
+        t.renewed(&b, &[]).await.next_deadline,
         None,
         "there are no others"
     );
     let (near, far) = (LONG / 4, LONG / 2);
     let (c, a) = (t.session("c", far).await, t.session("a", near).await);
-    if !t.keeps(&b).await {
-        assert_eq!(t.beats(&b, &[]).await.next_deadline, None);
-        return;
-    }
     let dead = t.session("dead", SHORT).await;
     let next = async || {
-        t.beats(&b, &[])
+        t.renewed(&b, &[])
             .await
             .next_deadline
             .expect("there are others")
@@ -320,14 +342,14 @@ pub async fn the_next_deadline_is_the_soonest_of_the_others(
         SHORT < soonest && soonest <= near,
         "{soonest:?}: the dead have none"
     );
-    assert!(t.bury(&dead.id).await.expect("bury"));
-    t.close(&a.id).await.expect("close");
+    assert!(t.sessions().remove(&dead.id).await.expect("remove"));
+    t.sessions().close(&a.id).await.expect("close");
     let soonest = next().await;
     assert!(near < soonest && soonest <= far, "{soonest:?}");
-    t.beats(&c, &[]).await;
-    t.close(&c.id).await.expect("close");
+    t.renewed(&c, &[]).await;
+    t.sessions().close(&c.id).await.expect("close");
     assert_eq!(
-        t.beats(&b, &[]).await.next_deadline,
+        t.renewed(&b, &[]).await.next_deadline,
         None,
         "its own is none"
     );
@@ -336,17 +358,16 @@ pub async fn the_next_deadline_is_the_soonest_of_the_others(
 /// Neither the closed nor those whose deadline has passed.
 pub async fn members_are_the_live_sessions(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
-    let a = t.session("a", LONG).await;
-    if !t.keeps(&a).await {
-        assert!(t.members().await.expect("members").is_empty());
+    if !t.keeps_sessions() {
         return;
     }
+    let a = t.session("a", LONG).await;
     let (b, c) = (t.session("b", LONG * 2).await, t.session("c", SHORT).await);
     let closed = t.session("d", LONG).await;
-    t.close(&closed.id).await.expect("close");
+    t.sessions().close(&closed.id).await.expect("close");
     t.outlast(SHORT).await;
     assert!(!t.is_member(&c.id).await && !t.is_member(&closed.id).await);
-    let members = t.members().await.expect("members");
+    let members = t.sessions().members().await.expect("members");
     assert_eq!(members.len(), 2, "{members:?}");
     for session in [&a, &b] {
         let member = members
@@ -358,27 +379,33 @@ pub async fn members_are_the_live_sessions(runtime: Arc<dyn Runtime>, locks: Arc
             "{member:?}"
         );
     }
-    let counted = t.beats(&a, &[]).await.members;
+    let counted = t.renewed(&a, &[]).await.members;
     assert!(counted == 2 || counted == 0, "{counted} live sessions of 2");
 }
 
 /// What a session reconciles with.
 pub async fn records_are_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let mut held = t.hold_all(&a, &streams("s", 5)).await;
     held.sort();
     let records = async |session: &streamlease_core::Session, after: Option<&StreamName>, max| {
-        t.records(&session.id, after, max).await.expect("records")
+        t.sessions()
+            .records(&session.id, after, max)
+            .await
+            .expect("records")
     };
-    let reply = t.beats(&a, &held).await;
+    let reply = t.renewed(&a, &held).await;
     if reply.on_record.is_none() {
-        assert!(!t.has_sessions(), "session leases are on record");
+        assert!(!t.has_session_leases(), "session leases are on record");
         assert!(records(&a, None, 10).await.is_empty());
         return;
     }
     assert_eq!(reply.on_record, Some(5));
-    assert_eq!(t.beats(&b, &[]).await.on_record, Some(0));
+    assert_eq!(t.renewed(&b, &[]).await.on_record, Some(0));
     assert_eq!(records(&a, None, 10).await, held);
     assert_eq!(records(&a, None, 2).await, held[..2]);
     assert_eq!(records(&a, Some(&held[1].stream), 2).await, held[2..4]);
@@ -392,7 +419,7 @@ pub async fn records_are_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn 
     held[0] = t.hold(&a, &held[0].stream.clone()).await;
     held.remove(2);
     assert_eq!(records(&a, None, 10).await, held);
-    assert_eq!(t.beats(&a, &held).await.on_record, Some(4));
+    assert_eq!(t.renewed(&a, &held).await.on_record, Some(4));
 }
 
 /// Another number means that leases may be lost, and costs everybody a reading
@@ -403,21 +430,31 @@ pub async fn the_generation_stays_while_nothing_is_lost(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let a = t.session("a", LONG).await;
-    let generation = t.beats(&a, &[]).await.generation;
+    let generation = t.renewed(&a, &[]).await.generation;
     let held = t.hold_all(&a, &streams("s", 3)).await;
-    assert_eq!(t.beats(&a, &held).await.generation, generation, "acquired");
+    assert_eq!(
+        t.renewed(&a, &held).await.generation,
+        generation,
+        "acquired"
+    );
     t.release_one(&a, &held[2]).await;
-    t.revoke(&[held[1].stream.clone()]).await.expect("revoke");
+    t.sessions()
+        .revoke(&[held[1].stream.clone()])
+        .await
+        .expect("revoke");
     let b = t.session("b", SHORT).await;
-    assert_eq!(t.beats(&b, &[]).await.generation, generation, "another's");
+    assert_eq!(t.renewed(&b, &[]).await.generation, generation, "another's");
     t.hold(&b, &held[2].stream).await;
     t.outlast(SHORT).await;
     t.take_page(&a, &b.id, 10).await;
-    t.bury(&b.id).await.expect("bury");
+    t.sessions().remove(&b.id).await.expect("remove");
     let closed = t.session("c", LONG).await;
-    t.close(&closed.id).await.expect("close");
-    assert_eq!(t.beats(&a, &held[..2]).await.generation, generation);
+    t.sessions().close(&closed.id).await.expect("close");
+    assert_eq!(t.renewed(&a, &held[..2]).await.generation, generation);
 }
 
 /// A mark frees nothing: the owner is told, again and again, until it lets go.
@@ -426,32 +463,38 @@ pub async fn a_revoked_lease_is_named_until_its_owner_releases_it(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
+    if !t.keeps_sessions() {
+        return;
+    }
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let streams = streams("s", 2);
     let held = t.hold_all(&a, &streams).await;
     let asked = [streams[1].clone(), stream("never")];
-    let marked = t.revoke(&asked).await.expect("revoke");
+    let marked = t.sessions().revoke(&asked).await.expect("revoke");
     if marked == [false, false] {
-        assert!(!t.has_sessions(), "session leases are on record");
-        assert!(t.beats(&a, &held).await.revoked.is_empty());
+        assert!(!t.has_session_leases(), "session leases are on record");
+        assert!(t.renewed(&a, &held).await.revoked.is_empty());
         return;
     }
     assert_eq!(marked, [true, false]);
-    assert_eq!(t.revoke(&asked).await.expect("revoke again"), [true, false]);
+    assert_eq!(
+        t.sessions().revoke(&asked).await.expect("revoke again"),
+        [true, false]
+    );
     for _ in 0..3 {
-        // A beat does not acknowledge: its owner may not know of the lease yet.
-        assert_eq!(t.beats(&a, &held).await.revoked, held[1..]);
+        // A renewal does not acknowledge: its owner may not know of the lease yet.
+        assert_eq!(t.renewed(&a, &held).await.revoked, held[1..]);
         assert!(
-            t.beats(&b, &[]).await.revoked.is_empty(),
+            t.renewed(&b, &[]).await.revoked.is_empty(),
             "told to somebody else"
         );
         t.assert_refused(&b, &streams[1], &a).await;
     }
     assert_eq!(t.release_one(&a, &held[1]).await, ReleaseOutcome::Released);
-    assert!(t.beats(&a, &held[..1]).await.revoked.is_empty());
+    assert!(t.renewed(&a, &held[..1]).await.revoked.is_empty());
     let new = t.hold(&b, &streams[1]).await;
     assert!(
-        t.beats(&b, std::slice::from_ref(&new))
+        t.renewed(&b, std::slice::from_ref(&new))
             .await
             .revoked
             .is_empty(),
@@ -460,7 +503,7 @@ pub async fn a_revoked_lease_is_named_until_its_owner_releases_it(
     t.assert_refused(&b, &streams[0], &a).await;
     t.release_one(&b, &new).await;
     let again = [held[0].clone(), t.hold(&a, &streams[1]).await];
-    let revoked = t.beats(&a, &again).await.revoked;
+    let revoked = t.renewed(&a, &again).await.revoked;
     assert!(
         revoked.is_empty(),
         "{revoked:?}: that lease was given up long ago"
@@ -479,12 +522,15 @@ pub async fn the_turn_to_sweep_comes_once_per_length_of_time(
     for round in 0..2 {
         let mut turns = 0;
         for session in sessions.iter().chain(&sessions) {
-            let outcome = t.beat(session, &[], Some(turn)).await.expect("beat");
-            let BeatOutcome::Extended(reply) = outcome else {
+            let outcome = t
+                .renew(&Renew::new(session.clone(), []).want_sweep(Some(turn)))
+                .await
+                .expect("renew");
+            let RenewOutcome::Extended(reply) = outcome else {
                 panic!("{} is gone", session.id)
             };
             turns += u32::from(reply.sweep);
-            assert!(!t.beats(session, &[]).await.sweep, "nobody asked for it");
+            assert!(!t.renewed(session, &[]).await.sweep, "nobody asked for it");
         }
         assert_eq!(turns, 1, "turns in round {round}");
         t.outlast(turn).await;

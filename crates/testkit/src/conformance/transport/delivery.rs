@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use futures_lite::future;
 use streamlease_core::{
-    Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, ErrorKind,
-    FencingToken, HandBackOutcome, HandBackRequest, Info, Runtime, StreamName, SubmitBatch,
-    Transport,
+    Announcement, Backend, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId,
+    ErrorKind, FencingToken, HandBackOutcome, HandBackRequest, Info, Runtime, StreamName,
+    SubmitBatch,
 };
 
 use super::super::support::{PATIENCE, Patience, consumer, pass, stream, unique, within};
 use super::harness::{Harness, batch, claimed, fenced, ids, listed, request};
 
 /// Preparing again neither fails nor starts the group anew.
-pub async fn prepare_is_idempotent(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn prepare_is_idempotent(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     t.prepare().await.expect("prepare again");
     let owned = t.owned(&t.a, 5).await;
     let waiting = t.announce(1).await;
@@ -34,22 +34,16 @@ pub async fn prepare_is_idempotent(runtime: Arc<dyn Runtime>, transport: Arc<dyn
 }
 
 /// What was submitted before there was any consumer is delivered.
-pub async fn a_new_group_starts_at_the_first_entry(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::unprepared(runtime, transport);
+pub async fn a_new_group_starts_at_the_first_entry(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::unprepared(runtime, backend);
     let before = t.announce(3).await;
     t.prepare().await.expect("prepare");
     assert_eq!(ids(&t.take(&t.a, 10).await), before);
 }
 
 /// Without `prepare` a fetch works or is refused as `NotPrepared`; with it, it works.
-pub async fn an_unprepared_service_says_so_or_works(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::unprepared(runtime, transport);
+pub async fn an_unprepared_service_says_so_or_works(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::unprepared(runtime, backend);
     match t.fetch(&request(&t.a, 1, Duration::ZERO)).await {
         Ok(fetched) => assert!(fetched.entries.is_empty(), "{:?}", fetched.entries),
         Err(err) => assert_eq!(err.kind(), ErrorKind::NotPrepared, "{err:?}"),
@@ -62,9 +56,9 @@ pub async fn an_unprepared_service_says_so_or_works(
 /// whatever characters are in them.
 pub async fn submitted_entries_arrive_in_order_as_they_were(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let mut announcements = Vec::new();
     for name in [
         "plain",
@@ -113,21 +107,15 @@ pub async fn submitted_entries_arrive_in_order_as_they_were(
 }
 
 /// A batch may be empty.
-pub async fn an_empty_batch_appends_nothing(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn an_empty_batch_appends_nothing(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     assert!(t.submit(&batch(&[])).await.expect("submit").is_empty());
     assert!(t.take(&t.a, 10).await.is_empty());
 }
 
 /// A batch is known by its id: a repeat answers the same ids and appends nothing.
-pub async fn a_repeated_batch_appends_nothing(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_repeated_batch_appends_nothing(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let batch = batch(&[stream("one"), stream("two")]);
     let first = t.submit(&batch).await.expect("submit");
     assert_eq!(t.submit(&batch).await.expect("submit again"), first);
@@ -149,9 +137,9 @@ pub async fn a_repeated_batch_appends_nothing(
 /// The input of a job was cut off, and is whole when it runs again.
 pub async fn a_batch_that_has_grown_appends_what_is_new(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let names: Vec<StreamName> = ["one", "two", "three"].into_iter().map(stream).collect();
     let whole = batch(&names);
     let part = |count: usize| SubmitBatch {
@@ -170,9 +158,9 @@ pub async fn a_batch_that_has_grown_appends_what_is_new(
 /// A late repeat must not announce anew what was worked on meanwhile.
 pub async fn a_repeated_batch_appends_nothing_after_its_entries_are_gone(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let batch = batch(&[stream("once")]);
     let first = t.submit(&batch).await.expect("submit");
     t.take(&t.a, 1).await;
@@ -189,9 +177,9 @@ pub async fn a_repeated_batch_appends_nothing_after_its_entries_are_gone(
 /// The original and its repeat may be under way together.
 pub async fn a_batch_submitted_twice_at_once_is_appended_once(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     for _ in 0..10 {
         let batch = batch(&[stream("one"), stream("two")]);
         let (first, second) = future::zip(t.submit(&batch), t.submit(&batch)).await;
@@ -204,9 +192,9 @@ pub async fn a_batch_submitted_twice_at_once_is_appended_once(
 /// Exclusion is the locks' business: on the LBS both entries are there.
 pub async fn the_same_data_stream_can_be_announced_twice(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let twice = stream("twice");
     let submitted = t.submit_streams(&[twice.clone(), twice.clone()]).await;
     assert_ne!(submitted[0], submitted[1]);
@@ -224,9 +212,9 @@ pub async fn the_same_data_stream_can_be_announced_twice(
 /// Nobody gets more than asked for, and nobody gets what another one got.
 pub async fn a_fetch_brings_at_most_max_and_each_entry_to_one_consumer(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let submitted = t.announce(5).await;
     let first = t
         .fetch(&request(&t.a, 2, Duration::ZERO))
@@ -241,11 +229,8 @@ pub async fn a_fetch_brings_at_most_max_and_each_entry_to_one_consumer(
 }
 
 /// However many ask at once, each entry is delivered to one of them.
-pub async fn racing_fetches_deliver_every_entry_once(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn racing_fetches_deliver_every_entry_once(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let submitted = t.announce(60).await;
     let (send, receive) = async_channel::unbounded();
     for n in 0..10 {
@@ -282,9 +267,9 @@ pub async fn racing_fetches_deliver_every_entry_once(
 /// With `wait` zero an empty LBS is answered at once.
 pub async fn a_fetch_that_waits_for_nothing_returns_at_once(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let start = t.runtime.now();
     for _ in 0..5 {
         assert!(t.take(&t.a, 10).await.is_empty());
@@ -297,11 +282,8 @@ pub async fn a_fetch_that_waits_for_nothing_returns_at_once(
 }
 
 /// The first entry ends the wait, whoever submits it.
-pub async fn a_blocking_fetch_wakes_on_submit(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_blocking_fetch_wakes_on_submit(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let start = t.runtime.now();
     let (send, submitted) = async_channel::bounded(1);
     let producer = t.clone();
@@ -325,9 +307,9 @@ pub async fn a_blocking_fetch_wakes_on_submit(
 /// common) may cut a wait short, or make an error of it.
 pub async fn a_fetch_of_over_a_second_returns_empty_when_nothing_comes(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let start = t.runtime.now();
     let wait = Duration::from_millis(1_700);
     let asked = request(&t.a, 10, wait);
@@ -348,11 +330,8 @@ pub async fn a_fetch_of_over_a_second_returns_empty_when_nothing_comes(
 }
 
 /// While consumers wait, everybody else is served.
-pub async fn a_blocking_fetch_delays_no_other_call(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_blocking_fetch_delays_no_other_call(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let owned = t.owned(&t.a, 5).await;
     let wait = Duration::from_secs(60);
     let (asked_a, asked_b) = (request(&t.a, 1, wait), request(&t.b, 1, wait));
@@ -364,7 +343,7 @@ pub async fn a_blocking_fetch_delays_no_other_call(
         t.prepare().await.expect("prepare");
         assert_eq!(listed(&t.list_all(None, 10).await), [owned]);
         assert!(t.take(&t.a, 1).await.is_empty());
-        t.consumers().await.expect("consumers");
+        t.admin().consumers().await.expect("consumers");
         assert_eq!(
             t.hand_back_one(&t.a, owned, 5, false).await,
             HandBackOutcome::HandedBack
@@ -396,9 +375,9 @@ pub async fn a_blocking_fetch_delays_no_other_call(
 /// what it delivered is pending, and nothing is in neither place.
 pub async fn entries_of_a_dropped_fetch_are_found_by_listing(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let mut submitted = BTreeSet::new();
     let mut fetched: BTreeSet<EntryId> = BTreeSet::new();
     for round in 0..20_u64 {
@@ -441,11 +420,8 @@ pub async fn entries_of_a_dropped_fetch_are_found_by_listing(
 }
 
 /// Whatever a dropped call has done or still does, its repeat ends well.
-pub async fn dropped_calls_can_be_repeated(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     for drop_after in [0_u64, 0, 1, 2] {
         let batch = batch(&[stream("dropped")]);
         give_up(&t, drop_after, t.submit(&batch)).await;
@@ -498,10 +474,10 @@ async fn give_up<T>(t: &Harness, ms: u64, call: impl Future<Output = T>) {
 }
 
 /// Many producers and consumers at once: every entry is worked on once.
-pub async fn everything_works_at_once(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
+pub async fn everything_works_at_once(runtime: Arc<dyn Runtime>, backend: Backend) {
     const PRODUCERS: usize = 4;
     const EACH: usize = 15;
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     for _ in 0..PRODUCERS {
         let t = t.clone();
         t.runtime.clone().spawn(Box::pin(async move {

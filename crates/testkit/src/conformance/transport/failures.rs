@@ -3,17 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamlease_core::{FencingToken, HandBackOutcome, Runtime, Transport};
+use streamlease_core::{Backend, FencingToken, HandBackOutcome, Runtime};
 
 use super::super::support::pass;
 use super::harness::{Harness, claimed, fenced, one, stale};
 
 /// An owner that is replaced without having handed back has crashed, once.
-pub async fn a_crash_counts_a_failure_once(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_crash_counts_a_failure_once(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(t.claim_one(&t.b, entry, 6).await, claimed(&t.a, 1));
     assert_eq!(
@@ -31,9 +28,9 @@ pub async fn a_crash_counts_a_failure_once(
 /// Giving up in good order is no failure, unless the owner says that it is one.
 pub async fn a_hand_back_counts_a_failure_only_if_it_says_so(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     t.hand_back_one(&t.a, entry, 5, false).await;
     assert_eq!(t.pending(entry).await.expect("pending").failures, 0);
@@ -52,11 +49,8 @@ pub async fn a_hand_back_counts_a_failure_only_if_it_says_so(
 }
 
 /// The last five reasons, whatever is in them, through claims and into quarantine.
-pub async fn reasons_of_failures_are_kept(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn reasons_of_failures_are_kept(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     let said = [
         "first",
@@ -92,9 +86,9 @@ pub async fn reasons_of_failures_are_kept(
 /// Who was cut off, and was counted as dead, takes that back as soon as it can.
 pub async fn a_late_hand_back_takes_the_death_of_its_owner_back(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(t.claim_one(&t.b, entry, 6).await, claimed(&t.a, 1));
     let before = t.pending(entry).await.expect("pending");
@@ -129,11 +123,8 @@ pub async fn a_late_hand_back_takes_the_death_of_its_owner_back(
 }
 
 /// It lives, but its work had failed when it was cut off: one failure, for that reason.
-pub async fn a_late_hand_back_can_say_why_it_failed(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_late_hand_back_can_say_why_it_failed(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     t.claim_one(&t.b, entry, 6).await;
     for _ in 0..2 {
@@ -147,9 +138,9 @@ pub async fn a_late_hand_back_can_say_why_it_failed(
 /// For how long it has rested since, everybody can see; a repeat starts nothing anew.
 pub async fn a_failed_hand_back_starts_the_idle_time_anew(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     let idle = async || t.pending(entry).await.expect("pending").idle;
     pass(&*t.runtime, Duration::from_millis(300)).await;
@@ -167,11 +158,8 @@ pub async fn a_failed_hand_back_starts_the_idle_time_anew(
 }
 
 /// An owner that has held an entry for long has what happened before forgotten.
-pub async fn an_owner_clears_the_failures_before_it(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn an_owner_clears_the_failures_before_it(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entries = [t.owned(&t.a, 5).await, t.owned(&t.a, 6).await];
     for entry in entries {
         assert_eq!(t.claim_one(&t.b, entry, 7).await, claimed(&t.a, 1));
@@ -201,11 +189,8 @@ pub async fn an_owner_clears_the_failures_before_it(
 
 /// A late call of an earlier owner, or one from before the hand back, forgets nothing;
 /// nor does one who never claimed it.
-pub async fn only_the_owner_clears_failures(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn only_the_owner_clears_failures(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     t.claim_one(&t.b, entry, 6).await;
     let failures = async || t.pending(entry).await.expect("pending").failures;

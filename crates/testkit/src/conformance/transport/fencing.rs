@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, FencingToken, HandBackOutcome,
-    HandBackRequest, Pending, Quarantine, QuarantineOutcome, Runtime, Transport,
+    Backend, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, FencingToken, HandBackOutcome,
+    HandBackRequest, Pending, Quarantine, QuarantineOutcome, Runtime,
 };
 
 use super::super::support::{PATIENCE, consumer, pass, within};
 use super::harness::{Harness, claimed, counted, fenced, ids, listed, stale};
 
 /// A claim with a greater token than any before is granted and remembered.
-pub async fn a_claim_remembers_its_token(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_claim_remembers_its_token(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     // As large as tokens get: microseconds since 1970, and far into the future.
     for token in [1, 1_800_000_000_000_001, (1 << 53) - 1] {
         let entry = t.fresh(&t.a).await;
@@ -29,11 +29,8 @@ pub async fn a_claim_remembers_its_token(runtime: Arc<dyn Runtime>, transport: A
 }
 
 /// The owner keeps its entry looking fresh by claiming it again.
-pub async fn a_claim_resets_the_idle_time(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_claim_resets_the_idle_time(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     for consumer in [&t.a, &t.b] {
         pass(&*t.runtime, Duration::from_millis(300)).await;
@@ -55,9 +52,9 @@ pub async fn a_claim_resets_the_idle_time(
 /// The repeat of a claim is a claim, and counts nothing.
 pub async fn a_claim_with_the_same_token_can_be_repeated(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     for _ in 0..3 {
         assert_eq!(t.claim_one(&t.a, entry, 5).await, claimed(&t.a, 0));
@@ -68,9 +65,9 @@ pub async fn a_claim_with_the_same_token_can_be_repeated(
 /// An entry that somebody moved by other means is still its token's owner's.
 pub async fn a_claim_with_the_same_token_takes_a_moved_entry_back(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     // Who claims with the owner's token is the owner, under whichever name.
     assert_eq!(t.claim_one(&t.b, entry, 5).await, claimed(&t.a, 0));
@@ -88,9 +85,9 @@ pub async fn a_claim_with_the_same_token_takes_a_moved_entry_back(
 /// From its owner, and from a consumer that only fetched it.
 pub async fn a_greater_token_claims_from_whichever_consumer(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let fetched = t.fresh(&t.a).await;
     t.claim_unowned(&t.b, fetched, 1).await;
     let owned = t.owned(&t.a, 5).await;
@@ -113,9 +110,9 @@ pub async fn a_greater_token_claims_from_whichever_consumer(
 /// As after the group was made anew: the entry is there, and nobody has it.
 pub async fn a_claim_takes_an_entry_that_is_pending_at_nobody(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.announce(1).await[0];
     t.claim_unowned(&t.a, entry, 5).await;
     let pending = t.pending(entry).await.expect("pending");
@@ -136,11 +133,8 @@ pub async fn a_claim_takes_an_entry_that_is_pending_at_nobody(
 }
 
 /// Whatever it wants to do, and whoever it is.
-pub async fn a_lower_token_changes_nothing(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_lower_token_changes_nothing(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     for handed_back in [false, true] {
         let entry = t.owned(&t.a, 5).await;
         if handed_back {
@@ -170,9 +164,9 @@ pub async fn a_lower_token_changes_nothing(
 /// A claim that was given up executes when the next owner has claimed already.
 pub async fn a_delayed_claim_loses_against_the_next_owner(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.fresh(&t.a).await;
     t.claim_unowned(&t.b, entry, 6).await;
     assert_eq!(t.claim_one(&t.a, entry, 5).await, stale(6));
@@ -187,9 +181,9 @@ pub async fn a_delayed_claim_loses_against_the_next_owner(
 /// claim executes. It must not put the entry back at an owner that gave it up.
 pub async fn a_delayed_claim_after_a_hand_back_changes_nothing(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(
         t.hand_back_one(&t.a, entry, 5, false).await,
@@ -206,9 +200,9 @@ pub async fn a_delayed_claim_after_a_hand_back_changes_nothing(
 /// Handed back: free for a greater token, closed to this one and lower ones.
 pub async fn a_hand_back_leaves_the_entry_to_greater_tokens_only(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(
         t.hand_back_one(&t.a, entry, 5, false).await,
@@ -245,8 +239,8 @@ pub async fn a_hand_back_leaves_the_entry_to_greater_tokens_only(
 }
 
 /// A repeat is a hand back, and counts a failure no second time.
-pub async fn a_hand_back_can_be_repeated(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_hand_back_can_be_repeated(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     for failed in [false, true] {
         let entry = t.owned(&t.a, 5).await;
         for _ in 0..3 {
@@ -266,11 +260,8 @@ pub async fn a_hand_back_can_be_repeated(runtime: Arc<dyn Runtime>, transport: A
 }
 
 /// Ten consumers with ten tokens at once.
-pub async fn racing_claims_end_at_the_greatest_token(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn racing_claims_end_at_the_greatest_token(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     for _ in 0..5 {
         let entry = t.fresh(&t.a).await;
         let (send, receive) = async_channel::unbounded();
@@ -304,11 +295,8 @@ pub async fn racing_claims_end_at_the_greatest_token(
 }
 
 /// Gone from what is pending, from what is to be delivered, and from every call.
-pub async fn completed_entries_are_gone_for_good(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn completed_entries_are_gone_for_good(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(
         t.complete_one(&t.a, entry, 5).await,
@@ -342,9 +330,9 @@ pub async fn completed_entries_are_gone_for_good(
 /// An owner whose entry was moved by somebody without a token is still the owner.
 pub async fn whoever_has_the_entry_pending_the_token_decides(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let completed = t.owned(&t.a, 5).await;
     assert_eq!(
         t.complete_one(&t.b, completed, 5).await,
@@ -359,11 +347,8 @@ pub async fn whoever_has_the_entry_pending_the_token_decides(
 }
 
 /// The remembered token is below the owner's where writes were lost.
-pub async fn a_token_above_the_remembered_one_fits(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_token_above_the_remembered_one_fits(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let completed = t.owned(&t.a, 5).await;
     assert_eq!(
         t.complete_one(&t.a, completed, 8).await,
@@ -388,9 +373,9 @@ pub async fn a_token_above_the_remembered_one_fits(
 /// `FencingToken::NONE` is for those that could not be read.
 pub async fn no_token_fits_only_entries_that_were_never_claimed(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let fresh = t.fresh(&t.a).await;
     assert_eq!(
         t.complete_one(&t.a, fresh, 0).await,
@@ -417,9 +402,9 @@ pub async fn no_token_fits_only_entries_that_were_never_claimed(
 /// As after the group was made anew while an owner worked.
 pub async fn an_owner_completes_an_entry_that_is_pending_at_nobody(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entries = t.announce(3).await;
     assert_eq!(
         t.complete_one(&t.a, entries[1], 5).await,
@@ -430,8 +415,8 @@ pub async fn an_owner_completes_an_entry_that_is_pending_at_nobody(
 }
 
 /// One result per argument, in their order, whatever became of the others.
-pub async fn results_are_positional(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn results_are_positional(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let (fresh, owned, gone) = (
         t.fresh(&t.a).await,
         t.owned(&t.a, 5).await,
@@ -513,12 +498,9 @@ pub async fn results_are_positional(runtime: Arc<dyn Runtime>, transport: Arc<dy
 }
 
 /// A batch may be larger than what a server does at a time.
-pub async fn large_batches_are_answered_whole(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
+pub async fn large_batches_are_answered_whole(runtime: Arc<dyn Runtime>, backend: Backend) {
     const N: usize = 1_200;
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entries = t.announce(N).await;
     assert!(entries.is_sorted_by(|low, high| low < high));
     let mut fetched = Vec::new();

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Failures, Fenced,
-    FencingToken, FetchRequest, HandBackOutcome, HandBackRequest, Info, Pending, Quarantine,
-    QuarantineOutcome, QuarantineRelease, Quarantined, Runtime, Scope, StreamName, SubmitBatch,
-    Transport,
+    Admin, Announcement, Backend, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId,
+    Failures, Fenced, FencingToken, FetchRequest, HandBackOutcome, HandBackRequest, Info, Pending,
+    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Runtime, Scope,
+    StreamName, SubmitBatch, Transport,
 };
 
 use super::super::support::{consumer, stream, streams, unique};
@@ -17,7 +17,7 @@ use super::super::support::{consumer, stream, streams, unique};
 #[derive(Clone)]
 pub(super) struct Harness {
     pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) transport: Arc<dyn Transport>,
+    pub(super) backend: Backend,
     pub(super) a: ConsumerName,
     pub(super) b: ConsumerName,
 }
@@ -26,25 +26,33 @@ impl Deref for Harness {
     type Target = dyn Transport;
 
     fn deref(&self) -> &Self::Target {
-        &*self.transport
+        &*self.backend.transport
     }
 }
 
 impl Harness {
-    pub(super) fn unprepared(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) -> Self {
+    pub(super) fn unprepared(runtime: Arc<dyn Runtime>, backend: Backend) -> Self {
         let (a, b) = (consumer("a"), consumer("b"));
         Self {
             runtime,
-            transport,
+            backend,
             a,
             b,
         }
     }
 
-    pub(super) async fn new(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) -> Self {
-        let harness = Self::unprepared(runtime, transport);
+    pub(super) async fn new(runtime: Arc<dyn Runtime>, backend: Backend) -> Self {
+        let harness = Self::unprepared(runtime, backend);
         harness.prepare().await.expect("prepare");
         harness
+    }
+
+    pub(super) async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+        self.backend.submitter.submit(batch).await
+    }
+
+    pub(super) fn admin(&self) -> &dyn Admin {
+        &*self.backend.admin
     }
 
     pub(super) async fn submit_streams(&self, streams: &[StreamName]) -> Vec<EntryId> {
@@ -257,13 +265,15 @@ impl Harness {
     }
 
     pub(super) async fn quarantined(&self) -> Vec<Quarantined> {
-        self.list_quarantined(EntryId::MIN, 1_000)
+        self.admin()
+            .list_quarantined(EntryId::MIN, 1_000)
             .await
             .expect("list_quarantined")
     }
 
     pub(super) async fn release_one(&self, entry: EntryId) -> QuarantineRelease {
         one(self
+            .admin()
             .release_quarantined(&[entry])
             .await
             .expect("release_quarantined"))
@@ -272,6 +282,7 @@ impl Harness {
     /// Ids of all entries that no consumer has had.
     pub(super) async fn undelivered(&self) -> Vec<EntryId> {
         ids(&self
+            .admin()
             .list_undelivered(EntryId::MIN, 10_000)
             .await
             .expect("list_undelivered"))

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamlease_core::{CompleteOutcome, EntryId, FencingToken, Runtime, Scope, Transport};
+use streamlease_core::{Backend, CompleteOutcome, EntryId, FencingToken, Runtime, Scope};
 
 use super::super::support::{consumer, pass, stream};
 use super::harness::{Harness, ids, listed};
 
 /// What was delivered and not yet claimed says so.
-pub async fn a_delivered_entry_is_listed_as_untouched(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_delivered_entry_is_listed_as_untouched(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let name = stream("listed");
     let entry = t.submit_streams(std::slice::from_ref(&name)).await[0];
     assert!(
@@ -37,11 +34,8 @@ pub async fn a_delivered_entry_is_listed_as_untouched(
 }
 
 /// Pages of any size bring every entry once, lowest id first.
-pub async fn pages_are_in_order_and_complete(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn pages_are_in_order_and_complete(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let none = t
         .list_pending(
             &Scope::All {
@@ -85,8 +79,8 @@ pub async fn pages_are_in_order_and_complete(
 }
 
 /// Everything, one consumer's, or just these.
-pub async fn scopes_list_what_they_say(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn scopes_list_what_they_say(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let submitted = t.announce(5).await;
     t.take(&t.a, 2).await;
     t.take(&t.b, 2).await;
@@ -144,11 +138,8 @@ pub async fn scopes_list_what_they_say(runtime: Arc<dyn Runtime>, transport: Arc
 }
 
 /// The ids alone say the same: of all or of one consumer, in pages of any size.
-pub async fn ids_are_listed_as_the_entries_are(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn ids_are_listed_as_the_entries_are(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     assert!(t.list_all_ids(None, 3).await.is_empty());
     let submitted = t.announce(8).await;
     for n in 0..7 {
@@ -187,9 +178,9 @@ pub async fn ids_are_listed_as_the_entries_are(
 /// Looking is not touching: an entry that is looked at grows old all the same.
 pub async fn listing_changes_neither_idle_time_nor_deliveries(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.fresh(&t.a).await;
     let first = t.pending(entry).await.expect("pending");
     let mut last = first.clone();
@@ -213,9 +204,9 @@ pub async fn listing_changes_neither_idle_time_nor_deliveries(
 /// What nobody has had is listed, and still to be had afterwards.
 pub async fn undelivered_entries_are_listed_without_being_delivered(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let names = [
         stream("u0"),
         stream("u1"),
@@ -227,6 +218,7 @@ pub async fn undelivered_entries_are_listed_without_being_delivered(
     assert_eq!(t.undelivered().await, submitted);
     t.take(&t.a, 2).await;
     let waiting = t
+        .admin()
         .list_undelivered(EntryId::MIN, 2)
         .await
         .expect("list_undelivered");
@@ -240,6 +232,7 @@ pub async fn undelivered_entries_are_listed_without_being_delivered(
         names[2]
     );
     let waiting = t
+        .admin()
         .list_undelivered(submitted[2], 10)
         .await
         .expect("list_undelivered");
@@ -253,17 +246,14 @@ pub async fn undelivered_entries_are_listed_without_being_delivered(
 }
 
 /// The group's consumers, with how many entries each has.
-pub async fn consumers_are_listed_with_what_they_have(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
-    assert!(t.consumers().await.expect("consumers").is_empty());
+pub async fn consumers_are_listed_with_what_they_have(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
+    assert!(t.admin().consumers().await.expect("consumers").is_empty());
     t.announce(3).await;
     let entry = t.take(&t.a, 2).await[0].entry;
     t.take(&t.b, 1).await;
     let count = async || {
-        let mut consumers: Vec<_> = t.consumers().await.expect("consumers");
+        let mut consumers: Vec<_> = t.admin().consumers().await.expect("consumers");
         consumers.sort_by(|one, other| one.consumer.cmp(&other.consumer));
         for state in &consumers {
             assert!(state.idle < Duration::from_secs(60), "{state:?}");
@@ -283,12 +273,12 @@ pub async fn consumers_are_listed_with_what_they_have(
 /// Removing a name must not remove what is pending at it.
 pub async fn a_consumer_is_forgotten_only_when_nothing_is_pending_at_it(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     assert!(
-        !t.forget_consumer(&t.a).await.expect("forget_consumer"),
+        !t.remove_consumer(&t.a).await.expect("remove_consumer"),
         "an entry is pending at it"
     );
     let pending = t.pending(entry).await.expect("still pending");
@@ -297,7 +287,8 @@ pub async fn a_consumer_is_forgotten_only_when_nothing_is_pending_at_it(
         (Some(t.a.clone()), FencingToken(5))
     );
     let known = async |consumer| {
-        t.consumers()
+        t.admin()
+            .consumers()
             .await
             .expect("consumers")
             .iter()
@@ -307,19 +298,19 @@ pub async fn a_consumer_is_forgotten_only_when_nothing_is_pending_at_it(
 
     t.claim_one(&t.b, entry, 6).await;
     assert!(
-        t.forget_consumer(&t.a).await.expect("forget_consumer"),
+        t.remove_consumer(&t.a).await.expect("remove_consumer"),
         "nothing is pending at it"
     );
     assert!(!known(t.a.clone()).await);
     assert!(known(t.b.clone()).await);
     assert!(
-        t.forget_consumer(&t.a).await.expect("forget_consumer"),
+        t.remove_consumer(&t.a).await.expect("remove_consumer"),
         "a repeat"
     );
     assert!(
-        t.forget_consumer(&consumer("nobody"))
+        t.remove_consumer(&consumer("nobody"))
             .await
-            .expect("forget_consumer")
+            .expect("remove_consumer")
     );
     assert!(t.pending(entry).await.is_some());
 }
@@ -328,9 +319,9 @@ pub async fn a_consumer_is_forgotten_only_when_nothing_is_pending_at_it(
 /// nobody; and what is undelivered, or gone, is not that.
 pub async fn nothing_is_stranded_whatever_its_consumers_do(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let stranded = async || {
         let page = t.list_stranded(EntryId::MIN, 10).await;
         let page = page.expect("list_stranded");

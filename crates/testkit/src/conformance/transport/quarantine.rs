@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_lite::future;
 use streamlease_core::{
-    Announcement, ClaimOutcome, CompleteOutcome, EntryId, FencingToken, Info, Quarantine,
-    QuarantineOutcome, QuarantineRelease, Runtime, SubmitBatch, Transport,
+    Announcement, Backend, ClaimOutcome, CompleteOutcome, EntryId, FencingToken, Info, Quarantine,
+    QuarantineOutcome, QuarantineRelease, Runtime, SubmitBatch,
 };
 
 use super::super::support::{PATIENCE, stream, unique, within};
@@ -15,9 +15,9 @@ use super::harness::{Harness, ids, one, request};
 /// Parked is not lost: everything the producer said is kept, and why it was parked.
 pub async fn quarantine_keeps_the_payload_and_the_reason(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let info = Info::from_json(r#"{"keep":"mé"}"#).expect("valid info");
     let announcement = Announcement::new(stream("poison"), info);
     let batch = SubmitBatch {
@@ -45,8 +45,8 @@ pub async fn quarantine_keeps_the_payload_and_the_reason(
 }
 
 /// A repeat finds the entry gone and parks nothing twice.
-pub async fn quarantine_can_be_repeated(runtime: Arc<dyn Runtime>, transport: Arc<dyn Transport>) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn quarantine_can_be_repeated(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     assert_eq!(
         t.quarantine_one(&t.a, entry, 5, "first").await,
@@ -64,9 +64,9 @@ pub async fn quarantine_can_be_repeated(runtime: Arc<dyn Runtime>, transport: Ar
 /// An owner that was counted as dead can hand back while its entry is being parked.
 pub async fn who_has_failed_less_often_by_now_is_not_quarantined(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     t.claim_one(&t.b, entry, 6).await;
     assert_eq!(t.failures_at_claim(&t.a, entry, 7).await.count, 2);
@@ -108,9 +108,9 @@ pub async fn who_has_failed_less_often_by_now_is_not_quarantined(
 /// What a person wants to know who looks at it.
 pub async fn quarantine_counts_failures_and_names_the_last_owner(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     t.hand_back_one(&t.a, entry, 5, true).await;
     t.claim_one(&t.a, entry, 6).await;
@@ -124,11 +124,8 @@ pub async fn quarantine_counts_failures_and_names_the_last_owner(
 }
 
 /// In the order of the LBS, whatever the order of parking.
-pub async fn quarantined_entries_are_listed_in_pages(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn quarantined_entries_are_listed_in_pages(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let submitted = t.announce(5).await;
     t.take(&t.a, 5).await;
     for n in [3, 0, 4, 1, 2] {
@@ -137,6 +134,7 @@ pub async fn quarantined_entries_are_listed_in_pages(
     }
     let page = async |after, limit| {
         let parked = t
+            .admin()
             .list_quarantined(after, limit)
             .await
             .expect("list_quarantined");
@@ -154,9 +152,9 @@ pub async fn quarantined_entries_are_listed_in_pages(
 /// Released, an entry is a new one that says the same and has failed nobody.
 pub async fn a_released_entry_is_delivered_again_as_it_was(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let info = Info::from_json(r#"{"keep":"mé, 1:x,"}"#).expect("valid info");
     let announcement = Announcement::new(stream("mended"), info);
     let batch = SubmitBatch {
@@ -196,13 +194,13 @@ pub async fn a_released_entry_is_delivered_again_as_it_was(
 /// The answer may have been lost: the repeat appends nothing, and finds the new id.
 pub async fn a_release_from_quarantine_can_be_repeated(
     runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
+    backend: Backend,
 ) {
-    let t = Harness::new(runtime, transport).await;
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     t.quarantine_one(&t.a, entry, 5, "any").await;
     // Twice in one call, too.
-    let twice = t.release_quarantined(&[entry, entry]).await;
+    let twice = t.admin().release_quarantined(&[entry, entry]).await;
     let twice = twice.expect("release_quarantined");
     let QuarantineRelease::Released(new) = twice[0] else {
         panic!("{twice:?}")
@@ -225,17 +223,15 @@ pub async fn a_release_from_quarantine_can_be_repeated(
 }
 
 /// Only what is in quarantine is released or dropped, each of a call for itself.
-pub async fn releases_and_drops_are_positional(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn releases_and_drops_are_positional(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let pending = t.owned(&t.a, 5).await;
     let (first, second) = (t.owned(&t.a, 5).await, t.owned(&t.a, 5).await);
     let unknown = EntryId::new(1, 1);
     t.quarantine_one(&t.a, first, 5, "any").await;
     t.quarantine_one(&t.a, second, 5, "any").await;
     let releases = t
+        .admin()
         .release_quarantined(&[unknown, first, pending])
         .await
         .expect("release_quarantined");
@@ -243,20 +239,22 @@ pub async fn releases_and_drops_are_positional(
     assert!(matches!(releases[1], QuarantineRelease::Released(_)));
     assert_eq!(releases[2], QuarantineRelease::Gone);
     let entries = [unknown, second, first, pending];
-    let drops = t.drop_quarantined(&entries).await;
+    let drops = t.admin().drop_quarantined(&entries).await;
     assert_eq!(
         drops.expect("drop_quarantined"),
         [false, true, false, false]
     );
     assert!(t.pending(pending).await.is_some());
     assert!(
-        t.release_quarantined(&[])
+        t.admin()
+            .release_quarantined(&[])
             .await
             .expect("of nothing")
             .is_empty()
     );
     assert!(
-        t.drop_quarantined(&[])
+        t.admin()
+            .drop_quarantined(&[])
             .await
             .expect("of nothing")
             .is_empty()
@@ -264,15 +262,12 @@ pub async fn releases_and_drops_are_positional(
 }
 
 /// Dropped is the one way out of the quarantine that does not lead back.
-pub async fn dropped_entries_are_gone_for_good(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn dropped_entries_are_gone_for_good(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
     t.quarantine_one(&t.a, entry, 5, "any").await;
     for was_there in [true, false] {
-        let dropped = t.drop_quarantined(&[entry]).await;
+        let dropped = t.admin().drop_quarantined(&[entry]).await;
         assert_eq!(dropped.expect("drop_quarantined"), [was_there]);
     }
     assert!(t.quarantined().await.is_empty());
@@ -281,11 +276,8 @@ pub async fn dropped_entries_are_gone_for_good(
 }
 
 /// More than fit into one request.
-pub async fn a_whole_quarantine_is_released_in_order(
-    runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn Transport>,
-) {
-    let t = Harness::new(runtime, transport).await;
+pub async fn a_whole_quarantine_is_released_in_order(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
     let submitted = t.announce(350).await;
     t.take(&t.a, 350).await;
     let parked: Vec<Quarantine> = submitted
@@ -299,6 +291,7 @@ pub async fn a_whole_quarantine_is_released_in_order(
         .collect();
     t.quarantine(&t.a, &parked).await.expect("quarantine");
     let released: Vec<EntryId> = t
+        .admin()
         .release_quarantined(&submitted)
         .await
         .expect("release_quarantined")

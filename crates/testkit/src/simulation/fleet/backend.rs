@@ -8,13 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_lite::future;
 use streamlease_core::{
-    Acquire, AcquireOutcome, Backend, BackendProvider, BeatOutcome, ClaimOutcome, CompleteOutcome,
+    Acquire, AcquireOutcome, Admin, Backend, BackendProvider, ClaimOutcome, CompleteOutcome,
     ConsumerName, ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest,
     Fetched, HandBackOutcome, HandBackRequest, Hint, LeaseRef, LockId, LockManager, LockScheme,
     LockState, Member, Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine,
-    QuarantineOutcome, QuarantineRelease, Quarantined, Release, ReleaseOutcome, Result, Runtime,
-    Scope, ServiceName, Session, SessionId, StreamName, SubmitBatch, Subscription, TakeOverOutcome,
-    Transport,
+    QuarantineOutcome, QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew,
+    RenewOutcome, Result, Runtime, Scope, ServiceName, Session, SessionId, Sessions, StreamName,
+    SubmitBatch, Submitter, Subscription, TakeOverOutcome, Transport,
 };
 
 use super::servers::{HintsAre, Server, Shared, State, lock, unavailable};
@@ -270,16 +270,6 @@ impl Transport for SimBackend {
         .await
     }
 
-    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
-        let batch = batch.clone();
-        self.lbs("submit", move |state, at, _| {
-            let ids = state.servers.lbs.submit(&batch, at);
-            state.serve_waiters(at);
-            Ok(ids)
-        })
-        .await
-    }
-
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
         let FetchRequest {
             consumer,
@@ -424,14 +414,30 @@ impl Transport for SimBackend {
         .await
     }
 
-    async fn forget_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
+    async fn remove_consumer(&self, consumer: &ConsumerName) -> Result<bool> {
         let consumer = consumer.clone();
-        self.lbs("forget_consumer", move |state, _, _| {
+        self.lbs("remove_consumer", move |state, _, _| {
             Ok(state.servers.lbs.remove_unused(&consumer))
         })
         .await
     }
+}
 
+#[async_trait]
+impl Submitter for SimBackend {
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+        let batch = batch.clone();
+        self.lbs("submit", move |state, at, _| {
+            let ids = state.servers.lbs.submit(&batch, at);
+            state.serve_waiters(at);
+            Ok(ids)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Admin for SimBackend {
     async fn consumers(&self) -> Result<Vec<ConsumerState>> {
         self.lbs("consumers", |state, at, _| state.servers.lbs.consumers(at))
             .await
@@ -472,26 +478,8 @@ impl Transport for SimBackend {
 
 #[async_trait]
 impl LockManager for SimBackend {
-    fn scheme(&self) -> LockScheme {
-        self.shared.scheme
-    }
-
-    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
-        let session = session.clone();
-        self.locks("open", move |state, at, _| {
-            state.saw_ttl(session.ttl);
-            Ok(state.servers.locks.open(&session, at))
-        })
-        .await
-    }
-
-    async fn close(&self, session: &SessionId) -> Result<()> {
-        let session = session.clone();
-        self.locks("close", move |state, at, hints| {
-            state.servers.locks.close(&session, at, hints);
-            Ok(())
-        })
-        .await
+    fn sessions(&self) -> Option<&dyn Sessions> {
+        Some(self)
     }
 
     async fn acquire(
@@ -507,16 +495,17 @@ impl LockManager for SimBackend {
         .await
     }
 
-    async fn beat(
-        &self,
-        session: &Session,
-        leases: &[LeaseRef],
-        want_sweep: Option<Duration>,
-    ) -> Result<BeatOutcome> {
-        let (session, leases) = (session.clone(), leases.to_vec());
-        self.locks("beat", move |state, at, _| {
+    async fn renew(&self, renew: &Renew) -> Result<RenewOutcome> {
+        let Renew {
+            session,
+            leases,
+            want_sweep,
+            ..
+        } = renew;
+        let (session, leases, want_sweep) = (session.clone(), leases.clone(), *want_sweep);
+        self.locks("renew", move |state, at, _| {
             let locks = &mut state.servers.locks;
-            Ok(locks.beat(&session, &leases, want_sweep, at))
+            Ok(locks.renew(&session, &leases, want_sweep, at))
         })
         .await
     }
@@ -541,6 +530,31 @@ impl LockManager for SimBackend {
         })
         .await
     }
+}
+
+#[async_trait]
+impl Sessions for SimBackend {
+    fn scheme(&self) -> LockScheme {
+        self.shared.scheme
+    }
+
+    async fn open(&self, session: &Session) -> Result<OpenOutcome> {
+        let session = session.clone();
+        self.locks("open", move |state, at, _| {
+            state.saw_ttl(session.ttl);
+            Ok(state.servers.locks.open(&session, at))
+        })
+        .await
+    }
+
+    async fn close(&self, session: &SessionId) -> Result<()> {
+        let session = session.clone();
+        self.locks("close", move |state, at, hints| {
+            state.servers.locks.close(&session, at, hints);
+            Ok(())
+        })
+        .await
+    }
 
     async fn take_over(
         &self,
@@ -555,10 +569,10 @@ impl LockManager for SimBackend {
         .await
     }
 
-    async fn bury(&self, dead: &SessionId) -> Result<bool> {
+    async fn remove(&self, dead: &SessionId) -> Result<bool> {
         let dead = dead.clone();
-        self.locks("bury", move |state, at, _| {
-            Ok(state.servers.locks.bury(&dead, at))
+        self.locks("remove", move |state, at, _| {
+            Ok(state.servers.locks.remove(&dead, at))
         })
         .await
     }

@@ -453,7 +453,7 @@ fn needs(call: &str) -> Needs {
         "list_pending" | "list_pending_ids" | "consumers" | "list_undelivered"
         | "list_quarantined" | "inspect" | "members" | "records" | "subscribe" => Needs::Read,
         "submit" | "release_quarantined" => Needs::Announce,
-        "fetch" | "complete" | "release" | "close" | "forget_consumer" | "drop_quarantined" => {
+        "fetch" | "complete" | "release" | "close" | "remove_consumer" | "drop_quarantined" => {
             Needs::Write
         }
         _ => Needs::Add,

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use streamlease_core::{
-    Acquire, AcquireOutcome, BeatOutcome, BeatReply, EntryId, FencingToken, Held, Hint, Holder,
-    LONGEST_CALM, LeaseRef, LockId, LockScheme, LockState, Member, OpenOutcome, Release,
-    ReleaseOutcome, Session, SessionId, StreamName, TakeOverOutcome,
+    Acquire, AcquireOutcome, EntryId, FencingToken, Held, Hint, Holder, LONGEST_GRACE, LeaseRef,
+    LockId, LockScheme, LockState, Member, OpenOutcome, Release, ReleaseOutcome, RenewOutcome,
+    Renewal, Session, SessionId, StreamName, TakeOverOutcome,
 };
 
 use super::Mutant;
@@ -96,7 +96,7 @@ impl Locks {
     /// The server was restarted (with a state from then): live owners beat first.
     pub(in super::super) fn restarted(&mut self, now: u64, ttl: Duration) {
         if self.scheme == LockScheme::Session {
-            self.quiet_until = now + ms(ttl.min(LONGEST_CALM));
+            self.quiet_until = now + ms(ttl.min(LONGEST_GRACE));
             self.started_at = now.max(self.started_at + 1);
         }
     }
@@ -225,20 +225,20 @@ impl Locks {
         hints.push(Hint::HolderGone(session.consumer.clone()));
     }
 
-    pub(in super::super) fn beat(
+    pub(in super::super) fn renew(
         &mut self,
         session: &Session,
         leases: &[LeaseRef],
         want_sweep: Option<Duration>,
         now: u64,
-    ) -> BeatOutcome {
+    ) -> RenewOutcome {
         let id = &session.id;
         if !self.lives(id, now) {
-            return BeatOutcome::SessionGone;
+            return RenewOutcome::SessionGone;
         }
         let deadline = now + ms(session.ttl);
         self.sessions.insert(id.clone(), deadline);
-        let mut reply = BeatReply::default();
+        let mut reply = Renewal::default();
         for lease in leases {
             let wire = (lease.stream.clone(), lease.entry);
             let held = |key: Option<&Key>| {
@@ -291,7 +291,7 @@ impl Locks {
                 .map(|(stream, lease)| lease_ref(stream, lease))
                 .collect();
         }
-        BeatOutcome::Extended(reply)
+        RenewOutcome::Extended(reply)
     }
 
     pub(in super::super) fn take_over(
@@ -345,7 +345,7 @@ impl Locks {
         TakeOverOutcome::Taken { leases, left }
     }
 
-    pub(in super::super) fn bury(&mut self, dead: &SessionId, now: u64) -> bool {
+    pub(in super::super) fn remove(&mut self, dead: &SessionId, now: u64) -> bool {
         if self.lives(dead, now) || self.leases.values().any(|lease| lease.session == *dead) {
             return false;
         }

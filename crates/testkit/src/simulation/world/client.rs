@@ -9,7 +9,7 @@ use streamlease_core::machine::{
     Output, Reply,
 };
 use streamlease_core::{
-    BeatOutcome, ClaimMode, ConsumerName, EntryId, ErrorKind, FencingToken, Hint, LeaseRef,
+    ClaimMode, ConsumerName, EntryId, ErrorKind, FencingToken, Hint, LeaseRef, RenewOutcome,
     RetryPolicy, Settings, StreamName, Timestamp,
 };
 
@@ -95,14 +95,14 @@ impl Sent {
     pub(super) fn of(local: Timestamp, now: Time, action: &Action) -> Self {
         let what = match action {
             Action::Locks(LocksCall::Open(_)) => Extends::Session,
-            Action::Locks(LocksCall::Beat { leases, .. }) => Extends::Beat(leases.clone()),
+            Action::Locks(LocksCall::Renew { leases, .. }) => Extends::Beat(leases.clone()),
             Action::Locks(LocksCall::Acquire(_, requests)) => {
                 Extends::Acquire(requests.iter().map(|request| request.entry).collect())
             }
             _ => Extends::Nothing,
         };
         let at = Duration::from_nanos(now);
-        let call = action.name();
+        let call = action.operation().name();
         Self {
             local,
             at,
@@ -320,7 +320,7 @@ impl World {
     ) -> streamlease_core::Result<Reply> {
         match result {
             Err(_) if sent.is_beat() && self.mutant == Some(Mutant::ErrorIsLoss) => {
-                Ok(Reply::Beaten(BeatOutcome::SessionGone))
+                Ok(Reply::Renewed(RenewOutcome::SessionGone))
             }
             result => result,
         }

@@ -31,7 +31,7 @@ impl World {
         let cut = n.requests_lost_until > now;
         self.push(give_up, Event::GiveUp(node, id));
         if self.mutant == Some(Mutant::SlowUserStopsBeats)
-            && matches!(action, Action::Locks(LocksCall::Beat { .. }))
+            && matches!(action, Action::Locks(LocksCall::Renew { .. }))
             && self.nodes[node].slow_until > now
         {
             return;

@@ -84,7 +84,7 @@ impl World {
             }
             self.checker
                 .executed(now, node, &action, reply, &self.servers.lbs);
-            if matches!(action, Action::Lbs(LbsCall::ForgetConsumer(_))) {
+            if matches!(action, Action::Lbs(LbsCall::RemoveConsumer(_))) {
                 self.checker.check_pending(&self.servers.lbs);
             }
         }
@@ -144,7 +144,9 @@ impl World {
                 LbsCall::Quarantine(entries) => {
                     Reply::Quarantined(lbs.quarantine(me, entries, lbs_now))
                 }
-                LbsCall::ForgetConsumer(consumer) => Reply::Forgotten(lbs.remove_unused(consumer)),
+                LbsCall::RemoveConsumer(consumer) => {
+                    Reply::ConsumerRemoved(lbs.remove_unused(consumer))
+                }
             },
             Action::Locks(call) => match call {
                 LocksCall::Open(session) => Reply::Opened(locks.open(session, locks_now)),
@@ -155,11 +157,11 @@ impl World {
                 LocksCall::Acquire(session, requests) => {
                     Reply::Acquired(locks.acquire(session, requests, locks_now, hints))
                 }
-                LocksCall::Beat {
+                LocksCall::Renew {
                     session,
                     leases,
                     want_sweep,
-                } => Reply::Beaten(locks.beat(session, leases, *want_sweep, locks_now)),
+                } => Reply::Renewed(locks.renew(session, leases, *want_sweep, locks_now)),
                 LocksCall::Release(session, releases) => {
                     Reply::Released(locks.release(session, releases, locks_now, hints))
                 }
@@ -167,7 +169,7 @@ impl World {
                 LocksCall::TakeOver { session, dead, max } => {
                     Reply::TakenOver(locks.take_over(&session.id, dead, *max, locks_now))
                 }
-                LocksCall::Bury(dead) => Reply::Buried(locks.bury(dead, locks_now)),
+                LocksCall::Remove(dead) => Reply::Removed(locks.remove(dead, locks_now)),
                 LocksCall::Members => Reply::Members(locks.members(locks_now)),
                 LocksCall::Records {
                     session,
@@ -307,7 +309,7 @@ fn needs(action: &Action) -> Needs {
         | Action::Locks(LocksCall::Inspect(_) | LocksCall::Members | LocksCall::Records { .. }) => {
             Needs::Read
         }
-        Action::Lbs(LbsCall::Fetch { .. } | LbsCall::Complete(_) | LbsCall::ForgetConsumer(_))
+        Action::Lbs(LbsCall::Fetch { .. } | LbsCall::Complete(_) | LbsCall::RemoveConsumer(_))
         | Action::Locks(LocksCall::Release(..) | LocksCall::Close(_)) => Needs::Write,
         _ => Needs::Add,
     }

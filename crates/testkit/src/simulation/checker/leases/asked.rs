@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use streamlease_core::machine::Reply;
 use streamlease_core::{
-    AcquireOutcome, BeatOutcome, EntryId, FencingToken, LockScheme, OpenOutcome, StreamName,
+    AcquireOutcome, EntryId, FencingToken, LockScheme, OpenOutcome, RenewOutcome, StreamName,
     Timestamp,
 };
 
@@ -25,7 +25,7 @@ impl Checker {
                 watch.session_allowed = watch.session_allowed.max(until);
                 watch.beaten = watch.beaten.max(until.local);
             }
-            (Extends::Beat(leases), Reply::Beaten(BeatOutcome::Extended(reply))) => {
+            (Extends::Beat(leases), Reply::Renewed(RenewOutcome::Extended(reply))) => {
                 watch.session_allowed = watch.session_allowed.max(until);
                 watch.beaten = watch.beaten.max(until.local);
                 for lease in &reply.revoked {

@@ -1,0 +1,103 @@
+//! [`Admin`]: what operators need of the load balancer stream (LBS).
+//!
+//! # Contract
+//! As of a [`Transport`](crate::transport), and besides:
+//! - **Idempotence.** [`release_quarantined`](Admin::release_quarantined) never appends
+//!   twice. For at least five minutes its repeat also finds the new entry's id.
+//! - **Suite.** `streamlease_testkit::conformance::transport`.
+
+use std::fmt::{self, Debug};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{Announcement, ConsumerName, Delivery, EntryId, MalformedReason, Result};
+
+/// The LBS of one service, as operators use it. See the [module docs](self) for the contract.
+#[async_trait]
+pub trait Admin: Debug + Send + Sync + 'static {
+    /// The group's consumers.
+    async fn consumers(&self) -> Result<Vec<ConsumerState>>;
+
+    /// Entries after `after` that no consumer has had yet, at most `limit`. For
+    /// inspection. Only an empty page is the last one.
+    async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>>;
+
+    /// Quarantined entries with ids greater than `after`, at most `limit`, lowest id
+    /// first. Only an empty page is the last one.
+    async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>>;
+
+    /// Appends the fields of quarantined entries to the LBS again, as they were,
+    /// each in one step with taking it out of the quarantine. Without a group,
+    /// too. The new entries have failed nobody yet.
+    async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>>;
+
+    /// Removes quarantined entries for good. `true` for each that this call
+    /// removed; a repeat says `false`.
+    async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>>;
+}
+
+/// How the release of a quarantined entry ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QuarantineRelease {
+    /// It is on the LBS again, under this id.
+    Released(EntryId),
+    /// It is not in quarantine; or it was released too long ago for the new id
+    /// to be remembered.
+    Gone,
+    /// What the quarantine keeps of it cannot be appended; it stays there.
+    Unreadable,
+}
+
+/// A consumer as the group knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerState {
+    /// Its name.
+    pub consumer: ConsumerName,
+    /// How many entries are pending at it.
+    pub pending: u64,
+    /// Time since it last asked for something, as the server counts.
+    pub idle: Duration,
+}
+
+/// A quarantined entry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The id it had on the LBS.
+    pub entry: EntryId,
+    /// Why it was quarantined.
+    pub reason: String,
+    /// How many owners had failed on it.
+    pub failures: u32,
+    /// Why the last of them failed, oldest first, at most [`KEPT_REASONS`](crate::KEPT_REASONS).
+    pub reasons: Vec<String>,
+    /// The consumer that quarantined it: its last owner, or who found that it cannot be read.
+    pub last_owner: ConsumerName,
+    /// When, in milliseconds of the server's clock since the Unix epoch.
+    pub at_ms: u64,
+    /// Its fields as they were, names and values, unread.
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Quarantined {
+    /// What it says, or why that cannot be read.
+    pub fn content(&self) -> Result<Announcement, MalformedReason> {
+        let fields = self.fields.iter();
+        Announcement::from_fields(fields.map(|(name, value)| (&**name, &**value)))
+    }
+}
+
+impl Debug for Quarantined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quarantined")
+            .field("entry", &self.entry)
+            .field("reason", &self.reason)
+            .field("failures", &self.failures)
+            .field("reasons", &self.reasons)
+            .field("last_owner", &self.last_owner)
+            .field("at_ms", &self.at_ms)
+            .field("fields", &self.fields.len())
+            .finish()
+    }
+}

@@ -1,0 +1,86 @@
+//! [`Submitter`]: what producers need of the load balancer stream (LBS).
+//!
+//! # Contract
+//! As of a [`Transport`](crate::transport), and besides:
+//! - **Idempotence.** The batch's id makes a repeat append nothing, for at least five
+//!   minutes after the batch was last sent.
+//! - **Suite.** `streamlease_testkit::conformance::transport`.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+use crate::client::random;
+use crate::{Announcement, EntryId, Result};
+
+/// The LBS of one service, as producers use it. See the [module docs](self) for the contract.
+#[async_trait]
+pub trait Submitter: Debug + Send + Sync + 'static {
+    /// Appends announcements; returns their ids in the order given. Of a batch that is
+    /// remembered, what stands behind its last place is appended and nothing else.
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>>;
+}
+
+/// Announcements to append together.
+#[derive(Debug, Clone)]
+pub struct SubmitBatch {
+    /// Drawn anew for each batch; a repeat with the same id appends nothing.
+    pub id: u128,
+    /// What to append, in this order.
+    pub announcements: Vec<Announcement>,
+}
+
+impl SubmitBatch {
+    /// A batch with an id of its own, to be appended once however often it is sent.
+    ///
+    /// # Errors
+    /// [`Environment`](crate::ErrorKind::Environment) if the operating system gives no random
+    /// numbers.
+    pub fn new(announcements: Vec<Announcement>) -> Result<Self> {
+        let id = (u128::from(random()?) << 64) | u128::from(random()?);
+        Ok(Self { id, announcements })
+    }
+
+    /// A batch whose id follows from `key`, by which another process, or the same one
+    /// after a crash, repeats it: a rerun of a job appends nothing twice.
+    ///
+    /// The key stands for the batch. Use it for the same announcements in the same order
+    /// only: at a place where the LBS remembers an entry, that entry is the answer,
+    /// whatever is announced there now; what stands behind the last such place, because
+    /// the batch has grown, is appended. It remembers a batch for at least five minutes
+    /// after it was last sent (ten on Redis and in memory); later the same key appends it
+    /// anew. Keys count per service.
+    pub fn with_key(key: impl AsRef<[u8]>, announcements: Vec<Announcement>) -> Self {
+        Self {
+            id: fnv1a(key.as_ref()),
+            announcements,
+        }
+    }
+}
+
+/// FNV-1a of 128 bits: the same everywhere and in every version, so that a rerun after
+/// an update finds its batch.
+fn fnv1a(bytes: &[u8]) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(OFFSET, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key that gave another id in the next version would append its batch twice.
+    #[test]
+    fn a_key_gives_the_same_batch_id_in_every_version() {
+        for (key, id) in [
+            ("", 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d),
+            ("a", 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964),
+            ("foobar", 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18_u128),
+        ] {
+            assert_eq!(SubmitBatch::with_key(key, Vec::new()).id, id, "{key}");
+        }
+    }
+}
