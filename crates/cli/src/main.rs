@@ -11,6 +11,7 @@ mod logging;
 mod migrate;
 mod output;
 mod quarantine;
+mod revoke;
 mod runtime;
 mod signals;
 mod submit;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Work(args) => work::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Quarantine(command) => quarantine::run(command),
+        Command::Revoke(args) => revoke::run(args),
         Command::Migrate(args) => migrate::run(args),
     };
     match result {

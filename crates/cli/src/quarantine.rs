@@ -1,14 +1,12 @@
 //! `streamlease quarantine`: what is in quarantine, and what shall become of it.
 
-use std::io::{self, Write};
-
 use serde::Serialize;
 use serde_json::value::RawValue;
 use streamlease::{EntryId, QuarantineAdmin, QuarantineRelease, Quarantined};
 
 use crate::Failure;
 use crate::args::{ChooseArgs, InspectArgs, QuarantineCommand, RuntimeKind, Target};
-use crate::output::{json_line, printable, raw_info};
+use crate::output::{json_line, print, printable, raw_info};
 use crate::runtime;
 
 /// Entries dealt with together.
@@ -224,11 +222,6 @@ impl Out {
                 false => line.readable() + "\n",
             })
             .collect();
-        let mut out = io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => Ok(true),
-            Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(err) => Err(Failure::other(format!("standard output: {err}"))),
-        }
+        print(&text)
     }
 }

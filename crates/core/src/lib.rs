@@ -17,6 +17,7 @@ pub mod fuzzing;
 mod ids;
 pub mod key_lock;
 mod lease;
+mod lease_admin;
 pub mod limits;
 pub mod lock_manager;
 // Not part of the public interface: for the simulation and the benchmark, and free to
@@ -45,6 +46,7 @@ pub use events::{Disowned, Event, Events, Orphan, QuarantinedEntry, Termination}
 pub use ids::{ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName};
 pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 pub use lease::Lease;
+pub use lease_admin::LeaseAdmin;
 pub use lock_manager::*;
 pub use machine::{ClaimResult, Completion, DisownReason, HandBack};
 pub use notifier::{Hint, Notifier, Subscription};

@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Work(WorkArgs),
     /// Show what is pending and at whom, the consumers and the quarantine
     Inspect(InspectArgs),
+    /// Ask the owners of data streams to hand them back, so that others take them
+    #[command(after_help = REVOKE_HELP)]
+    Revoke(RevokeArgs),
     /// Give an idle service the other kind of locks
     #[command(after_help = MIGRATE_HELP)]
     Migrate(MigrateArgs),
@@ -48,6 +51,11 @@ pub(crate) enum QuarantineCommand {
     /// Remove entries for good
     Drop(ChooseArgs),
 }
+
+const REVOKE_HELP: &str = "\
+An owner learns of it by its next heartbeat, within a third of its TTL. Its programs are told to \
+stop, and whoever has room takes the stream, perhaps the same consumer again. Ends with 1 if \
+nobody holds one of the streams. Services with per-stream locks cannot do this.";
 
 const MIGRATE_HELP: &str = "\
 Stop all consumers of the service first: with live ones it is refused. A consumer of the Go \
@@ -133,6 +141,18 @@ pub(crate) struct ChooseArgs {
     /// Ids of entries, as `list` shows them
     #[arg(value_name = "ID", value_parser = entry)]
     pub(crate) entries: Vec<EntryId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Data streams
+    #[arg(value_name = "NAME", value_parser = stream, required = true)]
+    pub(crate) names: Vec<StreamName>,
 }
 
 #[derive(Debug, Args)]

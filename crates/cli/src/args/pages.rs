@@ -54,7 +54,14 @@ fn every_command_of_the_pages_is_taken() {
             subcommands.push(words[1].clone());
         }
     }
-    for name in ["submit", "work", "inspect", "migrate", "quarantine"] {
+    for name in [
+        "submit",
+        "work",
+        "inspect",
+        "migrate",
+        "quarantine",
+        "revoke",
+    ] {
         assert!(subcommands.iter().any(|shown| shown == name), "no {name}");
     }
 }

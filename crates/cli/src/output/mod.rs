@@ -2,11 +2,14 @@
 
 mod writer;
 
+use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use streamlease::{Disowned, EntryId, FencingToken, Info, Lease, Orphan};
+
+use crate::Failure;
 
 pub(crate) use self::writer::{Events, Writer};
 
@@ -189,6 +192,16 @@ impl From<&Disowned> for HeldStream {
             entry: disowned.entry(),
             token: disowned.token(),
         }
+    }
+}
+
+/// Writes to standard output; `false` if nobody reads any more.
+pub(crate) fn print(text: &str) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(err) => Err(Failure::other(format!("standard output: {err}"))),
     }
 }
 

@@ -1,0 +1,70 @@
+//! `streamlease revoke`: asks owners to hand streams back.
+
+use serde::Serialize;
+use streamlease::{LeaseAdmin, LockScheme};
+
+use crate::Failure;
+use crate::args::{RevokeArgs, RuntimeKind};
+use crate::output::{json_line, print, printable};
+use crate::runtime;
+
+/// Streams asked for together.
+const PAGE: usize = 500;
+
+pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
+    runtime::block_on(RuntimeKind::Tokio, |_| async move {
+        let backend = crate::connect(&args.target).await?;
+        let service = &args.target.service;
+        let recorded = backend.recorded_lock_scheme(service).await?;
+        // A group without that record was made by consumers of the wire format.
+        let backend = backend.with_lock_scheme(recorded.unwrap_or(LockScheme::PerStream));
+        let admin = LeaseAdmin::new(service.as_str(), &backend)?;
+        let mut missed = 0;
+        for page in args.names.chunks(PAGE) {
+            let asked = admin.revoke(page).await?;
+            let lines = page.iter().zip(&asked);
+            let lines = lines.map(|(stream, asked)| Line::new(stream.to_string(), *asked));
+            let text: String = lines
+                .map(|line| match args.json {
+                    true => json_line(&line),
+                    false => line.readable() + "\n",
+                })
+                .collect();
+            // Whether somebody reads it or not, all of them are asked.
+            print(&text)?;
+            missed += asked.iter().filter(|asked| !**asked).count();
+        }
+        match missed {
+            0 => Ok(()),
+            _ => Err(Failure::other(format!(
+                "nobody holds {missed} of {} streams",
+                args.names.len()
+            ))),
+        }
+    })
+}
+
+/// What is printed of one stream.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line {
+    Revoked { stream: String },
+    NotHeld { stream: String },
+}
+
+impl Line {
+    fn new(stream: String, asked: bool) -> Self {
+        match asked {
+            true => Self::Revoked { stream },
+            false => Self::NotHeld { stream },
+        }
+    }
+
+    /// The same for people.
+    fn readable(&self) -> String {
+        match self {
+            Self::Revoked { stream } => format!("revoked: stream={}", printable(stream)),
+            Self::NotHeld { stream } => format!("not held: stream={}", printable(stream)),
+        }
+    }
+}
