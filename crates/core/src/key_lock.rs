@@ -78,7 +78,7 @@ pub struct KeyHolder {
     pub remaining: Duration,
 }
 
-/// A [`LockManager`] with [`LockScheme::PerStream`] on any [`KeyLock`].
+/// A [`LockManager`] with [`LockScheme::PerStream`](crate::LockScheme) on any [`KeyLock`].
 ///
 /// It keeps no record of what is held: a lease's token is the number of its
 /// key, so any manager of the service can renew or release it, and a late

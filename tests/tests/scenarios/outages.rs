@@ -117,7 +117,9 @@ async fn every_reply_lost_once_loses_no_stream(world: World) {
     // Nobody else is there: it comes back after a TTL.
     let again = consumer.lease().await;
     assert_eq!(again.complete().await.unwrap(), Completion::Completed);
-    assert_eq!(faults.lost(), 7);
+    // Without sessions there is no open.
+    let opens = usize::from(world.backend().await.locks.sessions().is_some());
+    assert_eq!(faults.lost(), 6 + opens);
     world.nothing_is_left().await;
 }
 
