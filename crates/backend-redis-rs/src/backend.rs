@@ -1,4 +1,4 @@
-//! [`RedisBackend`]: connecting, and handing out the three traits.
+//! [`RedisBackend`]: connecting, and handing out the parts of a service.
 
 use std::sync::Arc;
 

@@ -304,7 +304,8 @@ impl Server {
     }
 
     /// Sends commands on a connection of their own. The first may block for up to `block`.
-    /// Never repeated: what an unanswered read took is in the pending list.
+    /// What was not answered is not sent again: what such a read took is in the pending
+    /// list.
     pub(crate) async fn alone(
         &self,
         what: &str,

@@ -1,5 +1,7 @@
 //! [`shard`]: one large service as several.
 
+use crate::machine::mix;
+
 /// Which of `shards` services a data stream belongs to: a number below `shards`, by the
 /// stream's name alone, and the same in every version and process.
 ///
@@ -18,17 +20,14 @@
 /// is announced or held; or announce under the new number only what is not, or no longer, in
 /// the old services, and have their consumers stay until they are empty.
 pub fn shard(stream: impl AsRef<str>, shards: u32) -> u32 {
-    // FNV-1a; then SplitMix64's last steps, as the low bits of the former alone are not even.
-    let mut hash = stream
+    // FNV-1a, then mixed: its low bits alone are not even.
+    let hash = stream
         .as_ref()
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^= hash >> 31;
-    u32::try_from(hash % u64::from(shards.max(1))).unwrap_or(0)
+    u32::try_from(mix(hash) % u64::from(shards.max(1))).unwrap_or(0)
 }
 
 #[cfg(test)]

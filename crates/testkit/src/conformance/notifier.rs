@@ -1,5 +1,5 @@
 //! The suite for [`Notifier`](streamlease_core::Notifier), and for the hints
-//! that the other two traits publish.
+//! that the LBS and the locks publish.
 //!
 //! Give each behaviour a whole [`Backend`] of a service that has never been
 //! used. Hints may be lost, says their contract; on a quiet, healthy server
