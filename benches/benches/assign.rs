@@ -337,10 +337,10 @@ async fn bare(
         let backend = provider.backend(&service).unwrap();
         backend.transport.prepare().await.unwrap();
         let consumer = backend.consumer_name(format!("c{n}")).unwrap();
-        let session = Session {
-            id: SessionId::new(consumer.clone(), 1),
-            ttl: Duration::from_secs(600),
-        };
+        let session = Session::new(
+            SessionId::new(consumer.clone(), 1),
+            Duration::from_secs(600),
+        );
         backend
             .locks
             .sessions()
@@ -355,11 +355,8 @@ async fn bare(
                 let mut attempt = k as u64;
                 loop {
                     attempt += PAGES as u64;
-                    let request = FetchRequest {
-                        consumer: consumer.clone(),
-                        max: PAGE,
-                        wait: Duration::from_millis(100),
-                    };
+                    let request =
+                        FetchRequest::new(consumer.clone(), PAGE, Duration::from_millis(100));
                     // On an overloaded machine a read can time out, and takes those
                     // that wait on the same connection along. Had it brought
                     // entries, the run would not end.
@@ -370,11 +367,13 @@ async fn bare(
                     let acquires: Vec<_> = fetched
                         .entries
                         .into_iter()
-                        .map(|delivery| Acquire {
-                            stream: delivery.content.unwrap().stream,
-                            entry: delivery.entry,
-                            attempt,
-                            floor: FencingToken(0),
+                        .map(|delivery| {
+                            Acquire::new(
+                                delivery.content.unwrap().stream,
+                                delivery.entry,
+                                attempt,
+                                FencingToken(0),
+                            )
                         })
                         .collect();
                     if count == 0 {
@@ -404,13 +403,7 @@ async fn bare(
                     let ends = backend.transport.complete(&consumer, &fenced).await;
                     let done = |end: &CompleteOutcome| *end == CompleteOutcome::Completed;
                     assert!(ends.unwrap().iter().all(done));
-                    let releases: Vec<_> = leases
-                        .into_iter()
-                        .map(|lease| Release {
-                            lease,
-                            announce: false,
-                        })
-                        .collect();
+                    let releases: Vec<_> = leases.into_iter().map(Release::new).collect();
                     backend.locks.release(&session.id, &releases).await.unwrap();
                     finish.completed(count);
                 }

@@ -164,11 +164,9 @@ impl Bench {
                 Reply::Released(vec![ReleaseOutcome::Released; page.len()])
             }
             Action::Locks(LocksCall::Renew { .. }) => {
-                let reply = Renewal {
-                    members: 1,
-                    on_record: Some(self.leases.len() as u64),
-                    ..Renewal::default()
-                };
+                let mut reply = Renewal::default();
+                reply.members = 1;
+                reply.on_record = Some(self.leases.len() as u64);
                 Reply::Renewed(RenewOutcome::Extended(reply))
             }
             Action::Lbs(LbsCall::List { .. }) => Reply::Listed(PendingPage::default()),

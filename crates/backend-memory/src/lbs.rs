@@ -370,6 +370,7 @@ impl Lbs {
             token,
             ref failed,
             rests,
+            ..
         } = hand_back;
         match self.admit(Fenced { entry, token }) {
             Ok(fence) => {
@@ -420,6 +421,7 @@ impl Lbs {
             token,
             min_failures,
             ref reason,
+            ..
         } = quarantine;
         let fence = self.admit(Fenced { entry, token });
         match fence.map(|fence| fence.failures) {

@@ -99,7 +99,10 @@ impl LockManager for MemoryLocks {
         Ok(self.service.step(|state, _| {
             let mut freed = Vec::new();
             let mut outcomes = Vec::with_capacity(releases.len());
-            for Release { lease, announce } in releases {
+            for Release {
+                lease, announce, ..
+            } in releases
+            {
                 let released = state.sessions.release(session, lease);
                 if released
                     .as_ref()
@@ -350,21 +353,17 @@ impl SessionTable {
         let dead: Vec<SessionId> = self.dead(now).map(|(_, id)| id.clone()).collect();
         let next_deadline = self.living(now).find(|(_, id)| *id != session.id);
         let sweep = want_sweep.filter(|_| self.sweep_turn_ends <= now);
-        let reply = Renewal {
-            lost: Vec::new(),
-            revoked: own
-                .revoked
-                .iter()
-                .filter_map(|stream| self.lease_ref(stream))
-                .collect(),
-            next_deadline: next_deadline.map(|(deadline, _)| deadline.saturating_since(now)),
-            members: u32::try_from(self.sessions.len() - dead.len()).unwrap_or(u32::MAX),
-            dead,
-            on_record: Some(own.streams.len() as u64),
-            // What it loses, it loses together with all sessions.
-            generation: 0,
-            sweep: sweep.is_some(),
-        };
+        let mut reply = Renewal::default();
+        let revoked = own.revoked.iter();
+        reply.revoked = revoked
+            .filter_map(|stream| self.lease_ref(stream))
+            .collect();
+        reply.next_deadline = next_deadline.map(|(deadline, _)| deadline.saturating_since(now));
+        reply.members = u32::try_from(self.sessions.len() - dead.len()).unwrap_or(u32::MAX);
+        reply.dead = dead;
+        reply.on_record = Some(own.streams.len() as u64);
+        reply.sweep = sweep.is_some();
+        // Its generation is 0 for ever: what it loses, it loses together with all sessions.
         if let Some(turn) = sweep {
             self.sweep_turn_ends = now + turn;
         }

@@ -192,12 +192,10 @@ impl<'a> Service<'a> {
     }
 
     fn requests(&self, attempt: u64) -> Vec<Acquire> {
-        let requests = self.streams.iter().map(|(stream, entry)| Acquire {
-            stream: stream.clone(),
-            entry: *entry,
-            attempt,
-            floor: FencingToken(0),
-        });
+        let requests = self
+            .streams
+            .iter()
+            .map(|(stream, entry)| Acquire::new(stream.clone(), *entry, attempt, FencingToken(0)));
         requests.collect()
     }
 
@@ -220,10 +218,7 @@ impl<'a> Service<'a> {
     async fn release(&mut self, leases: &[LeaseRef]) {
         let releases: Vec<Release> = leases
             .iter()
-            .map(|lease| Release {
-                lease: lease.clone(),
-                announce: true,
-            })
+            .map(|lease| Release::new(lease.clone()).announce(true))
             .collect();
         let outcomes = self.backend.locks.release(&self.me.id, &releases).await;
         assert_eq!(outcomes.unwrap(), vec![ReleaseOutcome::Released; MANY]);
@@ -270,10 +265,7 @@ async fn every_call(backend: &Backend) {
         entry,
         token: FencingToken(1),
     };
-    let release = Release {
-        lease: lease.clone(),
-        announce: false,
-    };
+    let release = Release::new(lease.clone());
     locks.release(&me.id, &[release]).await.unwrap();
     locks.inspect(&[lock_of(&lease)]).await.unwrap();
     locks.renew(&Renew::new(me.clone(), [])).await.unwrap();
@@ -300,19 +292,11 @@ async fn every_call(backend: &Backend) {
     transport.claim(&claimer, &fenced).await.unwrap();
     transport.clear_failures(&fenced).await.unwrap();
     transport.list_pending(&ALL, 1).await.unwrap();
-    let back = HandBackRequest {
-        entry,
-        token: FencingToken(1),
-        failed: Some("it was bad".into()),
-        rests: true,
-    };
+    let back = HandBackRequest::new(entry, FencingToken(1))
+        .failed(Some("it was bad".into()))
+        .rests(true);
     transport.hand_back(&claimer, &[back]).await.unwrap();
-    let quarantine = Quarantine {
-        entry,
-        token: FencingToken(2),
-        min_failures: 0,
-        reason: "warm".to_owned(),
-    };
+    let quarantine = Quarantine::new(entry, FencingToken(2), 0, "warm".to_owned());
     transport.quarantine(&claimer, &[quarantine]).await.unwrap();
     transport.complete(&claimer, &fenced).await.unwrap();
     backend
@@ -360,11 +344,10 @@ fn no_call_of_the_transport_does_more_than_a_page() {
         service.watch.expect("list by ids", MANY, PAGE);
 
         let backs: Vec<HandBackRequest> = (claims.iter().enumerate())
-            .map(|(n, claim)| HandBackRequest {
-                entry: claim.entry,
-                token: claim.token,
-                failed: (n % 2 == 0).then(|| "it was bad".repeat(25)),
-                rests: n % 2 == 0,
+            .map(|(n, claim)| {
+                HandBackRequest::new(claim.entry, claim.token)
+                    .failed((n % 2 == 0).then(|| "it was bad".repeat(25)))
+                    .rests(n % 2 == 0)
             })
             .collect();
         transport.hand_back(&claimer, &backs).await.unwrap();
@@ -401,12 +384,7 @@ fn no_call_of_the_quarantine_does_more_than_a_page() {
             let leases = service.acquire(round as u64).await;
             let claims = service.claim("claim", &leases).await;
             let quarantined: Vec<Quarantine> = (claims.iter())
-                .map(|claim| Quarantine {
-                    entry: claim.entry,
-                    token: claim.token,
-                    min_failures: 0,
-                    reason: "it fails".to_owned(),
-                })
+                .map(|claim| Quarantine::new(claim.entry, claim.token, 0, "it fails".to_owned()))
                 .collect();
             transport.quarantine(&claimer, &quarantined).await.unwrap();
             service.watch.expect("quarantine", MANY, QUARANTINE_PAGE);

@@ -97,20 +97,13 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
                 .await
                 .unwrap();
             transport.clear_failures(&all[..1]).await.unwrap();
-            let back = HandBackRequest {
-                entry: all[0].entry,
-                token: all[0].token,
-                failed: Some("it was bad".into()),
-                rests: true,
-            };
+            let back = HandBackRequest::new(all[0].entry, all[0].token)
+                .failed(Some("it was bad".into()))
+                .rests(true);
             let back = transport.hand_back(&a.id.consumer, &[back]).await.unwrap();
             assert_eq!(back, [HandBackOutcome::HandedBack]);
-            let quarantine = Quarantine {
-                entry: all[1].entry,
-                token: all[1].token,
-                min_failures: 0,
-                reason: "of the test".to_owned(),
-            };
+            let quarantine =
+                Quarantine::new(all[1].entry, all[1].token, 0, "of the test".to_owned());
             let quarantined = transport
                 .quarantine(&a.id.consumer, &[quarantine])
                 .await

@@ -95,12 +95,7 @@ fn half_a_completion_leaves_no_entry_that_nobody_looks_for() {
 fn half_a_quarantine_leaves_no_entry_that_nobody_looks_for() {
     on_tokio(|| {
         nothing_is_left_behind(async |backend, entry| {
-            let quarantine = Quarantine {
-                entry,
-                token: FencingToken(5),
-                min_failures: 0,
-                reason: "tired".into(),
-            };
+            let quarantine = Quarantine::new(entry, FencingToken(5), 0, "tired");
             let quarantined = backend
                 .transport
                 .quarantine(&consumer("a"), &[quarantine])

@@ -24,7 +24,7 @@ fn long_batch(id: u128, count: usize, bytes: usize) -> SubmitBatch {
     let announcements = (0..count)
         .map(|n| Announcement::new(stream(&format!("s{n}")), info(bytes)))
         .collect();
-    SubmitBatch { id, announcements }
+    SubmitBatch::with_id(id, announcements)
 }
 
 fn orders_at(url: &str) -> Backend {
@@ -72,12 +72,7 @@ async fn all_at_once(server: &RedisServer, count: usize, bytes: usize) -> u64 {
 }
 
 fn quarantined(entry: &EntryId) -> Quarantine {
-    Quarantine {
-        entry: *entry,
-        token: FencingToken::NONE,
-        min_failures: 0,
-        reason: "made up".to_owned(),
-    }
+    Quarantine::new(*entry, FencingToken::NONE, 0, "made up".to_owned())
 }
 
 fn bytes_of(page: &PendingPage) -> usize {
@@ -258,12 +253,12 @@ fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantin
         assert_eq!(page.entries.len(), 4);
         assert_eq!(page.entries[0].content, Err(reason));
         assert!(page.entries[3].content.is_ok(), "it hides no other");
-        let quarantined = Quarantine {
-            entry: page.entries[0].entry,
-            token: FencingToken::NONE,
-            min_failures: 0,
-            reason: reason.to_string(),
-        };
+        let quarantined = Quarantine::new(
+            page.entries[0].entry,
+            FencingToken::NONE,
+            0,
+            reason.to_string(),
+        );
         let outcome = backend
             .transport
             .quarantine(&consumer("a"), &[quarantined])
@@ -431,12 +426,7 @@ fn stale_owners_are_refused_without_a_look_at_all_their_long_payloads() {
         );
         let backs: Vec<HandBackRequest> = ids
             .iter()
-            .map(|entry| HandBackRequest {
-                entry: *entry,
-                token: FencingToken(8),
-                failed: None,
-                rests: false,
-            })
+            .map(|entry| HandBackRequest::new(*entry, FencingToken(8)))
             .collect();
         let backs = transport.hand_back(&a, &backs).await.unwrap();
         assert!(

@@ -63,15 +63,12 @@ async fn beat(backend: &Backend, session: &Session, leases: &[LeaseRef]) -> Rene
         .unwrap()
     {
         RenewOutcome::Extended(reply) => reply,
-        RenewOutcome::SessionGone => panic!("the session is gone"),
+        other => panic!("{other:?}"),
     }
 }
 
 async fn release(backend: &Backend, session: &Session, lease: &LeaseRef) -> ReleaseOutcome {
-    let release = Release {
-        lease: lease.clone(),
-        announce: false,
-    };
+    let release = Release::new(lease.clone());
     backend
         .locks
         .release(&session.id, &[release])
@@ -349,10 +346,7 @@ fn a_beat_extends_both_keys_and_the_session() {
         let backend = backend(&server, "orders").await;
         let a = opened(&backend, "a", TTL).await;
         let lease = acquired(&backend, &a, acquire("s", E1, 1, 0)).await;
-        let longer = Session {
-            ttl: Duration::from_millis(2 * TTL),
-            ..a.clone()
-        };
+        let longer = Session::new(a.id.clone(), Duration::from_millis(2 * TTL));
         assert!(
             beat(&backend, &longer, std::slice::from_ref(&lease))
                 .await
@@ -384,10 +378,7 @@ fn a_passed_deadline_is_final() {
         }
         for _ in 0..2 {
             // Before the removal and after it.
-            let long = Session {
-                ttl: Duration::from_millis(TTL),
-                ..a.clone()
-            };
+            let long = Session::new(a.id.clone(), Duration::from_millis(TTL));
             assert_eq!(
                 locks.sessions().unwrap().open(&long).await.unwrap(),
                 OpenOutcome::SessionGone,
@@ -489,7 +480,7 @@ fn a_beat_tells_of_the_dead_the_next_deadline_the_members_and_the_turn() {
                 .unwrap()
             {
                 RenewOutcome::Extended(reply) => reply.sweep,
-                RenewOutcome::SessionGone => panic!("gone"),
+                other => panic!("{other:?}"),
             }
         };
         assert!(
@@ -602,13 +593,7 @@ fn ten_thousand_leases_are_beaten_and_just_the_lost_ones_named() {
             .parse()
             .unwrap();
         println!("beat of 250 leases: {usec} µs of the server's time");
-        let releases: Vec<Release> = leases
-            .into_iter()
-            .map(|lease| Release {
-                lease,
-                announce: false,
-            })
-            .collect();
+        let releases: Vec<Release> = leases.into_iter().map(Release::new).collect();
         let outcomes = backend.locks.release(&a.id, &releases).await.unwrap();
         assert!(
             outcomes

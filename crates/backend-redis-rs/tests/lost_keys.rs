@@ -140,12 +140,8 @@ fn either_half_of_the_quarantine_may_vanish() {
             backend.submitter.submit(&batch(id, names)).await.unwrap();
             let fetched = transport.fetch(&fetch("a", 9, 0)).await.unwrap();
             for entry in fetched.entries {
-                let wanted = Quarantine {
-                    entry: entry.entry,
-                    token: FencingToken::NONE,
-                    min_failures: 0,
-                    reason: "of the test".to_owned(),
-                };
+                let wanted =
+                    Quarantine::new(entry.entry, FencingToken::NONE, 0, "of the test".to_owned());
                 transport
                     .quarantine(&consumer("a"), &[wanted])
                     .await
@@ -212,12 +208,7 @@ fn a_foreign_field_in_the_quarantine_has_its_index_built_once() {
         let ids = backend.submitter.submit(&names).await.unwrap();
         backend.transport.fetch(&fetch("a", 9, 0)).await.unwrap();
         let transport = &backend.transport;
-        let quarantined = Quarantine {
-            entry: ids[0],
-            token: FencingToken::NONE,
-            min_failures: 0,
-            reason: "of the test".to_owned(),
-        };
+        let quarantined = Quarantine::new(ids[0], FencingToken::NONE, 0, "of the test".to_owned());
         transport
             .quarantine(&consumer("a"), &[quarantined])
             .await

@@ -141,12 +141,7 @@ fn hand_backs_releases_and_closes_are_announced_by_those_who_do_them() {
         let ids = backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
         backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         let mut hints = backend.notifier.subscribe().await.unwrap();
-        let back = HandBackRequest {
-            entry: ids[0],
-            token: FencingToken(1),
-            failed: None,
-            rests: false,
-        };
+        let back = HandBackRequest::new(ids[0], FencingToken(1));
         backend
             .transport
             .hand_back(&consumer("a"), &[back])
@@ -181,9 +176,9 @@ fn hand_backs_releases_and_closes_are_announced_by_those_who_do_them() {
         assert!(matches!(refused[0], AcquireOutcome::Held(_)));
         let releases: Vec<Release> = leases
             .into_iter()
-            .map(|lease| Release {
-                announce: lease.stream.as_str() == "announced",
-                lease,
+            .map(|lease| {
+                let announced = lease.stream.as_str() == "announced";
+                Release::new(lease).announce(announced)
             })
             .collect();
         backend.locks.release(&a.id, &releases).await.unwrap();
@@ -332,10 +327,7 @@ fn without_rights_on_channels_everything_but_hints_works() {
             entry: E1,
             token,
         };
-        let release = Release {
-            lease,
-            announce: true,
-        };
+        let release = Release::new(lease).announce(true);
         let outcome = no_channels.locks.release(&a.id, &[release]).await.unwrap();
         assert_eq!(outcome, [ReleaseOutcome::Released]);
         no_channels

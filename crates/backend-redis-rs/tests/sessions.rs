@@ -724,10 +724,7 @@ fn a_close_that_comes_late_stops_nobody() {
         );
         // Nobody has called for a while, nor did the close come quickly.
         server.run::<()>(&["HINCRBY", "{orders-input}:server", "last", "-5000"]);
-        let unsaid = Session {
-            ttl: Duration::ZERO,
-            ..b.clone()
-        };
+        let unsaid = Session::new(b.id.clone(), Duration::ZERO);
         let call = Behind {
             script: SESSION,
             keys: &["buried", "hints", "scheme"],

@@ -89,7 +89,7 @@ fn a_turn_to_sweep_lasts_no_longer_than_it_was_wanted_for() {
                     .unwrap()
                 {
                     RenewOutcome::Extended(reply) => reply.sweep,
-                    RenewOutcome::SessionGone => panic!("gone"),
+                    other => panic!("{other:?}"),
                 }
             };
             assert!(gets(&a, 60_000).await);

@@ -48,12 +48,9 @@ async fn complete(backend: &Backend, entry: EntryId, token: u64) -> CompleteOutc
 }
 
 async fn hand_back(backend: &Backend, entry: EntryId, token: u64, failed: bool) -> HandBackOutcome {
-    let back = HandBackRequest {
-        entry,
-        token: FencingToken(token),
-        failed: failed.then(|| "it was bad".to_owned()),
-        rests: failed,
-    };
+    let back = HandBackRequest::new(entry, FencingToken(token))
+        .failed(failed.then(|| "it was bad".to_owned()))
+        .rests(failed);
     backend
         .transport
         .hand_back(&consumer("a"), &[back])
@@ -95,10 +92,7 @@ fn an_entry_stands_on_the_lbs_as_the_wire_format_says() {
         backend.transport.prepare().await.unwrap();
         let announcement =
             Announcement::new(stream("call-1"), Info::from_json("{\"a\":1}").unwrap());
-        let one = SubmitBatch {
-            id: 7,
-            announcements: vec![announcement],
-        };
+        let one = SubmitBatch::with_id(7, vec![announcement]);
         let ids = backend.submitter.submit(&one).await.unwrap();
         let entries: Vec<(String, Vec<String>)> = server.run(&["XRANGE", "orders-input", "-", "+"]);
         let payload = "{\"DataStreamName\":\"call-1\",\"Info\":{\"a\":1}}";
@@ -392,11 +386,13 @@ fn poison_entries_are_delivered_with_their_reason_and_stop_nothing() {
 
         let items: Vec<Quarantine> = fetched[..7]
             .iter()
-            .map(|entry| Quarantine {
-                entry: entry.entry,
-                token: FencingToken::NONE,
-                min_failures: 0,
-                reason: entry.content.clone().unwrap_err().to_string(),
+            .map(|entry| {
+                Quarantine::new(
+                    entry.entry,
+                    FencingToken::NONE,
+                    0,
+                    entry.content.clone().unwrap_err().to_string(),
+                )
             })
             .collect();
         let quarantined = backend
@@ -441,12 +437,7 @@ fn a_quarantine_record_that_cannot_be_read_hides_no_other() {
         let server = RedisServer::start();
         let (backend, ids) = delivered(&server, &["a", "b"]).await;
         for entry in &ids {
-            let item = Quarantine {
-                entry: *entry,
-                token: FencingToken::NONE,
-                min_failures: 0,
-                reason: "why".into(),
-            };
+            let item = Quarantine::new(*entry, FencingToken::NONE, 0, "why");
             backend
                 .transport
                 .quarantine(&consumer("a"), &[item])

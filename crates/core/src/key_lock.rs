@@ -60,6 +60,7 @@ pub trait KeyLock: Debug + Send + Sync + 'static {
 
 /// How [`KeyLock::acquire`] ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeyAcquired {
     /// The key is the caller's, with this number.
     Acquired(u64),

@@ -91,11 +91,19 @@ pub enum LockScheme {
 
 /// A session and how long it lives without a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Session {
     /// Which.
     pub id: SessionId,
     /// Its TTL; sessions of one service may differ in it.
     pub ttl: Duration,
+}
+
+impl Session {
+    /// The session `id`, which lives for `ttl` after each renewal.
+    pub fn new(id: SessionId, ttl: Duration) -> Self {
+        Self { id, ttl }
+    }
 }
 
 /// The lock of one assignment: a data stream, for one entry of the load
@@ -110,6 +118,7 @@ pub struct LockId {
 
 /// One lock to acquire.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Acquire {
     /// The data stream.
     pub stream: StreamName,
@@ -119,6 +128,18 @@ pub struct Acquire {
     pub attempt: u64,
     /// Greatest token the caller has seen; the new one will be greater.
     pub floor: FencingToken,
+}
+
+impl Acquire {
+    /// Asks for the lock of `stream` for `entry`, with a token greater than `floor`.
+    pub fn new(stream: StreamName, entry: EntryId, attempt: u64, floor: FencingToken) -> Self {
+        Self {
+            stream,
+            entry,
+            attempt,
+            floor,
+        }
+    }
 }
 
 /// How an acquire ended.
@@ -202,6 +223,7 @@ impl Renew {
 
 /// How a renewal ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RenewOutcome {
     /// The session, and all leases but those in the reply, are extended.
     Extended(Renewal),
@@ -210,7 +232,11 @@ pub enum RenewOutcome {
 }
 
 /// What a renewal brings besides the extension.
+///
+/// A backend begins with [`Renewal::default`], which says of everything that there is
+/// none, and sets what it knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Renewal {
     /// Leases of the call that are not held (any more).
     pub lost: Vec<LeaseRef>,
@@ -241,11 +267,29 @@ pub struct Renewal {
 
 /// One lease to free.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Release {
     /// Which.
     pub lease: LeaseRef,
     /// Publish [`Hint::Freed`](crate::Hint) even if nobody was refused it.
     pub announce: bool,
+}
+
+impl Release {
+    /// Frees `lease`, and tells only those who were refused it.
+    pub fn new(lease: LeaseRef) -> Self {
+        Self {
+            lease,
+            announce: false,
+        }
+    }
+
+    /// Sets [`announce`](Self::announce).
+    #[must_use]
+    pub fn announce(mut self, announce: bool) -> Self {
+        self.announce = announce;
+        self
+    }
 }
 
 /// How a release ended.

@@ -23,6 +23,7 @@ pub trait Submitter: Debug + Send + Sync + 'static {
 
 /// Announcements to append together.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct SubmitBatch {
     /// Drawn anew for each batch; a repeat with the same id appends nothing.
     pub id: u128,
@@ -39,6 +40,11 @@ impl SubmitBatch {
     pub fn new(announcements: Vec<Announcement>) -> Result<Self> {
         let id = (u128::from(random()?) << 64) | u128::from(random()?);
         Ok(Self { id, announcements })
+    }
+
+    /// A batch with this id, which the caller has drawn.
+    pub fn with_id(id: u128, announcements: Vec<Announcement>) -> Self {
+        Self { id, announcements }
     }
 
     /// A batch whose id follows from `key`, by which another process, or the same one

@@ -149,6 +149,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
 
 /// What to fetch.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct FetchRequest {
     /// Who asks.
     pub consumer: ConsumerName,
@@ -156,6 +157,17 @@ pub struct FetchRequest {
     pub max: usize,
     /// How long to wait for the first one.
     pub wait: Duration,
+}
+
+impl FetchRequest {
+    /// Asks for up to `max` entries for `consumer`, and waits up to `wait` for the first.
+    pub fn new(consumer: ConsumerName, max: usize, wait: Duration) -> Self {
+        Self {
+            consumer,
+            max,
+            wait,
+        }
+    }
 }
 
 /// What a fetch brought.
@@ -247,6 +259,7 @@ pub struct Fenced {
 
 /// One entry to hand back.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HandBackRequest {
     /// The entry.
     pub entry: EntryId,
@@ -257,6 +270,32 @@ pub struct HandBackRequest {
     /// Whether its idle time is to start anew: consumers go by it to let the entry
     /// rest. Otherwise it looks so idle that everybody takes it at once.
     pub rests: bool,
+}
+
+impl HandBackRequest {
+    /// Hands `entry` back, for everybody to take at once, with no failure to count.
+    pub fn new(entry: EntryId, token: FencingToken) -> Self {
+        Self {
+            entry,
+            token,
+            failed: None,
+            rests: false,
+        }
+    }
+
+    /// Sets [`failed`](Self::failed).
+    #[must_use]
+    pub fn failed(mut self, reason: Option<String>) -> Self {
+        self.failed = reason;
+        self
+    }
+
+    /// Sets [`rests`](Self::rests).
+    #[must_use]
+    pub fn rests(mut self, rests: bool) -> Self {
+        self.rests = rests;
+        self
+    }
 }
 
 /// How often owners have failed on an entry.
@@ -286,6 +325,7 @@ pub const KEPT_REASONS: usize = 5;
 
 /// One entry to move into quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Quarantine {
     /// The entry.
     pub entry: EntryId,
@@ -295,6 +335,23 @@ pub struct Quarantine {
     pub min_failures: u32,
     /// Why, for people to read.
     pub reason: String,
+}
+
+impl Quarantine {
+    /// Moves `entry` into quarantine if `min_failures` are on record for it.
+    pub fn new(
+        entry: EntryId,
+        token: FencingToken,
+        min_failures: u32,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self {
+            entry,
+            token,
+            min_failures,
+            reason: reason.into(),
+        }
+    }
 }
 
 /// How a claim ended.

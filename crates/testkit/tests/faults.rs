@@ -30,10 +30,7 @@ fn test<F: Future<Output = ()>>(run: impl FnOnce(Backend, Faults) -> F) {
 
 fn batch() -> SubmitBatch {
     let announcement = Announcement::new(StreamName::new("s").unwrap(), Info::NONE);
-    SubmitBatch {
-        id: 7,
-        announcements: vec![announcement],
-    }
+    SubmitBatch::with_id(7, vec![announcement])
 }
 
 async fn there(backend: &Backend) -> usize {

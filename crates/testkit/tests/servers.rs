@@ -30,10 +30,7 @@ fn stream(nth: u128) -> StreamName {
 }
 
 fn batch(id: u128) -> SubmitBatch {
-    SubmitBatch {
-        id,
-        announcements: vec![Announcement::new(stream(id), Info::NONE)],
-    }
+    SubmitBatch::with_id(id, vec![Announcement::new(stream(id), Info::NONE)])
 }
 
 async fn pass(sim: &SimRuntime, time: Duration) {
@@ -43,18 +40,10 @@ async fn pass(sim: &SimRuntime, time: Duration) {
 /// A session that holds `s0`.
 async fn hold(backend: &SimBackend) -> (Session, LockId) {
     let locks = parts(backend).locks;
-    let session = Session {
-        id: SessionId::new(ConsumerName::from_wire("a"), 1),
-        ttl: 5 * SECOND,
-    };
+    let session = Session::new(SessionId::new(ConsumerName::from_wire("a"), 1), 5 * SECOND);
     let sessions = locks.sessions().expect("it keeps sessions");
     sessions.open(&session).await.expect("open");
-    let request = Acquire {
-        stream: stream(0),
-        entry: EntryId::new(1, 0),
-        attempt: 1,
-        floor: FencingToken::NONE,
-    };
+    let request = Acquire::new(stream(0), EntryId::new(1, 0), 1, FencingToken::NONE);
     let outcome = locks.acquire(&session, std::slice::from_ref(&request));
     let outcome = outcome.await.expect("acquire");
     assert!(matches!(outcome[..], [AcquireOutcome::Acquired(_)]));
@@ -266,11 +255,7 @@ fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
         }
         backend.narrow(SECOND / 10, 10 * SECOND);
         let consumer = ConsumerName::from_wire("a");
-        let request = FetchRequest {
-            consumer: consumer.clone(),
-            max: 6,
-            wait: Duration::ZERO,
-        };
+        let request = FetchRequest::new(consumer.clone(), 6, Duration::ZERO);
         let (mut fetched, asked) = (0, sim.now());
         while fetched < 6 {
             let page = lbs.transport.fetch(&request).await.expect("fetch").entries;

@@ -126,7 +126,11 @@ impl Fixture {
     pub(crate) fn submit_batch(&self, id: u128, names: &[&str]) -> Vec<EntryId> {
         let announce = |name: &&str| Announcement::new(stream(name), Info::NONE);
         let announcements = names.iter().map(announce).collect();
-        ready(self.submitter.submit(&SubmitBatch { id, announcements })).unwrap()
+        ready(
+            self.submitter
+                .submit(&SubmitBatch::with_id(id, announcements)),
+        )
+        .unwrap()
     }
 
     /// Fetches without waiting.
@@ -161,12 +165,9 @@ impl Fixture {
         token: u64,
         failed: bool,
     ) -> HandBackOutcome {
-        let entries = [HandBackRequest {
-            entry,
-            token: FencingToken(token),
-            failed: failed.then(|| "it was bad".to_owned()),
-            rests: failed,
-        }];
+        let entries = [HandBackRequest::new(entry, FencingToken(token))
+            .failed(failed.then(|| "it was bad".to_owned()))
+            .rests(failed)];
         ready(self.transport.hand_back(&consumer(who), &entries))
             .unwrap()
             .remove(0)
@@ -198,12 +199,7 @@ impl Fixture {
         attempt: u64,
     ) -> AcquireOutcome {
         let floor = FencingToken::NONE;
-        let request = Acquire {
-            stream: stream(name),
-            entry: EntryId::new(entry, 0),
-            attempt,
-            floor,
-        };
+        let request = Acquire::new(stream(name), EntryId::new(entry, 0), attempt, floor);
         ready(self.locks.acquire(by, &[request])).unwrap().remove(0)
     }
 
@@ -215,10 +211,7 @@ impl Fixture {
     }
 
     pub(crate) fn release(&self, by: &Session, lease: &LeaseRef) -> ReleaseOutcome {
-        let releases = [Release {
-            lease: lease.clone(),
-            announce: false,
-        }];
+        let releases = [Release::new(lease.clone())];
         ready(self.locks.release(&by.id, &releases))
             .unwrap()
             .remove(0)
@@ -231,7 +224,7 @@ impl Fixture {
     pub(crate) fn beat(&self, by: &Session, leases: &[LeaseRef]) -> Renewal {
         match self.try_beat(by, leases) {
             RenewOutcome::Extended(reply) => reply,
-            RenewOutcome::SessionGone => panic!("{} is gone", by.id),
+            other => panic!("{}: {other:?}", by.id),
         }
     }
 
@@ -243,7 +236,7 @@ impl Fixture {
         .unwrap()
         {
             RenewOutcome::Extended(reply) => reply.sweep,
-            RenewOutcome::SessionGone => panic!("{} is gone", by.id),
+            other => panic!("{}: {other:?}", by.id),
         }
     }
 
@@ -273,10 +266,7 @@ pub(crate) fn consumer(who: &str) -> ConsumerName {
 }
 
 pub(crate) fn session(who: &str, nonce: u64) -> Session {
-    Session {
-        id: SessionId::new(consumer(who), nonce),
-        ttl: TTL,
-    }
+    Session::new(SessionId::new(consumer(who), nonce), TTL)
 }
 
 pub(crate) fn lease(name: &str, entry: u64, token: FencingToken) -> LeaseRef {
@@ -302,11 +292,7 @@ pub(crate) fn fenced(entry: EntryId, token: u64) -> Fenced {
 }
 
 pub(crate) fn request(who: &str, max: usize, wait: Duration) -> FetchRequest {
-    FetchRequest {
-        consumer: consumer(who),
-        max,
-        wait,
-    }
+    FetchRequest::new(consumer(who), max, wait)
 }
 
 pub(crate) fn ids(fetched: &Fetched) -> Vec<EntryId> {

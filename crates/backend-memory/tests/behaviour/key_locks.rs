@@ -86,10 +86,7 @@ fn any_manager_of_the_service_releases_a_lease_by_its_token() {
     let a = fx.open("a", 1);
     let lease = fx.acquire(&a, "s", 1, 1);
     let other = fx.memory.backend(&fx.service).unwrap().locks;
-    let release = Release {
-        lease,
-        announce: false,
-    };
+    let release = Release::new(lease);
     assert_eq!(
         ready(other.release(&a.id, &[release])).unwrap(),
         [ReleaseOutcome::Released]

@@ -33,7 +33,7 @@ fn a_release_is_announced_to_whoever_was_refused_and_on_request() {
     let [wanted, unwanted, announced] =
         ["wanted", "unwanted", "announced"].map(|name| fx.acquire(&a, name, 1, 1));
     fx.try_acquire(&b, "wanted", 1, 1);
-    let release = |lease, announce| Release { lease, announce };
+    let release = |lease, announce| Release::new(lease).announce(announce);
     let releases = [
         release(wanted, false),
         release(unwanted, false),

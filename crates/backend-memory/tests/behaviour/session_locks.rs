@@ -132,12 +132,7 @@ fn tokens_exceed_the_callers_floor_and_follow_the_clock() {
         "microseconds of the server's clock"
     );
     let floor = FencingToken(first.0 + 1_000_000);
-    let request = Acquire {
-        stream: stream("t"),
-        entry: EntryId::new(2, 0),
-        attempt: 2,
-        floor,
-    };
+    let request = Acquire::new(stream("t"), EntryId::new(2, 0), 2, floor);
     let outcome = ready(fx.locks.acquire(&a, &[request])).unwrap().remove(0);
     assert_eq!(outcome, AcquireOutcome::Acquired(FencingToken(floor.0 + 1)));
     assert!(fx.acquire(&a, "u", 3, 3).token.0 > floor.0 + 1);

@@ -288,12 +288,7 @@ fn poison_is_delivered_with_its_reason_and_quarantined_with_its_fields() {
     assert_eq!(ids(&fetched), [poison, good]);
     assert_eq!(fetched.entries[0].content, Err(MalformedReason::WrongShape));
 
-    let quarantine = [Quarantine {
-        entry: poison,
-        token: FencingToken::NONE,
-        min_failures: 0,
-        reason: "bad".into(),
-    }];
+    let quarantine = [Quarantine::new(poison, FencingToken::NONE, 0, "bad")];
     let quarantine = || {
         ready(fx.transport.quarantine(&consumer("w"), &quarantine))
             .unwrap()
@@ -321,12 +316,7 @@ fn an_owned_entry_is_not_quarantined_by_a_lower_token() {
     let entry = fx.submit(&["a"])[0];
     fx.fetch("w1", 1);
     fx.claim("w1", entry, 10);
-    let quarantine = [Quarantine {
-        entry,
-        token: FencingToken(9),
-        min_failures: 0,
-        reason: "old".into(),
-    }];
+    let quarantine = [Quarantine::new(entry, FencingToken(9), 0, "old")];
     let outcome = ready(fx.transport.quarantine(&consumer("w2"), &quarantine))
         .unwrap()
         .remove(0);

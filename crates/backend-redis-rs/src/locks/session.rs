@@ -347,12 +347,10 @@ pub(crate) fn heartbeat_reply(reply: Value) -> Result<Option<(u64, Renewal)>> {
         _ => return Err(protocol("an unknown outcome of a heartbeat")),
     }
     let shown = decode::count(decode::next(&mut rest)?)?;
-    let mut summary = Renewal {
-        on_record: Some(decode::count(decode::next(&mut rest)?)?),
-        revoked: leases(decode::next(&mut rest)?)?,
-        generation: decode::count(decode::next(&mut rest)?)?,
-        ..Renewal::default()
-    };
+    let mut summary = Renewal::default();
+    summary.on_record = Some(decode::count(decode::next(&mut rest)?)?);
+    summary.revoked = leases(decode::next(&mut rest)?)?;
+    summary.generation = decode::count(decode::next(&mut rest)?)?;
     let dead = decode::next(&mut rest)?;
     seen_around(dead, &mut rest, &mut summary)?;
     Ok(Some((shown, summary)))

@@ -81,7 +81,7 @@ pub(crate) async fn beat(backend: &Backend, session: &Session) -> Renewal {
         .unwrap()
     {
         RenewOutcome::Extended(reply) => reply,
-        RenewOutcome::SessionGone => panic!("the session is gone"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -101,10 +101,7 @@ pub(crate) async fn release_all(
 ) -> usize {
     let releases: Vec<Release> = leases
         .iter()
-        .map(|lease| Release {
-            lease: lease.clone(),
-            announce: false,
-        })
+        .map(|lease| Release::new(lease.clone()))
         .collect();
     let mut released = 0;
     for page in releases.chunks(120) {

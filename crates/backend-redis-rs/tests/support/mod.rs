@@ -91,10 +91,10 @@ pub(crate) fn consumer(identity: &str) -> ConsumerName {
 }
 
 pub(crate) fn session(identity: &str, nonce: u64, ttl_ms: u64) -> Session {
-    Session {
-        id: SessionId::new(consumer(identity), nonce),
-        ttl: Duration::from_millis(ttl_ms),
-    }
+    Session::new(
+        SessionId::new(consumer(identity), nonce),
+        Duration::from_millis(ttl_ms),
+    )
 }
 
 pub(crate) fn batch(id: u128, names: &[&str]) -> SubmitBatch {
@@ -102,15 +102,11 @@ pub(crate) fn batch(id: u128, names: &[&str]) -> SubmitBatch {
         .iter()
         .map(|name| Announcement::new(stream(name), Info::NONE))
         .collect();
-    SubmitBatch { id, announcements }
+    SubmitBatch::with_id(id, announcements)
 }
 
 pub(crate) fn fetch(identity: &str, max: usize, wait_ms: u64) -> FetchRequest {
-    FetchRequest {
-        consumer: consumer(identity),
-        max,
-        wait: Duration::from_millis(wait_ms),
-    }
+    FetchRequest::new(consumer(identity), max, Duration::from_millis(wait_ms))
 }
 
 pub(crate) fn fenced(entry: EntryId, token: u64) -> Fenced {
@@ -121,12 +117,7 @@ pub(crate) fn fenced(entry: EntryId, token: u64) -> Fenced {
 }
 
 pub(crate) fn acquire(name: &str, entry: EntryId, attempt: u64, floor: u64) -> Acquire {
-    Acquire {
-        stream: stream(name),
-        entry,
-        attempt,
-        floor: FencingToken(floor),
-    }
+    Acquire::new(stream(name), entry, attempt, FencingToken(floor))
 }
 
 pub(crate) const ALL: Scope = Scope::All {

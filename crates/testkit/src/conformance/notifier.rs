@@ -254,16 +254,9 @@ impl Harness {
     async fn deliver(&self, n: usize) -> Vec<EntryId> {
         let announce = |stream| Announcement::new(stream, Info::NONE);
         let announcements = streams("s", n).into_iter().map(announce).collect();
-        let batch = SubmitBatch {
-            id: unique(),
-            announcements,
-        };
+        let batch = SubmitBatch::with_id(unique(), announcements);
         let entries = self.backend.submitter.submit(&batch).await.expect("submit");
-        let request = FetchRequest {
-            consumer: self.consumer.clone(),
-            max: n,
-            wait: Duration::ZERO,
-        };
+        let request = FetchRequest::new(self.consumer.clone(), n, Duration::ZERO);
         self.backend.transport.fetch(&request).await.expect("fetch");
         let claims: Vec<_> = entries
             .iter()
@@ -281,12 +274,7 @@ impl Harness {
     }
 
     async fn give_up(&self, entries: &[EntryId]) {
-        let back = |entry: &EntryId| HandBackRequest {
-            entry: *entry,
-            token: TOKEN,
-            failed: None,
-            rests: false,
-        };
+        let back = |entry: &EntryId| HandBackRequest::new(*entry, TOKEN);
         let backs: Vec<_> = entries.iter().map(back).collect();
         self.backend
             .transport
@@ -302,10 +290,7 @@ impl Harness {
     }
 
     async fn session(&self, identity: &str) -> Session {
-        let session = Session {
-            id: SessionId::new(consumer(identity), nonce()),
-            ttl: TTL,
-        };
+        let session = Session::new(SessionId::new(consumer(identity), nonce()), TTL);
         if let Some(sessions) = self.backend.locks.sessions() {
             let opened = sessions.open(&session).await.expect("open");
             assert_eq!(opened, OpenOutcome::Opened);
@@ -320,12 +305,7 @@ impl Harness {
         entry: EntryId,
     ) -> AcquireOutcome {
         let attempt = unique() as u32;
-        let request = Acquire {
-            stream: stream.clone(),
-            entry,
-            attempt: attempt.into(),
-            floor: FencingToken::NONE,
-        };
+        let request = Acquire::new(stream.clone(), entry, attempt.into(), FencingToken::NONE);
         let mut outcomes = self
             .backend
             .locks
@@ -354,7 +334,7 @@ impl Harness {
     async fn release(&self, session: &Session, held: Vec<LeaseRef>, announce: bool) {
         let releases: Vec<_> = held
             .into_iter()
-            .map(|lease| Release { lease, announce })
+            .map(|lease| Release::new(lease).announce(announce))
             .collect();
         self.backend
             .locks

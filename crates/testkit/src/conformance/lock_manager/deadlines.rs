@@ -167,6 +167,7 @@ pub async fn a_late_renewal_revives_nothing(
                 );
                 assert_eq!(reply.lost, std::slice::from_ref(&held));
             }
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(t.state(&s).await, LockState::Free);

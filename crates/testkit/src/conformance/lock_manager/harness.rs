@@ -117,10 +117,7 @@ impl Harness {
         entry: EntryId,
         attempt: u64,
     ) -> AcquireOutcome {
-        let request = Acquire {
-            attempt,
-            ..request(stream, entry)
-        };
+        let request = Acquire::new(stream.clone(), entry, attempt, FencingToken::NONE);
         let outcomes = self.acquire_page(session, &[request]).await;
         outcomes.into_iter().next().expect("there is one")
     }
@@ -178,10 +175,7 @@ impl Harness {
     }
 
     pub(super) async fn release_one(&self, session: &Session, lease: &LeaseRef) -> ReleaseOutcome {
-        let release = Release {
-            lease: lease.clone(),
-            announce: false,
-        };
+        let release = Release::new(lease.clone());
         let outcomes = self
             .release(&session.id, &[release])
             .await
@@ -215,7 +209,7 @@ impl Harness {
     pub(super) async fn renewed(&self, session: &Session, leases: &[LeaseRef]) -> Renewal {
         match self.renew_with(session, leases).await {
             RenewOutcome::Extended(reply) => reply,
-            RenewOutcome::SessionGone => panic!("{} is gone", session.id),
+            other => panic!("{}: {other:?}", session.id),
         }
     }
 
@@ -250,10 +244,7 @@ impl Harness {
 
 /// A session nobody has opened.
 pub(super) fn unopened(identity: &str, ttl: Duration) -> Session {
-    Session {
-        id: SessionId::new(consumer(identity), nonce()),
-        ttl,
-    }
+    Session::new(SessionId::new(consumer(identity), nonce()), ttl)
 }
 
 /// An attempt that was not made before. Attempts grow, as a client's do.
@@ -264,12 +255,7 @@ pub(super) fn attempt() -> u64 {
 
 /// A request of an attempt of its own.
 pub(super) fn request(stream: &StreamName, entry: EntryId) -> Acquire {
-    Acquire {
-        stream: stream.clone(),
-        entry,
-        attempt: attempt(),
-        floor: FencingToken::NONE,
-    }
+    Acquire::new(stream.clone(), entry, attempt(), FencingToken::NONE)
 }
 
 pub(super) fn lease(stream: &StreamName, entry: EntryId, token: FencingToken) -> LeaseRef {

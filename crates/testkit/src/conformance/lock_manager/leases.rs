@@ -190,10 +190,7 @@ pub async fn tokens_grow_past_the_floor(runtime: Arc<dyn Runtime>, locks: Arc<dy
     t.release_one(&a, &first).await;
     // Some minutes ahead, for a server that counts microseconds.
     let floor = FencingToken(first.token.0 + 1_000_000_000);
-    let acquire = Acquire {
-        floor,
-        ..request(&s, E0)
-    };
+    let acquire = Acquire::new(s.clone(), E0, attempt(), floor);
     for _ in 0..2 {
         let outcomes = t.acquire_page(&a, std::slice::from_ref(&acquire)).await;
         let AcquireOutcome::Acquired(token) = outcomes[0] else {
@@ -216,10 +213,7 @@ pub async fn a_released_stream_is_free(runtime: Arc<dyn Runtime>, locks: Arc<dyn
     for announce in [false, true] {
         let s = stream("s");
         let held = t.hold(&a, &s).await;
-        let release = Release {
-            lease: held,
-            announce,
-        };
+        let release = Release::new(held).announce(announce);
         let outcomes = t.release(&a.id, &[release]).await.expect("release");
         assert_eq!(outcomes, [ReleaseOutcome::Released]);
         assert_eq!(t.state(&s).await, LockState::Free);
@@ -433,10 +427,7 @@ pub async fn results_are_positional(runtime: Arc<dyn Runtime>, locks: Arc<dyn Lo
             AcquireOutcome::Acquired(token) => lease(stream, E0, *token),
             _ => lease(stream, E0, FencingToken::NONE),
         })
-        .map(|lease| Release {
-            lease,
-            announce: false,
-        })
+        .map(Release::new)
         .collect();
     let outcomes = t.release(&b.id, &releases).await.expect("release");
     for (n, outcome) in outcomes.iter().enumerate() {
@@ -466,10 +457,7 @@ pub async fn large_batches_are_answered_whole(
     let releases: Vec<_> = held
         .iter()
         .step_by(2)
-        .map(|lease| Release {
-            lease: lease.clone(),
-            announce: false,
-        })
+        .map(|lease| Release::new(lease.clone()))
         .collect();
     let outcomes = t.release(&a.id, &releases).await.expect("release");
     assert_eq!(outcomes, vec![ReleaseOutcome::Released; releases.len()]);
@@ -512,10 +500,7 @@ pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc
         give_up(&t, drop_after, t.renew_with(&a, &leases)).await;
         assert!(t.renewed(&a, &leases).await.lost.is_empty());
 
-        let releases = [Release {
-            lease: held.clone(),
-            announce: true,
-        }];
+        let releases = [Release::new(held.clone()).announce(true)];
         give_up(&t, drop_after, t.release(&a.id, &releases)).await;
         t.release_one(&a, &held).await;
         t.hold(&b, &s).await;

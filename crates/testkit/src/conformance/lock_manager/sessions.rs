@@ -267,6 +267,7 @@ pub async fn a_session_that_was_taken_over_does_not_come_back(
             assert!(!t.has_session_leases(), "it came back");
             assert_eq!(reply.lost.len(), held.len());
         }
+        other => panic!("{other:?}"),
     }
     for lease in &held {
         if let LockState::Held(state) = t.state(&lease.stream).await {

@@ -85,10 +85,7 @@ pub async fn submitted_entries_arrive_in_order_as_they_were(
         Info::NONE,
     ));
 
-    let batch = SubmitBatch {
-        id: unique(),
-        announcements: announcements.clone(),
-    };
+    let batch = SubmitBatch::with_id(unique(), announcements.clone());
     let submitted = t.submit(&batch).await.expect("submit");
     assert!(
         submitted.is_sorted_by(|low, high| low < high),
@@ -126,10 +123,7 @@ pub async fn a_repeated_batch_appends_nothing(runtime: Arc<dyn Runtime>, backend
     );
     assert!(t.take(&t.a, 10).await.is_empty(), "delivered twice");
     // The id, not the contents: the same contents under another id are new.
-    let other = SubmitBatch {
-        id: unique(),
-        ..batch
-    };
+    let other = SubmitBatch::with_id(unique(), batch.announcements);
     let second = t.submit(&other).await.expect("submit under another id");
     assert_eq!(ids(&t.take(&t.a, 10).await), second);
 }
@@ -142,10 +136,7 @@ pub async fn a_batch_that_has_grown_appends_what_is_new(
     let t = Harness::new(runtime, backend).await;
     let names: Vec<StreamName> = ["one", "two", "three"].into_iter().map(stream).collect();
     let whole = batch(&names);
-    let part = |count: usize| SubmitBatch {
-        id: whole.id,
-        announcements: whole.announcements[..count].to_vec(),
-    };
+    let part = |count: usize| SubmitBatch::with_id(whole.id, whole.announcements[..count].to_vec());
     let first = t.submit(&part(1)).await.expect("submit a part");
     let all = t.submit(&whole).await.expect("submit the whole");
     assert_eq!(all.len(), 3, "one id for each");
@@ -432,12 +423,9 @@ pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, backend: B
         give_up(&t, drop_after, t.claim(&t.a, &claims)).await;
         assert_eq!(t.claim_one(&t.a, entry, 5).await, claimed(&t.a, 0));
 
-        let back = [HandBackRequest {
-            entry,
-            token: FencingToken(5),
-            failed: Some("it was bad".into()),
-            rests: true,
-        }];
+        let back = [HandBackRequest::new(entry, FencingToken(5))
+            .failed(Some("it was bad".into()))
+            .rests(true)];
         give_up(&t, drop_after, t.hand_back(&t.a, &back)).await;
         assert_eq!(
             t.hand_back_one(&t.a, entry, 5, true).await,

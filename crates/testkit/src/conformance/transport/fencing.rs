@@ -442,12 +442,7 @@ pub async fn results_are_positional(runtime: Arc<dyn Runtime>, backend: Backend)
         ]
     );
 
-    let back = |entry, token| HandBackRequest {
-        entry,
-        token: FencingToken(token),
-        failed: None,
-        rests: false,
-    };
+    let back = |entry, token| HandBackRequest::new(entry, FencingToken(token));
     let backs = [back(gone, 5), back(owned, 4), back(fresh, 1)];
     let outcomes = t.hand_back(&t.a, &backs).await.expect("hand_back");
     let not_owner = HandBackOutcome::NotOwner { seen };
@@ -460,12 +455,7 @@ pub async fn results_are_positional(runtime: Arc<dyn Runtime>, backend: Backend)
         ]
     );
 
-    let park = |entry, token| Quarantine {
-        entry,
-        token: FencingToken(token),
-        min_failures: 0,
-        reason: "any".into(),
-    };
+    let park = |entry, token| Quarantine::new(entry, FencingToken(token), 0, "any");
     let parks = [park(gone, 5), park(fresh, 2), park(owned, 4)];
     let outcomes = t.quarantine(&t.a, &parks).await.expect("quarantine");
     let not_owner = QuarantineOutcome::NotOwner { seen };

@@ -163,12 +163,9 @@ impl Harness {
         reason: Option<&str>,
         rests: bool,
     ) -> HandBackOutcome {
-        let back = HandBackRequest {
-            entry,
-            token: FencingToken(token),
-            failed: reason.map(ToOwned::to_owned),
-            rests,
-        };
+        let back = HandBackRequest::new(entry, FencingToken(token))
+            .failed(reason.map(ToOwned::to_owned))
+            .rests(rests);
         one(self.hand_back(consumer, &[back]).await.expect("hand_back"))
     }
 
@@ -179,12 +176,7 @@ impl Harness {
         token: u64,
         reason: &str,
     ) -> QuarantineOutcome {
-        let quarantine = Quarantine {
-            entry,
-            token: FencingToken(token),
-            min_failures: 0,
-            reason: reason.into(),
-        };
+        let quarantine = Quarantine::new(entry, FencingToken(token), 0, reason);
         one(self
             .quarantine(consumer, &[quarantine])
             .await
@@ -304,18 +296,11 @@ impl Harness {
 
 pub(super) fn batch(streams: &[StreamName]) -> SubmitBatch {
     let announce = |stream: &StreamName| Announcement::new(stream.clone(), Info::NONE);
-    SubmitBatch {
-        id: unique(),
-        announcements: streams.iter().map(announce).collect(),
-    }
+    SubmitBatch::with_id(unique(), streams.iter().map(announce).collect())
 }
 
 pub(super) fn request(consumer: &ConsumerName, max: usize, wait: Duration) -> FetchRequest {
-    FetchRequest {
-        consumer: consumer.clone(),
-        max,
-        wait,
-    }
+    FetchRequest::new(consumer.clone(), max, wait)
 }
 
 pub(super) fn fenced(entry: EntryId, token: u64) -> Fenced {

@@ -20,10 +20,7 @@ pub async fn quarantine_keeps_the_payload_and_the_reason(
     let t = Harness::new(runtime, backend).await;
     let info = Info::from_json(r#"{"keep":"mé"}"#).expect("valid info");
     let announcement = Announcement::new(stream("poison"), info);
-    let batch = SubmitBatch {
-        id: unique(),
-        announcements: vec![announcement.clone()],
-    };
+    let batch = SubmitBatch::with_id(unique(), vec![announcement.clone()]);
     let entry = t.submit(&batch).await.expect("submit")[0];
     t.take(&t.a, 1).await;
     assert!(t.quarantined().await.is_empty());
@@ -71,11 +68,13 @@ pub async fn who_has_failed_less_often_by_now_is_not_quarantined(
     t.claim_one(&t.b, entry, 6).await;
     assert_eq!(t.failures_at_claim(&t.a, entry, 7).await.count, 2);
     t.give_up(&t.b, entry, 6, None, false).await;
-    let park = |min_failures, token| Quarantine {
-        entry,
-        token: FencingToken(token),
-        min_failures,
-        reason: "it failed too often".into(),
+    let park = |min_failures, token| {
+        Quarantine::new(
+            entry,
+            FencingToken(token),
+            min_failures,
+            "it failed too often",
+        )
     };
     let outcomes = [
         (park(2, 7), QuarantineOutcome::FewerFailures),
@@ -157,10 +156,7 @@ pub async fn a_released_entry_is_delivered_again_as_it_was(
     let t = Harness::new(runtime, backend).await;
     let info = Info::from_json(r#"{"keep":"mé, 1:x,"}"#).expect("valid info");
     let announcement = Announcement::new(stream("mended"), info);
-    let batch = SubmitBatch {
-        id: unique(),
-        announcements: vec![announcement.clone()],
-    };
+    let batch = SubmitBatch::with_id(unique(), vec![announcement.clone()]);
     let entry = t.submit(&batch).await.expect("submit")[0];
     t.take(&t.a, 1).await;
     t.claim_one(&t.a, entry, 5).await;
@@ -282,12 +278,7 @@ pub async fn a_whole_quarantine_is_released_in_order(runtime: Arc<dyn Runtime>, 
     t.take(&t.a, 350).await;
     let parked: Vec<Quarantine> = submitted
         .iter()
-        .map(|entry| Quarantine {
-            entry: *entry,
-            token: FencingToken::NONE,
-            min_failures: 0,
-            reason: "any".into(),
-        })
+        .map(|entry| Quarantine::new(*entry, FencingToken::NONE, 0, "any"))
         .collect();
     t.quarantine(&t.a, &parked).await.expect("quarantine");
     let released: Vec<EntryId> = t

@@ -275,6 +275,7 @@ impl Transport for SimBackend {
             consumer,
             max,
             wait,
+            ..
         } = request.clone();
         let backend = self.clone();
         self.on_the_network("fetch", async move {

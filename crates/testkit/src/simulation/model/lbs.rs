@@ -515,6 +515,7 @@ impl Lbs {
             token,
             ref failed,
             rests,
+            ..
         } in entries
         {
             outcomes.push(match self.admit(Fenced { entry, token }) {

@@ -521,7 +521,10 @@ impl Locks {
     ) -> Vec<ReleaseOutcome> {
         let mut freed = Vec::new();
         let mut outcomes = Vec::with_capacity(releases.len());
-        for Release { lease, announce } in releases {
+        for Release {
+            lease, announce, ..
+        } in releases
+        {
             let released = match self.scheme {
                 LockScheme::Session => self.take_off_record(session, lease),
                 LockScheme::PerStream => {
