@@ -200,7 +200,7 @@ fn main() -> std::io::Result<()> {
             "leases",
             "assign+complete",
             "hint",
-            "beat",
+            "heartbeat",
             "reference",
         ],
     );
@@ -244,10 +244,10 @@ fn run(scheme: LockScheme, size: u64, rounds: u64) -> [u64; 4] {
         }
         bench.run();
     });
-    // A beat is linear in the leases at worst: per lease it must stay small.
-    let beats = 10;
-    let beat = bench.measure(|bench| {
-        for _ in 0..beats {
+    // A heartbeat is linear in the leases at worst: per lease it must stay small.
+    let heartbeats = 10;
+    let heartbeat = bench.measure(|bench| {
+        for _ in 0..heartbeats {
             bench.now = bench.now + Settings::default().heartbeat_interval();
             let start = Instant::now();
             let now = bench.now;
@@ -257,7 +257,7 @@ fn run(scheme: LockScheme, size: u64, rounds: u64) -> [u64; 4] {
             bench.run();
         }
     });
-    [assign, hint, beat, reference(size, rounds)]
+    [assign, hint, heartbeat, reference(size, rounds)]
 }
 
 fn reference(size: u64, rounds: u64) -> u64 {

@@ -219,7 +219,7 @@ fn measure(cell: Cell, signal: Signal) -> (Vec<Duration>, usize, [String; 2]) {
             });
             clients.push(client);
         }
-        // Until each has beaten and knows of the others.
+        // Until each has sent a heartbeat and knows of the others.
         tokio::time::sleep(cell.ttl).await;
 
         let killed = Instant::now();

@@ -39,7 +39,7 @@ struct Shared {
     failed_claims: AtomicU64,
 }
 
-/// A stream that is held; its heart beats until it is completed.
+/// A stream that is held; it is renewed until it is completed.
 #[derive(Debug)]
 pub struct WireLease {
     entry: String,
@@ -165,7 +165,7 @@ impl WireConsumer {
             shared.failed_claims.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let heart = tokio::spawn(beat(self.shared.clone(), lock.clone())).abort_handle();
+        let heart = tokio::spawn(renew(self.shared.clone(), lock.clone())).abort_handle();
         let at = Instant::now();
         // Nobody listens any more when the benchmark is over.
         let _ = shared.added.send(WireLease {
@@ -193,7 +193,7 @@ impl WireConsumer {
     }
 }
 
-async fn beat(shared: Arc<Shared>, lock: String) {
+async fn renew(shared: Arc<Shared>, lock: String) {
     let mut connection = shared.connection.clone();
     loop {
         tokio::time::sleep(shared.ttl / 2).await;

@@ -45,7 +45,7 @@ impl Service {
     pub(crate) fn step<R>(&self, step: impl FnOnce(&mut State, Timestamp) -> R) -> R {
         let (result, woken) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            // Read under the mutex: with a time read before it, a beat that had
+            // Read under the mutex: with a time read before it, a heartbeat that had
             // to wait for the mutex could revive a session found dead meanwhile.
             let now = self.runtime.now();
             let result = step(&mut state, now);

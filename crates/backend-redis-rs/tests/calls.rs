@@ -19,7 +19,7 @@ use support::*;
 const TTL: u64 = 60_000;
 /// Items per script call, at most.
 const PAGE: usize = 128;
-/// Locks per call of those that only read or extend: beats and inspections.
+/// Locks per call of those that only read or extend: heartbeats and inspections.
 const LOCK_PAGE: usize = 250;
 /// Items per script call that moves entries with their payload, into quarantine or out.
 const QUARANTINE_PAGE: usize = 64;
@@ -431,7 +431,7 @@ fn no_call_of_per_stream_locks_does_more_than_a_page() {
             .await
             .unwrap();
         assert!(matches!(outcome, RenewOutcome::Extended(reply) if reply.lost.is_empty()));
-        service.watch.expect("beat", MANY, LOCK_PAGE);
+        service.watch.expect("heartbeat", MANY, LOCK_PAGE);
         let ids: Vec<LockId> = leases.iter().map(lock_of).collect();
         locks.inspect(&ids).await.unwrap();
         service.watch.expect("inspect", MANY, LOCK_PAGE);
@@ -483,7 +483,7 @@ fn no_call_of_session_leases_does_more_than_a_page() {
         );
         service.watch.expect("refused acquire", MANY, PAGE);
 
-        // A beat with marks tells of a part of them, and the next of the others.
+        // A heartbeat with marks tells of a part of them, and the next of the others.
         assert_eq!(
             locks.sessions().unwrap().revoke(&names).await.unwrap(),
             vec![true; MANY]
@@ -497,7 +497,7 @@ fn no_call_of_session_leases_does_more_than_a_page() {
             panic!("the session is gone");
         };
         assert!((1..=PAGE + LOCK_PAGE).contains(&reply.revoked.len()));
-        service.watch.expect("beat with marks", 1, PAGE);
+        service.watch.expect("heartbeat with marks", 1, PAGE);
         // So it does if nothing of what is marked is held any more.
         server.run::<()>(&["DEL", "{orders-input}:owners"]);
         service.watch.calls();
@@ -505,7 +505,7 @@ fn no_call_of_session_leases_does_more_than_a_page() {
             .renew(&Renew::new(service.me.clone(), []))
             .await
             .unwrap();
-        service.watch.expect("beat with stale marks", 1, PAGE);
+        service.watch.expect("heartbeat with stale marks", 1, PAGE);
     });
 }
 
@@ -629,7 +629,7 @@ fn no_call_over_all_sessions_is_long() {
             panic!("the session is gone");
         };
         assert_eq!(reply.members as usize, MANY);
-        service.watch.expect("beat after a restart", 1, PAGE);
+        service.watch.expect("heartbeat after a restart", 1, PAGE);
 
         for who in others.iter().chain([&service.me]) {
             locks.sessions().unwrap().close(&who.id).await.unwrap();

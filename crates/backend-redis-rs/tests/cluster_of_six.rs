@@ -216,8 +216,11 @@ fn a_failover_by_agreement_and_a_slot_that_moves_cost_no_call_its_answer() {
                     .await;
                 longest = longest.max(began.elapsed());
                 submit.unwrap_or_else(|err| panic!("submit {number}: {err}"));
-                let beat = backend.locks.renew(&Renew::new(session.clone(), [])).await;
-                assert!(matches!(beat, Ok(RenewOutcome::Extended(_))), "{beat:?}");
+                let heartbeat = backend.locks.renew(&Renew::new(session.clone(), [])).await;
+                assert!(
+                    matches!(heartbeat, Ok(RenewOutcome::Extended(_))),
+                    "{heartbeat:?}"
+                );
             }
             longest
         };
@@ -273,7 +276,7 @@ fn a_key_that_no_script_declares_is_never_missed_in_the_middle_of_one() {
         let other_session = support::session("b", 2, TTL);
         for (what, err) in [
             (
-                "beat",
+                "heartbeat",
                 backend
                     .locks
                     .renew(&Renew::new(session.clone(), []))

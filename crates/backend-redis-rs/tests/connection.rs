@@ -468,7 +468,7 @@ fn a_vanished_peer_is_doubted_however_short_its_callers_wait() {
         let backend = orders_at(&path.url());
         backend.transport.prepare().await.unwrap();
         path.silence_open();
-        // With a TTL of 200 ms a beat waits for 50 ms.
+        // With a TTL of 200 ms a heartbeat waits for 50 ms.
         let mut answers = 0;
         for _ in 0..10 {
             let answer = impatient(50, backend.transport.prepare()).await;

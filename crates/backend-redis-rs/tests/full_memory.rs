@@ -78,13 +78,13 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
                 LockScheme::Session => &[],
                 LockScheme::PerStream => &leases,
             };
-            let beat = locks
+            let heartbeat = locks
                 .renew(
                     &Renew::new(a.clone(), named.to_vec()).want_sweep(Some(Duration::from_secs(1))),
                 )
                 .await;
-            let Ok(RenewOutcome::Extended(reply)) = beat else {
-                panic!("{beat:?}")
+            let Ok(RenewOutcome::Extended(reply)) = heartbeat else {
+                panic!("{heartbeat:?}")
             };
             assert!(reply.lost.is_empty() && reply.sweep, "{reply:?}");
             // Whoever is refused is put down to be told.

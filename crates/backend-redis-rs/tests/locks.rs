@@ -55,7 +55,7 @@ fn held_by(outcome: &AcquireOutcome) -> &Holder {
     }
 }
 
-async fn beat(backend: &Backend, session: &Session, leases: &[LeaseRef]) -> Renewal {
+async fn heartbeat(backend: &Backend, session: &Session, leases: &[LeaseRef]) -> Renewal {
     match backend
         .locks
         .renew(&Renew::new(session.clone(), leases.to_vec()))
@@ -157,11 +157,13 @@ fn a_repeated_acquire_yields_its_token_and_a_later_one_a_new_one() {
             "a late release"
         );
         assert_eq!(
-            beat(&backend, &a, std::slice::from_ref(&first)).await.lost,
+            heartbeat(&backend, &a, std::slice::from_ref(&first))
+                .await
+                .lost,
             [first]
         );
         assert!(
-            beat(&backend, &a, std::slice::from_ref(&later))
+            heartbeat(&backend, &a, std::slice::from_ref(&later))
                 .await
                 .lost
                 .is_empty()
@@ -310,7 +312,7 @@ fn a_foreign_lock_is_held_until_it_expires() {
 }
 
 #[test]
-fn a_lease_without_either_key_is_lost_and_not_taken_back_by_a_beat() {
+fn a_lease_without_either_key_is_lost_and_not_taken_back_by_a_heartbeat() {
     on_both(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
@@ -322,7 +324,7 @@ fn a_lease_without_either_key_is_lost_and_not_taken_back_by_a_beat() {
         server.run::<()>(&["DEL", &wire_key("no wire", E1)]);
         server.run::<()>(&["DEL", "{orders-input}:lock:no stream"]);
         server.run::<()>(&["SET", &wire_key("stolen", E1), "redis-consumer-go"]);
-        assert_eq!(beat(&backend, &a, &leases).await.lost, leases[1..]);
+        assert_eq!(heartbeat(&backend, &a, &leases).await.lost, leases[1..]);
         assert!(!server.run::<bool>(&["EXISTS", &wire_key("no wire", E1)]));
         // What is left of it is in nobody's way but others'.
         let again = acquired(&backend, &a, acquire("no stream", E1, 2, 0)).await;
@@ -340,7 +342,7 @@ fn a_lease_without_either_key_is_lost_and_not_taken_back_by_a_beat() {
 }
 
 #[test]
-fn a_beat_extends_both_keys_and_the_session() {
+fn a_heartbeat_extends_both_keys_and_the_session() {
     on_both(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
@@ -348,7 +350,7 @@ fn a_beat_extends_both_keys_and_the_session() {
         let lease = acquired(&backend, &a, acquire("s", E1, 1, 0)).await;
         let longer = Session::new(a.id.clone(), Duration::from_millis(2 * TTL));
         assert!(
-            beat(&backend, &longer, std::slice::from_ref(&lease))
+            heartbeat(&backend, &longer, std::slice::from_ref(&lease))
                 .await
                 .lost
                 .is_empty()
@@ -416,7 +418,10 @@ fn a_passed_deadline_is_final() {
             assert!(locks.sessions().unwrap().remove(&a.id).await.unwrap());
             locks.sessions().unwrap().close(&a.id).await.unwrap();
         }
-        assert!(beat(&backend, &b, &[]).await.dead.is_empty(), "removed");
+        assert!(
+            heartbeat(&backend, &b, &[]).await.dead.is_empty(),
+            "removed"
+        );
         assert!(
             !locks.sessions().unwrap().remove(&b.id).await.unwrap(),
             "the living are not removed"
@@ -425,19 +430,19 @@ fn a_passed_deadline_is_final() {
 }
 
 #[test]
-fn a_beat_tells_of_the_dead_the_next_deadline_the_members_and_the_turn() {
+fn a_heartbeat_tells_of_the_dead_the_next_deadline_the_members_and_the_turn() {
     on_both(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         let a = opened(&backend, "a", TTL).await;
-        let reply = beat(&backend, &a, &[]).await;
+        let reply = heartbeat(&backend, &a, &[]).await;
         assert_eq!(
             (reply.next_deadline, reply.members, reply.sweep),
             (None, 1, false)
         );
         let b = opened(&backend, "b", 30_000).await;
         let c = opened(&backend, "c", 40_000).await;
-        let reply = beat(&backend, &a, &[]).await;
+        let reply = heartbeat(&backend, &a, &[]).await;
         let next = reply.next_deadline.unwrap().as_millis();
         assert!((25_000..=30_000).contains(&next), "{next}");
         assert_eq!(
@@ -458,7 +463,7 @@ fn a_beat_tells_of_the_dead_the_next_deadline_the_members_and_the_turn() {
             .close(&b.id)
             .await
             .unwrap();
-        let reply = beat(&backend, &a, &[]).await;
+        let reply = heartbeat(&backend, &a, &[]).await;
         assert_eq!((reply.dead, reply.members), (vec![b.id.clone()], 2));
         let over = backend
             .locks
@@ -488,7 +493,7 @@ fn a_beat_tells_of_the_dead_the_next_deadline_the_members_and_the_turn() {
             "one turn in that time"
         );
         assert!(
-            !beat(&backend, &a, &[]).await.sweep,
+            !heartbeat(&backend, &a, &[]).await.sweep,
             "nobody gets it unasked"
         );
         server.run::<()>(&["DEL", "{orders-input}:sweep"]);
@@ -542,7 +547,7 @@ fn a_close_before_its_late_open_wins() {
 }
 
 #[test]
-fn ten_thousand_leases_are_beaten_and_just_the_lost_ones_named() {
+fn ten_thousand_leases_are_renewed_and_just_the_lost_ones_named() {
     on_tokio(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
@@ -567,7 +572,7 @@ fn ten_thousand_leases_are_beaten_and_just_the_lost_ones_named() {
             server.run::<()>(&["DEL", &wire_key(&format!("s{lost}"), E1)]);
         }
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
-        let reply = beat(&backend, &a, &leases).await;
+        let reply = heartbeat(&backend, &a, &leases).await;
         let lost: Vec<_> = reply
             .lost
             .iter()
@@ -592,7 +597,7 @@ fn ten_thousand_leases_are_beaten_and_just_the_lost_ones_named() {
             .unwrap()
             .parse()
             .unwrap();
-        println!("beat of 250 leases: {usec} µs of the server's time");
+        println!("heartbeat of 250 leases: {usec} µs of the server's time");
         let releases: Vec<Release> = leases.into_iter().map(Release::new).collect();
         let outcomes = backend.locks.release(&a.id, &releases).await.unwrap();
         assert!(

@@ -26,7 +26,7 @@ fn owners_that_vanish_hold_acquiring_back_until_all_have_heard_of_it() {
             opened(&backend, "b", TTL / 2).await,
         );
         acquired(&backend, &a, "s").await;
-        let before = beat(&backend, &a).await;
+        let before = heartbeat(&backend, &a).await;
         delete(&server, "owners");
         // Whoever would be the first to put something there again does not.
         for _ in 0..2 {
@@ -36,7 +36,7 @@ fn owners_that_vanish_hold_acquiring_back_until_all_have_heard_of_it() {
             };
             assert!(retry_in.as_millis() as u64 > TTL / 2, "{retry_in:?}");
         }
-        let after = beat(&backend, &a).await;
+        let after = heartbeat(&backend, &a).await;
         assert_ne!(after.generation, before.generation);
         assert_eq!(after.on_record, Some(0));
         assert!(
@@ -50,7 +50,7 @@ fn owners_that_vanish_hold_acquiring_back_until_all_have_heard_of_it() {
                 .is_empty()
         );
         assert_eq!(
-            beat(&backend, &a).await.generation,
+            heartbeat(&backend, &a).await.generation,
             after.generation,
             "once"
         );
@@ -75,15 +75,15 @@ fn fencing_records_that_vanish_show_in_the_generation() {
             backend.transport.claim(&a.id.consumer, &own).await.unwrap();
         };
         claim(0).await;
-        let before = beat(&backend, &a).await.generation;
+        let before = heartbeat(&backend, &a).await.generation;
         claim(1).await;
-        assert_eq!(beat(&backend, &a).await.generation, before);
+        assert_eq!(heartbeat(&backend, &a).await.generation, before);
         delete(&server, "tokens");
         // Somebody has put a part there again.
         claim(1).await;
-        let after = beat(&backend, &a).await.generation;
+        let after = heartbeat(&backend, &a).await.generation;
         assert_ne!(after, before);
-        assert_eq!(beat(&backend, &a).await.generation, after, "once");
+        assert_eq!(heartbeat(&backend, &a).await.generation, after, "once");
         // Nothing has to wait for it.
         acquired(&backend, &a, "new").await;
     });
@@ -104,7 +104,7 @@ fn a_service_whose_scheme_vanished_refuses_the_others_all_the_same() {
             let (new, old) = (sessions(&server).await, backend(&server, "orders").await);
             new.transport.prepare().await.unwrap();
             let a = opened(&new, "a", TTL).await;
-            beat(&new, &a).await;
+            heartbeat(&new, &a).await;
             delete(&server, "scheme");
             if let Some(name) = other_key_gone {
                 delete(&server, name);

@@ -36,18 +36,18 @@ fn who_may_not_ask_for_the_run_id_changes_nothing_for_those_who_may() {
         acquired(&blind, &b, "first").await;
         let a = opened(&seeing, "a", TTL).await;
         acquired(&seeing, &a, "s").await;
-        let generation = beat(&seeing, &a).await.generation;
+        let generation = heartbeat(&seeing, &a).await.generation;
         for n in 0..3 {
             acquired(&blind, &b, &format!("b{n}")).await;
-            assert_eq!(beat(&blind, &b).await.generation, generation);
+            assert_eq!(heartbeat(&blind, &b).await.generation, generation);
             acquired(&seeing, &a, &format!("a{n}")).await;
-            assert_eq!(beat(&seeing, &a).await.generation, generation);
+            assert_eq!(heartbeat(&seeing, &a).await.generation, generation);
         }
         let grace_until: String = server.run(&["HGET", SERVER, "calm"]);
         assert_eq!(grace_until, "0");
         // A restart is seen all the same, and holds both back.
         server.run::<()>(&["HSET", SERVER, "run", "0123456789abcdef"]);
-        assert_ne!(beat(&seeing, &a).await.generation, generation);
+        assert_ne!(heartbeat(&seeing, &a).await.generation, generation);
         for (backend, session) in [(&blind, &b), (&seeing, &a)] {
             let outcome = try_acquire(backend, session, acquire("new", E1, 1, 0)).await;
             assert!(
@@ -67,7 +67,7 @@ fn a_run_id_that_keeps_coming_back_is_no_restart() {
         let a = opened(&backend, "a", SHORT).await;
         let keep = async || {
             let outcome = try_acquire(&backend, &a, acquire("s", E1, 1, 0)).await;
-            beat(&backend, &a).await;
+            heartbeat(&backend, &a).await;
             outcome
         };
         // To the script each call looks as if another process answered.
@@ -88,7 +88,7 @@ fn a_run_id_that_keeps_coming_back_is_no_restart() {
         let dead = opened(&backend, "dead", SHORT).await;
         loop {
             flip();
-            if beat(&backend, &a).await.dead.contains(&dead.id) {
+            if heartbeat(&backend, &a).await.dead.contains(&dead.id) {
                 break;
             }
             assert!(Instant::now() < deadline, "the dead one lives");
@@ -110,20 +110,20 @@ fn a_run_id_that_stays_does_not_keep_run_ids_from_being_believed_again() {
         let until = now + 60_000;
         let remember = ["run", "0123456789abcdef", "several", &until.to_string()];
         server.run::<()>(&[&["HSET", SERVER], &remember[..]].concat());
-        beat(&backend, &a).await;
+        heartbeat(&backend, &a).await;
         let prolonged = several();
         for _ in 0..5 {
-            beat(&backend, &a).await;
+            heartbeat(&backend, &a).await;
             assert_eq!(several(), prolonged, "only another id prolongs it");
         }
         // The minute is over: it is adopted, and from then on another id is a restart again.
         let run = || server.run::<String>(&["HGET", SERVER, "run"]);
         let grace_until = || server.run::<u64>(&["HGET", SERVER, "calm"]);
         server.run::<()>(&["HSET", SERVER, "several", "1", "calm", "0"]);
-        beat(&backend, &a).await;
+        heartbeat(&backend, &a).await;
         assert_ne!(run(), "0123456789abcdef", "the id that stayed is adopted");
         server.run::<()>(&["HSET", SERVER, "run", "fedcba9876543210", "calm", "0"]);
-        beat(&backend, &a).await;
+        heartbeat(&backend, &a).await;
         assert!(grace_until() > now, "the restart is noticed");
     });
 }

@@ -54,7 +54,7 @@ fn plain_page(server: &RedisServer) -> f64 {
 const PAGE: f64 = 10.0;
 
 #[test]
-fn a_beat_is_one_call_that_costs_the_same_whatever_is_held() {
+fn a_heartbeat_is_one_call_that_costs_the_same_whatever_is_held() {
     on_tokio(|| async {
         let server = RedisServer::start();
         let backend = sessions(&server).await;
@@ -69,12 +69,12 @@ fn a_beat_is_one_call_that_costs_the_same_whatever_is_held() {
         // The server has to be given each script once, which would count as calls.
         let warm_up = all_acquired(&backend, &a, 1).await;
         assert_eq!(release_all(&backend, &a, &warm_up).await, 1);
-        beat(&backend, &a).await;
+        heartbeat(&backend, &a).await;
         let plain = plain_page(&server);
         for _ in 0..50 {
-            beat(&backend, &a).await;
+            heartbeat(&backend, &a).await;
         }
-        let (_, empty) = cost_of("beat with nothing held", 50);
+        let (_, empty) = cost_of("heartbeat with nothing held", 50);
 
         let mut leases = all_acquired(&backend, &a, 100_000).await;
         let (count, usec) = cost_of("acquire of 100,000", 100_000);
@@ -82,10 +82,10 @@ fn a_beat_is_one_call_that_costs_the_same_whatever_is_held() {
         assert!(usec < plain * PAGE, "{usec} µs, {plain} µs plain");
 
         for _ in 0..50 {
-            assert_eq!(beat(&backend, &a).await.on_record, Some(100_000));
+            assert_eq!(heartbeat(&backend, &a).await.on_record, Some(100_000));
         }
-        let (count, full) = cost_of("beat with 100,000 held", 50);
-        assert_eq!(count, 50, "one call per beat");
+        let (count, full) = cost_of("heartbeat with 100,000 held", 50);
+        assert_eq!(count, 50, "one call per heartbeat");
         // Ten times as much would still be a wonder next to 100,000 renewals.
         assert!(full < empty * 10.0 + 100.0, "{full} µs, {empty} µs empty");
 
@@ -143,7 +143,7 @@ fn a_beat_is_one_call_that_costs_the_same_whatever_is_held() {
         assert_eq!(release_all(&backend, &b, &leases).await, 100_000);
         let (_, usec) = cost_of("release of 100,000", 100_000);
         assert!(usec < plain * PAGE, "{usec} µs, {plain} µs plain");
-        assert_eq!(beat(&backend, &b).await.on_record, Some(0));
+        assert_eq!(heartbeat(&backend, &b).await.on_record, Some(0));
         let keys: Vec<String> = server.run(&["KEYS", "*:leases:*"]);
         assert!(keys.is_empty(), "{keys:?}");
         let left: u64 = server.run(&["HLEN", "{orders-input}:owners"]);
@@ -189,7 +189,7 @@ fn every_key_is_in_the_services_slot_and_none_tells_of_its_expiry() {
 }
 
 #[test]
-fn neither_a_late_beat_nor_a_late_open_revives_even_if_the_clock_goes_back() {
+fn neither_a_late_heartbeat_nor_a_late_open_revives_even_if_the_clock_goes_back() {
     on_both(|| async {
         let server = RedisServer::start();
         let backend = sessions(&server).await;
@@ -204,7 +204,7 @@ fn neither_a_late_beat_nor_a_late_open_revives_even_if_the_clock_goes_back() {
         assert!(is_gone(&backend, &a).await);
         // Acquired in the ordinary way: the record moves, and the death is final.
         let mine = acquired(&backend, &b, "s1").await;
-        assert_eq!(beat(&backend, &b).await.on_record, Some(1));
+        assert_eq!(heartbeat(&backend, &b).await.on_record, Some(1));
         let deadline: String =
             server.run(&["ZSCORE", "{orders-input}:sessions", &a.id.to_string()]);
         assert_eq!(deadline, "0", "before every clock");
@@ -225,7 +225,7 @@ fn neither_a_late_beat_nor_a_late_open_revives_even_if_the_clock_goes_back() {
                     .unwrap()
             );
         }
-        assert_eq!(beat(&backend, &b).await.on_record, Some(2));
+        assert_eq!(heartbeat(&backend, &b).await.on_record, Some(2));
     });
 }
 
@@ -268,7 +268,7 @@ fn a_reply_that_was_lost_is_found_on_record_and_let_go() {
         // Executed by the server, but its caller has never learned of it.
         let lost = acquired(&backend, &a, "lost").await;
         let known = acquired(&backend, &a, "known").await;
-        assert_eq!(beat(&backend, &a).await.on_record, Some(2));
+        assert_eq!(heartbeat(&backend, &a).await.on_record, Some(2));
         let record = backend
             .locks
             .sessions()
@@ -311,14 +311,14 @@ fn marks_come_in_pages_until_released_and_go_with_their_lease() {
             .await
             .unwrap();
         assert!(marked.iter().all(|marked| *marked));
-        assert!(!beat(&backend, &a).await.revoked.is_empty());
+        assert!(!heartbeat(&backend, &a).await.revoked.is_empty());
         // A newer lease of the same data stream is not meant.
         let newer = try_acquire(&backend, &a, acquire("call-000000", E1, 2, 0)).await;
         assert!(matches!(newer, AcquireOutcome::Acquired(_)));
         let mut given_up = 0;
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
         loop {
-            let revoked = beat(&backend, &a).await.revoked;
+            let revoked = heartbeat(&backend, &a).await.revoked;
             if revoked.is_empty() {
                 break;
             }
@@ -328,9 +328,9 @@ fn marks_come_in_pages_until_released_and_go_with_their_lease() {
             given_up += released;
         }
         let (_, usec) = calls(&server);
-        println!("beats and releases of marked pages: {usec:.0} µs each");
+        println!("heartbeats and releases of marked pages: {usec:.0} µs each");
         assert_eq!(given_up, 999);
-        assert_eq!(beat(&backend, &a).await.on_record, Some(1));
+        assert_eq!(heartbeat(&backend, &a).await.on_record, Some(1));
         let keys: Vec<String> = server.run(&["KEYS", "*:marks"]);
         assert!(keys.is_empty(), "{keys:?}");
     });
@@ -403,7 +403,7 @@ fn a_group_without_a_record_belongs_to_the_wire_format() {
 }
 
 #[test]
-fn after_a_restart_live_owners_beat_first() {
+fn after_a_restart_live_owners_renew_first() {
     on_both(|| async {
         let mut server = keeping_all();
         let backend = sessions(&server).await;
@@ -422,8 +422,8 @@ fn after_a_restart_live_owners_beat_first() {
             .close(&dead.id)
             .await
             .unwrap();
-        beat(&backend, &a).await;
-        // As if the server had been away for longer than the TTL: nobody could beat.
+        heartbeat(&backend, &a).await;
+        // As if the server had been away for longer than the TTL: nobody could renew.
         for who in [&a, &b] {
             let name = who.id.to_string();
             let score: u64 = server.run(&["ZSCORE", "{orders-input}:sessions", &name]);
@@ -468,7 +468,7 @@ fn after_a_restart_live_owners_beat_first() {
             .unwrap();
         assert!(matches!(taken, TakeOverOutcome::Alive { .. }), "{taken:?}");
         // The live ones go on, with what they have; the dead one stays dead.
-        let reply = beat(&backend, &a).await;
+        let reply = heartbeat(&backend, &a).await;
         assert_eq!(reply.on_record, Some(1));
         assert!(is_gone(&backend, &dead).await);
         let again = try_acquire(&backend, &a, acquire("held", E1, 1, 0)).await;
@@ -477,8 +477,8 @@ fn after_a_restart_live_owners_beat_first() {
 
         // For a TTL, then everything is as always.
         let taken = loop {
-            beat(&backend, &a).await;
-            beat(&backend, &b).await;
+            heartbeat(&backend, &a).await;
+            heartbeat(&backend, &b).await;
             match backend
                 .locks
                 .sessions()
@@ -505,8 +505,8 @@ fn each_restart_has_its_own_generation_though_its_last_writes_are_lost() {
         let mut server = keeping_all();
         let backend = sessions(&server).await;
         let a = opened(&backend, "a", TTL).await;
-        let mut seen = vec![beat(&backend, &a).await.generation];
-        assert_eq!(beat(&backend, &a).await.generation, seen[0]);
+        let mut seen = vec![heartbeat(&backend, &a).await.generation];
+        assert_eq!(heartbeat(&backend, &a).await.generation, seen[0]);
         for _ in 0..3 {
             // What is known of the server is what it was before the last restart.
             let fields = ["run", "last", "calm"];
@@ -522,9 +522,13 @@ fn each_restart_has_its_own_generation_though_its_last_writes_are_lost() {
                 .await
                 .is_err()
             {}
-            let generation = beat(&backend, &a).await.generation;
+            let generation = heartbeat(&backend, &a).await.generation;
             assert!(!seen.contains(&generation), "{generation} again");
-            assert_eq!(beat(&backend, &a).await.generation, generation, "stays");
+            assert_eq!(
+                heartbeat(&backend, &a).await.generation,
+                generation,
+                "stays"
+            );
             seen.push(generation);
             for (field, value) in known {
                 server.run::<()>(&["HSET", "{orders-input}:server", field, &value]);
@@ -541,7 +545,7 @@ fn a_lease_that_a_restart_lost_shows_in_the_generation_though_the_number_fits() 
         let backend = sessions(&server).await;
         let a = opened(&backend, "a", TTL).await;
         acquired(&backend, &a, "s").await;
-        let before = beat(&backend, &a).await;
+        let before = heartbeat(&backend, &a).await;
         let name = a.id.to_string();
         // As if the last write had been another acquire, left behind, and not this one.
         acquired(&backend, &a, "unknown").await;
@@ -637,7 +641,7 @@ impl Behind<'_> {
 }
 
 #[test]
-fn when_the_servers_clock_leaps_live_owners_beat_first() {
+fn when_the_servers_clock_leaps_live_owners_renew_first() {
     const HEARTBEAT: &str = concat!(
         include_str!("../src/scripts/lib/base.lua"),
         include_str!("../src/scripts/lib/locks.lua"),
@@ -667,11 +671,11 @@ fn when_the_servers_clock_leaps_live_owners_beat_first() {
             keys: &["sweep", "tokens", "scheme"],
             arguments: &["0"],
         };
-        let generation = beat(&backend, &a).await.generation;
+        let generation = heartbeat(&backend, &a).await.generation;
         leap("seen by one who knows the time");
         let reply = called.by(&server, &b, 10_000);
         assert!(!reply.contains("gone"), "{reply}");
-        let reply = beat(&backend, &a).await;
+        let reply = heartbeat(&backend, &a).await;
         assert_eq!(reply.on_record, Some(1));
         assert_ne!(reply.generation, generation);
         let outcome = try_acquire(&backend, &b, acquire("s", E1, 1, 0)).await;
@@ -686,7 +690,7 @@ fn when_the_servers_clock_leaps_live_owners_beat_first() {
 }
 
 #[test]
-fn forty_who_die_at_once_are_all_told_of_by_one_beat() {
+fn forty_who_die_at_once_are_all_told_of_by_one_heartbeat() {
     on_both(|| async {
         for scheme in [LockScheme::Session, LockScheme::PerStream] {
             let server = RedisServer::start();
@@ -702,7 +706,7 @@ fn forty_who_die_at_once_are_all_told_of_by_one_beat() {
                     .await
                     .unwrap();
             }
-            assert_eq!(beat(&backend, &a).await.dead.len(), 40, "{scheme:?}");
+            assert_eq!(heartbeat(&backend, &a).await.dead.len(), 40, "{scheme:?}");
         }
     });
 }
@@ -750,7 +754,7 @@ fn without_the_right_to_ask_for_the_run_id_all_but_that_works() {
         let backend = sessions(&server).await;
         let a = opened(&backend, "a", TTL).await;
         let lease = acquired(&backend, &a, "s").await;
-        assert_eq!(beat(&backend, &a).await.on_record, Some(1));
+        assert_eq!(heartbeat(&backend, &a).await.on_record, Some(1));
         assert_eq!(release_all(&backend, &a, &[lease]).await, 1);
     });
 }

@@ -57,9 +57,9 @@ fn a_member_of_the_sessions_that_is_none_fails_nobody_and_is_removed() {
                 .await
                 .unwrap();
             for _ in 0..2 {
-                beat(&backend, &a).await;
+                heartbeat(&backend, &a).await;
             }
-            let told = beat(&backend, &a).await;
+            let told = heartbeat(&backend, &a).await;
             assert_eq!(told.dead, vec![b.id.clone()], "{scheme:?}");
             assert_eq!(told.members, 1, "{scheme:?}");
             assert_eq!(server.run::<u64>(&["ZCARD", SESSIONS]), 2);
@@ -179,7 +179,7 @@ fn a_lease_on_record_with_a_token_beyond_all_hinders_no_other() {
                 .revoke(std::slice::from_ref(&bad.stream))
                 .await
                 .unwrap();
-            assert!(beat(&backend, &a).await.revoked.is_empty(), "{token}");
+            assert!(heartbeat(&backend, &a).await.revoked.is_empty(), "{token}");
         }
         server.run::<()>(&[
             "ZADD",
@@ -235,14 +235,14 @@ fn an_odd_value_of_what_is_known_of_the_server_stops_nothing() {
                     opened(&backend, "b", TTL).await,
                 );
                 acquired(&backend, &a, "s").await;
-                beat(&backend, &a).await;
+                heartbeat(&backend, &a).await;
                 server.run::<()>(&["HSET", &format!("{{orders-input}}:{key}"), field, value]);
                 if key == "sessions:details" {
                     // It is looked at when all begin anew.
                     server.run::<()>(&["HSET", "{orders-input}:server", "run", "abc"]);
                 }
                 assert!(!is_gone(&backend, &a).await, "{which}");
-                beat(&backend, &b).await;
+                heartbeat(&backend, &b).await;
                 match try_acquire(&backend, &b, acquire("new", E1, 1, 0)).await {
                     AcquireOutcome::Acquired(_) => {}
                     AcquireOutcome::NotYet { retry_in } => {

@@ -1,7 +1,7 @@
 //! Logs and errors go to standard error; `RUST_LOG` says how much (default: warnings).
 //!
 //! A thread of its own writes them. Nobody else waits for standard error: it may be a
-//! pipe that nobody reads, and a driver that waited for a line could not beat.
+//! pipe that nobody reads, and a driver that waited for a line could not renew.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};

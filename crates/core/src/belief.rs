@@ -44,7 +44,7 @@ impl Belief {
         })
     }
 
-    /// What is over stays over: a beat may extend a lock whose lease is being handed back.
+    /// What is over stays over: a heartbeat may extend a lock whose lease is being handed back.
     pub(crate) fn set(&self, until: Timestamp) {
         if !self.is_over() {
             self.own.store(until.as_nanos(), Ordering::Release);

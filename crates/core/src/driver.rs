@@ -39,7 +39,7 @@ const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
 const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(100);
 
 /// Most of what has come is handled at once: what comes without end must not keep
-/// the driver from its beats.
+/// the driver from its heartbeats.
 const MOST_AT_ONCE: usize = 1_000;
 
 /// What handles send to the driver.

@@ -135,7 +135,7 @@ fn a_logger_that_blocks_keeps_nobody_from_hearing_of_the_end_of_a_lease() {
         producer.submit("t", Info::NONE).await.unwrap();
         let kept = lease(&mut events).await;
         LOG.0.is_waited_at().await;
-        // Beats go on, and so does work.
+        // Heartbeats go on, and so does work.
         tokio::time::sleep(TTL * 2).await;
         assert!(lost.is_valid() && kept.is_valid());
         let completed = within(TTL, "a completion", kept.complete()).await;

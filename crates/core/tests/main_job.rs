@@ -23,7 +23,7 @@ fn a_stream_is_leased_worked_and_completed() {
         assert_eq!((lease.stream().as_str(), lease.info()), ("call-1", &info));
         assert!(lease.is_valid());
         fleet.sleep(TTL * 5).await;
-        assert!(lease.is_valid(), "beats keep it");
+        assert!(lease.is_valid(), "heartbeats keep it");
         assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
         assert!(!lease.is_valid());
         lease.lost().await;

@@ -199,7 +199,7 @@ impl Subscription for Broken {
     }
 }
 
-/// Each new one makes its consumer beat and list what it has.
+/// Each new one makes its consumer send a heartbeat and list what it has.
 #[test]
 fn subscriptions_that_break_at_once_are_had_ever_more_rarely() {
     let sim = SimRuntime::new(1);

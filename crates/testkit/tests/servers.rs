@@ -264,11 +264,11 @@ fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
         }
         let took = sim.now().saturating_since(asked);
         assert!(took > 6 * SECOND / 10 && took < 7 * SECOND / 10, "{took:?}");
-        // A beat waits for none of that, whoever reads.
+        // A heartbeat waits for none of that, whoever reads.
         let (mut after, mut pages) = (EntryId::MIN, 0);
         loop {
             let scope = Scope::All { after };
-            let beat = async {
+            let heartbeat = async {
                 let asked = sim.now();
                 parts(&backend)
                     .locks
@@ -281,7 +281,7 @@ fn on_a_thin_link_replies_are_as_late_as_they_are_long_and_pages_are_short() {
                 assert!(took < SECOND / 100, "{took:?}");
             };
             let (page, ()) =
-                futures_lite::future::zip(lbs.transport.list_pending(&scope, 6), beat).await;
+                futures_lite::future::zip(lbs.transport.list_pending(&scope, 6), heartbeat).await;
             pages += 1;
             match page.expect("list_pending").next {
                 Some(next) => after = next,

@@ -182,8 +182,8 @@ fn timers_that_are_late_are_found() {
 }
 
 #[test]
-fn infos_on_the_connection_of_the_beats_are_found() {
-    assert!(breaks(Mutant::InfosAmongBeats, "R2"));
+fn infos_on_the_connection_of_the_heartbeats_are_found() {
+    assert!(breaks(Mutant::InfosAmongHeartbeats, "R2"));
 }
 
 #[test]
@@ -202,8 +202,8 @@ fn foreign_locks_that_are_ignored_are_found() {
 }
 
 #[test]
-fn beats_that_tell_nothing_are_found() {
-    assert!(breaks(Mutant::BeatsAreSilent, "R9"));
+fn heartbeats_that_tell_nothing_are_found() {
+    assert!(breaks(Mutant::HeartbeatsAreSilent, "R9"));
 }
 
 #[test]

@@ -145,7 +145,7 @@ async fn orphans_are_reported(world: World, streams: usize) {
 
 async fn with_manual_claiming_what_is_reported_can_be_claimed(world: World) {
     let mut owner = world.start("owner").await;
-    // Locked well after its last beat, the lock outlives the session.
+    // Locked well after its last heartbeat, the lock outlives the session.
     world.pass(world.ttl / 5).await;
     world.submit(&["s"]).await;
     let old = owner.lease().await;
@@ -348,7 +348,7 @@ async fn completed_between_fetch_and_lock(world: World, frozen: bool) {
     if frozen {
         a.process.freeze();
     }
-    // Beats of both at the very same time would make each sweep turn a draw.
+    // Heartbeats of both at the very same time would make each sweep turn a draw.
     world.pass(Duration::from_millis(37)).await;
     let mut b = world.start("b").await;
     let lease = b.lease().await;

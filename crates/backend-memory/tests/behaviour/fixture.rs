@@ -217,12 +217,12 @@ impl Fixture {
             .remove(0)
     }
 
-    pub(crate) fn try_beat(&self, by: &Session, leases: &[LeaseRef]) -> RenewOutcome {
+    pub(crate) fn try_heartbeat(&self, by: &Session, leases: &[LeaseRef]) -> RenewOutcome {
         ready(self.locks.renew(&Renew::new(by.clone(), leases.to_vec()))).unwrap()
     }
 
-    pub(crate) fn beat(&self, by: &Session, leases: &[LeaseRef]) -> Renewal {
-        match self.try_beat(by, leases) {
+    pub(crate) fn heartbeat(&self, by: &Session, leases: &[LeaseRef]) -> Renewal {
+        match self.try_heartbeat(by, leases) {
             RenewOutcome::Extended(reply) => reply,
             other => panic!("{}: {other:?}", by.id),
         }

@@ -7,15 +7,19 @@ fn each_lease_has_a_deadline_of_its_own() {
     let fx = Fixture::per_stream_locks();
     assert_eq!(fx.locks.scheme(), LockScheme::PerStream);
     let a = fx.open("a", 1);
-    let beaten = fx.acquire(&a, "beaten", 1, 1);
+    let renewed = fx.acquire(&a, "renewed", 1, 1);
     let forgotten = fx.acquire(&a, "forgotten", 2, 2);
     fx.clock.advance(TTL - TICK);
-    assert!(fx.beat(&a, std::slice::from_ref(&beaten)).lost.is_empty());
+    assert!(
+        fx.heartbeat(&a, std::slice::from_ref(&renewed))
+            .lost
+            .is_empty()
+    );
     fx.clock.advance(TICK);
-    assert_eq!(fx.inspect("beaten"), LockState::Held(held(&a, TTL - TICK)));
+    assert_eq!(fx.inspect("renewed"), LockState::Held(held(&a, TTL - TICK)));
     assert_eq!(fx.inspect("forgotten"), LockState::Free);
-    let reply = fx.beat(&a, &[beaten, forgotten.clone()]);
-    assert_eq!(reply.lost, [forgotten], "a late beat revives nothing");
+    let reply = fx.heartbeat(&a, &[renewed, forgotten.clone()]);
+    assert_eq!(reply.lost, [forgotten], "a late heartbeat revives nothing");
     assert_eq!((reply.members, reply.on_record), (0, None));
 }
 
@@ -30,8 +34,8 @@ fn a_repeated_acquire_has_the_same_token_and_sets_the_deadline_anew() {
     let second = fx.acquire(&a, "s", 1, 2);
     assert!(second.token > first.token);
     assert_eq!(fx.release(&a, &first), ReleaseOutcome::NotHeld);
-    assert_eq!(fx.beat(&a, std::slice::from_ref(&first)).lost, [first]);
-    assert!(fx.beat(&a, &[second]).lost.is_empty());
+    assert_eq!(fx.heartbeat(&a, std::slice::from_ref(&first)).lost, [first]);
+    assert!(fx.heartbeat(&a, &[second]).lost.is_empty());
 }
 
 #[test]
@@ -44,7 +48,7 @@ fn an_abandoned_acquire_that_executes_late_takes_nothing_from_its_successor() {
         fx.try_acquire(&a, "s", 1, 1),
         AcquireOutcome::Held(held(&a, TTL))
     );
-    assert!(fx.beat(&a, &[second]).lost.is_empty());
+    assert!(fx.heartbeat(&a, &[second]).lost.is_empty());
 }
 
 #[test]
@@ -62,7 +66,7 @@ fn a_data_stream_has_one_holder_whichever_entry_names_it() {
     assert_eq!(fx.try_acquire(&b, "s", 2, 2), refused);
     fx.clock.advance(TTL);
     assert!(fx.acquire(&b, "s", 1, 3).token > lease.token);
-    assert_eq!(fx.beat(&a, std::slice::from_ref(&lease)).lost, [lease]);
+    assert_eq!(fx.heartbeat(&a, std::slice::from_ref(&lease)).lost, [lease]);
 }
 
 #[test]

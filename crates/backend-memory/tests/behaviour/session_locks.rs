@@ -5,14 +5,14 @@ use streamlease_core::*;
 use crate::fixture::*;
 
 #[test]
-fn a_late_beat_does_not_revive_a_session() {
+fn a_late_heartbeat_does_not_revive_a_session() {
     let fx = Fixture::new();
     let a = fx.open("a", 1);
     fx.acquire(&a, "s", 1, 1);
     fx.clock.advance(TTL - TICK);
-    fx.beat(&a, &[]);
+    fx.heartbeat(&a, &[]);
     fx.clock.advance(TTL);
-    assert_eq!(fx.try_beat(&a, &[]), RenewOutcome::SessionGone);
+    assert_eq!(fx.try_heartbeat(&a, &[]), RenewOutcome::SessionGone);
     assert_eq!(fx.inspect("s"), LockState::Free);
     assert_eq!(fx.try_acquire(&a, "t", 2, 2), AcquireOutcome::SessionGone);
 }
@@ -29,7 +29,7 @@ fn a_late_open_revives_no_session_dead_closed_or_removed() {
     let closed = fx.open("a", 2);
     ready(fx.locks.sessions().unwrap().close(&closed.id)).unwrap();
     assert_eq!(reopen(&closed), OpenOutcome::SessionGone);
-    assert_eq!(fx.try_beat(&closed, &[]), RenewOutcome::SessionGone);
+    assert_eq!(fx.try_heartbeat(&closed, &[]), RenewOutcome::SessionGone);
     let never_opened = session("a", 3);
     ready(fx.locks.sessions().unwrap().close(&never_opened.id)).unwrap();
     assert_eq!(
@@ -61,7 +61,7 @@ fn an_acquire_is_idempotent_and_a_later_one_gets_a_new_token() {
     assert_eq!(fx.release(&a, &first), ReleaseOutcome::NotHeld);
     assert_eq!(fx.release(&a, &second), ReleaseOutcome::Released);
     assert_eq!(fx.release(&a, &second), ReleaseOutcome::NotHeld);
-    assert_eq!(fx.beat(&a, &[]).on_record, Some(0));
+    assert_eq!(fx.heartbeat(&a, &[]).on_record, Some(0));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn an_abandoned_acquire_that_executes_late_takes_nothing_from_its_successor() {
         AcquireOutcome::Held(_)
     ));
     fx.clock.advance(TTL - TICK);
-    fx.beat(&a, &[]);
+    fx.heartbeat(&a, &[]);
     fx.clock.advance(TICK);
     let TakeOverOutcome::Taken { leases, .. } = fx.take_over(&a, &d, 9) else {
         panic!()
@@ -145,26 +145,26 @@ fn tokens_exceed_the_callers_floor_and_follow_the_clock() {
 }
 
 #[test]
-fn a_beat_names_the_dead_until_they_are_removed_and_the_next_deadline_only_of_others_alive() {
+fn a_heartbeat_names_the_dead_until_they_are_removed_and_the_next_deadline_only_of_others_alive() {
     let fx = Fixture::new();
     let d1 = fx.open("d", 1);
     fx.clock.advance(TICK);
     let d2 = fx.open("d", 2);
     fx.clock.advance(TTL - TICK);
     let a = fx.open("a", 1);
-    let reply = fx.beat(&a, &[]);
+    let reply = fx.heartbeat(&a, &[]);
     assert_eq!(
         (reply.dead, reply.next_deadline, reply.members),
         (vec![d1.id.clone()], Some(TICK), 2)
     );
     fx.clock.advance(TICK);
-    let reply = fx.beat(&a, &[]);
+    let reply = fx.heartbeat(&a, &[]);
     assert_eq!(
         (reply.dead, reply.next_deadline, reply.members),
         (vec![d1.id.clone(), d2.id.clone()], None, 1)
     );
     assert!(fx.remove(&d1) && fx.remove(&d1));
-    assert_eq!(fx.beat(&a, &[]).dead, [d2.id]);
+    assert_eq!(fx.heartbeat(&a, &[]).dead, [d2.id]);
     assert!(!fx.remove(&a), "it lives");
     let members = ready(fx.locks.sessions().unwrap().members()).unwrap();
     assert_eq!(
@@ -217,7 +217,7 @@ fn a_dead_sessions_leases_are_taken_over_in_pages_lowest_stream_first() {
             left: 0
         }
     );
-    assert_eq!(fx.beat(&a, &[]).on_record, Some(3));
+    assert_eq!(fx.heartbeat(&a, &[]).on_record, Some(3));
     assert_eq!(fx.take_over(&d, &a, 2), TakeOverOutcome::SessionGone);
 }
 
@@ -244,7 +244,7 @@ fn a_closed_session_is_dead_at_once() {
     fx.acquire(&a, "s", 1, 1);
     ready(fx.locks.sessions().unwrap().close(&a.id)).unwrap();
     assert_eq!(fx.inspect("s"), LockState::Free);
-    assert_eq!(fx.beat(&b, &[]).dead, std::slice::from_ref(&a.id));
+    assert_eq!(fx.heartbeat(&b, &[]).dead, std::slice::from_ref(&a.id));
     assert!(matches!(
         fx.take_over(&b, &a, 9),
         TakeOverOutcome::Taken { left: 0, .. }
@@ -269,19 +269,19 @@ fn revoking_only_marks() {
     );
     for _ in 0..2 {
         assert_eq!(
-            fx.beat(&a, &[]).revoked,
+            fx.heartbeat(&a, &[]).revoked,
             std::slice::from_ref(&lease),
-            "in every beat until released"
+            "in every heartbeat until released"
         );
         assert_eq!(
             fx.try_acquire(&b, "s", 1, 1),
             AcquireOutcome::Held(held(&a, TTL))
         );
     }
-    assert!(fx.beat(&b, &[]).revoked.is_empty());
+    assert!(fx.heartbeat(&b, &[]).revoked.is_empty());
     fx.release(&a, &lease);
     fx.acquire(&b, "s", 1, 2);
-    assert!(fx.beat(&a, &[]).revoked.is_empty() && fx.beat(&b, &[]).revoked.is_empty());
+    assert!(fx.heartbeat(&a, &[]).revoked.is_empty() && fx.heartbeat(&b, &[]).revoked.is_empty());
 }
 
 #[test]

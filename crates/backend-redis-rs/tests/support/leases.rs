@@ -73,7 +73,7 @@ pub(crate) async fn all_acquired(
     leases
 }
 
-pub(crate) async fn beat(backend: &Backend, session: &Session) -> Renewal {
+pub(crate) async fn heartbeat(backend: &Backend, session: &Session) -> Renewal {
     match backend
         .locks
         .renew(&Renew::new(session.clone(), []))

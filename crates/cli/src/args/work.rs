@@ -30,7 +30,7 @@ pub(crate) struct WorkArgs {
     /// Who this consumer is, unique in the service [default: $POD_NAME, else $POD_IP]
     #[arg(long, value_name = "ID")]
     pub(crate) consumer: Option<String>,
-    /// How long a lease outlives its owner's last beat: 200ms to 1h
+    /// How long a lease outlives its owner's last heartbeat: 200ms to 1h
     #[arg(
         long,
         value_name = "TIME",
@@ -180,11 +180,11 @@ impl WorkArgs {
     /// A program must be dead before its lease is anybody else's, so its grace lies
     /// within the lease; and a lease that is well must never seem to need it.
     fn lost_grace(&self, settings: &Settings) -> Result<Duration, Error> {
-        // What is left just before a beat. It and its answer take a while, too.
+        // What is left just before a heartbeat. It and its answer take a while, too.
         let mut left = settings.ttl - settings.margin() - settings.heartbeat_interval();
         if self.locks.scheme() == LockScheme::Session {
             // A new lease is believed for no longer than a restart holds others back,
-            // until a beat some seconds later has shown that it lasts.
+            // until a heartbeat some seconds later has shown that it lasts.
             left = left.min(LONGEST_GRACE - Duration::from_secs(3));
         }
         let most = left * 3 / 4;
@@ -193,7 +193,7 @@ impl WorkArgs {
             Some(grace) if grace <= most => Ok(grace),
             Some(grace) => Err(Error::config(format!(
                 "--lost-grace is {grace:?}; with a TTL of {:?} it must be at most {most:?}, for a \
-                 lease that is well ends in {left:?} if the next beat fails (--grace is for when \
+                 lease that is well ends in {left:?} if the next heartbeat fails (--grace is for when \
                  this command stops)",
                 settings.ttl
             ))),

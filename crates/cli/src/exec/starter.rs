@@ -1,7 +1,7 @@
 //! The thread that starts programs.
 //!
 //! A start waits until there is something to execute, and may hang: on a file system that
-//! does not answer. A thread of the executor that waited for it could not beat, and could
+//! does not answer. A thread of the executor that waited for it could not renew, and could
 //! not end the other programs before their leases do.
 
 use std::panic::{self, AssertUnwindSafe};

@@ -74,7 +74,7 @@ impl Watch<'_> {
                 look = (look * 2).min(LOOK_LAST);
                 due.map_or(next, |due| due.min(next))
             } else {
-                // A beat may have moved it meanwhile.
+                // A heartbeat may have moved it meanwhile.
                 due.unwrap_or_else(|| self.runtime.now() + LOOK_LAST)
             };
             self.wait(&mut progress, wake_at).await;

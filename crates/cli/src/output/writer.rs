@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const LOOK_SELDOM: Duration = Duration::from_millis(100);
 
 /// Where events go. A thread of its own writes them, line by line, so that a
-/// reader that takes its time blocks no executor, and with it no beat.
+/// reader that takes its time blocks no executor, and with it no heartbeat.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     lines: Sender<String>,

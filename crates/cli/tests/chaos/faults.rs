@@ -304,7 +304,7 @@ impl Fault {
 
     /// Whether somebody may lose leases by it that does not die of it: who cannot reach
     /// the server for long, is stopped, or sees writes forgotten. What is left are limits
-    /// and orders with which every beat could go on.
+    /// and orders with which every heartbeat could go on.
     pub(crate) fn may_cost_leases(&self) -> bool {
         !matches!(
             self,

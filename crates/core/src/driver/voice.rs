@@ -1,7 +1,7 @@
 //! [`Voice`]: what the driver logs.
 //!
 //! A logger may block: on a pipe that nobody reads, on a full disk. So lines are written
-//! by a task of their own, and neither beats nor the end of a lease wait for it.
+//! by a task of their own, and neither heartbeats nor the end of a lease wait for it.
 
 use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};

@@ -38,7 +38,7 @@ pub(crate) enum Flight {
     Prepare,
     Open,
     Close,
-    Beat {
+    Heartbeat {
         leases: Arc<[LeaseRef]>,
         quiet_since: Option<u64>,
     },

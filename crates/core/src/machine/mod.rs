@@ -294,11 +294,11 @@ impl Machine {
                 });
                 self.session.open_done(&mut self.cx, sent, result);
             }
-            Flight::Beat {
+            Flight::Heartbeat {
                 leases,
                 quiet_since,
             } => {
-                let result = self.vital(Vital::Beat, result, |reply| match reply {
+                let result = self.vital(Vital::Heartbeat, result, |reply| match reply {
                     Reply::Renewed(outcome) => Some(outcome),
                     _ => None,
                 });

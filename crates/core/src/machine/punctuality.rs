@@ -34,7 +34,7 @@ impl Punctuality {
     }
 
     /// A block of a whole TTL makes some timer late by at least this, wherever between
-    /// two beats it begins: they are a third of a TTL apart, an answer to one takes no
+    /// two heartbeats it begins: they are a third of a TTL apart, an answer to one takes no
     /// more than a quarter, and the belief lasts for nine tenths. Scheduling on a busy
     /// machine does not.
     fn limit(ttl: Duration) -> Duration {

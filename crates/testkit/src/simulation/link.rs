@@ -59,7 +59,7 @@ impl Link {
     }
 
     /// By how much a reply is late that is sent now. Small ones come one after the
-    /// other, as on one connection; infos come on another one, so that no beat waits
+    /// other, as on one connection; infos come on another one, so that no heartbeat waits
     /// for them, unless all is `shared`.
     pub(super) fn delay(&mut self, now: Time, size: Size, shared: bool) -> Time {
         if self.thin_until <= now {

@@ -134,7 +134,7 @@ impl Leases {
         if cx.scheme == LockScheme::Session {
             self.record.limit(&lease, valid_at_most);
         } else {
-            // If the answer was slow, the lock cannot wait for the next beat.
+            // If the answer was slow, the lock cannot wait for the next heartbeat.
             cx.effect(Effect::HeartbeatBy(sent + cx.settings.heartbeat_interval()));
         }
         if !self.late.owes(entry) {

@@ -5,7 +5,7 @@
 //! it holds everybody back for a while, but not for the longest TTL there is: one
 //! consumer with a TTL of ten minutes would stop all others for as long, even if it
 //! is dead. It holds back for [`LONGEST_GRACE`], and who acquires believes no longer
-//! than that in what a restart may still lose: until a beat that was sent a while
+//! than that in what a restart may still lose: until a heartbeat that was sent a while
 //! after the answer to the acquire shows that there was no restart in between.
 
 use super::Leases;
@@ -44,7 +44,7 @@ impl Leases {
         known.or_insert((cx.now, sent + BELIEVED)).1
     }
 
-    /// A beat sent at `sent` was answered; `unchanged`: the record lost nothing before it.
+    /// A heartbeat sent at `sent` was answered; `unchanged`: the record lost nothing before it.
     pub(crate) fn lasting(&mut self, cx: &mut Cx, sent: Timestamp, unchanged: bool) {
         let mut lasting = Vec::new();
         self.record.fresh.retain(|lease, (acquired, _)| {

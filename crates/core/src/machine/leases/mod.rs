@@ -187,7 +187,7 @@ impl Leases {
 
     /// A mark by an operator. One that is not known here is released all the
     /// same, unless an unanswered acquire or take-over may turn out to be it:
-    /// then the next beat brings the mark again ("mark overtakes acquire").
+    /// then the next heartbeat brings the mark again ("mark overtakes acquire").
     pub(crate) fn give_up_revoked(&mut self, cx: &mut Cx, lease: LeaseRef) {
         if self.may_become_ours(cx, &lease) {
             return;

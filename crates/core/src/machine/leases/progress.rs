@@ -1,4 +1,4 @@
-//! Handlers that make no progress: the process is healthy, its beats go on, and
+//! Handlers that make no progress: the process is healthy, its heartbeats go on, and
 //! yet nothing happens on a stream. With `progress_timeout` such a stream goes to
 //! another consumer.
 

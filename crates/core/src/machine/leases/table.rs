@@ -340,7 +340,7 @@ impl Items {
         expired
     }
 
-    /// Everything locked, as backends know it. Linear, once per beat.
+    /// Everything locked, as backends know it. Linear, once per heartbeat.
     pub(crate) fn leases(&self) -> Vec<LeaseRef> {
         self.map
             .iter()

@@ -1,14 +1,14 @@
-//! The lock server's record of this session's leases, with which beats compare
+//! The lock server's record of this session's leases, with which heartbeats compare
 //! by number only (session leases).
 //!
 //! # Unconfirmed leases
 //! A lock server that was restarted may have lost some leases and kept others
-//! that an acquire left behind, so that the number still fits. A beat tells by
+//! that an acquire left behind, so that the number still fits. A heartbeat tells by
 //! its generation that this may have happened. Then everything that was acquired
-//! before is *unconfirmed*: believed for as long as it was before that beat, and
+//! before is *unconfirmed*: believed for as long as it was before that heartbeat, and
 //! no longer, until the record shows it. That is safe because nobody else is
 //! given anything for a TTL after a restart, and what was believed before hangs
-//! on a beat that was sent before it. So a restart costs no lease that is on
+//! on a heartbeat that was sent before it. So a restart costs no lease that is on
 //! record, and the belief in one that is not ends in time (R1).
 
 use super::Leases;
@@ -23,7 +23,7 @@ use crate::{LeaseRef, LockScheme, Result, StreamName, Timestamp};
 /// What is known of the record.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
-    /// As of the last beat.
+    /// As of the last heartbeat.
     generation: Option<u64>,
     /// Counts its changes; what was read before the last one shows nothing.
     changes: u64,
@@ -68,8 +68,8 @@ impl Record {
 }
 
 impl Leases {
-    /// A beat brought the number of the record's generation. To be called before
-    /// anything is extended by that beat. Whether it is the same as before.
+    /// A heartbeat brought the number of the record's generation. To be called before
+    /// anything is extended by that heartbeat. Whether it is the same as before.
     pub(crate) fn compare_generation(
         &mut self,
         cx: &mut Cx,
@@ -82,7 +82,7 @@ impl Leases {
             return unchanged;
         }
         // The first number of a session may be a second one: what came between
-        // its opening and its first beat is unconfirmed as well.
+        // its opening and its first heartbeat is unconfirmed as well.
         let before = record.generation.replace(generation);
         record.changes += 1;
         record.backoff = Backoff::default();
@@ -153,7 +153,7 @@ impl Leases {
         }
     }
 
-    /// It lets live owners beat first, and may have lost the last writes:
+    /// It lets live owners renew first, and may have lost the last writes:
     /// whoever holds something that is not on record must not believe in it
     /// for longer than that.
     pub(crate) fn lock_server_restarted(&mut self, cx: &mut Cx) {
@@ -196,7 +196,7 @@ impl Leases {
         self.record.reading = false;
         let page = match result {
             Ok(Reply::Records(page)) => page,
-            // Read again while anything is unconfirmed, else when a beat says so.
+            // Read again while anything is unconfirmed, else when a heartbeat says so.
             result => {
                 let backoff = &mut self.record.backoff;
                 backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);

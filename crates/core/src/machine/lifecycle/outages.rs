@@ -39,7 +39,7 @@ pub(crate) enum Vital {
     Prepare,
     Fetch,
     Open,
-    Beat,
+    Heartbeat,
 }
 
 impl Vital {
@@ -48,14 +48,14 @@ impl Vital {
             Self::Prepare => "prepare",
             Self::Fetch => "fetch",
             Self::Open => "open",
-            Self::Beat => "beat",
+            Self::Heartbeat => "heartbeat",
         }
     }
 
     fn part(self) -> Part {
         match self {
             Self::Prepare | Self::Fetch => Part::Lbs,
-            Self::Open | Self::Beat => Part::Locks,
+            Self::Open | Self::Heartbeat => Part::Locks,
         }
     }
 }

@@ -80,7 +80,7 @@ impl Recovery {
         {
             // What is reported must be claimable, so with manual claiming the lock is
             // looked at whatever is known: somebody may have it already, and one of
-            // a dead consumer that was acquired after the last beat outlives its session.
+            // a dead consumer that was acquired after the last heartbeat outlives its session.
             count_unresolved(target);
             self.orphan(cx, leases, pending, content, Origin::Orphan);
         } else {

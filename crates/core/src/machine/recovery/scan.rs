@@ -128,7 +128,7 @@ impl Recovery {
         self.scanner.own.ask(cx.now);
     }
 
-    /// Hints may have been lost: one's own part, and (by the beat) who is dead.
+    /// Hints may have been lost: one's own part, and (by the heartbeat) who is dead.
     pub(crate) fn rescan_after_silence(&mut self, cx: &mut Cx) {
         self.rescan_own(cx);
         cx.effect(Effect::HeartbeatBy(cx.now));

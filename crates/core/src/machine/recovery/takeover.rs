@@ -28,7 +28,7 @@ const REMOVE_NAME_TRIES: u32 = 4;
 /// Take-overs of fewer leases than this wait a little before the next.
 const SMALL_PAGE: usize = 8;
 
-/// For the beat that tells of a death, and for the first page of a take-over.
+/// For the heartbeat that tells of a death, and for the first page of a take-over.
 pub(crate) const ASKING: Duration = Duration::from_millis(10);
 
 /// Who has taken its share waits so long before it takes more: others may have
@@ -149,8 +149,8 @@ impl Recovery {
             });
     }
 
-    /// The dead, as a beat tells of them. Who is full keeps none whom others have
-    /// removed meanwhile: every beat tells again of those who are not.
+    /// The dead, as a heartbeat tells of them. Who is full keeps none whom others have
+    /// removed meanwhile: every heartbeat tells again of those who are not.
     pub(crate) fn told_dead(&mut self, cx: &mut Cx, leases: &Leases, dead: Vec<SessionId>) {
         if !cx.is_manual() && leases.room(cx) == 0 {
             self.orphans.suspects.retain(|(_, session), suspect| {
@@ -369,7 +369,7 @@ impl Recovery {
                 suspect.not_before = retry_at;
             }
             // It lives: the lock server's clock was set back. What is held by it
-            // is not to be waited for any more; if it dies again, beats tell.
+            // is not to be waited for any more; if it dies again, heartbeats tell.
             Ok(Reply::Removed(false)) => {
                 self.orphans.suspects.remove(key);
             }

@@ -24,12 +24,12 @@ const BEAT_LEASES: usize = 1_024;
 /// Between a failed heartbeat and the next: they also tell who has died.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// One extension of everything held: with per-stream locks as many beats as it
+/// One extension of everything held: with per-stream locks as many heartbeats as it
 /// takes, each as soon as the one before is answered.
 #[derive(Debug)]
 pub(super) struct Round {
     pub(super) began: Timestamp,
-    /// What no beat of the round has named yet.
+    /// What no heartbeat of the round has named yet.
     pub(super) left: Vec<LeaseRef>,
 }
 
@@ -78,7 +78,7 @@ impl SessionState {
                 leases: named.clone(),
                 want_sweep,
             },
-            Flight::Beat {
+            Flight::Heartbeat {
                 leases: named,
                 quiet_since,
             },
@@ -134,7 +134,7 @@ impl SessionState {
         };
         let wait = (cx.settings.ttl / 10).min(longest);
         self.next_heartbeat = cx.now + cx.rng.jittered(wait);
-        cx.effect(Effect::VitalFailed(Vital::Beat, error));
+        cx.effect(Effect::VitalFailed(Vital::Heartbeat, error));
     }
 
     fn told_of_peers(&mut self, cx: &mut Cx, recovery: &Recovery, reply: &Renewal) {

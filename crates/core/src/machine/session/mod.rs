@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(harness.session.deadline, before);
         assert!(matches!(
             harness.effects()[..],
-            [Effect::VitalFailed(Vital::Beat, _)]
+            [Effect::VitalFailed(Vital::Heartbeat, _)]
         ));
         assert!(harness.session.timeout(&harness.cx) <= harness.cx.now + TTL / 10);
     }

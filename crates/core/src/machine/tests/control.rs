@@ -90,7 +90,7 @@ fn tries_that_come_sooner_than_the_retry_policy_says_do_not_count() {
 fn what_can_be_reached_again_makes_everything_be_tried_at_once() {
     type Sign = (&'static str, fn(&mut Harness));
     let signs: [Sign; 2] = [
-        ("a beat", |harness| harness.answer_routine("Renew")),
+        ("a heartbeat", |harness| harness.answer_routine("Renew")),
         ("a subscription", |harness| {
             harness.input(Input::Hint(crate::Hint::MayHaveMissed));
         }),
@@ -106,7 +106,7 @@ fn what_can_be_reached_again_makes_everything_be_tried_at_once() {
                 }
             }
         });
-        harness.pass_to_beat();
+        harness.pass_to_heartbeat();
         assert!(!harness.has("Fetch"), "{what}");
         sign(&mut harness);
         harness.pass(20 * MS);
@@ -269,7 +269,7 @@ fn a_name_that_could_not_be_removed_is_tried_again() {
     assert!(harness.stopped);
 
     let mut harness = Harness::new(LockScheme::Session);
-    harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    harness.heartbeat_with(|reply| reply.dead = vec![session_of("b")]);
     let taken = crate::TakeOverOutcome::Taken {
         leases: Vec::new(),
         left: 0,

@@ -13,11 +13,11 @@ const EXPIRED: End = End::Disowned(DisownReason::Expired);
 
 fn with_a_long_ttl() -> Harness {
     let mut harness = Harness::with(LockScheme::Session, |settings| settings.ttl = LONG);
-    harness.beat_with(|_| {});
+    harness.heartbeat_with(|_| {});
     harness
 }
 
-/// No beat is answered.
+/// No heartbeat is answered.
 fn silence(harness: &mut Harness, time: Duration) {
     harness.pass_with(time, |harness| {
         while harness.has("Renew") {
@@ -27,7 +27,7 @@ fn silence(harness: &mut Harness, time: Duration) {
 }
 
 #[test]
-fn what_no_beat_has_shown_to_last_is_believed_no_longer_than_a_restart_holds_back() {
+fn what_no_heartbeat_has_shown_to_last_is_believed_no_longer_than_a_restart_holds_back() {
     let mut harness = with_a_long_ttl();
     harness.leased(1, "s");
     let acquired = harness.now;
@@ -37,13 +37,13 @@ fn what_no_beat_has_shown_to_last_is_believed_no_longer_than_a_restart_holds_bac
 }
 
 #[test]
-fn a_beat_a_little_later_lets_it_last() {
+fn a_heartbeat_a_little_later_lets_it_last() {
     let mut harness = with_a_long_ttl();
     harness.leased(1, "s");
     // Too early: what the server answered may not be on disk.
     harness.pass(SECOND);
     harness.input(Input::Hint(Hint::MayHaveMissed));
-    harness.beat_with(|_| {});
+    harness.heartbeat_with(|_| {});
     assert!(harness.belief(1).until() < harness.now + LONGEST_GRACE);
     // One more is due in time for both, wherever the interval would have it.
     harness.leased(2, "t");
@@ -56,15 +56,15 @@ fn a_beat_a_little_later_lets_it_last() {
 }
 
 #[test]
-fn a_beat_that_tells_of_a_restart_does_not_let_it_last() {
+fn a_heartbeat_that_tells_of_a_restart_does_not_let_it_last() {
     let mut harness = with_a_long_ttl();
     let token = harness.leased(1, "s");
     let until = harness.belief(1).until();
     harness.pass(3 * SECOND);
-    harness.beat_with(|reply| reply.generation = 2);
+    harness.heartbeat_with(|reply| reply.generation = 2);
     assert_eq!(harness.belief(1).until(), until);
-    // It is on record after it, and the next beat tells of no other.
-    harness.beat.generation = 2;
+    // It is on record after it, and the next heartbeat tells of no other.
+    harness.heartbeat.generation = 2;
     harness.answer("Records", Reply::Records(vec![lease("s", 1, token.0)]));
     harness.live(3 * SECOND);
     assert!(harness.belief(1).until() > harness.now + LONG / 2);
@@ -74,7 +74,7 @@ fn a_beat_that_tells_of_a_restart_does_not_let_it_last() {
 fn what_a_take_over_brought_is_fresh_as_well() {
     let mut harness = with_a_long_ttl();
     harness.put_pending(pending_at("b", 2, "t"));
-    harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    harness.heartbeat_with(|reply| reply.dead = vec![session_of("b")]);
     let sent: Timestamp = harness.now;
     let taken = Reply::TakenOver(TakeOverOutcome::Taken {
         leases: vec![lease("t", 2, 500)],

@@ -39,8 +39,8 @@ pub(super) struct Harness {
     /// What inspections find; absent is free.
     pub(super) locks: BTreeMap<StreamName, Held>,
     pub(super) members: Vec<Member>,
-    /// What beats bring, besides the number on record, which always fits.
-    pub(super) beat: Renewal,
+    /// What heartbeats bring, besides the number on record, which always fits.
+    pub(super) heartbeat: Renewal,
     timeout: Timestamp,
     pub(super) owned: BTreeSet<(EntryId, FencingToken)>,
     asked: BTreeSet<CallId>,
@@ -133,7 +133,7 @@ impl Harness {
             most_listed: usize::MAX,
             locks: BTreeMap::new(),
             members: Vec::new(),
-            beat: Renewal {
+            heartbeat: Renewal {
                 members: 2,
                 on_record: (scheme == LockScheme::Session).then_some(0),
                 ..Renewal::default()
@@ -147,7 +147,7 @@ impl Harness {
         harness
     }
 
-    /// A machine that is prepared, open, has beaten and looked around, and waits in a fetch.
+    /// A machine that is prepared, open, has sent a heartbeat and looked around, and waits in a fetch.
     pub(super) fn new(scheme: LockScheme) -> Self {
         Self::with(scheme, |_| {})
     }
@@ -277,10 +277,13 @@ impl Harness {
             Action::Lbs(LbsCall::Prepare) => Reply::Prepared,
             Action::Locks(LocksCall::Open(_)) => Reply::Opened(OpenOutcome::Opened),
             Action::Locks(LocksCall::Renew { .. }) => {
-                let on_record = self.beat.on_record.map(|n| n + self.machine.held() as u64);
+                let on_record = self
+                    .heartbeat
+                    .on_record
+                    .map(|n| n + self.machine.held() as u64);
                 Reply::Renewed(RenewOutcome::Extended(Renewal {
                     on_record,
-                    ..self.beat.clone()
+                    ..self.heartbeat.clone()
                 }))
             }
             Action::Lbs(LbsCall::List { scope, .. }) => Reply::Listed(self.list(scope)),
@@ -568,22 +571,25 @@ impl Harness {
         Some(self.answers.get(&call)?.as_ref().err()?.kind())
     }
 
-    /// Beats now and brings `reply`.
-    pub(super) fn beat_with(&mut self, change: impl FnOnce(&mut Renewal)) {
+    /// Sends a heartbeat now and brings `reply`.
+    pub(super) fn heartbeat_with(&mut self, change: impl FnOnce(&mut Renewal)) {
         if !self.has("Renew") {
-            self.pass_to_beat();
+            self.pass_to_heartbeat();
         }
         let mut reply = Renewal {
             members: 2,
-            on_record: self.beat.on_record.map(|n| n + self.machine.held() as u64),
+            on_record: self
+                .heartbeat
+                .on_record
+                .map(|n| n + self.machine.held() as u64),
             ..Renewal::default()
         };
         change(&mut reply);
         self.answer("Renew", Reply::Renewed(RenewOutcome::Extended(reply)));
     }
 
-    /// What the beat names that is sent and not answered.
-    pub(super) fn beat_leases(&self) -> Vec<LeaseRef> {
+    /// What the heartbeat names that is sent and not answered.
+    pub(super) fn heartbeat_leases(&self) -> Vec<LeaseRef> {
         let leases = |action: &Action| match action {
             Action::Locks(LocksCall::Renew { leases, .. }) => Some(leases.to_vec()),
             _ => None,
@@ -591,10 +597,10 @@ impl Harness {
         self.open
             .iter()
             .find_map(|(_, a)| leases(a))
-            .expect("a beat")
+            .expect("a heartbeat")
     }
 
-    pub(super) fn pass_to_beat(&mut self) {
+    pub(super) fn pass_to_heartbeat(&mut self) {
         for _ in 0..1_000 {
             if self.has("Renew") {
                 return;
@@ -603,7 +609,7 @@ impl Harness {
             self.machine.handle_timeout(self.now);
             self.drain();
         }
-        panic!("no beat");
+        panic!("no heartbeat");
     }
 
     /// The streams and tokens of all releases sent and not answered.

@@ -9,7 +9,7 @@ const GONE: End = End::Disowned(DisownReason::EntryGone);
 
 /// The leases of a dead one are taken over, and their entries read.
 fn taken_over(harness: &mut Harness, leases: Vec<LeaseRef>) {
-    harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    harness.heartbeat_with(|reply| reply.dead = vec![session_of("b")]);
     let taken = TakeOverOutcome::Taken { leases, left: 0 };
     harness.answer("TakeOver", Reply::TakenOver(taken));
     while !harness.machine.leases.adopting.is_empty() {

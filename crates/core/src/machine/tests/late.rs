@@ -97,7 +97,7 @@ fn a_single_lease_whose_lock_is_lost_is_handed_back_late() {
         let mut harness = Harness::new(scheme);
         let token = harness.leased(1, "s");
         let other = harness.leased(2, "t");
-        harness.beat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
+        harness.heartbeat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
         assert!(!harness.owns(1) && harness.owns(2));
         let back = hand_backs(&mut harness);
         assert_eq!((back.len(), back[0].token), (1, token));
@@ -116,7 +116,7 @@ fn a_single_lease_whose_lock_is_lost_is_handed_back_late() {
 fn an_entry_is_claimed_again_when_the_late_hand_back_is_answered() {
     let mut harness = Harness::new(LockScheme::PerStream);
     let token = harness.leased(1, "s");
-    harness.beat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
+    harness.heartbeat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
     harness.fail("HandBack");
     harness.housekeep();
     let next = harness.acquired();
@@ -151,7 +151,7 @@ fn a_revoked_lease_whose_claim_is_under_way_is_handed_back() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.fetched(1, "s");
     let token = harness.acquired();
-    harness.beat_with(|reply| reply.revoked = vec![lease("s", 1, token.0)]);
+    harness.heartbeat_with(|reply| reply.revoked = vec![lease("s", 1, token.0)]);
     assert_eq!(hand_backs(&mut harness)[0].token, token);
 }
 

@@ -290,7 +290,7 @@ fn full_waiter() {
     // The other side of it: it is at live B, unlocked for a TTL, and A has room.
     let mut harness = Harness::new(LockScheme::Session);
     harness.put_pending(pending_at("b", 1, "s"));
-    harness.beat.sweep = true;
+    harness.heartbeat.sweep = true;
     harness.members = vec![crate::Member {
         session: session_of("b"),
         remaining: TTL,
@@ -308,7 +308,7 @@ fn full_waiter() {
 fn many_looks_at_an_entry_leave_one_more_look() {
     let mut harness = Harness::new(LockScheme::PerStream);
     harness.put_pending(pending_at("b", 1, "s"));
-    harness.beat.sweep = true;
+    harness.heartbeat.sweep = true;
     harness
         .locks
         .insert(super::harness::stream("s"), held_by(session_of("b"), TTL));
@@ -678,7 +678,7 @@ fn a_late_answer_to_a_parking_ends_no_later_lease() {
         failures: 5.into(),
     };
     harness.answer("Claim", Reply::Claimed(vec![outcome]));
-    harness.beat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
+    harness.heartbeat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
     harness.housekeep();
     assert_eq!(harness.acquires(), [entry(1)]);
     let seen = FencingToken(token.0 + 1);

@@ -125,7 +125,7 @@ fn what_one_that_restarted_under_a_dead_ones_name_has_just_fetched_is_not_report
             session: now,
             remaining: TTL,
         }];
-        harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
+        harness.heartbeat_with(|reply| reply.dead = vec![session_of("b")]);
         harness.housekeep();
         harness.live(TTL / 2);
         assert!(reported(&harness).is_empty(), "{scheme:?}");

@@ -31,7 +31,7 @@ fn asked_for(action: &Action) -> usize {
 #[test]
 fn many_dead_at_once_are_taken_over_within_the_capacity() {
     let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 100);
-    harness.beat_with(|reply| reply.dead = dead(&["b", "c", "d"]));
+    harness.heartbeat_with(|reply| reply.dead = dead(&["b", "c", "d"]));
     let mut asked = 0;
     let mut next = 0;
     while harness.has("TakeOver") {
@@ -63,7 +63,7 @@ fn many_dead_at_once_are_taken_over_within_the_capacity() {
 fn when_full_the_dead_wait_and_freed_capacity_serves_them_first() {
     let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 1);
     let token = harness.leased(1, "s");
-    harness.beat.dead = dead(&["b"]);
+    harness.heartbeat.dead = dead(&["b"]);
     let mut wakes = 0;
     harness.pass_with(TTL * 10, |harness| {
         wakes += 1;
@@ -83,11 +83,11 @@ fn when_full_the_dead_wait_and_freed_capacity_serves_them_first() {
 #[test]
 fn a_deadline_of_another_is_looked_at_when_it_passes() {
     let mut harness = Harness::new(LockScheme::Session);
-    harness.beat_with(|reply| reply.next_deadline = Some(100 * MS));
+    harness.heartbeat_with(|reply| reply.next_deadline = Some(100 * MS));
     harness.live(99 * MS);
     assert!(!harness.has("Renew"));
     let start = harness.now;
-    harness.pass_to_beat();
+    harness.pass_to_heartbeat();
     let late = harness.now.saturating_since(start);
     assert!(late <= 22 * MS, "{late:?} after the deadline");
 }
@@ -98,7 +98,7 @@ fn a_dead_holder_is_taken_over_listed_and_buried() {
     for (n, name) in [(1, "s"), (2, "t"), (3, "u")] {
         harness.put_pending(pending_at("b", n, name));
     }
-    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.heartbeat_with(|reply| reply.dead = dead(&["b"]));
     harness.answer("TakeOver", taken(vec![lease("s", 1, 500)], 1));
     // Few at a time leave the other survivors theirs.
     harness.live(20 * MS);
@@ -124,11 +124,11 @@ fn a_dead_holder_is_taken_over_listed_and_buried() {
 fn a_take_over_whose_reply_is_lost_is_repeated_and_its_record_read() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.put_pending(pending_at("b", 1, "s"));
-    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.heartbeat_with(|reply| reply.dead = dead(&["b"]));
     harness.fail("TakeOver");
     harness.pass(TTL / 10);
     harness.answer("TakeOver", taken(Vec::new(), 0));
-    harness.beat_with(|reply| reply.on_record = Some(1));
+    harness.heartbeat_with(|reply| reply.on_record = Some(1));
     harness.answer("Records", Reply::Records(vec![lease("s", 1, 500)]));
     // Its entry was found at the dead one meanwhile: the acquire may be it.
     harness.live(45 * MS);
@@ -142,7 +142,7 @@ fn an_adopted_lease_whose_entry_is_gone_or_cannot_be_read_is_released() {
         content: Err(MalformedReason::InfoNotAnObject),
         ..pending_at("b", 2, "t")
     });
-    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.heartbeat_with(|reply| reply.dead = dead(&["b"]));
     let leases = vec![lease("s", 1, 500), lease("t", 2, 501)];
     harness.answer("TakeOver", taken(leases.clone(), 0));
     let mut released = Vec::new();
@@ -166,7 +166,7 @@ fn an_adopted_lease_whose_entry_is_gone_or_cannot_be_read_is_released() {
 #[test]
 fn an_alive_one_is_left_alone() {
     let mut harness = Harness::new(LockScheme::Session);
-    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.heartbeat_with(|reply| reply.dead = dead(&["b"]));
     let alive = TakeOverOutcome::Alive { remaining: TTL };
     harness.answer("TakeOver", Reply::TakenOver(alive));
     harness.live(TTL * 3);
@@ -273,7 +273,7 @@ fn hints_in_any_number_cost_one_look_at_a_time() {
 fn looks_at_ones_own_become_rarer_the_more_is_held_by_all() {
     let looks = |members: u32, held: u64| {
         let mut harness = Harness::new(LockScheme::Session);
-        harness.beat.members = members;
+        harness.heartbeat.members = members;
         for n in 1..=held {
             harness.leased(n, &format!("s{n}"));
         }
@@ -302,7 +302,7 @@ fn what_is_held_is_not_read_again() {
         (|harness: &mut Harness| harness.input(Input::Hint(Hint::MayHaveMissed)))
             as fn(&mut Harness),
         |harness| {
-            harness.beat.sweep = true;
+            harness.heartbeat.sweep = true;
             harness.pass_with(TTL, |harness| {
                 if harness.has("Renew") {
                     harness.answer_routine("Renew");
@@ -363,7 +363,7 @@ fn what_a_short_page_left_out_is_looked_up_next() {
         match sweep {
             false => harness.input(Input::Hint(Hint::MayHaveMissed)),
             true => {
-                harness.beat.sweep = true;
+                harness.heartbeat.sweep = true;
                 harness.pass_with(TTL, |harness| {
                     if harness.has("Renew") {
                         harness.answer_routine("Renew");
@@ -422,7 +422,7 @@ fn take_over_overtakes_the_repeat_of_an_acquire() {
         harness.fetched(1, "s");
         harness.fail("Acquire");
         harness.pass(TTL / 20);
-        harness.beat_with(|reply| reply.dead = dead(&["b"]));
+        harness.heartbeat_with(|reply| reply.dead = dead(&["b"]));
         harness.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
         let same = vec![AcquireOutcome::Acquired(FencingToken(500))];
         if !answered_first {
@@ -458,7 +458,7 @@ fn what_was_just_handed_back_is_not_adopted_from_ones_own_dead_session() {
         token,
         ..pending_at("a", 1, "s")
     });
-    harness.beat_with(|reply| reply.dead = dead(&["a"]));
+    harness.heartbeat_with(|reply| reply.dead = dead(&["a"]));
     harness.answer("TakeOver", taken(vec![lease("s", 1, 500)], 0));
     // The first release is its own session's.
     harness.answer_routine("Release");
@@ -553,7 +553,7 @@ fn what_is_given_up_but_not_freed_yet_is_not_acquired_in_vain() {
 fn who_learns_of_a_death_first_takes_its_share_and_leaves_the_others_theirs() {
     let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 10_000);
     let mut left: u64 = 1_000;
-    harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    harness.heartbeat_with(|reply| reply.dead = vec![session_of("b")]);
     let mut taken = 0;
     let mut take = |harness: &mut Harness| {
         harness.housekeep();
@@ -588,9 +588,9 @@ fn who_learns_of_a_death_first_takes_its_share_and_leaves_the_others_theirs() {
 #[test]
 fn nobody_takes_its_share_of_what_the_dead_left_before_all_know_of_the_death() {
     let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 10_000);
-    harness.beat_with(|reply| reply.next_deadline = Some(100 * MS));
+    harness.heartbeat_with(|reply| reply.next_deadline = Some(100 * MS));
     let deadline = harness.now + 100 * MS;
-    harness.beat.dead = dead(&["b"]);
+    harness.heartbeat.dead = dead(&["b"]);
     let (mut left, mut asked) = (1_000, Vec::new());
     harness.pass_with(MS * 150, |harness| {
         harness.housekeep();
@@ -624,7 +624,7 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
             ..pending_at(at, n, "s")
         });
     }
-    harness.beat.sweep = true;
+    harness.heartbeat.sweep = true;
     let quarantine = |harness: &mut Harness| {
         harness.housekeep();
         while harness.has("Quarantine") {
@@ -668,18 +668,18 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
 }
 
 /// Simulated seed 77657: the lock server's clock was set back, so that a session
-/// that a beat had told dead lived on. Its burial was asked for without end, and
+/// that a heartbeat had told dead lived on. Its burial was asked for without end, and
 /// what it held was probed once per TTL by everybody.
 #[test]
 fn a_session_that_a_clock_set_back_revived_is_suspected_no_more() {
     let mut harness = Harness::new(LockScheme::PerStream);
-    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    harness.heartbeat_with(|reply| reply.dead = dead(&["b"]));
     harness.housekeep();
     harness.answer("Remove", Reply::Removed(false));
     harness.live(TTL * 3);
     assert!(!harness.has("Remove"), "asked for again");
-    // If it dies after all, beats tell of it again.
-    harness.beat_with(|reply| reply.dead = dead(&["b"]));
+    // If it dies after all, heartbeats tell of it again.
+    harness.heartbeat_with(|reply| reply.dead = dead(&["b"]));
     harness.housekeep();
     assert!(harness.has("Remove"));
 }
@@ -704,7 +704,7 @@ fn orphans_that_others_took_are_not_remembered_for_ever() {
     assert_eq!(harness.machine.recovery.scanner.expired.len(), 0);
 }
 
-/// Its other survivors learn of a death by their beats until the dead session is
+/// Its other survivors learn of a death by their heartbeats until the dead session is
 /// removed; who has no room for all of its entries is not to remove it first.
 #[test]
 fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room() {
@@ -712,7 +712,7 @@ fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room()
     harness.put_pending(pending_at("a", 1, "s"));
     harness.put_pending(pending_at("a", 2, "t"));
     let dead = SessionId::new(crate::ConsumerName::from_identity("a").unwrap(), 5);
-    harness.beat_with(|reply| reply.dead = vec![dead]);
+    harness.heartbeat_with(|reply| reply.dead = vec![dead]);
     harness.housekeep();
     assert_eq!(harness.acquires(), [entry(1)]);
     harness.acquired();
@@ -733,8 +733,8 @@ fn what_the_dead_left_and_had_no_room_is_taken_as_soon_as_there_is() {
     for n in 1..=4 {
         harness.put_pending(pending_at("b", n, &format!("s{n}")));
     }
-    harness.beat.dead = dead(&["b"]);
-    harness.pass_to_beat();
+    harness.heartbeat.dead = dead(&["b"]);
+    harness.pass_to_heartbeat();
     harness.housekeep();
     for n in 1..=4 {
         assert_eq!(harness.acquires(), [entry(n)]);
@@ -766,7 +766,7 @@ fn what_is_at_nobody_and_had_no_room_is_taken_when_there_is_without_another_swee
         stranded.consumer = None;
         harness.put_pending(stranded);
     }
-    harness.beat_with(|reply| reply.sweep = true);
+    harness.heartbeat_with(|reply| reply.sweep = true);
     harness.housekeep();
     for n in 1..=4 {
         assert_eq!(harness.acquires(), [entry(n)]);
@@ -786,7 +786,7 @@ fn what_is_at_nobody_and_had_no_room_is_taken_when_there_is_without_another_swee
 #[test]
 fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
     let mut harness = Harness::new(LockScheme::Session);
-    harness.beat.sweep = true;
+    harness.heartbeat.sweep = true;
     let (mut own, mut sweeps) = (0, 0);
     let end = harness.now + TTL * 20;
     let mut n = 100;
@@ -829,15 +829,15 @@ fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
     let token = harness.leased(1, "s");
     for n in 0..100 {
         let name = format!("dead-{n}");
-        harness.beat_with(|reply| reply.dead = dead(&["stays", &name]));
+        harness.heartbeat_with(|reply| reply.dead = dead(&["stays", &name]));
     }
     assert_eq!(
         harness.machine.recovery.orphans.suspects(),
         2,
-        "as of the last beat"
+        "as of the last heartbeat"
     );
-    harness.beat.dead = dead(&["stays"]);
-    harness.pass_to_beat();
+    harness.heartbeat.dead = dead(&["stays"]);
+    harness.pass_to_heartbeat();
     harness.answer_routine("Renew");
     assert_eq!(harness.machine.recovery.orphans.suspects(), 1);
     harness.housekeep();

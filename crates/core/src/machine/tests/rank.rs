@@ -21,7 +21,7 @@ fn member(name: &str) -> Member {
 #[test]
 fn who_gave_its_watched_stream_away_is_watched_by_another() {
     let mut harness = Harness::cold(LockScheme::PerStream, |_| {});
-    harness.beat.members = 0;
+    harness.heartbeat.members = 0;
     for (n, name) in [(1, "s"), (2, "t")] {
         harness.put_pending(pending_at("c", n, name));
         harness
@@ -52,7 +52,7 @@ fn who_gave_its_watched_stream_away_is_watched_by_another() {
 #[test]
 fn a_turn_is_over_when_the_former_owners_name_holds_the_stream_for_good() {
     let mut harness = Harness::cold(LockScheme::PerStream, |_| {});
-    harness.beat.members = 6;
+    harness.heartbeat.members = 6;
     harness.members = ["a", "b", "d", "e", "f", "g"].map(member).to_vec();
     harness.housekeep();
     harness.live(TTL);
@@ -97,11 +97,11 @@ fn housekeep_counting_looks(harness: &mut Harness) -> usize {
 #[test]
 fn turns_come_although_what_the_dead_left_is_slow_to_read() {
     let mut harness = Harness::cold(LockScheme::PerStream, |_| {});
-    harness.beat.members = 3;
+    harness.heartbeat.members = 3;
     harness.members = ["a", "b", "d"].map(member).to_vec();
     harness.housekeep();
     harness.live(TTL);
-    harness.beat.dead = vec![session_of("c")];
+    harness.heartbeat.dead = vec![session_of("c")];
     for n in 1..=12 {
         let name = format!("s{n}");
         harness.put_pending(pending_at("c", n, &name));

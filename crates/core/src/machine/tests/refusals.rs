@@ -94,19 +94,19 @@ fn what_is_refused_before_it_ever_worked_is_the_end() {
 fn a_refusal_counts_as_the_retry_policy_says() {
     let mut harness = Harness::with(LockScheme::Session, |s| s.retry = RetryPolicy::times(3));
     harness.answer("Fetch", Reply::Fetched(Fetched::default()));
-    harness.pass_to_beat();
-    let mut beats = 0;
+    harness.pass_to_heartbeat();
+    let mut heartbeats = 0;
     harness.pass_with(TTL * 20, |harness| {
         while harness.has("Renew") {
-            beats += 1;
+            heartbeats += 1;
             harness.fail_with("Renew", denied());
         }
         while harness.has("Open") {
-            beats += 1;
+            heartbeats += 1;
             harness.fail_with("Open", denied());
         }
     });
-    assert!(harness.stopped && beats >= 4, "{beats}");
+    assert!(harness.stopped && heartbeats >= 4, "{heartbeats}");
 }
 
 /// A handler would take it for final, and give up what it has done.
@@ -126,7 +126,7 @@ fn an_end_that_is_refused_for_a_moment_is_tried_again_and_one_for_a_ttl_is_told(
                 harness.fail_with(name, denied());
             }
         });
-        assert!(harness.owns(1), "beats go on");
+        assert!(harness.owns(1), "heartbeats go on");
         assert_eq!(refused(&harness).len(), 1);
         if lasting {
             assert_eq!(
@@ -195,8 +195,8 @@ fn a_completion_whose_answer_was_lost_counts_although_the_next_try_was_refused()
 }
 
 #[test]
-fn a_beat_that_found_its_session_gone_has_worked() {
-    // Found by the simulation, seed 1010888: its first beat's answer was lost, and the
+fn a_heartbeat_that_found_its_session_gone_has_worked() {
+    // Found by the simulation, seed 1010888: its first heartbeat's answer was lost, and the
     // second one's brought that.
     let mut harness = Harness::cold(LockScheme::PerStream, |_| {});
     harness.answer_routine("Prepare");

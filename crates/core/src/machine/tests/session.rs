@@ -32,14 +32,14 @@ fn belief_ends_a_margin_before_the_lock_even_if_nothing_is_answered() {
     for scheme in SCHEMES {
         let mut harness = Harness::new(scheme);
         harness.leased(1, "s");
-        harness.beat_with(|_| {});
+        harness.heartbeat_with(|_| {});
         let mut sent = harness.now;
-        // The last beat that extends was sent here, and answered late.
+        // The last heartbeat that extends was sent here, and answered late.
         while harness.now == sent {
-            harness.pass_to_beat();
+            harness.pass_to_heartbeat();
             sent = harness.now;
             harness.now = harness.now + 300 * MS;
-            harness.beat_with(|_| {});
+            harness.heartbeat_with(|_| {});
         }
         harness.pass(TTL - MARGIN - 300 * MS - MS);
         assert!(believed(&harness, 1) && harness.owns(1), "{scheme:?}");
@@ -55,11 +55,11 @@ fn who_wakes_late_disowns_before_anything_else() {
     for scheme in SCHEMES {
         let mut harness = Harness::new(scheme);
         let token = harness.leased(1, "s");
-        harness.pass_to_beat();
+        harness.pass_to_heartbeat();
         harness.now = harness.now + TTL * 30;
         // The reply was there all along, and is read only now.
-        let (id, beat) = harness.take("Renew");
-        let reply = harness.routine(&beat).unwrap();
+        let (id, heartbeat) = harness.take("Renew");
+        let reply = harness.routine(&heartbeat).unwrap();
         harness.reply(id, reply);
         assert_eq!(harness.ends(1), [EXPIRED], "{scheme:?}");
         assert!(!believed(&harness, 1));
@@ -97,7 +97,7 @@ fn an_error_is_not_a_loss() {
     for scheme in SCHEMES {
         let mut harness = Harness::new(scheme);
         harness.leased(1, "s");
-        harness.beat_with(|_| {});
+        harness.heartbeat_with(|_| {});
         let sent = harness.now;
         let mut failed = 0;
         harness.pass_with(TTL - MARGIN - MS, |harness| {
@@ -118,18 +118,18 @@ fn an_error_is_not_a_loss() {
 fn gone_or_someone_elses_disowns_at_once() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.leased(1, "s");
-    harness.pass_to_beat();
+    harness.pass_to_heartbeat();
     harness.answer("Renew", Reply::Renewed(RenewOutcome::SessionGone));
     assert_eq!(harness.ends(1), [EXPIRED]);
 
     let mut harness = Harness::new(LockScheme::PerStream);
     let token = harness.leased(1, "s");
     harness.leased(2, "t");
-    harness.beat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
+    harness.heartbeat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
     assert_eq!(harness.ends(1), [LOST]);
     assert!(harness.owns(2), "the other one is held still");
-    // The lock of an earlier tenure that a late beat reports concerns nobody.
-    harness.beat_with(|reply| reply.lost = vec![lease("t", 2, 1)]);
+    // The lock of an earlier tenure that a late heartbeat reports concerns nobody.
+    harness.heartbeat_with(|reply| reply.lost = vec![lease("t", 2, 1)]);
     assert!(harness.owns(2));
 }
 
@@ -137,7 +137,7 @@ fn gone_or_someone_elses_disowns_at_once() {
 fn late_acquire_believed_too_long() {
     // Session leases: the acquire does not extend the session.
     let mut harness = Harness::new(LockScheme::Session);
-    harness.beat_with(|_| {});
+    harness.heartbeat_with(|_| {});
     let extended = harness.now;
     harness.pass(TTL / 3 * 2);
     harness.leased(1, "s");
@@ -157,12 +157,12 @@ fn late_acquire_believed_too_long() {
 fn mark_overtakes_acquire() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.fetched(1, "s");
-    // Executed as token 101, not answered; marked; the beat brings the mark.
-    harness.beat_with(|reply| reply.revoked = vec![lease("s", 1, 101)]);
+    // Executed as token 101, not answered; marked; the heartbeat brings the mark.
+    harness.heartbeat_with(|reply| reply.revoked = vec![lease("s", 1, 101)]);
     assert!(harness.releases().is_empty(), "it may be the acquire's");
     assert_eq!(harness.acquired(), FencingToken(101));
     harness.claimed();
-    harness.beat_with(|reply| reply.revoked = vec![lease("s", 1, 101)]);
+    harness.heartbeat_with(|reply| reply.revoked = vec![lease("s", 1, 101)]);
     let Action::Lbs(LbsCall::HandBack(page)) = harness.take("HandBack").1 else {
         unreachable!()
     };
@@ -177,7 +177,7 @@ fn mark_overtakes_acquire() {
 fn an_unknown_marked_lease_is_released_and_a_known_one_handed_back() {
     let mut harness = Harness::new(LockScheme::Session);
     let token = harness.leased(1, "s");
-    harness.beat_with(|reply| {
+    harness.heartbeat_with(|reply| {
         reply.revoked = vec![lease("s", 1, token.0), lease("x", 9, 50)];
     });
     assert_eq!(harness.releases(), [lease("x", 9, 50)]);
@@ -190,7 +190,7 @@ fn a_record_that_does_not_fit_is_read_and_mended() {
     let mut harness = Harness::new(LockScheme::Session);
     let lost = harness.leased(1, "s");
     let token = harness.leased(2, "t");
-    harness.beat_with(|reply| reply.on_record = Some(3));
+    harness.heartbeat_with(|reply| reply.on_record = Some(3));
     let records = vec![lease("t", 2, token.0), lease("x", 9, 50)];
     harness.answer("Records", Reply::Records(records));
     assert_eq!(harness.ends(1), [LOST]);
@@ -207,7 +207,7 @@ fn a_record_that_does_not_fit_is_read_and_mended() {
 fn what_is_lost_by_the_record_is_freed_since_its_lock_may_stand() {
     let mut harness = Harness::new(LockScheme::Session);
     let lost = harness.leased(1, "s");
-    harness.beat_with(|reply| reply.on_record = Some(0));
+    harness.heartbeat_with(|reply| reply.on_record = Some(0));
     harness.answer("Records", Reply::Records(Vec::new()));
     assert_eq!(harness.ends(1), [LOST]);
     assert_eq!(harness.releases(), [lease("s", 1, lost.0)]);
@@ -218,10 +218,10 @@ fn what_is_lost_by_the_record_is_freed_since_its_lock_may_stand() {
 fn one_lost_and_one_unknown_record_do_not_cancel_out() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.leased(1, "s");
-    harness.beat_with(|_| {});
+    harness.heartbeat_with(|_| {});
     let extended = harness.now;
-    harness.beat_with(|reply| reply.generation = 2);
-    // Until the record has been read, the beat extends nothing of what was held before.
+    harness.heartbeat_with(|reply| reply.generation = 2);
+    // Until the record has been read, the heartbeat extends nothing of what was held before.
     while harness.has("Records") {
         harness.fail("Records");
     }
@@ -229,7 +229,7 @@ fn one_lost_and_one_unknown_record_do_not_cancel_out() {
         TTL - MARGIN - harness.now.saturating_since(extended) - MS,
         |harness| {
             while harness.has("Renew") {
-                harness.beat_with(|reply| reply.generation = 2);
+                harness.heartbeat_with(|reply| reply.generation = 2);
             }
         },
     );
@@ -249,7 +249,7 @@ fn one_lost_and_one_unknown_record_do_not_cancel_out() {
     // And with the record at hand.
     let mut harness = Harness::new(LockScheme::Session);
     let lost = harness.leased(1, "s");
-    harness.beat_with(|reply| reply.generation = 2);
+    harness.heartbeat_with(|reply| reply.generation = 2);
     harness.answer("Records", Reply::Records(vec![lease("x", 9, 50)]));
     assert_eq!(harness.ends(1), [LOST]);
     assert_eq!(
@@ -262,8 +262,8 @@ fn one_lost_and_one_unknown_record_do_not_cancel_out() {
 fn a_lease_that_is_on_record_after_a_restart_goes_on() {
     let mut harness = Harness::new(LockScheme::Session);
     let token = harness.leased(1, "s");
-    harness.beat_with(|reply| reply.generation = 2);
-    harness.beat.generation = 2;
+    harness.heartbeat_with(|reply| reply.generation = 2);
+    harness.heartbeat.generation = 2;
     harness.answer("Records", Reply::Records(vec![lease("s", 1, token.0)]));
     assert!(believed(&harness, 1));
     harness.live(TTL * 3);
@@ -275,9 +275,9 @@ fn a_lease_that_is_on_record_after_a_restart_goes_on() {
 fn when_the_record_may_have_lost_something_owners_claim_again_what_they_hold() {
     let mut harness = Harness::new(LockScheme::Session);
     let token = harness.leased(1, "s");
-    harness.beat_with(|_| {});
+    harness.heartbeat_with(|_| {});
     assert!(!harness.has("Claim"));
-    harness.beat_with(|reply| reply.generation = 2);
+    harness.heartbeat_with(|reply| reply.generation = 2);
     let (_, claim) = harness.take("Claim");
     let Action::Lbs(LbsCall::Claim(page)) = claim else {
         panic!("{claim:?}");
@@ -285,14 +285,14 @@ fn when_the_record_may_have_lost_something_owners_claim_again_what_they_hold() {
     assert_eq!(page[0].token, token);
 }
 
-/// It executed before the restart, which lost it; its answer comes after the beat.
+/// It executed before the restart, which lost it; its answer comes after the heartbeat.
 #[test]
 fn a_late_answer_from_before_a_restart_is_in_doubt_too() {
     let mut harness = Harness::new(LockScheme::Session);
-    harness.beat_with(|_| {});
+    harness.heartbeat_with(|_| {});
     harness.fetched(1, "s");
-    harness.beat_with(|reply| reply.generation = 2);
-    harness.beat.generation = 2;
+    harness.heartbeat_with(|reply| reply.generation = 2);
+    harness.heartbeat.generation = 2;
     assert!(!harness.has("Records"), "nothing is held");
     harness.acquired();
     harness.claimed();
@@ -302,13 +302,13 @@ fn a_late_answer_from_before_a_restart_is_in_doubt_too() {
     // The same with leases of a take-over whose entries are being read.
     let mut harness = Harness::new(LockScheme::Session);
     harness.put_pending(pending_at("b", 2, "t"));
-    harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    harness.heartbeat_with(|reply| reply.dead = vec![session_of("b")]);
     let taken = Reply::TakenOver(TakeOverOutcome::Taken {
         leases: vec![lease("t", 2, 500)],
         left: 0,
     });
-    harness.beat_with(|reply| reply.generation = 2);
-    harness.beat.generation = 2;
+    harness.heartbeat_with(|reply| reply.generation = 2);
+    harness.heartbeat.generation = 2;
     harness.answer("TakeOver", taken);
     harness.answer("Records", Reply::Records(Vec::new()));
     harness.housekeep();
@@ -320,9 +320,9 @@ fn a_late_answer_from_before_a_restart_is_in_doubt_too() {
 fn a_reading_that_a_restart_overtakes_is_begun_again() {
     let mut harness = Harness::new(LockScheme::Session);
     let token = harness.leased(1, "s");
-    harness.beat_with(|reply| reply.generation = 2);
+    harness.heartbeat_with(|reply| reply.generation = 2);
     let (late, _) = harness.take("Records");
-    harness.beat_with(|reply| reply.generation = 3);
+    harness.heartbeat_with(|reply| reply.generation = 3);
     harness.reply(late, Reply::Records(vec![lease("s", 1, token.0)]));
     assert!(harness.owns(1));
     harness.answer("Records", Reply::Records(Vec::new()));
@@ -330,17 +330,17 @@ fn a_reading_that_a_restart_overtakes_is_begun_again() {
 }
 
 #[test]
-fn beats_go_on_when_the_queue_is_full_and_nothing_is_taken() {
+fn heartbeats_go_on_when_the_queue_is_full_and_nothing_is_taken() {
     let mut harness = Harness::with(LockScheme::Session, |settings| settings.event_queue = 2);
     harness.leased(1, "s");
     harness.leased(2, "t");
     assert!(!harness.has("Fetch"), "full");
-    let mut beats = 0;
+    let mut heartbeats = 0;
     harness.pass_with(TTL * 5, |harness| {
-        beats += usize::from(harness.has("Renew"));
+        heartbeats += usize::from(harness.has("Renew"));
         harness.housekeep();
     });
-    assert!(beats >= 14, "{beats}");
+    assert!(heartbeats >= 14, "{heartbeats}");
     assert!(!harness.has("Fetch"));
     // No event is dropped for that: the ends have their places.
     harness.jump(TTL * 2);
@@ -354,9 +354,9 @@ fn beats_go_on_when_the_queue_is_full_and_nothing_is_taken() {
     assert!(harness.has("Fetch"));
 }
 
-/// 100,000 locks are no single request; a beat that fails costs its own page only.
+/// 100,000 locks are no single request; a heartbeat that fails costs its own page only.
 #[test]
-fn beats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
+fn heartbeats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
     const HELD: usize = 2_500;
     let mut harness = Harness::with(LockScheme::PerStream, |settings| {
         (settings.capacity, settings.event_queue) = (2 * HELD, 4 * HELD);
@@ -368,9 +368,9 @@ fn beats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
     let mut extended = Vec::new();
     let mut failed = Vec::new();
     while extended.len() < HELD {
-        harness.pass_to_beat();
-        let page = harness.beat_leases();
-        assert!(page.len() <= 1_024, "{} in one beat", page.len());
+        harness.pass_to_heartbeat();
+        let page = harness.heartbeat_leases();
+        assert!(page.len() <= 1_024, "{} in one heartbeat", page.len());
         if failed.is_empty() {
             failed = page;
             harness.fail("Renew");
@@ -380,7 +380,7 @@ fn beats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
             assert!(!page.iter().any(|l| failed.contains(l)), "others go first");
         }
         extended.extend(page);
-        harness.beat_with(|_| {});
+        harness.heartbeat_with(|_| {});
     }
     assert!(harness.now < start + TTL / 2);
     extended.sort();
@@ -389,8 +389,8 @@ fn beats_extend_many_locks_page_by_page_and_repeat_the_page_that_failed() {
     // The next round is due an interval after this one began, and nothing lapses.
     assert!(!harness.has("Renew"));
     for _ in 0..10 {
-        harness.pass_to_beat();
-        harness.beat_with(|_| {});
+        harness.pass_to_heartbeat();
+        harness.heartbeat_with(|_| {});
     }
     assert!(harness.now > start + TTL);
     assert_eq!(harness.machine.held(), HELD);
@@ -433,13 +433,14 @@ fn mark_overtakes_take_over() {
     for answered_before in [false, true] {
         let mut harness = Harness::new(LockScheme::Session);
         harness.put_pending(pending_at("b", 1, "s"));
-        harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
+        harness.heartbeat_with(|reply| reply.dead = vec![session_of("b")]);
         let taken = Reply::TakenOver(TakeOverOutcome::Taken {
             leases: vec![lease("s", 1, 500)],
             left: 0,
         });
-        let mark =
-            |harness: &mut Harness| harness.beat_with(|r| r.revoked = vec![lease("s", 1, 500)]);
+        let mark = |harness: &mut Harness| {
+            harness.heartbeat_with(|r| r.revoked = vec![lease("s", 1, 500)])
+        };
         if answered_before {
             // Its entry is being read when the mark comes.
             harness.answer("TakeOver", taken);
@@ -462,9 +463,9 @@ fn a_record_is_mended_while_streams_come_and_go() {
     let mut harness = Harness::new(LockScheme::Session);
     let gone = harness.leased(1, "s");
     let kept = harness.leased(2, "t");
-    // An acquire is under way at every beat: its lease may be on record or not.
+    // An acquire is under way at every heartbeat: its lease may be on record or not.
     harness.fetched(3, "u");
-    harness.beat_with(|reply| reply.on_record = Some(4));
+    harness.heartbeat_with(|reply| reply.on_record = Some(4));
     let call = harness.complete(1, gone);
     let records = vec![
         lease("s", 1, gone.0),
@@ -482,9 +483,9 @@ fn a_record_is_mended_while_streams_come_and_go() {
     harness.acquired();
     harness.claimed();
     assert!(harness.owns(3));
-    // Not for every beat of a busy client.
+    // Not for every heartbeat of a busy client.
     harness.fetched(4, "v");
-    harness.beat_with(|reply| reply.on_record = Some(7));
+    harness.heartbeat_with(|reply| reply.on_record = Some(7));
     assert!(!harness.has("Records"));
 }
 
@@ -506,12 +507,12 @@ fn after_a_restart_of_the_server_the_record_is_read_however_busy() {
 #[test]
 fn a_take_over_under_way_is_not_released_by_its_record() {
     let mut harness = Harness::new(LockScheme::Session);
-    harness.beat_with(|reply| {
+    harness.heartbeat_with(|reply| {
         reply.dead = vec![session_of("b")];
         reply.on_record = Some(5);
     });
     assert!(harness.has("TakeOver"));
-    harness.beat_with(|reply| reply.on_record = Some(5));
+    harness.heartbeat_with(|reply| reply.on_record = Some(5));
     while harness.has("Records") {
         harness.answer("Records", Reply::Records(vec![lease("s", 1, 500)]));
     }
@@ -523,7 +524,7 @@ fn a_lease_revoked_before_it_was_told_of_is_left_to_others() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.fetched(1, "s");
     let token = harness.acquired();
-    harness.beat_with(|reply| reply.revoked = vec![lease("s", 1, token.0)]);
+    harness.heartbeat_with(|reply| reply.revoked = vec![lease("s", 1, token.0)]);
     harness.claimed();
     assert!(!harness.owns(1));
     harness.input(Input::Hint(Hint::MayHaveMissed));
@@ -537,9 +538,9 @@ fn a_lease_revoked_before_it_was_told_of_is_left_to_others() {
 fn a_per_stream_lock_that_came_late_is_extended_before_it_runs_out() {
     let mut harness = Harness::new(LockScheme::PerStream);
     harness.leased(1, "s");
-    harness.beat_with(|_| {});
+    harness.heartbeat_with(|_| {});
     harness.fetched(2, "t");
-    // No beat is due yet when the slow answer comes, but this lock needs one.
+    // No heartbeat is due yet when the slow answer comes, but this lock needs one.
     harness.pass_with(TTL - MARGIN - 400 * MS, |harness| {
         while harness.has("Renew") {
             harness.answer_routine("Renew");
@@ -564,7 +565,7 @@ fn a_lock_that_runs_out_before_it_is_claimed_costs_no_other_lease() {
         }
     });
     let token = harness.acquired();
-    // Neither its claim nor the beat that would extend it is answered.
+    // Neither its claim nor the heartbeat that would extend it is answered.
     harness.pass(101 * MS);
     assert!(harness.owns(1), "{:?}", harness.notices);
     assert_eq!(harness.releases(), [lease("t", 2, token.0)]);
@@ -578,9 +579,9 @@ fn a_completion_that_waits_is_not_sent_for_the_next_lease_of_the_entry() {
     let mut harness = Harness::new(LockScheme::PerStream);
     let token = harness.leased(1, "s");
     let call = harness.complete(1, token);
-    harness.pass_to_beat();
+    harness.pass_to_heartbeat();
     harness.fail("Complete");
-    harness.beat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
+    harness.heartbeat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
     assert!(harness.answers.contains_key(&call), "its end is unknown");
     harness.housekeep();
     harness.acquired();
@@ -619,13 +620,13 @@ fn leases_that_have_ended_leave_no_deadlines_behind() {
     assert_eq!(harness.ends(1), [EXPIRED]);
 }
 
-/// A beat also tells who has died: that is not to wait for a tenth of an hour.
+/// A heartbeat also tells who has died: that is not to wait for a tenth of an hour.
 #[test]
-fn a_failed_beat_is_repeated_soon_whatever_the_ttl() {
+fn a_failed_heartbeat_is_repeated_soon_whatever_the_ttl() {
     let mut harness = Harness::with(LockScheme::Session, |settings| {
         settings.ttl = Duration::from_secs(3600);
     });
-    harness.pass_to_beat();
+    harness.pass_to_heartbeat();
     harness.fail("Renew");
     harness.pass(Duration::from_secs(15));
     assert!(harness.has("Renew"));
@@ -633,31 +634,34 @@ fn a_failed_beat_is_repeated_soon_whatever_the_ttl() {
 
 /// A backend's list of deadlines may be wrong for good.
 #[test]
-fn a_deadline_that_is_always_now_and_brings_no_death_costs_few_beats() {
+fn a_deadline_that_is_always_now_and_brings_no_death_costs_few_heartbeats() {
     let mut harness = Harness::new(LockScheme::Session);
-    harness.beat.next_deadline = Some(Duration::ZERO);
-    let beats_within = |harness: &mut Harness, time: Duration| {
-        let mut beats = 0;
+    harness.heartbeat.next_deadline = Some(Duration::ZERO);
+    let heartbeats_within = |harness: &mut Harness, time: Duration| {
+        let mut heartbeats = 0;
         harness.pass_with(time, |harness| {
-            beats += usize::from(harness.has("Renew"));
+            heartbeats += usize::from(harness.has("Renew"));
             harness.housekeep();
         });
-        beats
+        heartbeats
     };
-    harness.pass_to_beat();
+    harness.pass_to_heartbeat();
     harness.housekeep();
-    beats_within(&mut harness, TTL);
-    let beats = beats_within(&mut harness, TTL * 10);
+    heartbeats_within(&mut harness, TTL);
+    let heartbeats = heartbeats_within(&mut harness, TTL * 10);
     // Three in a TTL are its own.
-    assert!(beats <= 10 * 3 * 8, "{beats} beats in ten TTLs");
+    assert!(
+        heartbeats <= 10 * 3 * 8,
+        "{heartbeats} heartbeats in ten TTLs"
+    );
     // Who does die then is seen as soon as ever, and so is the next one.
-    harness.beat.dead = vec![session_of("b")];
-    beats_within(&mut harness, TTL / 3);
-    harness.beat.dead.push(session_of("c"));
-    harness.pass_to_beat();
+    harness.heartbeat.dead = vec![session_of("b")];
+    heartbeats_within(&mut harness, TTL / 3);
+    harness.heartbeat.dead.push(session_of("c"));
+    harness.pass_to_heartbeat();
     harness.housekeep();
     let start = harness.now;
-    harness.pass_to_beat();
+    harness.pass_to_heartbeat();
     let soon = harness.now.saturating_since(start);
     assert!(soon <= Duration::from_millis(30), "{soon:?}");
 }

@@ -6,10 +6,10 @@ use super::harness::{Harness, SCHEMES, TTL, entry};
 use crate::CompleteOutcome;
 use crate::machine::{Command, Input, Reply};
 
-/// Simulated seeds 378 and 472: with per-stream locks the beat extended the
+/// Simulated seeds 378 and 472: with per-stream locks the heartbeat extended the
 /// belief in a lease whose `lost()` had fired, while its hand back was under way.
 #[test]
-fn a_silent_lease_is_not_revived_by_the_next_beat() {
+fn a_silent_lease_is_not_revived_by_the_next_heartbeat() {
     for scheme in SCHEMES {
         let mut harness =
             Harness::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
@@ -17,7 +17,7 @@ fn a_silent_lease_is_not_revived_by_the_next_beat() {
         harness.take_up(1);
         harness.pass_with(TTL / 2, |harness| {
             if harness.has("Renew") {
-                harness.beat_with(|_| {});
+                harness.heartbeat_with(|_| {});
             }
         });
         assert!(harness.has("HandBack"), "{scheme:?}: not given up");
@@ -25,7 +25,7 @@ fn a_silent_lease_is_not_revived_by_the_next_beat() {
             harness.belief(1).is_over(),
             "{scheme:?}: lost() has not fired"
         );
-        harness.beat_with(|_| {});
+        harness.heartbeat_with(|_| {});
         assert!(harness.belief(1).is_over(), "{scheme:?}: believed again");
     }
 }
@@ -37,20 +37,20 @@ fn a_limit_of_silence_counts_from_the_last_progress() {
         let mut harness = Harness::new(scheme);
         let token = harness.leased(1, "s");
         harness.take_up(1);
-        let beating = |harness: &mut Harness| {
+        let answering = |harness: &mut Harness| {
             if harness.has("Renew") {
-                harness.beat_with(|_| {});
+                harness.heartbeat_with(|_| {});
             }
         };
-        harness.pass_with(TTL / 2, beating);
+        harness.pass_with(TTL / 2, answering);
         harness.input(Input::Command(Command::SetProgressTimeout {
             entry: entry(1),
             token,
             limit: Some(TTL * 3 / 4),
         }));
-        harness.pass_with(TTL / 4 - Duration::from_millis(1), beating);
+        harness.pass_with(TTL / 4 - Duration::from_millis(1), answering);
         assert!(!harness.has("HandBack"), "{scheme:?}: too early");
-        harness.pass_with(Duration::from_millis(1), beating);
+        harness.pass_with(Duration::from_millis(1), answering);
         assert!(harness.has("HandBack"), "{scheme:?}: too late");
     }
 }
@@ -62,20 +62,20 @@ fn silence_counts_from_when_the_lease_was_taken_up() {
         let mut harness =
             Harness::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
         harness.leased(1, "s");
-        let beating = |harness: &mut Harness| {
+        let answering = |harness: &mut Harness| {
             if harness.has("Renew") {
-                harness.beat_with(|_| {});
+                harness.heartbeat_with(|_| {});
             }
         };
-        harness.pass_with(TTL * 3 + TTL / 8, beating);
+        harness.pass_with(TTL * 3 + TTL / 8, answering);
         assert!(
             harness.ends(1).is_empty() && !harness.has("HandBack"),
             "{scheme:?}"
         );
         harness.take_up(1);
-        harness.pass_with(TTL / 2 - Duration::from_millis(1), beating);
+        harness.pass_with(TTL / 2 - Duration::from_millis(1), answering);
         assert!(!harness.has("HandBack"), "{scheme:?}: too early");
-        harness.pass_with(Duration::from_millis(1), beating);
+        harness.pass_with(Duration::from_millis(1), answering);
         assert!(harness.has("HandBack"), "{scheme:?}: too late");
     }
 }

@@ -35,7 +35,7 @@ fn what_was_taken_from_under_its_owner_is_claimed_again() {
 fn a_sweep_finds_what_is_at_nobody() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.put_pending(at_nobody(1, "s"));
-    harness.beat.sweep = true;
+    harness.heartbeat.sweep = true;
     harness.live(TTL);
     assert_eq!(harness.acquires(), [entry(1)]);
     harness.acquired();
@@ -47,7 +47,7 @@ fn a_sweep_finds_what_is_at_nobody() {
 #[test]
 fn with_per_stream_locks_it_must_be_at_nobody_for_a_while() {
     let mut harness = Harness::new(LockScheme::PerStream);
-    harness.beat.sweep = true;
+    harness.heartbeat.sweep = true;
     harness.put_pending(at_nobody(1, "s"));
     harness.live(TTL * 2);
     assert!(harness.acquires().is_empty(), "too early");
@@ -68,7 +68,7 @@ fn what_somebody_holds_is_left_to_its_owner() {
         harness
             .locks
             .insert(super::harness::stream("s"), held_by(session, TTL));
-        harness.beat.sweep = true;
+        harness.heartbeat.sweep = true;
         harness.live(TTL * 6);
         assert!(harness.acquires().is_empty(), "{scheme:?}");
     }
@@ -78,7 +78,7 @@ fn what_somebody_holds_is_left_to_its_owner() {
 fn a_lease_that_a_take_over_brought_is_adopted_though_its_entry_is_at_nobody() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.put_pending(at_nobody(2, "t"));
-    harness.beat_with(|reply| reply.dead = vec![session_of("b")]);
+    harness.heartbeat_with(|reply| reply.dead = vec![session_of("b")]);
     let taken = Reply::TakenOver(TakeOverOutcome::Taken {
         leases: vec![lease("t", 2, 500)],
         left: 0,

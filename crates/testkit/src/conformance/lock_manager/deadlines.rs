@@ -11,7 +11,7 @@ use streamlease_core::{
 use super::super::support::{pass, stream, streams};
 use super::harness::{E0, Harness, LONG, SHORT, attempt, lease, request, unopened};
 
-/// Without a beat, others get what was held as soon as its deadline is over.
+/// Without a heartbeat, others get what was held as soon as its deadline is over.
 pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
@@ -42,13 +42,13 @@ pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<
     assert!(t.renewed(&b, &[new]).await.lost.is_empty());
 }
 
-/// As long as it beats, nobody else gets what a session holds.
+/// As long as it renews, nobody else gets what a session holds.
 pub async fn a_renewal_extends_what_is_held(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    // Long enough for a busy machine to beat in time.
+    // Long enough for a busy machine to renew in time.
     let (a, b) = (
         t.session("a", Duration::from_secs(2)).await,
         t.session("b", LONG).await,
@@ -68,7 +68,7 @@ pub async fn a_renewal_extends_what_is_held(
     }
 }
 
-/// A beat counts from its own time: it does not add to what was left.
+/// A heartbeat counts from its own time: it does not add to what was left.
 pub async fn a_renewal_gives_the_whole_ttl_again(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
@@ -89,12 +89,12 @@ pub async fn a_renewal_gives_the_whole_ttl_again(
         let after = remaining().await;
         assert!(
             before < after && after <= LONG,
-            "{before:?}, after a beat {after:?}"
+            "{before:?}, after a heartbeat {after:?}"
         );
     }
 }
 
-/// With a lock per stream, a beat extends what it names and nothing else.
+/// With a lock per stream, a heartbeat extends what it names and nothing else.
 pub async fn a_renewal_leaves_alone_what_it_does_not_name(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
@@ -117,7 +117,7 @@ pub async fn a_renewal_leaves_alone_what_it_does_not_name(
     assert!(remaining(&held[1]).await > other);
 }
 
-/// With a lock per stream, a beat says which of those it names are not held.
+/// With a lock per stream, a heartbeat says which of those it names are not held.
 pub async fn a_renewal_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
@@ -125,7 +125,7 @@ pub async fn a_renewal_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<
     let held = t.hold_all(&a, &streams).await;
     assert!(t.renewed(&a, &held).await.lost.is_empty());
     if t.has_session_leases() {
-        // Here a beat names nothing; what is on record tells the same.
+        // Here a heartbeat names nothing; what is on record tells the same.
         return;
     }
     // Released, then somebody else's; and held with another token.

@@ -63,8 +63,8 @@ pub(in super::super) struct Watch {
     /// R1: with sessions, for everything; with per-stream locks, for each lease.
     session_allowed: Allowed,
     lease_allowed: BTreeMap<(EntryId, FencingToken), Allowed>,
-    /// Until when everything that is held is believed by the last beat.
-    beaten: Timestamp,
+    /// Until when everything that is held is believed by the last heartbeat.
+    renewed: Timestamp,
     capacity: usize,
     /// How many may still come over the capacity: they were on their way when it
     /// was lowered.
@@ -82,7 +82,7 @@ pub(in super::super) struct Watch {
     margin: Duration,
     /// Whether a lease's belief had run out when the current step began.
     ran_out: bool,
-    /// Leases that were lost for want of a beat.
+    /// Leases that were lost for want of a heartbeat.
     lost: u64,
     fetches: Fetches,
 }
@@ -93,7 +93,7 @@ impl Watch {
             views: BTreeMap::new(),
             session_allowed: Allowed::default(),
             lease_allowed: BTreeMap::new(),
-            beaten: Timestamp::ZERO,
+            renewed: Timestamp::ZERO,
             capacity: settings.capacity,
             coming: 0,
             event_queue: settings.event_queue,

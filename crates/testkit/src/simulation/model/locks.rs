@@ -93,7 +93,7 @@ impl Locks {
         }
     }
 
-    /// The server was restarted (with a state from then): live owners beat first.
+    /// The server was restarted (with a state from then): live owners renew first.
     pub(in super::super) fn restarted(&mut self, now: u64, ttl: Duration) {
         if self.scheme == LockScheme::Session {
             self.quiet_until = now + ms(ttl.min(LONGEST_GRACE));
@@ -259,7 +259,7 @@ impl Locks {
                 key.into_iter().for_each(|key| key.expires_ms = deadline);
             }
         }
-        if self.mutant != Some(Mutant::BeatsAreSilent) {
+        if self.mutant != Some(Mutant::HeartbeatsAreSilent) {
             let mut dead: Vec<_> = self.sessions.iter().filter(|(_, at)| **at <= now).collect();
             dead.sort_by_key(|(_, at)| **at);
             reply.dead = dead

@@ -17,14 +17,14 @@ pub enum Mutant {
     RefusedIsDone,
     /// Nothing tells that the record of leases has vanished (R6).
     LossIsSilent,
-    /// A beat that fails is reported as if every lease were lost (R2).
+    /// A heartbeat that fails is reported as if every lease were lost (R2).
     ErrorIsLoss,
     /// A claim of an entry that is gone is reported as claimed (R3).
     ClaimsTheGone,
     /// The LBS takes claims and completions whatever their token (R4).
     NoFence,
-    /// Infos come on the connection of the beats (R2).
-    InfosAmongBeats,
+    /// Infos come on the connection of the heartbeats (R2).
+    InfosAmongHeartbeats,
     /// Handing back takes the entry off the LBS (R7).
     HandBackRemoves,
     /// Tokens are counted, without regard to floor and clock (R5).
@@ -39,10 +39,10 @@ pub enum Mutant {
     GroupAtTheEnd,
     /// Malformed entries are kept from the consumer that fetched them (R8).
     SwallowsPoison,
-    /// Beats tell neither of the dead nor of the next deadline (R9).
-    BeatsAreSilent,
-    /// No beat is sent while events wait for a slow user (R10).
-    SlowUserStopsBeats,
+    /// Heartbeats tell neither of the dead nor of the next deadline (R9).
+    HeartbeatsAreSilent,
+    /// No heartbeat is sent while events wait for a slow user (R10).
+    SlowUserStopsHeartbeats,
     /// The event queue's places are given back twice (R10).
     TakenTwice,
     /// A take-over moves everything, however much was asked for (R11).
@@ -63,7 +63,7 @@ impl Mutant {
         (Self::ClockStops, "R1"),
         (Self::TimersAreLate, "R1"),
         (Self::ErrorIsLoss, "R2"),
-        (Self::InfosAmongBeats, "R2"),
+        (Self::InfosAmongHeartbeats, "R2"),
         (Self::ClaimsTheGone, "R3"),
         (Self::RefusedIsDone, "R3"),
         (Self::NoFence, "R4"),
@@ -75,8 +75,8 @@ impl Mutant {
         (Self::ForgetsPending, "R7"),
         (Self::GroupAtTheEnd, "R7"),
         (Self::SwallowsPoison, "R8"),
-        (Self::BeatsAreSilent, "R9"),
-        (Self::SlowUserStopsBeats, "R10"),
+        (Self::HeartbeatsAreSilent, "R9"),
+        (Self::SlowUserStopsHeartbeats, "R10"),
         (Self::TakenTwice, "R10"),
         (Self::TakesEverything, "R11"),
         (Self::HeldForNoTime, "R11"),

@@ -75,7 +75,7 @@ pub(in super::super) struct Sent {
 pub(in super::super) enum Extends {
     Nothing,
     Session,
-    Beat(Arc<[LeaseRef]>),
+    Heartbeat(Arc<[LeaseRef]>),
     Acquire(Vec<EntryId>),
 }
 
@@ -95,7 +95,7 @@ impl Sent {
     pub(super) fn of(local: Timestamp, now: Time, action: &Action) -> Self {
         let what = match action {
             Action::Locks(LocksCall::Open(_)) => Extends::Session,
-            Action::Locks(LocksCall::Renew { leases, .. }) => Extends::Beat(leases.clone()),
+            Action::Locks(LocksCall::Renew { leases, .. }) => Extends::Heartbeat(leases.clone()),
             Action::Locks(LocksCall::Acquire(_, requests)) => {
                 Extends::Acquire(requests.iter().map(|request| request.entry).collect())
             }
@@ -111,8 +111,8 @@ impl Sent {
         }
     }
 
-    fn is_beat(&self) -> bool {
-        matches!(self.what, Extends::Beat(_))
+    fn is_heartbeat(&self) -> bool {
+        matches!(self.what, Extends::Heartbeat(_))
     }
 }
 
@@ -319,7 +319,7 @@ impl World {
         result: streamlease_core::Result<Reply>,
     ) -> streamlease_core::Result<Reply> {
         match result {
-            Err(_) if sent.is_beat() && self.mutant == Some(Mutant::ErrorIsLoss) => {
+            Err(_) if sent.is_heartbeat() && self.mutant == Some(Mutant::ErrorIsLoss) => {
                 Ok(Reply::Renewed(RenewOutcome::SessionGone))
             }
             result => result,

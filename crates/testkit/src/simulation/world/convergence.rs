@@ -32,7 +32,7 @@ impl World {
             self.checker.check_finished(now, &self.servers.lbs);
         }
         if self.checker.violation.is_none() {
-            // What was sent before is past: a late beat makes the dead live longer, and
+            // What was sent before is past: a late heartbeat makes the dead live longer, and
             // who waits for a listing looks at nothing else.
             let late_until = healed + ns(self.plan.most_late().max(self.listing_timeout()));
             self.run_until(late_until.max(self.now), |_| false);
@@ -121,7 +121,7 @@ impl World {
         // alone, and this begins when a clock that was set back is where it was;
         let left_alone = longest.foreign_grace() + Duration::from_millis(self.set_back_ms as u64);
         // it is seen by the second sweep at the latest (who had the turn may
-        // have died with it), a turn coming with a beat;
+        // have died with it), a turn coming with a heartbeat;
         let seen = 2 * (longest.sweep_interval() + longest.heartbeat_interval());
         // a consumer that lives must leave it unlocked for a TTL;
         let unlocked = ttl;
@@ -197,7 +197,7 @@ impl World {
             self.checker.fail("R9", "fresh streams wait", what);
             return (None, 0);
         }
-        // So that everybody's beat has told of everybody.
+        // So that everybody's heartbeat has told of everybody.
         self.run_until(self.now + ttl, |_| false);
         self.run_until(self.now + seen, leased);
         let Some(victim) = self.running().max_by_key(|n| self.checker.views(*n)) else {
@@ -280,7 +280,7 @@ impl World {
     /// Beyond the TTL of the dead.
     fn taken_within(&self, victim: usize, streams: usize) -> Time {
         let pages = (BETWEEN_SMALL_PAGES + 2 * TRAVEL) * streams as u32;
-        // A look is a beat, a list and an inspection; then acquire and claim.
+        // A look is a heartbeat, a list and an inspection; then acquire and claim.
         let steps = 2 * 5 * TRAVEL;
         // Who has no room for a moment comes again for the rest of the list in
         // a quarter of a TTL.

@@ -30,7 +30,7 @@ impl World {
         let give_up = n.clock.when(sent + limit, now);
         let cut = n.requests_lost_until > now;
         self.push(give_up, Event::GiveUp(node, id));
-        if self.mutant == Some(Mutant::SlowUserStopsBeats)
+        if self.mutant == Some(Mutant::SlowUserStopsHeartbeats)
             && matches!(action, Action::Locks(LocksCall::Renew { .. }))
             && self.nodes[node].slow_until > now
         {

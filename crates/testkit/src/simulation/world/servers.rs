@@ -193,7 +193,7 @@ impl World {
     /// By how much the reply is late because of what it carries.
     pub(super) fn carry(&mut self, node: usize, result: &streamlease_core::Result<Reply>) -> Time {
         let size = result.as_ref().map_or(Size::Items(1), size);
-        let shared = self.mutant == Some(Mutant::InfosAmongBeats);
+        let shared = self.mutant == Some(Mutant::InfosAmongHeartbeats);
         self.nodes[node].link.delay(self.now, size, shared)
     }
 

@@ -23,11 +23,11 @@ impl Checker {
         match (&sent.what, reply) {
             (Extends::Session, Reply::Opened(OpenOutcome::Opened)) => {
                 watch.session_allowed = watch.session_allowed.max(until);
-                watch.beaten = watch.beaten.max(until.local);
+                watch.renewed = watch.renewed.max(until.local);
             }
-            (Extends::Beat(leases), Reply::Renewed(RenewOutcome::Extended(reply))) => {
+            (Extends::Heartbeat(leases), Reply::Renewed(RenewOutcome::Extended(reply))) => {
                 watch.session_allowed = watch.session_allowed.max(until);
-                watch.beaten = watch.beaten.max(until.local);
+                watch.renewed = watch.renewed.max(until.local);
                 for lease in &reply.revoked {
                     if let Some(view) = watch.view_mut(lease.entry, lease.token) {
                         view.ending = true;

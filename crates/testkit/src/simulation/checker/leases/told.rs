@@ -146,7 +146,7 @@ impl Checker {
         let watch = &mut self.watches[node];
         // A session ends as a whole, as soon as anything of it runs out: also a
         // lock that the user was not told of.
-        let ran_out = watch.ran_out || watch.beaten <= local;
+        let ran_out = watch.ran_out || watch.renewed <= local;
         if watch.view(entry, token).is_none() {
             let what = format!("n{node} ends {entry} {token:?}, which it does not have");
             return self.fail("R12", "ended twice", what);
@@ -205,7 +205,7 @@ impl Checker {
         views.map(|view| view.stream.clone()).collect()
     }
 
-    /// How many leases were lost for want of a beat.
+    /// How many leases were lost for want of a heartbeat.
     pub(in crate::simulation) fn lost(&self, node: usize) -> u64 {
         self.watches[node].lost
     }

@@ -1,6 +1,6 @@
 //! Keys that vanish one by one: evicted, or deleted by somebody.
 //!
-//! What the contract says: where a record of leases may have lost any, the next beat
+//! What the contract says: where a record of leases may have lost any, the next heartbeat
 //! brings another generation, and as long as others could take what is missing before
 //! its owner knows, nobody is given anything. Only an owner itself can see that what it
 //! holds is gone, if the others' leases are there still.
