@@ -332,7 +332,7 @@ fn a_key_that_no_script_declares_is_never_missed_in_the_middle_of_one() {
                     .err(),
             ),
             (
-                "bury",
+                "remove",
                 backend
                     .locks
                     .sessions()

@@ -837,7 +837,7 @@ fn records_that_a_foreign_consumer_left_behind_are_cleaned_up_by_sweeps() {
 }
 
 #[test]
-fn a_consumer_is_forgotten_only_with_nothing_pending() {
+fn a_consumer_is_removed_only_with_nothing_pending() {
     on_both(|| async {
         let server = RedisServer::start();
         let (backend, ids) = delivered(&server, &["s"]).await;

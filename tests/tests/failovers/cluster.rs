@@ -21,7 +21,7 @@ fn a_killed_owner_costs_its_failover_and_two_ttls_and_little_is_lost() {
         })
         .await;
         fleet.works_again(30).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         drop(cluster);
         println!("cluster, killed, own time {own:?}: {cost:?}");
         assert!(
@@ -48,7 +48,7 @@ fn leases_twice_as_long_as_a_failover_of_a_cluster_live_through_it() {
         })
         .await;
         fleet.works_again(30).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         drop(cluster);
         println!("cluster, killed, long TTL: {cost:?}");
         assert_eq!(cost.doubled, [""; 0]);
@@ -74,7 +74,7 @@ fn a_frozen_owner_costs_its_failover_and_two_ttls_and_its_thaw_nothing() {
         fleet.works_again(30).await;
         cluster.node(owner).thaw();
         fleet.works_again(60).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         println!("cluster, frozen, own time {own:?}: {cost:?}");
         assert!(
             cost.gap <= own + SHORT * 2 + SLACK,
@@ -95,7 +95,7 @@ fn a_failover_by_agreement_costs_one_ttl_and_no_lease_and_loses_nothing() {
         let asked = cluster.clone();
         blocking(move || asked.fail_over(LBS)).await;
         fleet.works_again(30).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         println!("cluster, failover by agreement: {cost:?}");
         assert!(cost.gap <= SHORT + SLACK, "{:?}", cost.gap);
         assert!(cost.slowest_submit < SHORT, "{:?}", cost.slowest_submit);
@@ -121,7 +121,7 @@ fn resharding_under_load_costs_one_ttl_and_no_lease_and_loses_nothing() {
         })
         .await;
         fleet.works_again(30).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         println!("cluster, 201 slots moved: {cost:?}");
         assert!(cost.gap <= SHORT + SLACK, "{:?}", cost.gap);
         assert!(cost.slowest_submit < SHORT, "{:?}", cost.slowest_submit);

@@ -35,7 +35,7 @@ const WORK: Duration = Duration::from_millis(40);
 /// These are held from the start until the end.
 const HELD: usize = 6;
 /// By when all is completed once nothing happens any more.
-const SETTLED_WITHIN: Duration = Duration::from_secs(40);
+const CONVERGED_WITHIN: Duration = Duration::from_secs(40);
 /// For what a busy machine takes longer.
 pub(crate) const SLACK: Duration = Duration::from_millis(700);
 
@@ -168,13 +168,13 @@ impl Fleet {
 
     /// Ends the announcing, waits until all is completed, and says what became of it since
     /// the mishap.
-    pub(crate) async fn settle(self, mishap: Instant) -> Cost {
+    pub(crate) async fn converge(self, mishap: Instant) -> Cost {
         self.is_announcing.store(false, Ordering::Relaxed);
         self.ledger.may_end.store(true, Ordering::Relaxed);
         self.producer.await.unwrap();
-        let deadline = Instant::now() + SETTLED_WITHIN;
+        let deadline = Instant::now() + CONVERGED_WITHIN;
         while let Err(why) = is_empty(&self.backend).await {
-            assert!(Instant::now() < deadline, "not settled: {why}");
+            assert!(Instant::now() < deadline, "not converged: {why}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         for client in &self.clients {
@@ -206,7 +206,7 @@ impl Fleet {
     }
 
     pub(crate) async fn eventually(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + SETTLED_WITHIN;
+        let deadline = Instant::now() + CONVERGED_WITHIN;
         while !is_so() {
             assert!(Instant::now() < deadline, "not in time: {what}");
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -20,7 +20,7 @@ fn a_killed_primary_costs_its_failover_and_two_ttls_and_little_is_lost() {
         })
         .await;
         fleet.works_again(30).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         drop(all);
         println!("Sentinel, killed, own time {own:?}: {cost:?}");
         assert!(
@@ -46,7 +46,7 @@ fn leases_twice_as_long_as_a_failover_of_sentinels_live_through_it() {
         })
         .await;
         fleet.works_again(30).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         drop(all);
         println!("Sentinel, killed, long TTL: {cost:?}");
         assert_eq!(cost.doubled, [""; 0]);
@@ -71,7 +71,7 @@ fn a_frozen_primary_costs_its_failover_and_two_ttls_and_its_thaw_nothing() {
         // It accepts writes for ten seconds more, being a primary by its own account.
         all.server(0).thaw();
         fleet.works_again(60).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         println!("Sentinel, frozen, own time {own:?}: {cost:?}");
         assert!(
             cost.gap <= own + SHORT * 2 + SLACK,
@@ -96,7 +96,7 @@ fn a_failover_by_hand_costs_one_ttl_and_what_was_written_until_it_was_noticed() 
             .eventually("all are with the new one", || has_readers(all.server(new)))
             .await;
         fleet.works_again(30).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         println!("Sentinel, by hand, named after {own:?}: {cost:?}");
         // The old one goes on for the time until the sentinels are asked again.
         assert!(
@@ -135,7 +135,7 @@ fn with_min_replicas_a_failover_by_hand_loses_next_to_nothing() {
             .eventually("all are with the new one", || has_readers(all.server(new)))
             .await;
         fleet.works_again(30).await;
-        let cost = fleet.settle(mishap).await;
+        let cost = fleet.converge(mishap).await;
         println!("Sentinel, by hand, min-replicas 1: {cost:?}");
         assert!(cost.lost <= 60, "{} of {}", cost.lost, cost.acked);
         assert_eq!(cost.doubled, [""; 0]);

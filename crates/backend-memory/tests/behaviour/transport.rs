@@ -382,7 +382,7 @@ fn pages_of_pending_entries_follow_on_without_gaps() {
 }
 
 #[test]
-fn a_consumer_is_forgotten_only_with_nothing_pending() {
+fn a_consumer_is_removed_only_with_nothing_pending() {
     let fx = Fixture::new();
     let entry = fx.submit(&["a"])[0];
     fx.fetch("w", 1);

@@ -60,7 +60,7 @@ pub enum Command {
         /// Whom to answer.
         call: CallId,
     },
-    /// Give a lease up unfinished.
+    /// Hand a lease back unfinished.
     HandBack {
         /// The lease's entry.
         entry: EntryId,
@@ -359,7 +359,7 @@ pub enum Notice {
 pub enum End {
     /// As the user wished: finished for good.
     Completed,
-    /// As the user wished: given up.
+    /// As the user wished: handed back.
     HandedBack,
     /// Against the user's will.
     Disowned(DisownReason),

@@ -104,7 +104,7 @@ pub async fn a_change_right_after_subscribing_is_heard(
     for _ in 0..10 {
         let entries = t.deliver(1).await;
         let mut hints = t.subscribe().await;
-        t.give_up(&entries).await;
+        t.hand_back_all(&entries).await;
         t.hear_handed_back(&mut hints, entries.into_iter().collect())
             .await;
     }
@@ -153,7 +153,7 @@ pub async fn giving_up_waiting_loses_no_hint(runtime: Arc<dyn Runtime>, backend:
         };
         // The hand back goes on beside a `next` that is given up.
         let next = future::or(async { Some(hints.next().await) }, give_up);
-        let (hint, ()) = future::zip(next, t.give_up(&entries)).await;
+        let (hint, ()) = future::zip(next, t.hand_back_all(&entries)).await;
         if let Some(hint) = hint {
             note_handed_back(&mut heard, hint.expect("next"));
         }
@@ -273,7 +273,7 @@ impl Harness {
         entries
     }
 
-    async fn give_up(&self, entries: &[EntryId]) {
+    async fn hand_back_all(&self, entries: &[EntryId]) {
         let back = |entry: &EntryId| HandBackRequest::new(*entry, TOKEN);
         let backs: Vec<_> = entries.iter().map(back).collect();
         self.backend
@@ -285,7 +285,7 @@ impl Harness {
 
     async fn hand_back(&self, n: usize) -> Vec<EntryId> {
         let entries = self.deliver(n).await;
-        self.give_up(&entries).await;
+        self.hand_back_all(&entries).await;
         entries
     }
 

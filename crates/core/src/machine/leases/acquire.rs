@@ -222,7 +222,7 @@ impl Leases {
         }
     }
 
-    /// Gives up an item that the user never heard of, with its lock if it has one.
+    /// Drops an item that the user never heard of, with its lock if it has one.
     pub(crate) fn drop_item(&mut self, cx: &mut Cx, entry: EntryId) {
         let Some(item) = self.items.remove(entry) else {
             return;

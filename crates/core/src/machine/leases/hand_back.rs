@@ -38,7 +38,7 @@ impl Leases {
             Some(State::Ending(_, Ending::HandBack { .. })) => {
                 self.end_calls.entry(entry).or_default().extend(call);
             }
-            // Over already, or about to be: nothing is left to give up.
+            // Over already, or about to be: nothing is left to hand back.
             _ => {
                 if let Some(call) = call {
                     cx.answer(call, Ok(Answer::HandBack(HandBack::NotOwner)));

@@ -100,7 +100,7 @@ impl Leases {
             }
         }
         for lease in &reply.revoked {
-            self.give_up_revoked(cx, lease.clone());
+            self.release_revoked(cx, lease.clone());
         }
     }
 
@@ -188,7 +188,7 @@ impl Leases {
     /// A mark by an operator. One that is not known here is released all the
     /// same, unless an unanswered acquire or take-over may turn out to be it:
     /// then the next heartbeat brings the mark again ("mark overtakes acquire").
-    pub(crate) fn give_up_revoked(&mut self, cx: &mut Cx, lease: LeaseRef) {
+    pub(crate) fn release_revoked(&mut self, cx: &mut Cx, lease: LeaseRef) {
         if self.may_become_ours(cx, &lease) {
             return;
         }

@@ -1,16 +1,17 @@
-//! Ranks among the survivors (R11): what one consumer gave up, or left when it
+//! Ranks among the survivors (R11): what one consumer handed back, or left when it
 //! died, everybody hears of at the same moment.
 //!
 //! Each live consumer has a rank for each entry, by rendezvous hashing of the entry
-//! and the consumer's name, so that all of them come to the same order without talking. The first goes at once. The others wait, the later the
-//! further back, and then look at the *lock* first: what the first one took is
-//! held, and forgotten; only what is free still (the first one is full, or dead
-//! itself) is gone for. Inspecting a page costs a fraction of acquiring it in
-//! vain, and nobody is refused. Consumers that do not know of each other, for a
-//! list of them is up to a TTL old, cost a refused acquire each and no more.
+//! and the consumer's name, so that all of them come to the same order without talking.
+//! The first one takes the entry at once. The others wait, the later in the order the
+//! longer, and then inspect the *lock*. If it is held, the first one took the entry, and
+//! they forget it. If it is free (the first one is full, or dead itself), they try to take
+//! the entry. Inspecting a page costs a fraction of acquiring it in vain, and nobody is
+//! refused. The list of consumers is up to a TTL old: those that do not know of each
+//! other yet cost one refused acquire each, and no more.
 //!
-//! Dead sessions with session leases have no part in this: their leases are
-//! taken over in pages (see `takeover`).
+//! The leases of dead sessions (session leases) need no ranks: they are taken over in
+//! pages (see `takeover`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -114,7 +115,7 @@ impl Ranks {
 }
 
 impl Recovery {
-    /// Whether what its owner gave up is to be gone for now, if its lock is free.
+    /// Whether what its owner handed back is to be gone for now, if its lock is free.
     pub(crate) fn ranks_first(&self, cx: &Cx, leases: &Leases, pending: &Pending) -> bool {
         let is_known = self.waiting_for(pending).is_some();
         !cx.is_manual()
@@ -128,7 +129,7 @@ impl Recovery {
         ranked.filter(|ranked| ranked.token == pending.token)
     }
 
-    /// Whether to go for what its owner gave up or left; if not, it is looked at
+    /// Whether to go for what its owner handed back or left; if not, it is looked at
     /// again when its time comes.
     pub(crate) fn goes_now(
         &mut self,

@@ -375,7 +375,7 @@ impl Recovery {
             }
             result => {
                 suspect.not_before = retry_at;
-                cx.step_done("bury", result);
+                cx.step_done("remove", result);
             }
         }
     }

@@ -124,7 +124,7 @@ impl SessionState {
         }
     }
 
-    /// R2: an error is not a loss. Tried again, until R1 strikes.
+    /// R2: an error is not a loss. Tried again, until R1 ends the lease.
     fn heartbeat_failed(&mut self, cx: &mut Cx, leases: &Leases, named: &[LeaseRef], error: Error) {
         // The others go first: a page that always fails must not cost them their time.
         self.round.left.splice(0..0, named.iter().cloned());

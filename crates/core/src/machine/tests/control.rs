@@ -381,8 +381,8 @@ fn who_is_not_listened_to_takes_nothing_more_and_keeps_what_is_held() {
 fn a_claim_of_a_client_that_takes_no_more_says_so() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.input(Input::ReceiverDropped);
-    let deaf = harness.claim(1, "s");
-    assert_eq!(harness.refused_with(deaf), Some(ErrorKind::Closed));
+    let call = harness.claim(1, "s");
+    assert_eq!(harness.refused_with(call), Some(ErrorKind::Closed));
     let mut harness = Harness::new(LockScheme::Session);
     harness.leased(2, "t");
     harness.shut_down();

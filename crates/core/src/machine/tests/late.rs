@@ -169,7 +169,7 @@ fn claimed(counted_now: bool, count: u32) -> Reply {
 
 /// What the last one of them is counted for may live, and say so as soon as it can.
 #[test]
-fn who_counts_the_last_death_lets_the_entry_rest_instead_of_parking_it() {
+fn who_counts_the_last_death_lets_the_entry_rest_instead_of_quarantining_it() {
     for limit in [1, 5] {
         let mut harness = Harness::with(LockScheme::Session, |settings| {
             settings.quarantine_after = Some(limit);

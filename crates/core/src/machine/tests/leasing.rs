@@ -493,7 +493,7 @@ fn a_refused_completion_leaves_the_lease_to_the_user() {
 }
 
 #[test]
-fn a_malformed_entry_is_parked_and_reading_goes_on() {
+fn a_malformed_entry_is_quarantined_and_reading_goes_on() {
     let mut harness = Harness::new(LockScheme::Session);
     let bad = Delivery {
         entry: entry(1),
@@ -514,7 +514,7 @@ fn a_malformed_entry_is_parked_and_reading_goes_on() {
 }
 
 #[test]
-fn an_entry_that_keeps_failing_is_parked_without_an_event_of_its_own() {
+fn an_entry_that_keeps_failing_is_quarantined_without_an_event_of_its_own() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.fetched(1, "s");
     let token = harness.acquired();
@@ -575,7 +575,7 @@ fn claims_of_users_are_answered_once_whatever_happens() {
     harness.claimed();
     let claimed = Answer::Claim(ClaimResult::Claimed);
     assert_eq!(harness.answered(call), Some(&claimed));
-    // R1 strikes meanwhile.
+    // R1 ends the lease meanwhile.
     let call = harness.claim(4, "v");
     harness.jump(TTL * 2);
     assert_eq!(harness.refused_with(call), Some(ErrorKind::Unavailable));
@@ -669,7 +669,7 @@ fn what_waits_for_a_greater_token_is_tried_again_whatever_becomes_of_the_other_e
 /// The lease was lost while its entry was being quarantined, and taken again: the late
 /// answer to the quarantining threw the new one away, lock and all.
 #[test]
-fn a_late_answer_to_a_parking_ends_no_later_lease() {
+fn a_late_answer_to_a_quarantining_ends_no_later_lease() {
     let mut harness = Harness::new(LockScheme::PerStream);
     harness.fetched(1, "s");
     let token = harness.acquired();

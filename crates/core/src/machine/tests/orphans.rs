@@ -93,7 +93,7 @@ fn a_deadline_of_another_is_looked_at_when_it_passes() {
 }
 
 #[test]
-fn a_dead_holder_is_taken_over_listed_and_buried() {
+fn a_dead_holder_is_taken_over_listed_and_removed() {
     let mut harness = Harness::new(LockScheme::Session);
     for (n, name) in [(1, "s"), (2, "t"), (3, "u")] {
         harness.put_pending(pending_at("b", n, name));
@@ -615,7 +615,7 @@ fn nobody_takes_its_share_of_what_the_dead_left_before_all_know_of_the_death() {
 
 /// Each is an event; the queue is not to grow beyond its bound for them.
 #[test]
-fn malformed_entries_are_parked_as_the_event_queue_has_room() {
+fn malformed_entries_are_quarantined_as_the_event_queue_has_room() {
     let mut harness = Harness::with(LockScheme::Session, |settings| settings.event_queue = 4);
     for n in 1..=10 {
         let at = if n % 2 == 0 { "a" } else { "b" };
@@ -668,7 +668,7 @@ fn malformed_entries_are_parked_as_the_event_queue_has_room() {
 }
 
 /// Simulated seed 77657: the lock server's clock was set back, so that a session
-/// that a heartbeat had told dead lived on. Its burial was asked for without end, and
+/// that a heartbeat had told dead lived on. Its removal was asked for without end, and
 /// what it held was probed once per TTL by everybody.
 #[test]
 fn a_session_that_a_clock_set_back_revived_is_suspected_no_more() {
@@ -707,7 +707,7 @@ fn orphans_that_others_took_are_not_remembered_for_ever() {
 /// Its other survivors learn of a death by their heartbeats until the dead session is
 /// removed; who has no room for all of its entries is not to remove it first.
 #[test]
-fn who_shares_its_name_with_the_dead_buries_it_only_when_its_entries_have_room() {
+fn who_shares_its_name_with_the_dead_removes_it_only_when_its_entries_have_room() {
     let mut harness = Harness::with(LockScheme::PerStream, |settings| settings.capacity = 1);
     harness.put_pending(pending_at("a", 1, "s"));
     harness.put_pending(pending_at("a", 2, "t"));
@@ -824,7 +824,7 @@ fn hints_without_end_do_not_keep_the_machine_from_looking_around() {
 /// A full consumer kept everybody whose death it had heard of, until it had room:
 /// four calls for each that others had removed long ago.
 #[test]
-fn who_died_and_was_buried_by_others_is_not_remembered_by_the_full() {
+fn who_died_and_was_removed_by_others_is_not_remembered_by_the_full() {
     let mut harness = Harness::with(LockScheme::Session, |settings| settings.capacity = 1);
     let token = harness.leased(1, "s");
     for n in 0..100 {

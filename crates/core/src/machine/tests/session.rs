@@ -128,7 +128,7 @@ fn gone_or_someone_elses_disowns_at_once() {
     harness.heartbeat_with(|reply| reply.lost = vec![lease("s", 1, token.0)]);
     assert_eq!(harness.ends(1), [LOST]);
     assert!(harness.owns(2), "the other one is held still");
-    // The lock of an earlier tenure that a late heartbeat reports concerns nobody.
+    // The lock of an earlier lease that a late heartbeat reports concerns nobody.
     harness.heartbeat_with(|reply| reply.lost = vec![lease("t", 2, 1)]);
     assert!(harness.owns(2));
 }
@@ -287,7 +287,7 @@ fn when_the_record_may_have_lost_something_owners_claim_again_what_they_hold() {
 
 /// It executed before the restart, which lost it; its answer comes after the heartbeat.
 #[test]
-fn a_late_answer_from_before_a_restart_is_in_doubt_too() {
+fn a_late_answer_from_before_a_restart_is_unconfirmed_too() {
     let mut harness = Harness::new(LockScheme::Session);
     harness.heartbeat_with(|_| {});
     harness.fetched(1, "s");

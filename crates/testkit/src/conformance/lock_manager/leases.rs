@@ -492,23 +492,23 @@ pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc
         let s = stream("s");
         let page = [request(&s, E0)];
         let attempt = page[0].attempt;
-        give_up(&t, drop_after, t.acquire(&a, &page)).await;
+        abandon(&t, drop_after, t.acquire(&a, &page)).await;
         let held = t.hold_as(&a, &s, attempt).await;
         t.assert_refused(&b, &s, &a).await;
 
         let leases = [held.clone()];
-        give_up(&t, drop_after, t.renew_with(&a, &leases)).await;
+        abandon(&t, drop_after, t.renew_with(&a, &leases)).await;
         assert!(t.renewed(&a, &leases).await.lost.is_empty());
 
         let releases = [Release::new(held.clone()).announce(true)];
-        give_up(&t, drop_after, t.release(&a.id, &releases)).await;
+        abandon(&t, drop_after, t.release(&a.id, &releases)).await;
         t.release_one(&a, &held).await;
         t.hold(&b, &s).await;
     }
 }
 
 /// Polls `call` at least once and drops it after `ms` if it is not done by then.
-async fn give_up<T>(t: &Harness, ms: u64, call: impl Future<Output = T>) {
+async fn abandon<T>(t: &Harness, ms: u64, call: impl Future<Output = T>) {
     let call = async {
         call.await;
     };

@@ -415,18 +415,18 @@ pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, backend: B
     let t = Harness::new(runtime, backend).await;
     for drop_after in [0_u64, 0, 1, 2] {
         let batch = batch(&[stream("dropped")]);
-        give_up(&t, drop_after, t.submit(&batch)).await;
+        abandon(&t, drop_after, t.submit(&batch)).await;
         let entry = t.submit(&batch).await.expect("submit")[0];
         assert_eq!(ids(&t.take(&t.a, 10).await), [entry], "submitted twice");
 
         let claims = [fenced(entry, 5)];
-        give_up(&t, drop_after, t.claim(&t.a, &claims)).await;
+        abandon(&t, drop_after, t.claim(&t.a, &claims)).await;
         assert_eq!(t.claim_one(&t.a, entry, 5).await, claimed(&t.a, 0));
 
         let back = [HandBackRequest::new(entry, FencingToken(5))
             .failed(Some("it was bad".into()))
             .rests(true)];
-        give_up(&t, drop_after, t.hand_back(&t.a, &back)).await;
+        abandon(&t, drop_after, t.hand_back(&t.a, &back)).await;
         assert_eq!(
             t.hand_back_one(&t.a, entry, 5, true).await,
             HandBackOutcome::HandedBack
@@ -438,7 +438,7 @@ pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, backend: B
         );
 
         let done = [fenced(entry, 6)];
-        give_up(&t, drop_after, t.complete(&t.b, &done)).await;
+        abandon(&t, drop_after, t.complete(&t.b, &done)).await;
         let outcome = t.complete_one(&t.b, entry, 6).await;
         assert!(
             matches!(outcome, CompleteOutcome::Completed | CompleteOutcome::Gone),
@@ -449,7 +449,7 @@ pub async fn dropped_calls_can_be_repeated(runtime: Arc<dyn Runtime>, backend: B
 }
 
 /// Polls `call` at least once and drops it after `ms` if it is not done by then.
-async fn give_up<T>(t: &Harness, ms: u64, call: impl Future<Output = T>) {
+async fn abandon<T>(t: &Harness, ms: u64, call: impl Future<Output = T>) {
     let call = async {
         call.await;
     };

@@ -60,7 +60,7 @@ pub async fn reasons_of_failures_are_kept(runtime: Arc<dyn Runtime>, backend: Ba
         "last, said",
     ];
     for (n, reason) in (0..).zip(said) {
-        t.give_up(&t.a, entry, 5 + n, Some(reason), true).await;
+        t.hand_back_as(&t.a, entry, 5 + n, Some(reason), true).await;
         let failures = t.failures_at_claim(&t.a, entry, 6 + n).await;
         assert_eq!(failures.count, n as u32 + 1);
         assert!(!failures.counted_now);
@@ -79,8 +79,11 @@ pub async fn reasons_of_failures_are_kept(runtime: Arc<dyn Runtime>, backend: Ba
         "a repeat is told the same"
     );
     t.quarantine_one(&t.b, entry, 11, "six").await;
-    let parked = one(t.quarantined().await);
-    assert_eq!((parked.failures, &parked.reasons), (6, &failures.reasons));
+    let quarantined = one(t.quarantined().await);
+    assert_eq!(
+        (quarantined.failures, &quarantined.reasons),
+        (6, &failures.reasons)
+    );
 }
 
 /// Who was cut off, and was counted as dead, takes that back as soon as it can.
@@ -94,7 +97,7 @@ pub async fn a_late_hand_back_takes_the_death_of_its_owner_back(
     let before = t.pending(entry).await.expect("pending");
     let seen = FencingToken(6);
     for _ in 0..2 {
-        let late = t.give_up(&t.a, entry, 5, None, false).await;
+        let late = t.hand_back_as(&t.a, entry, 5, None, false).await;
         assert_eq!(late, HandBackOutcome::NotOwner { seen });
         let after = t.pending(entry).await.expect("pending");
         assert_eq!(after.failures, 0);
@@ -107,17 +110,17 @@ pub async fn a_late_hand_back_takes_the_death_of_its_owner_back(
     assert!(!t.failures_at_claim(&t.b, entry, 6).await.counted_now);
     // Also when others have come and gone since; it takes back its own one alone.
     t.claim_one(&t.a, entry, 7).await;
-    t.give_up(&t.a, entry, 7, Some("said so"), true).await;
+    t.hand_back_as(&t.a, entry, 7, Some("said so"), true).await;
     t.claim_one(&t.b, entry, 8).await;
     assert_eq!(t.pending(entry).await.expect("pending").failures, 2);
-    t.give_up(&t.b, entry, 6, None, false).await;
+    t.hand_back_as(&t.b, entry, 6, None, false).await;
     let failures = t.failures_at_claim(&t.b, entry, 8).await;
     assert_eq!(
         (failures.count, failures.reasons),
         (1, vec!["said so".into()])
     );
-    t.give_up(&t.a, entry, 7, None, false).await;
-    t.give_up(&t.a, entry, 5, None, false).await;
+    t.hand_back_as(&t.a, entry, 7, None, false).await;
+    t.hand_back_as(&t.a, entry, 5, None, false).await;
     let failures = t.failures_at_claim(&t.b, entry, 8).await;
     assert_eq!(failures.count, 1, "what an owner said stands");
 }
@@ -128,7 +131,8 @@ pub async fn a_late_hand_back_can_say_why_it_failed(runtime: Arc<dyn Runtime>, b
     let entry = t.owned(&t.a, 5).await;
     t.claim_one(&t.b, entry, 6).await;
     for _ in 0..2 {
-        t.give_up(&t.a, entry, 5, Some("bad input"), true).await;
+        t.hand_back_as(&t.a, entry, 5, Some("bad input"), true)
+            .await;
         let failures = t.failures_at_claim(&t.b, entry, 6).await;
         assert_eq!((failures.count, failures.counted_now), (1, false));
         assert_eq!(failures.reasons, ["bad input"]);

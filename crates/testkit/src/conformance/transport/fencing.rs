@@ -341,8 +341,8 @@ pub async fn whoever_has_the_entry_pending_the_token_decides(
     let handed_back = t.owned(&t.a, 5).await;
     let outcome = t.hand_back_one(&t.b, handed_back, 5, false).await;
     assert_eq!(outcome, HandBackOutcome::HandedBack);
-    let parked = t.owned(&t.a, 5).await;
-    let outcome = t.quarantine_one(&t.b, parked, 5, "moved").await;
+    let quarantined = t.owned(&t.a, 5).await;
+    let outcome = t.quarantine_one(&t.b, quarantined, 5, "moved").await;
     assert_eq!(outcome, QuarantineOutcome::Quarantined);
 }
 
@@ -354,9 +354,9 @@ pub async fn a_token_above_the_remembered_one_fits(runtime: Arc<dyn Runtime>, ba
         t.complete_one(&t.a, completed, 8).await,
         CompleteOutcome::Completed
     );
-    let parked = t.owned(&t.a, 5).await;
+    let quarantined = t.owned(&t.a, 5).await;
     assert_eq!(
-        t.quarantine_one(&t.a, parked, 8, "above").await,
+        t.quarantine_one(&t.a, quarantined, 8, "above").await,
         QuarantineOutcome::Quarantined
     );
     let entry = t.owned(&t.a, 5).await;
@@ -455,9 +455,13 @@ pub async fn results_are_positional(runtime: Arc<dyn Runtime>, backend: Backend)
         ]
     );
 
-    let park = |entry, token| Quarantine::new(entry, FencingToken(token), 0, "any");
-    let parks = [park(gone, 5), park(fresh, 2), park(owned, 4)];
-    let outcomes = t.quarantine(&t.a, &parks).await.expect("quarantine");
+    let quarantine = |entry, token| Quarantine::new(entry, FencingToken(token), 0, "any");
+    let requests = [
+        quarantine(gone, 5),
+        quarantine(fresh, 2),
+        quarantine(owned, 4),
+    ];
+    let outcomes = t.quarantine(&t.a, &requests).await.expect("quarantine");
     let not_owner = QuarantineOutcome::NotOwner { seen };
     assert_eq!(
         outcomes,

@@ -152,10 +152,11 @@ impl Harness {
         failed: bool,
     ) -> HandBackOutcome {
         let reason = failed.then_some("it was bad");
-        self.give_up(consumer, entry, token, reason, failed).await
+        self.hand_back_as(consumer, entry, token, reason, failed)
+            .await
     }
 
-    pub(super) async fn give_up(
+    pub(super) async fn hand_back_as(
         &self,
         consumer: &ConsumerName,
         entry: EntryId,

@@ -271,7 +271,7 @@ pub async fn consumers_are_listed_with_what_they_have(runtime: Arc<dyn Runtime>,
 }
 
 /// Removing a name must not remove what is pending at it.
-pub async fn a_consumer_is_forgotten_only_when_nothing_is_pending_at_it(
+pub async fn a_consumer_is_removed_only_when_nothing_is_pending_at_it(
     runtime: Arc<dyn Runtime>,
     backend: Backend,
 ) {

@@ -1,4 +1,4 @@
-//! Parking entries that cannot be worked on, and what becomes of them.
+//! Quarantining entries that cannot be worked on, and what becomes of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use streamlease_core::{
 use super::super::support::{PATIENCE, stream, unique, within};
 use super::harness::{Harness, ids, one, request};
 
-/// Parked is not lost: everything the producer said is kept, and why it was parked.
+/// Nothing is lost by it: everything the producer said is kept, and why it was quarantined.
 pub async fn quarantine_keeps_the_payload_and_the_reason(
     runtime: Arc<dyn Runtime>,
     backend: Backend,
@@ -31,17 +31,20 @@ pub async fn quarantine_keeps_the_payload_and_the_reason(
         QuarantineOutcome::Quarantined
     );
     t.assert_gone(entry).await;
-    let parked = one(t.quarantined().await);
-    assert_eq!((parked.entry, parked.reason.as_str()), (entry, reason));
-    assert_eq!(parked.last_owner, t.a);
-    let fields = parked
+    let quarantined = one(t.quarantined().await);
+    assert_eq!(
+        (quarantined.entry, quarantined.reason.as_str()),
+        (entry, reason)
+    );
+    assert_eq!(quarantined.last_owner, t.a);
+    let fields = quarantined
         .fields
         .iter()
         .map(|(name, value)| (name.as_slice(), value.as_slice()));
     assert_eq!(Announcement::from_fields(fields), Ok(announcement));
 }
 
-/// A repeat finds the entry gone and parks nothing twice.
+/// A repeat finds the entry gone and quarantines nothing twice.
 pub async fn quarantine_can_be_repeated(runtime: Arc<dyn Runtime>, backend: Backend) {
     let t = Harness::new(runtime, backend).await;
     let entry = t.owned(&t.a, 5).await;
@@ -58,7 +61,7 @@ pub async fn quarantine_can_be_repeated(runtime: Arc<dyn Runtime>, backend: Back
     assert_eq!(one(t.quarantined().await).reason, "first");
 }
 
-/// An owner that was counted as dead can hand back while its entry is being parked.
+/// An owner that was counted as dead can hand back while its entry is being quarantined.
 pub async fn who_has_failed_less_often_by_now_is_not_quarantined(
     runtime: Arc<dyn Runtime>,
     backend: Backend,
@@ -67,8 +70,8 @@ pub async fn who_has_failed_less_often_by_now_is_not_quarantined(
     let entry = t.owned(&t.a, 5).await;
     t.claim_one(&t.b, entry, 6).await;
     assert_eq!(t.failures_at_claim(&t.a, entry, 7).await.count, 2);
-    t.give_up(&t.b, entry, 6, None, false).await;
-    let park = |min_failures, token| {
+    t.hand_back_as(&t.b, entry, 6, None, false).await;
+    let quarantine = |min_failures, token| {
         Quarantine::new(
             entry,
             FencingToken(token),
@@ -77,30 +80,30 @@ pub async fn who_has_failed_less_often_by_now_is_not_quarantined(
         )
     };
     let outcomes = [
-        (park(2, 7), QuarantineOutcome::FewerFailures),
+        (quarantine(2, 7), QuarantineOutcome::FewerFailures),
         (
-            park(1, 6),
+            quarantine(1, 6),
             QuarantineOutcome::NotOwner {
                 seen: FencingToken(7),
             },
         ),
     ];
-    for (park, outcome) in outcomes {
+    for (quarantine, outcome) in outcomes {
         for _ in 0..2 {
-            let outcomes = t.quarantine(&t.a, std::slice::from_ref(&park)).await;
+            let outcomes = t.quarantine(&t.a, std::slice::from_ref(&quarantine)).await;
             assert_eq!(one(outcomes.expect("quarantine")), outcome);
             let pending = t.pending(entry).await.expect("pending");
             assert_eq!((pending.failures, pending.token), (1, FencingToken(7)));
         }
     }
     assert!(t.quarantined().await.is_empty());
-    let enough = t.quarantine(&t.a, &[park(1, 7)]).await;
+    let enough = t.quarantine(&t.a, &[quarantine(1, 7)]).await;
     assert_eq!(
         one(enough.expect("quarantine")),
         QuarantineOutcome::Quarantined
     );
     t.assert_gone(entry).await;
-    let again = t.quarantine(&t.a, &[park(2, 7)]).await;
+    let again = t.quarantine(&t.a, &[quarantine(2, 7)]).await;
     assert_eq!(one(again.expect("quarantine")), QuarantineOutcome::Gone);
 }
 
@@ -118,11 +121,14 @@ pub async fn quarantine_counts_failures_and_names_the_last_owner(
         t.quarantine_one(&t.b, entry, 7, "twice").await,
         QuarantineOutcome::Quarantined
     );
-    let parked = one(t.quarantined().await);
-    assert_eq!((parked.failures, parked.last_owner), (2, t.b.clone()));
+    let quarantined = one(t.quarantined().await);
+    assert_eq!(
+        (quarantined.failures, quarantined.last_owner),
+        (2, t.b.clone())
+    );
 }
 
-/// In the order of the LBS, whatever the order of parking.
+/// In the order of the LBS, whatever the order of quarantining.
 pub async fn quarantined_entries_are_listed_in_pages(runtime: Arc<dyn Runtime>, backend: Backend) {
     let t = Harness::new(runtime, backend).await;
     let submitted = t.announce(5).await;
@@ -132,14 +138,14 @@ pub async fn quarantined_entries_are_listed_in_pages(runtime: Arc<dyn Runtime>, 
         assert_eq!(outcome, QuarantineOutcome::Quarantined);
     }
     let page = async |after, limit| {
-        let parked = t
+        let quarantined = t
             .admin()
             .list_quarantined(after, limit)
             .await
             .expect("list_quarantined");
-        parked
+        quarantined
             .into_iter()
-            .map(|parked| parked.entry)
+            .map(|quarantined| quarantined.entry)
             .collect::<Vec<_>>()
     };
     assert_eq!(page(EntryId::MIN, 2).await, submitted[..2]);
@@ -206,14 +212,14 @@ pub async fn a_release_from_quarantine_can_be_repeated(
         assert_eq!(t.release_one(entry).await, twice[0]);
         assert_eq!(t.undelivered().await, [new]);
     }
-    // Also once the new entry is gone, and when it was parked itself.
+    // Also once the new entry is gone, and when it was quarantined itself.
     assert_eq!(ids(&t.take(&t.b, 9).await), [new]);
     t.quarantine_one(&t.b, new, 0, "again").await;
     assert_eq!(t.release_one(entry).await, twice[0]);
     assert!(t.undelivered().await.is_empty());
     assert_eq!(one(t.quarantined().await).entry, new);
     let QuarantineRelease::Released(newer) = t.release_one(new).await else {
-        panic!("a parked entry can be released, whatever it was before")
+        panic!("a quarantined entry can be released, whatever it was before")
     };
     assert!(newer > new);
 }
@@ -276,11 +282,11 @@ pub async fn a_whole_quarantine_is_released_in_order(runtime: Arc<dyn Runtime>, 
     let t = Harness::new(runtime, backend).await;
     let submitted = t.announce(350).await;
     t.take(&t.a, 350).await;
-    let parked: Vec<Quarantine> = submitted
+    let quarantined: Vec<Quarantine> = submitted
         .iter()
         .map(|entry| Quarantine::new(*entry, FencingToken::NONE, 0, "any"))
         .collect();
-    t.quarantine(&t.a, &parked).await.expect("quarantine");
+    t.quarantine(&t.a, &quarantined).await.expect("quarantine");
     let released: Vec<EntryId> = t
         .admin()
         .release_quarantined(&submitted)

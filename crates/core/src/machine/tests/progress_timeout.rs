@@ -9,7 +9,7 @@ use crate::machine::{Command, Input, Reply};
 /// Simulated seeds 378 and 472: with per-stream locks the heartbeat extended the
 /// belief in a lease whose `lost()` had fired, while its hand back was under way.
 #[test]
-fn a_silent_lease_is_not_revived_by_the_next_heartbeat() {
+fn a_lease_without_progress_is_not_revived_by_the_next_heartbeat() {
     for scheme in SCHEMES {
         let mut harness =
             Harness::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
@@ -32,7 +32,7 @@ fn a_silent_lease_is_not_revived_by_the_next_heartbeat() {
 
 /// It was counted from when the limit was set.
 #[test]
-fn a_limit_of_silence_counts_from_the_last_progress() {
+fn a_progress_timeout_counts_from_the_last_progress() {
     for scheme in SCHEMES {
         let mut harness = Harness::new(scheme);
         let token = harness.leased(1, "s");
@@ -57,7 +57,7 @@ fn a_limit_of_silence_counts_from_the_last_progress() {
 
 /// A slow receiver lost streams that no handler had seen, each counted as a failure.
 #[test]
-fn silence_counts_from_when_the_lease_was_taken_up() {
+fn the_progress_timeout_counts_from_when_the_lease_was_taken_up() {
     for scheme in SCHEMES {
         let mut harness =
             Harness::with(scheme, |settings| settings.progress_timeout = Some(TTL / 2));
