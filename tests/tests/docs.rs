@@ -190,19 +190,20 @@ fn every_command_that_a_script_calls_is_among_the_rights() {
             names.map(str::to_uppercase).collect()
         })
         .collect();
-    let [all, in_addition] = &rights[..] else {
-        panic!("what all need, and what per-stream locks need in addition: {rights:?}");
+    let [session, per_stream] = &rights[..] else {
+        panic!("for session leases, and for per-stream locks: {rights:?}");
     };
     let mut missing = BTreeSet::new();
     for script in files(
         &root().join("crates/backend-redis-rs/src/scripts"),
         &["lua"],
     ) {
-        let per_stream = script.iter().any(|part| part == "per_stream");
+        let is_of = |kind: &str| script.iter().any(|part| part == kind);
         let text = read(&script);
         for rest in text.split("call('").skip(1) {
             let name = rest.split('\'').next().unwrap_or(rest);
-            let granted = all.contains(name) || (per_stream && in_addition.contains(name));
+            let granted = (is_of("per_stream") || session.contains(name))
+                && (is_of("session") || per_stream.contains(name));
             if !granted {
                 missing.insert(name.to_owned());
             }

@@ -20,7 +20,7 @@ use crate::transport::RedisTransport;
 #[derive(Debug, Clone)]
 pub struct RedisBackend {
     pub(crate) servers: Arc<Servers>,
-    scheme: LockScheme,
+    pub(crate) scheme: LockScheme,
 }
 
 impl RedisBackend {

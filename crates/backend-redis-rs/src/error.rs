@@ -225,6 +225,28 @@ mod tests {
             ),
             (
                 "ERR",
+                "The user executing the script can't access at least one of the keys mentioned \
+                 in the command arguments",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
+                "The user executing the script can't publish to the channel mentioned in the \
+                 command",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
+                "ACL failure in script: No permissions to access a key",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
+                "ACL failure in script: No permissions to access a channel",
+                ErrorKind::Denied,
+            ),
+            (
+                "ERR",
                 "Error running script (call to f_1): @user_script:3: -READONLY You can't write \
                  against a read only replica.",
                 ErrorKind::Unavailable,

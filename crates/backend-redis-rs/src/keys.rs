@@ -27,6 +27,8 @@ pub(crate) struct Keys {
     pub(crate) hints: String,
     pub(crate) probe: String,
     pub(crate) scheme: String,
+    /// In front of all keys but the LBS and the wire format's locks.
+    pub(crate) space: String,
     pub(crate) owners: String,
     pub(crate) server: String,
     pub(crate) details: String,
@@ -63,6 +65,7 @@ impl Keys {
             hints: format!("{prefix}:hints"),
             probe: format!("{prefix}:probe"),
             scheme: format!("{prefix}:scheme"),
+            space: prefix.clone() + ":",
             owners: format!("{prefix}:owners"),
             server: format!("{prefix}:server"),
             details: format!("{prefix}:sessions:details"),
@@ -95,6 +98,11 @@ pub(crate) fn wire_lock(stream: &StreamName, entry: EntryId) -> String {
     format!("{stream}{LOCK_SEPARATOR}{entry}")
 }
 
+/// The pattern of all keys of wire locks.
+pub(crate) fn wire_lock_keys() -> String {
+    format!("*{LOCK_SEPARATOR}*")
+}
+
 /// Reads a wire lock's key; `None` if it is none. Split at the last separator:
 /// a data stream's name may contain it.
 pub(crate) fn parse_wire_lock(key: &[u8]) -> Option<(StreamName, EntryId)> {
@@ -109,7 +117,7 @@ pub(crate) fn keyspace_channel(db: i64, key: &str) -> String {
 
 /// The pattern of the channels of all wire locks.
 pub(crate) fn wire_lock_pattern(db: i64) -> String {
-    keyspace_channel(db, &format!("*{LOCK_SEPARATOR}*"))
+    keyspace_channel(db, &wire_lock_keys())
 }
 
 /// Where the quarantine's index has an entry: ordered as text like ids as numbers.

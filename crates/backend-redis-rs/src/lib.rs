@@ -126,12 +126,11 @@
 //! follow it.
 //!
 //! # Rights
-//! An ACL user needs `EVAL`, `EVALSHA`, `PING`, `SELECT`, `SUBSCRIBE`,
-//! `PSUBSCRIBE`, `PUBLISH`, `SET`, `GET`, `MGET`, `DEL`, `UNLINK`, `EXISTS`, `PTTL`, `PEXPIRE`, `TIME`,
-//! `INFO` (without it restarts go unnoticed by session leases, and nobody warns of evictions),
-//! the stream commands and those on hashes, lists and sorted sets, on the keys above.
-//! `CONFIG`, and the channels, are made use of where they are granted: without
-//! them failover goes by deadlines alone.
+//! [`RedisBackend::acl_rules`] says what an ACL user has to be granted, and the page
+//! `docs/operations.md` shows it. A consumer looks at its start whether it has these rights,
+//! and ends with a [`Denied`](streamlease_core::ErrorKind::Denied) error that names all that
+//! are missing. `INFO`, `CONFIG` and the channels are made use of where they are granted:
+//! without them restarts go unnoticed by session leases, and failover goes by deadlines alone.
 
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod backend;
@@ -161,6 +160,8 @@ mod migrate;
 mod notifier;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod pages;
+#[cfg(any(feature = "tokio", feature = "smol"))]
+mod rights;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod timer;
 #[cfg(any(feature = "tokio", feature = "smol"))]

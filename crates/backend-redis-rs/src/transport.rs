@@ -34,6 +34,7 @@ use crate::hello;
 use crate::keys::{Keys, index_member};
 use crate::locks::{digits, flatten, other_scheme, scheme_name};
 use crate::pages::pages_without_repeats;
+use crate::rights;
 
 /// Entries per fetch, for the same reason.
 const MOST_FETCHED: usize = 1000;
@@ -78,8 +79,9 @@ pub(crate) struct RedisTransport {
     scheme: LockScheme,
     /// Where the next look for left-over fencing records goes on.
     tidy_cursor: Mutex<Vec<u8>>,
-    /// Of evictions; once is enough.
-    has_warned: AtomicBool,
+    /// Whether it has worked: before that the rights are looked at, and after that a warning
+    /// says what the server is set to. Rights that go later come back, too.
+    was_prepared: AtomicBool,
     /// What is read, and what is written.
     reading: Pace,
     writing: Pace,
@@ -94,7 +96,7 @@ impl RedisTransport {
             keys,
             scheme,
             tidy_cursor: Mutex::new(b"0".to_vec()),
-            has_warned: AtomicBool::new(false),
+            was_prepared: AtomicBool::new(false),
             reading: Pace::new(),
             writing: Pace::new(),
             entry_bytes: AtomicUsize::new(UNSEEN_ENTRY),
@@ -214,6 +216,9 @@ impl Transport for RedisTransport {
         if self.scheme == LockScheme::PerStream {
             hello::refuse_per_stream_locks(&self.server).await?;
         }
+        if !self.was_prepared.load(Ordering::Relaxed) {
+            rights::check(&self.server, &self.keys, self.scheme).await?;
+        }
         let mut call = Call::new();
         call.key(&self.keys.lbs).key(&self.keys.scheme);
         call.key(&self.keys.owners)
@@ -225,7 +230,7 @@ impl Transport for RedisTransport {
         let (word, mut rest) = decode::outcome(reply)?;
         let recorded = match &*word {
             "ok" => {
-                if !self.has_warned.swap(true, Ordering::Relaxed) {
+                if !self.was_prepared.swap(true, Ordering::Relaxed) {
                     eviction::warn(&self.server).await;
                 }
                 return Ok(());
