@@ -1,4 +1,5 @@
-//! [`decorate`]: something to do around every call of a backend, written once.
+//! [`decorate`]: something to do around every call of a backend, written once; and
+//! [`Operation`], the calls' names.
 //!
 //! For traces, for measurements, for faults in a test: implement [`Decorator`], and the
 //! thirty methods of the backend's traits need not be repeated.
@@ -30,7 +31,7 @@
 //! }
 //! ```
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -39,7 +40,7 @@ use crate::{
     Acquire, AcquireOutcome, Admin, Backend, ClaimOutcome, CompleteOutcome, ConsumerName,
     ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest, Fetched,
     HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
-    Notifier, OpenOutcome, Operation, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
     QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew, RenewOutcome, Result, Scope,
     Session, SessionId, Sessions, StreamName, SubmitBatch, Submitter, Subscription,
     TakeOverOutcome, Transport,
@@ -91,6 +92,72 @@ fn decorated<P: ?Sized, D: Decorator>(inner: Arc<P>, decorator: &D) -> Arc<Decor
 struct Decorated<P: ?Sized, D> {
     inner: Arc<P>,
     decorator: D,
+}
+
+macro_rules! operations {
+    ($($variant:ident = $name:literal;)+) => {
+        /// A method of one of the traits of a [`Backend`](crate::Backend), as logs,
+        /// metrics and [decorators](Decorator) name it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs, reason = "each is the trait method of the same name")]
+        #[non_exhaustive]
+        pub enum Operation {
+            $($variant,)+
+        }
+
+        impl Operation {
+            /// The method's name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    // `Transport`
+    Prepare = "prepare";
+    Fetch = "fetch";
+    ListPending = "list_pending";
+    ListPendingIds = "list_pending_ids";
+    ListStranded = "list_stranded";
+    Claim = "claim";
+    ClearFailures = "clear_failures";
+    Complete = "complete";
+    HandBack = "hand_back";
+    Quarantine = "quarantine";
+    RemoveConsumer = "remove_consumer";
+    // `Submitter`
+    Submit = "submit";
+    // `Admin`
+    Consumers = "consumers";
+    ListUndelivered = "list_undelivered";
+    ListQuarantined = "list_quarantined";
+    ReleaseQuarantined = "release_quarantined";
+    DropQuarantined = "drop_quarantined";
+    // `LockManager`
+    Acquire = "acquire";
+    Renew = "renew";
+    Release = "release";
+    Inspect = "inspect";
+    // `Sessions`
+    Open = "open";
+    Close = "close";
+    TakeOver = "take_over";
+    RemoveSession = "remove";
+    Members = "members";
+    Records = "records";
+    Revoke = "revoke";
+    // `Notifier`
+    Subscribe = "subscribe";
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Implements a trait by handing each of its methods to the decorator, as a request that

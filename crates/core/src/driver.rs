@@ -1,7 +1,6 @@
 //! The driver: executes the machine's actions against the traits, on the given
 //! runtime, and feeds what happens back. It decides nothing.
 
-mod actions;
 mod measures;
 mod startup;
 mod voice;
@@ -17,8 +16,8 @@ use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use log::Level;
 
-use self::actions::{execute, measured, size_of};
 pub(crate) use self::measures::Measures;
+use self::measures::{measured, size_of};
 pub(crate) use self::startup::{ReportStart, Startup};
 pub(crate) use self::voice::{Lines, Voice};
 use crate::client::WeakHandle;
@@ -345,7 +344,7 @@ impl Driver {
         let runtime = self.runtime.clone();
         let (voice, measures) = (self.voice.clone(), self.measures.clone());
         let deadline = runtime.now() + limit;
-        let work = execute(action, self.backend.clone(), self.consumer.clone());
+        let work = Box::pin(action.execute(self.backend.clone(), self.consumer.clone()));
         let consumer = self.consumer.clone();
         let last_word = LastWord {
             arrive,

@@ -3,6 +3,7 @@
 //! It has no executor and no Redis in it; users add the crate `streamlease`,
 //! which re-exports this one beside the backends and runtimes of their choice.
 
+mod action;
 pub mod admin;
 mod backend;
 mod belief;
@@ -25,7 +26,6 @@ pub mod lock_manager;
 #[doc(hidden)]
 pub mod machine;
 pub mod notifier;
-mod operation;
 pub mod payload;
 mod producer;
 mod quarantine;
@@ -41,6 +41,7 @@ pub mod transport;
 pub use admin::*;
 pub use backend::{Backend, BackendProvider};
 pub use client::{Client, ClientBuilder};
+pub use decorate::Operation;
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Disowned, Event, Events, Orphan, QuarantinedEntry, Termination};
 pub use ids::{ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName};
@@ -50,7 +51,6 @@ pub use lease_admin::LeaseAdmin;
 pub use lock_manager::*;
 pub use machine::{ClaimResult, Completion, DisownReason, HandBack};
 pub use notifier::{Hint, Notifier, Subscription};
-pub use operation::Operation;
 pub use payload::{
     Announcement, Info, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES, MalformedReason, PAYLOAD_FIELD,
 };

@@ -1,4 +1,5 @@
-//! [`Measures`]: the user's recorder, whose panics are its own.
+//! [`Measures`]: the user's recorder, whose panics are its own, and what it is told of the
+//! actions.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -8,8 +9,11 @@ use std::time::Duration;
 use log::Level;
 
 use super::voice::Voice;
-use crate::Recorder;
+use crate::machine::{Action, LbsCall, LocksCall, Reply};
 use crate::recorder::{Attempt, EndKind};
+use crate::{
+    AcquireOutcome, ClaimOutcome, Operation, Recorder, ReleaseOutcome, RenewOutcome, Result,
+};
 
 /// A panic in a recorder would end the driver, and every lease with it, without a word.
 #[derive(Debug, Clone)]
@@ -81,4 +85,64 @@ impl Recorder for Measures {
     fn leases_held(&self, n: usize) {
         self.record(|recorder| recorder.leases_held(n));
     }
+}
+
+/// How many streams an action is about, for the measurements.
+pub(super) fn size_of(action: &Action) -> usize {
+    match action {
+        Action::Lbs(LbsCall::Claim(page)) => page.len(),
+        Action::Locks(LocksCall::Acquire(_, page)) => page.len(),
+        Action::Locks(LocksCall::Renew { leases, .. }) => leases.len().max(1),
+        Action::Locks(LocksCall::Release(_, page)) => page.len(),
+        _ => 1,
+    }
+}
+
+type Method = fn(&dyn Recorder, Attempt, usize);
+
+/// What is to be recorded of an action that has ended so, once its reply is passed on.
+pub(super) fn measured(
+    operation: Operation,
+    size: usize,
+    result: &Result<Reply>,
+) -> impl FnOnce(&dyn Recorder) + use<> {
+    let method: Option<Method> = match operation {
+        Operation::Claim => Some(|recorder, attempt, n| recorder.claim(attempt, n)),
+        Operation::Acquire => Some(|recorder, attempt, n| recorder.lock_acquire(attempt, n)),
+        Operation::Renew => Some(|recorder, attempt, n| recorder.lock_extend(attempt, n)),
+        Operation::Release => Some(|recorder, attempt, n| recorder.lock_release(attempt, n)),
+        _ => None,
+    };
+    let ok = match result {
+        Ok(Reply::Claimed(outcomes)) => Some(count(outcomes, |o| {
+            matches!(o, ClaimOutcome::Claimed { .. })
+        })),
+        Ok(Reply::Acquired(outcomes)) => Some(count(outcomes, |o| {
+            matches!(o, AcquireOutcome::Acquired(_))
+        })),
+        Ok(Reply::Released(outcomes)) => Some(count(outcomes, |o| *o == ReleaseOutcome::Released)),
+        Ok(Reply::Renewed(RenewOutcome::Extended(reply))) => {
+            Some(size.saturating_sub(reply.lost.len()))
+        }
+        Ok(Reply::Renewed(RenewOutcome::SessionGone)) => Some(0),
+        Ok(_) | Err(_) => None,
+    };
+    let has_failed = result.is_err();
+    move |recorder| {
+        let Some(method) = method else { return };
+        if has_failed {
+            return method(recorder, Attempt::Error, size);
+        }
+        let Some(ok) = ok else { return };
+        if ok > 0 {
+            method(recorder, Attempt::Ok, ok);
+        }
+        if size > ok {
+            method(recorder, Attempt::Refused, size - ok);
+        }
+    }
+}
+
+fn count<T>(outcomes: &[T], is_ok: impl Fn(&T) -> bool) -> usize {
+    outcomes.iter().filter(|outcome| is_ok(outcome)).count()
 }

@@ -1,14 +1,17 @@
-//! Calls that are under way: what was asked of the backend, and not answered yet.
+//! Calls that are under way: what was asked of the backend and is not answered yet, and
+//! which part of the machine gets the reply.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ActionId;
 use super::leases::lanes::ToQuarantine;
 use super::leases::unconfirmed::Reading;
+use super::lifecycle::outages::Vital;
+use super::lifecycle::wrong_reply;
 use super::recovery::takeover::SuspectKey;
-use crate::{EntryId, Fenced, FencingToken, LeaseRef, Timestamp};
+use super::{ActionId, Machine, Reply};
+use crate::{EntryId, Fenced, FencingToken, LeaseRef, Result, Timestamp};
 
 /// Each call has an id of its own, and is answered once.
 #[derive(Debug, Default)]
@@ -128,6 +131,128 @@ impl Calls {
     /// As long as this number stays the same, no lock operation was sent or answered.
     pub(crate) fn lock_ops(&self) -> u64 {
         self.lock_ops
+    }
+}
+
+impl Machine {
+    /// A call has ended: which part gets the reply.
+    pub(super) fn done(&mut self, id: ActionId, result: Result<Reply>) {
+        // A reply that comes twice is known by its id being gone.
+        let Some(InFlight {
+            session,
+            sent,
+            valid_at_most,
+            flight,
+        }) = self.cx.calls.answered(id, self.cx.session.number())
+        else {
+            return;
+        };
+        let current = session == self.cx.session.number();
+        match flight {
+            Flight::Prepare => {
+                let result = self.vital(Vital::Prepare, result, |reply| match reply {
+                    Reply::Prepared => Some(()),
+                    _ => None,
+                });
+                self.outages.prepare_done(&mut self.cx, result);
+            }
+            Flight::Fetch { max, wait } => {
+                let result = self.vital(Vital::Fetch, result, |reply| match reply {
+                    Reply::Fetched(fetched) => Some(fetched),
+                    _ => None,
+                });
+                self.intake
+                    .fetch_done(&mut self.cx, sent, (max, wait), result);
+            }
+            Flight::Scan => {
+                self.recovery.scan_done(&mut self.cx, &self.leases, result);
+                self.classify_page();
+            }
+            Flight::LateHandBack(page) => {
+                self.leases.late_hand_back_done(&mut self.cx, &page, result)
+            }
+            Flight::Quarantine(page) => {
+                self.leases
+                    .quarantine_done(&mut self.cx, page, result, current)
+            }
+            Flight::RemoveName(None) => self.drain.own_name_removed(&mut self.cx, &result),
+            Flight::RemoveName(Some(suspect)) => {
+                self.recovery.name_removed(&mut self.cx, &suspect, result)
+            }
+            Flight::Close => self.drain.close_done(&mut self.cx, &result),
+            // What an abandoned session did no longer matters: what it held is
+            // dead with it, and all of it is listed again.
+            _ if !current => {}
+            Flight::Open => {
+                let result = self.vital(Vital::Open, result, |reply| match reply {
+                    Reply::Opened(outcome) => Some(outcome),
+                    _ => None,
+                });
+                self.session.open_done(&mut self.cx, sent, result);
+            }
+            Flight::Heartbeat {
+                leases,
+                quiet_since,
+            } => {
+                let result = self.vital(Vital::Heartbeat, result, |reply| match reply {
+                    Reply::Renewed(outcome) => Some(outcome),
+                    _ => None,
+                });
+                self.session.heartbeat_done(
+                    &mut self.cx,
+                    (&self.leases, &self.recovery),
+                    (sent, leases, quiet_since),
+                    result,
+                );
+            }
+            Flight::Records(reading) => self.leases.records_done(&mut self.cx, reading, result),
+            Flight::Acquire(page) => self.leases.acquire_done(
+                &mut self.cx,
+                &self.recovery.orphans,
+                sent,
+                valid_at_most,
+                &page,
+                result,
+            ),
+            Flight::Claim(page) => self.leases.claim_done(&mut self.cx, &page, result),
+            Flight::Refresh(page) => self.leases.refresh_done(&mut self.cx, &page, result),
+            Flight::ClearFailures(page) => {
+                self.leases.clear_failures_done(&mut self.cx, page, result)
+            }
+            Flight::Complete(page) => self.leases.complete_done(&mut self.cx, &page, result),
+            Flight::HandBack(page) => self.leases.hand_back_done(&mut self.cx, &page, result),
+            Flight::Release(page) => self.leases.release_done(&mut self.cx, &page, result),
+            Flight::TakeOver { suspect, places } => {
+                self.recovery.take_over_done(
+                    &mut self.cx,
+                    &suspect,
+                    places,
+                    (sent, valid_at_most),
+                    result,
+                );
+            }
+            Flight::Remove(suspect) => self.recovery.remove_done(&mut self.cx, &suspect, result),
+        }
+    }
+
+    /// The reply to a call without which nothing goes on, if it is one of the right kind.
+    fn vital<T>(
+        &mut self,
+        call: Vital,
+        result: Result<Reply>,
+        of: impl FnOnce(Reply) -> Option<T>,
+    ) -> Result<T> {
+        let reply = of(result?).ok_or_else(|| wrong_reply(call.name()))?;
+        self.outages.worked(&mut self.cx, call);
+        Ok(reply)
+    }
+
+    /// Works through a page that a look has read, and what is wanted of the leases.
+    fn classify_page(&mut self) {
+        self.apply();
+        while self.recovery.step(&mut self.cx, &self.leases) {
+            self.apply();
+        }
     }
 }
 

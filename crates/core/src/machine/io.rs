@@ -6,13 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lifecycle::outages::Part;
+use crate::action::{Action, Reply};
 use crate::belief::Belief;
 use crate::{
-    Acquire, AcquireOutcome, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Error, Fenced,
-    FencingToken, Fetched, HandBackOutcome, HandBackRequest, Hint, Info, LeaseRef, LockId,
-    LockState, Member, OpenOutcome, Operation, PendingIds, PendingPage, Quarantine,
-    QuarantineOutcome, Release, ReleaseOutcome, RenewOutcome, Result, Scope, Session, SessionId,
-    StreamName, TakeOverOutcome, Timestamp,
+    ConsumerName, EntryId, Error, FencingToken, Hint, Info, Result, StreamName, Timestamp,
 };
 
 /// Names one action, so that its reply finds back.
@@ -116,153 +113,6 @@ pub enum Output {
     Timeout(Timestamp),
     /// The machine has ended; nothing will come any more.
     Stopped,
-}
-
-/// Something to do against a trait.
-#[derive(Debug, Clone)]
-pub enum Action {
-    /// Against the [`Transport`](crate::Transport).
-    Lbs(LbsCall),
-    /// Against the [`LockManager`](crate::LockManager).
-    Locks(LocksCall),
-}
-
-impl Action {
-    /// The trait's method.
-    pub fn operation(&self) -> Operation {
-        match self {
-            Self::Lbs(call) => match call {
-                LbsCall::Prepare => Operation::Prepare,
-                LbsCall::Fetch { .. } => Operation::Fetch,
-                LbsCall::List { .. } => Operation::ListPending,
-                LbsCall::ListIds { .. } => Operation::ListPendingIds,
-                LbsCall::ListStranded { .. } => Operation::ListStranded,
-                LbsCall::Claim(_) => Operation::Claim,
-                LbsCall::ClearFailures(_) => Operation::ClearFailures,
-                LbsCall::Complete(_) => Operation::Complete,
-                LbsCall::HandBack(_) => Operation::HandBack,
-                LbsCall::Quarantine(_) => Operation::Quarantine,
-                LbsCall::RemoveConsumer(_) => Operation::RemoveConsumer,
-            },
-            Self::Locks(call) => match call {
-                LocksCall::Open(_) => Operation::Open,
-                LocksCall::Close(_) => Operation::Close,
-                LocksCall::Acquire(..) => Operation::Acquire,
-                LocksCall::Renew { .. } => Operation::Renew,
-                LocksCall::Release(..) => Operation::Release,
-                LocksCall::Inspect(_) => Operation::Inspect,
-                LocksCall::TakeOver { .. } => Operation::TakeOver,
-                LocksCall::Remove(_) => Operation::RemoveSession,
-                LocksCall::Members => Operation::Members,
-                LocksCall::Records { .. } => Operation::Records,
-            },
-        }
-    }
-}
-
-impl From<LbsCall> for Action {
-    fn from(call: LbsCall) -> Self {
-        Self::Lbs(call)
-    }
-}
-
-impl From<LocksCall> for Action {
-    fn from(call: LocksCall) -> Self {
-        Self::Locks(call)
-    }
-}
-
-/// A call of the [`Transport`](crate::Transport).
-#[derive(Debug, Clone)]
-#[allow(
-    missing_docs,
-    reason = "each is the trait method of the same name with its arguments"
-)]
-pub enum LbsCall {
-    Prepare,
-    Fetch {
-        max: usize,
-        wait: Duration,
-    },
-    List {
-        scope: Scope,
-        limit: usize,
-    },
-    ListIds {
-        consumer: Option<ConsumerName>,
-        after: EntryId,
-        limit: usize,
-    },
-    ListStranded {
-        after: EntryId,
-        limit: usize,
-    },
-    Claim(Vec<Fenced>),
-    ClearFailures(Vec<Fenced>),
-    Complete(Vec<Fenced>),
-    HandBack(Vec<HandBackRequest>),
-    Quarantine(Vec<Quarantine>),
-    RemoveConsumer(ConsumerName),
-}
-
-/// A call of the [`LockManager`](crate::LockManager).
-#[derive(Debug, Clone)]
-#[allow(
-    missing_docs,
-    reason = "each is the trait method of the same name with its arguments"
-)]
-pub enum LocksCall {
-    Open(Session),
-    Close(SessionId),
-    Acquire(Session, Vec<Acquire>),
-    Renew {
-        session: Session,
-        leases: Arc<[LeaseRef]>,
-        want_sweep: Option<Duration>,
-    },
-    Release(SessionId, Vec<Release>),
-    Inspect(Vec<LockId>),
-    TakeOver {
-        session: Session,
-        dead: SessionId,
-        max: usize,
-    },
-    Remove(SessionId),
-    Members,
-    Records {
-        session: SessionId,
-        after: Option<StreamName>,
-        max: usize,
-    },
-}
-
-/// What an action brought.
-#[derive(Debug)]
-#[allow(
-    missing_docs,
-    reason = "each is the result of the action of the same name"
-)]
-pub enum Reply {
-    Prepared,
-    Fetched(Fetched),
-    Listed(PendingPage),
-    ListedIds(PendingIds),
-    Claimed(Vec<ClaimOutcome>),
-    FailuresCleared,
-    Completed(Vec<CompleteOutcome>),
-    HandedBack(Vec<HandBackOutcome>),
-    Quarantined(Vec<QuarantineOutcome>),
-    ConsumerRemoved(bool),
-    Opened(OpenOutcome),
-    Closed,
-    Acquired(Vec<AcquireOutcome>),
-    Renewed(RenewOutcome),
-    Released(Vec<ReleaseOutcome>),
-    Inspected(Vec<LockState>),
-    TakenOver(TakeOverOutcome),
-    Removed(bool),
-    Members(Vec<Member>),
-    Records(Vec<LeaseRef>),
 }
 
 /// What users are told without asking.

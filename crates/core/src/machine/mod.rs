@@ -46,24 +46,24 @@ mod tests;
 use std::time::Duration;
 
 pub use io::{
-    Action, ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End,
-    HandBack, Input, LbsCall, LocksCall, Notice, Output, Reply,
+    ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End, HandBack, Input,
+    Notice, Output,
 };
 
+pub use crate::action::{Action, LbsCall, LocksCall, Reply};
 pub use crate::belief::Belief;
 pub(crate) use crate::limits::PAGE;
-use crate::{ConsumerName, LockScheme, Result, Settings, Timestamp};
+use crate::{ConsumerName, LockScheme, Settings, Timestamp};
 use backoff::Backoff;
-use calls::{Flight, InFlight};
+use calls::Flight;
 use cx::{Cx, Phase};
 use deadlines::Deadlines;
 use intake::Intake;
 use leases::Leases;
 pub(crate) use lifecycle::closed;
 use lifecycle::drain::Drain;
+use lifecycle::outages::Outages;
 pub use lifecycle::outages::Part;
-use lifecycle::outages::{Outages, Vital};
-use lifecycle::wrong_reply;
 use recovery::Recovery;
 use rng::Rng;
 pub(crate) use rng::mix;
@@ -218,125 +218,6 @@ impl Machine {
         self.leases.pump_drain(&mut self.cx);
         self.drain.pump(&mut self.cx, &self.leases);
         self.apply();
-    }
-
-    /// The reply to a call without which nothing goes on, if it is one of the right kind.
-    fn vital<T>(
-        &mut self,
-        call: Vital,
-        result: Result<Reply>,
-        of: impl FnOnce(Reply) -> Option<T>,
-    ) -> Result<T> {
-        let reply = of(result?).ok_or_else(|| wrong_reply(call.name()))?;
-        self.outages.worked(&mut self.cx, call);
-        Ok(reply)
-    }
-
-    /// Works through a page that a look has read, and what is wanted of the leases.
-    fn classify_page(&mut self) {
-        self.apply();
-        while self.recovery.step(&mut self.cx, &self.leases) {
-            self.apply();
-        }
-    }
-
-    fn done(&mut self, id: ActionId, result: Result<Reply>) {
-        // A reply that comes twice is known by its id being gone.
-        let Some(InFlight {
-            session,
-            sent,
-            valid_at_most,
-            flight,
-        }) = self.cx.calls.answered(id, self.cx.session.number())
-        else {
-            return;
-        };
-        let current = session == self.cx.session.number();
-        match flight {
-            Flight::Prepare => {
-                let result = self.vital(Vital::Prepare, result, |reply| match reply {
-                    Reply::Prepared => Some(()),
-                    _ => None,
-                });
-                self.outages.prepare_done(&mut self.cx, result);
-            }
-            Flight::Fetch { max, wait } => {
-                let result = self.vital(Vital::Fetch, result, |reply| match reply {
-                    Reply::Fetched(fetched) => Some(fetched),
-                    _ => None,
-                });
-                self.intake
-                    .fetch_done(&mut self.cx, sent, (max, wait), result);
-            }
-            Flight::Scan => {
-                self.recovery.scan_done(&mut self.cx, &self.leases, result);
-                self.classify_page();
-            }
-            Flight::LateHandBack(page) => {
-                self.leases.late_hand_back_done(&mut self.cx, &page, result)
-            }
-            Flight::Quarantine(page) => {
-                self.leases
-                    .quarantine_done(&mut self.cx, page, result, current)
-            }
-            Flight::RemoveName(None) => self.drain.own_name_removed(&mut self.cx, &result),
-            Flight::RemoveName(Some(suspect)) => {
-                self.recovery.name_removed(&mut self.cx, &suspect, result)
-            }
-            Flight::Close => self.drain.close_done(&mut self.cx, &result),
-            // What an abandoned session did no longer matters: what it held is
-            // dead with it, and all of it is listed again.
-            _ if !current => {}
-            Flight::Open => {
-                let result = self.vital(Vital::Open, result, |reply| match reply {
-                    Reply::Opened(outcome) => Some(outcome),
-                    _ => None,
-                });
-                self.session.open_done(&mut self.cx, sent, result);
-            }
-            Flight::Heartbeat {
-                leases,
-                quiet_since,
-            } => {
-                let result = self.vital(Vital::Heartbeat, result, |reply| match reply {
-                    Reply::Renewed(outcome) => Some(outcome),
-                    _ => None,
-                });
-                self.session.heartbeat_done(
-                    &mut self.cx,
-                    (&self.leases, &self.recovery),
-                    (sent, leases, quiet_since),
-                    result,
-                );
-            }
-            Flight::Records(reading) => self.leases.records_done(&mut self.cx, reading, result),
-            Flight::Acquire(page) => self.leases.acquire_done(
-                &mut self.cx,
-                &self.recovery.orphans,
-                sent,
-                valid_at_most,
-                &page,
-                result,
-            ),
-            Flight::Claim(page) => self.leases.claim_done(&mut self.cx, &page, result),
-            Flight::Refresh(page) => self.leases.refresh_done(&mut self.cx, &page, result),
-            Flight::ClearFailures(page) => {
-                self.leases.clear_failures_done(&mut self.cx, page, result)
-            }
-            Flight::Complete(page) => self.leases.complete_done(&mut self.cx, &page, result),
-            Flight::HandBack(page) => self.leases.hand_back_done(&mut self.cx, &page, result),
-            Flight::Release(page) => self.leases.release_done(&mut self.cx, &page, result),
-            Flight::TakeOver { suspect, places } => {
-                self.recovery.take_over_done(
-                    &mut self.cx,
-                    &suspect,
-                    places,
-                    (sent, valid_at_most),
-                    result,
-                );
-            }
-            Flight::Remove(suspect) => self.recovery.remove_done(&mut self.cx, &suspect, result),
-        }
     }
 
     fn next_timeout(&self) -> Timestamp {

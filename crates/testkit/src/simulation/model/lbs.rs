@@ -2,12 +2,14 @@
 //! `admin` has what consumers do not ask for.
 
 mod admin;
+mod fence;
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use streamlease_core::limits::HANDED_BACK_IDLE;
+use streamlease_core::machine::{LbsCall, Reply};
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
     Failures, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, Hint,
@@ -15,6 +17,7 @@ use streamlease_core::{
     Scope, StreamName,
 };
 
+use self::fence::Fence;
 use super::Mutant;
 use crate::simulation::fault::Estimate;
 
@@ -66,58 +69,6 @@ struct Kept {
     at_ms: u64,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Fence {
-    token: FencingToken,
-    handed_back: bool,
-    failures: u32,
-    /// Of at most five of them: whose token, by which one it was counted (a death) or
-    /// none (its owner said so), and why.
-    kept: Vec<(FencingToken, FencingToken, String)>,
-}
-
-impl Fence {
-    fn count(&mut self, token: FencingToken, by: FencingToken, reason: String) {
-        self.failures += 1;
-        self.kept.push((token, by, reason));
-        if self.kept.len() > 5 {
-            self.kept.remove(0);
-        }
-    }
-
-    /// Somebody comes with a greater token than an owner that never handed back.
-    fn find_dead(&mut self, by: FencingToken, at: Option<&ConsumerName>) {
-        if by <= self.token || self.token == FencingToken::NONE || self.handed_back {
-            return;
-        }
-        let who = at.map_or("", |at| at.as_str());
-        self.count(self.token, by, format!("{who} is dead"));
-    }
-
-    /// The owner with that token is not dead; whether it had counted as that.
-    fn revive(&mut self, token: FencingToken, failed: Option<&String>) -> bool {
-        let mut kept = self.kept.iter_mut();
-        let death = kept.find(|(of, by, _)| *of == token && *by != FencingToken::NONE);
-        let found = death.is_some();
-        match (death, failed) {
-            (Some(death), Some(reason)) => *death = (token, FencingToken::NONE, reason.clone()),
-            (Some(_), None) => {
-                self.failures -= 1;
-                self.kept.retain(|(of, ..)| *of != token);
-            }
-            (None, _) => {}
-        }
-        found
-    }
-
-    fn reasons(&self) -> Vec<String> {
-        self.kept
-            .iter()
-            .map(|(.., reason)| reason.clone())
-            .collect()
-    }
-}
-
 /// Entries per listing, whatever was asked for: as if their infos were long.
 const MOST_LISTED: usize = 20;
 
@@ -135,6 +86,45 @@ impl Lbs {
             waits_permille: 1_000,
             mutant,
         }
+    }
+
+    /// What a consumer asks for, but for a fetch: that may have to wait.
+    pub(in super::super) fn answer(
+        &mut self,
+        call: &LbsCall,
+        me: &ConsumerName,
+        now: u64,
+        hints: &mut Vec<Hint>,
+    ) -> Result<Reply> {
+        Ok(match call {
+            LbsCall::Prepare => {
+                self.prepare();
+                Reply::Prepared
+            }
+            LbsCall::Fetch { .. } => Reply::Fetched(Fetched::default()),
+            LbsCall::List { scope, limit } => Reply::Listed(self.list(scope, *limit, now)?),
+            LbsCall::ListIds {
+                consumer,
+                after,
+                limit,
+            } => Reply::ListedIds(self.list_ids(consumer.as_ref(), *after, *limit)?),
+            LbsCall::ListStranded { after, limit } => {
+                Reply::ListedIds(self.list_stranded(*after, *limit)?)
+            }
+            LbsCall::Claim(claims) => Reply::Claimed(self.claim(me, claims, now)?),
+            LbsCall::ClearFailures(entries) => {
+                self.clear_failures(entries);
+                Reply::FailuresCleared
+            }
+            LbsCall::Complete(entries) => Reply::Completed(self.complete(entries)),
+            LbsCall::HandBack(entries) => {
+                Reply::HandedBack(self.hand_back(me, entries, now, hints))
+            }
+            LbsCall::Quarantine(entries) => Reply::Quarantined(self.quarantine(me, entries, now)),
+            LbsCall::RemoveConsumer(consumer) => {
+                Reply::ConsumerRemoved(self.remove_unused(consumer))
+            }
+        })
     }
 
     pub(in super::super) fn is_empty(&self) -> bool {

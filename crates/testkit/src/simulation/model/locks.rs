@@ -6,6 +6,7 @@ mod lost;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use streamlease_core::machine::{LocksCall, Reply};
 use streamlease_core::{
     Acquire, AcquireOutcome, EntryId, FencingToken, Held, Hint, Holder, LONGEST_GRACE, LeaseRef,
     LockId, LockScheme, LockState, Member, OpenOutcome, Release, ReleaseOutcome, RenewOutcome,
@@ -90,6 +91,44 @@ impl Locks {
             last_attempts: BTreeMap::new(),
             marked: BTreeSet::new(),
             disturbed: BTreeMap::new(),
+        }
+    }
+
+    /// What a consumer asks for.
+    pub(in super::super) fn answer(
+        &mut self,
+        call: &LocksCall,
+        now: u64,
+        hints: &mut Vec<Hint>,
+    ) -> Reply {
+        match call {
+            LocksCall::Open(session) => Reply::Opened(self.open(session, now)),
+            LocksCall::Close(session) => {
+                self.close(session, now, hints);
+                Reply::Closed
+            }
+            LocksCall::Acquire(session, requests) => {
+                Reply::Acquired(self.acquire(session, requests, now, hints))
+            }
+            LocksCall::Renew {
+                session,
+                leases,
+                want_sweep,
+            } => Reply::Renewed(self.renew(session, leases, *want_sweep, now)),
+            LocksCall::Release(session, releases) => {
+                Reply::Released(self.release(session, releases, now, hints))
+            }
+            LocksCall::Inspect(ids) => Reply::Inspected(self.inspect(ids, now, hints)),
+            LocksCall::TakeOver { session, dead, max } => {
+                Reply::TakenOver(self.take_over(&session.id, dead, *max, now))
+            }
+            LocksCall::Remove(dead) => Reply::Removed(self.remove(dead, now)),
+            LocksCall::Members => Reply::Members(self.members(now)),
+            LocksCall::Records {
+                session,
+                after,
+                max,
+            } => Reply::Records(self.records(session, after.as_ref(), *max)),
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use streamlease_core::machine::{Action, ActionId, LbsCall, LocksCall, Reply};
 use streamlease_core::{
-    Announcement, ClaimOutcome, EntryId, Error, Fetched, Hint, Info, MalformedReason, Quarantine,
+    Announcement, ClaimOutcome, EntryId, Error, Hint, Info, MalformedReason, Quarantine,
     StreamName, TakeOverOutcome,
 };
 
@@ -115,69 +115,10 @@ impl World {
             self.servers.lbs_now(self.now),
         );
         let (lbs, locks) = (&mut self.servers.lbs, &mut self.servers.locks);
-        let me = &self.nodes[node].name;
-        Ok(match action {
-            Action::Lbs(call) => match call {
-                LbsCall::Prepare => {
-                    lbs.prepare();
-                    Reply::Prepared
-                }
-                LbsCall::Fetch { .. } => Reply::Fetched(Fetched::default()),
-                LbsCall::List { scope, limit } => Reply::Listed(lbs.list(scope, *limit, lbs_now)?),
-                LbsCall::ListIds {
-                    consumer,
-                    after,
-                    limit,
-                } => Reply::ListedIds(lbs.list_ids(consumer.as_ref(), *after, *limit)?),
-                LbsCall::ListStranded { after, limit } => {
-                    Reply::ListedIds(lbs.list_stranded(*after, *limit)?)
-                }
-                LbsCall::Claim(claims) => Reply::Claimed(lbs.claim(me, claims, lbs_now)?),
-                LbsCall::ClearFailures(entries) => {
-                    lbs.clear_failures(entries);
-                    Reply::FailuresCleared
-                }
-                LbsCall::Complete(entries) => Reply::Completed(lbs.complete(entries)),
-                LbsCall::HandBack(entries) => {
-                    Reply::HandedBack(lbs.hand_back(me, entries, lbs_now, hints))
-                }
-                LbsCall::Quarantine(entries) => {
-                    Reply::Quarantined(lbs.quarantine(me, entries, lbs_now))
-                }
-                LbsCall::RemoveConsumer(consumer) => {
-                    Reply::ConsumerRemoved(lbs.remove_unused(consumer))
-                }
-            },
-            Action::Locks(call) => match call {
-                LocksCall::Open(session) => Reply::Opened(locks.open(session, locks_now)),
-                LocksCall::Close(session) => {
-                    locks.close(session, locks_now, hints);
-                    Reply::Closed
-                }
-                LocksCall::Acquire(session, requests) => {
-                    Reply::Acquired(locks.acquire(session, requests, locks_now, hints))
-                }
-                LocksCall::Renew {
-                    session,
-                    leases,
-                    want_sweep,
-                } => Reply::Renewed(locks.renew(session, leases, *want_sweep, locks_now)),
-                LocksCall::Release(session, releases) => {
-                    Reply::Released(locks.release(session, releases, locks_now, hints))
-                }
-                LocksCall::Inspect(ids) => Reply::Inspected(locks.inspect(ids, locks_now, hints)),
-                LocksCall::TakeOver { session, dead, max } => {
-                    Reply::TakenOver(locks.take_over(&session.id, dead, *max, locks_now))
-                }
-                LocksCall::Remove(dead) => Reply::Removed(locks.remove(dead, locks_now)),
-                LocksCall::Members => Reply::Members(locks.members(locks_now)),
-                LocksCall::Records {
-                    session,
-                    after,
-                    max,
-                } => Reply::Records(locks.records(session, after.as_ref(), *max)),
-            },
-        })
+        match action {
+            Action::Lbs(call) => lbs.answer(call, &self.nodes[node].name, lbs_now, hints),
+            Action::Locks(call) => Ok(locks.answer(call, locks_now, hints)),
+        }
     }
 
     /// As many entries as a fetch asks for: on a thin link mostly no more than come
