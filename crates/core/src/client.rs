@@ -3,7 +3,6 @@
 use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use async_channel::{Sender, WeakSender};
 
@@ -13,8 +12,8 @@ use crate::machine::{Answer, CallId, ClaimResult, Command, Completion, Config, M
 use crate::recorder::NoRecorder;
 use crate::settings::check_capacity;
 use crate::{
-    BackendProvider, BoxFuture, ClaimMode, ConsumerName, Error, ErrorKind, LockManager, Recorder,
-    Result, RetryPolicy, Runtime, ServiceName, Settings, StreamName, Timestamp,
+    BackendProvider, BoxFuture, ConsumerName, Error, ErrorKind, LockManager, Recorder, Result,
+    Runtime, ServiceName, Settings, StreamName, Timestamp,
 };
 
 /// One consumer of one service.
@@ -244,6 +243,7 @@ impl WeakHandle {
 
 /// Builds and starts a [`Client`]. It needs a backend and a runtime. It also needs an
 /// identity, unless `POD_NAME` or `POD_IP` is set. Everything else has a default.
+// The setters of the settings are in `settings`, with their defaults and bounds.
 #[derive(Debug)]
 pub struct ClientBuilder {
     service: String,
@@ -252,7 +252,7 @@ pub struct ClientBuilder {
     locks: Option<Arc<dyn LockManager>>,
     runtime: Option<Arc<dyn Runtime>>,
     recorder: Arc<dyn Recorder>,
-    settings: Settings,
+    pub(crate) settings: Settings,
     seed: Option<u64>,
 }
 
@@ -289,67 +289,6 @@ impl ClientBuilder {
     /// Where measurements go.
     pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
         self.recorder = recorder;
-        self
-    }
-
-    /// How long a lease outlives its owner's last heartbeat: 200 ms to 1 h, default 5 s.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.settings.ttl = ttl;
-        self
-    }
-
-    /// Whether orphans are claimed automatically (default) or reported.
-    pub fn claim_mode(mut self, mode: ClaimMode) -> Self {
-        self.settings.claim = mode;
-        self
-    }
-
-    /// Most streams held at once: 1 to 10,000,000, default 1,000.
-    pub fn capacity(mut self, capacity: usize) -> Self {
-        self.settings.capacity = capacity;
-        self
-    }
-
-    /// Most events waiting to be read: 1 to 1,000,000, default 1,024.
-    pub fn event_queue(mut self, events: usize) -> Self {
-        self.settings.event_queue = events;
-        self
-    }
-
-    /// When to give up on a backend that cannot be reached. Default: never.
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.settings.retry = policy;
-        self
-    }
-
-    /// How many owners may fail on an entry before it is quarantined; `None`: any number.
-    /// Default 5.
-    ///
-    /// An owner has failed if it calls [`Lease::fail`](crate::Lease::fail), if it reports
-    /// no progress for [`progress_timeout`](Self::progress_timeout), or if its process ends
-    /// without handing back, or is blocked by a handler for longer than a TTL. The count belongs to the entry. It starts
-    /// at 0 again once an owner has held the entry for
-    /// [`forget_failures_after`](Self::forget_failures_after).
-    pub fn quarantine_after(mut self, failures: Option<u32>) -> Self {
-        self.settings.quarantine_after = failures;
-        self
-    }
-
-    /// How long an owner must hold an entry before earlier failures no longer count.
-    /// 1 s to 30 days, default 10 min.
-    ///
-    /// Streams that live for months see crashes that they did not cause. If owners fail
-    /// only after they have held an entry for longer than this, it is never quarantined.
-    pub fn forget_failures_after(mut self, held: Duration) -> Self {
-        self.settings.forget_failures_after = held;
-        self
-    }
-
-    /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
-    /// before its stream is handed back: 10 ms to 24 h. Default: for ever.
-    /// Taking the lease out of the [`Events`] is its first progress.
-    pub fn progress_timeout(mut self, limit: Option<Duration>) -> Self {
-        self.settings.progress_timeout = limit;
         self
     }
 

@@ -3,11 +3,11 @@
 //!
 //! # Contract of `KeyLock`
 //! - [`acquire`](KeyLock::acquire) sets the key to `value` for `ttl` if it is
-//!   absent, in one atomic step, and returns a number that is greater than
+//!   absent, in one atomic step. It returns a number that is greater than
 //!   `floor` and than every number it returned for that key before (an etcd
-//!   revision, a sequence), and below [`FencingToken::LIMIT`]. If the key is there with exactly this `value`, it
-//!   is the repeat of a call whose answer was lost: it sets the time to live to
-//!   `ttl` anew (the caller believes so) and returns the same number.
+//!   revision, a sequence), and below [`FencingToken::LIMIT`]. If the key is there with
+//!   exactly this `value`, the call is the repeat of one whose answer was lost: it sets the
+//!   time to live to `ttl` again (the caller relies on it) and returns the same number.
 //! - The number names the acquisition from then on:
 //!   [`renew`](KeyLock::renew) sets the time to live to `ttl` only if the key is
 //!   there with this number, and never creates the key;

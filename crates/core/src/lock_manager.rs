@@ -12,23 +12,23 @@
 //!   is greater than every token of that data stream before, and than the
 //!   caller's `floor`. All tokens, and so all floors, are below
 //!   [`FencingToken::LIMIT`].
-//! - **Expected outcomes are values**; an `Err` means *unknown: any part of it
-//!   may have happened*, now or later.
+//! - **Expected outcomes are values.** An `Err` means *unknown*: the operation may have
+//!   happened in part, in full, or not at all, and it may still happen later.
 //! - **Idempotence.** Every operation can be repeated with the same arguments.
-//!   An acquire repeated with the same `attempt` sets the deadline anew and yields the
-//!   same token; with another `attempt`, by the same session, a new one, after which the
-//!   old token releases nothing. Attempts of one session only grow: a lower one on a
-//!   held lease is an abandoned request that executes late, and answers `Held`.
-//!   An attempt counts whatever it was answered with.
+//!   An acquire repeated with the same `attempt` sets the deadline again and yields the
+//!   same token. With a greater `attempt` the same session gets a new token, after which the
+//!   old token releases nothing. Attempts of one session only grow. A lower attempt on a
+//!   held lease is an abandoned request that executes late; it is answered `Held`.
+//!   An attempt counts whatever its answer was.
 //! - **Release names its token** and frees only that.
-//! - **Batches are pages.** Results are positional; each item is atomic for
-//!   itself. An implementation splits a large batch as its server likes it.
-//! - **Cancel-safety.** Dropping a future means `Err`: unknown.
+//! - **Batches are pages.** Results are positional. Each item is atomic on its own. An
+//!   implementation may split a large batch to suit its server.
+//! - **Cancel-safety.** Dropping a future has the meaning of `Err`: unknown.
 //! - **Concurrency.** All methods may run at once, on one value or many.
 //! - **Hints.** `release` publishes [`Hint::Freed`](crate::Hint), in the same step, for
-//!   streams that somebody was refused meanwhile and for those with `announce`. Hints
-//!   are only ever hints: a [`KeyLockManager`](crate::KeyLockManager), whose
-//!   store may have no way to publish, announces what its `KeyLock` announces.
+//!   streams that somebody was refused meanwhile and for those with `announce`. Nothing
+//!   depends on hints: a [`KeyLockManager`](crate::KeyLockManager), whose store may have no
+//!   way to publish, publishes only what its `KeyLock` publishes.
 //! - **Suite.** `streamlease_testkit::conformance::lock_manager`.
 //!
 //! A backend that has only plain keys implements [`KeyLock`](crate::KeyLock)
@@ -55,8 +55,8 @@ pub trait LockManager: Debug + Send + Sync + 'static {
     async fn acquire(&self, session: &Session, requests: &[Acquire])
     -> Result<Vec<AcquireOutcome>>;
 
-    /// Extends the session, if it is kept, and the leases that are named, and answers
-    /// with exceptions only. This is a client's heartbeat.
+    /// Extends the session, if the backend keeps sessions, and the leases that are named.
+    /// The reply names only the leases that are lost. This is a client's heartbeat.
     async fn renew(&self, renew: &Renew) -> Result<RenewOutcome>;
 
     /// Frees leases, each named with its token.
@@ -66,8 +66,8 @@ pub trait LockManager: Debug + Send + Sync + 'static {
         releases: &[Release],
     ) -> Result<Vec<ReleaseOutcome>>;
 
-    /// Who holds these locks, and for how long still. Looking lets a lock whose
-    /// deadline has passed be gone at once.
+    /// Who holds these locks, and for how long still. A lock whose deadline has passed is
+    /// free.
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>>;
 }
 
@@ -251,15 +251,15 @@ pub struct Renewal {
     pub members: u32,
     /// Leases on record for this session; `None` if the backend keeps no such record.
     pub on_record: Option<u64>,
-    /// Another number whenever leases may have gone off the record, or others
-    /// come onto it, without their holder's doing: the server was restarted or
-    /// replaced by a replica, its data restored, its clock has leapt. Never the
-    /// number of an earlier time, whatever was lost. The count on record does not
-    /// tell: one lease lost and one that an acquire left behind add up to it.
+    /// A number that changes whenever the record may have lost leases, or gained some,
+    /// without their holder: the server was restarted or replaced by a replica, its data
+    /// was restored, its clock has jumped. It never returns to an earlier value. The count
+    /// on record is not enough: one lease lost and one that an acquire left behind give the
+    /// same count.
     ///
-    /// Always the same number is right where nothing can be lost without the
-    /// sessions (a server in memory), and with [`LockScheme::PerStream`], whose
-    /// renewals name every lease and hear of each that is lost.
+    /// It may stay the same for ever where nothing can be lost without the sessions (a
+    /// server in memory), and with [`LockScheme::PerStream`], whose renewals name every
+    /// lease and hear of each that is lost.
     pub generation: u64,
     /// Whether the turn to sweep is this session's.
     pub sweep: bool,

@@ -1,19 +1,18 @@
 //! [`Notifier`]: inbound hints that make failover faster.
 //!
 //! # Contract
-//! - **Hints only.** Nothing depends on one for safety or liveness: each may be
-//!   lost, doubled, late or wrong. What a hint names is looked up before
-//!   anything is done about it.
-//! - **Whoever changes, announces.** Hints about a hand back, a release or a
+//! - **Hints only.** Neither safety nor liveness depends on a hint: each may be
+//!   lost, doubled, late or wrong. The client looks up what a hint names before it acts.
+//! - **The publisher is who makes the change.** Hints about a hand back, a release or a
 //!   closed session are published by the [`Transport`](crate::Transport) or
 //!   [`LockManager`](crate::LockManager) in the same step as the change.
-//! - **Loss is announced where it is known.** After a reconnect, or when a
+//! - **Known loss is reported.** After a reconnect, or when a
 //!   buffer overflowed, a subscription yields [`Hint::MayHaveMissed`]. Each
 //!   fresh subscription counts as having missed everything before it; the
 //!   driver adds that hint itself.
 //! - **`Err`** from [`subscribe`](Notifier::subscribe) or
-//!   [`next`](Subscription::next): the subscription is of no use any more; the
-//!   driver drops it and subscribes anew, with backoff.
+//!   [`next`](Subscription::next): the subscription has ended. The driver drops it and
+//!   subscribes again, with backoff.
 //! - **Cancel-safety.** Dropping the future of `next` loses no hint.
 //! - **Suite.** `streamlease_testkit::conformance::notifier`.
 

@@ -31,10 +31,10 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     /// The time on this runtime's clock.
     fn now(&self) -> Timestamp;
 
-    /// How much of [`now`](Self::now) the machine was suspended, since whenever: never
-    /// less than before. Zero where that cannot be told: a process that was suspended for
-    /// longer than a TTL then counts as one that its handlers blocked. Who wraps a
-    /// runtime passes on what that says.
+    /// For how much of [`now`](Self::now) the machine was suspended. It never decreases;
+    /// where it starts does not matter. Zero if the runtime cannot tell: then a process
+    /// that was suspended for longer than a TTL counts as one that its handlers blocked. A
+    /// wrapper passes on what the wrapped runtime answers.
     fn suspended(&self) -> Duration;
 
     /// Resolves once [`now`](Self::now) has reached `deadline`.

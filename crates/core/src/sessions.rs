@@ -3,16 +3,16 @@
 //! # Contract
 //! As of a [`LockManager`](crate::lock_manager), and besides:
 //! - **Deadlines.** An open and a renewal set the session's deadline to its `ttl` from
-//!   then; with [`LockScheme::Session`] that is the deadline of everything it holds. A
-//!   passed deadline is final: neither a late renewal nor a late open revives it.
+//!   then. With [`LockScheme::Session`] that is the deadline of everything it holds. A
+//!   passed deadline is final: neither a late renewal nor a late open revives the session.
 //! - **A session that is gone** acquires, renews and takes over nothing.
-//! - **Attempts.** A lease that came by a take-over has the greatest attempt of its
-//!   session so far.
-//! - **Lost writes.** With [`LockScheme::Session`] renewals name no leases, so each
-//!   reply carries a [`generation`](crate::Renewal::generation) that tells when the
-//!   record may have lost any; from then on `acquire` and `take_over` answer
-//!   `NotYet` for a TTL (the longest of those who lived, at most [`LONGEST_GRACE`]),
-//!   so that live owners renew and read their records first.
+//! - **Attempts.** A lease that a take-over moved to a session counts as acquired with the
+//!   greatest attempt of that session so far.
+//! - **Lost writes.** With [`LockScheme::Session`] renewals name no leases. So each
+//!   reply carries a [`generation`](crate::Renewal::generation), which changes when the
+//!   record may have lost some. After that `acquire` and `take_over` answer `NotYet` for a
+//!   TTL (the longest of the live sessions, at most [`LONGEST_GRACE`]), so that live owners
+//!   renew and read their records first.
 //! - **Hints.** `close` publishes [`Hint::HolderGone`](crate::Hint) in the same step.
 //! - **Suite.** `streamlease_testkit::conformance::lock_manager`, which says of a backend
 //!   without sessions that it keeps none.
@@ -24,9 +24,10 @@ use async_trait::async_trait;
 
 use crate::{LeaseRef, LockScheme, Result, Session, SessionId, StreamName};
 
-/// How long a lock server that was restarted lets live owners renew first, at most.
-/// What it may have lost by the restart, its owner believes in for no longer: the
-/// leases that were acquired last. What is on record waits for its session's deadline.
+/// For how long at most a lock server that was restarted answers `NotYet`, so that live
+/// owners renew first. The restart may have lost the leases that were acquired last. Their
+/// owners believe in them for no longer than this. Leases that are on record are protected
+/// until their session's deadline.
 pub const LONGEST_GRACE: Duration = Duration::from_secs(10);
 
 /// The sessions of one service. See the [module docs](self) for the contract.

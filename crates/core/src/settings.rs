@@ -1,8 +1,8 @@
-//! [`Settings`] with their defaults and bounds, validated in one place.
+//! [`Settings`]: each with its default, its setter and its bounds, validated in one place.
 
 use std::time::Duration;
 
-use crate::{Error, Result};
+use crate::{ClientBuilder, Error, Result};
 
 /// What happens to streams whose owner is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -128,6 +128,70 @@ impl Default for Settings {
             forget_failures_after: Duration::from_secs(600),
             progress_timeout: None,
         }
+    }
+}
+
+/// The settings.
+impl ClientBuilder {
+    /// How long a lease outlives its owner's last heartbeat: 200 ms to 1 h, default 5 s.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.settings.ttl = ttl;
+        self
+    }
+
+    /// Whether orphans are claimed automatically (default) or reported.
+    pub fn claim_mode(mut self, mode: ClaimMode) -> Self {
+        self.settings.claim = mode;
+        self
+    }
+
+    /// Most streams held at once: 1 to 10,000,000, default 1,000.
+    pub fn capacity(mut self, capacity: usize) -> Self {
+        self.settings.capacity = capacity;
+        self
+    }
+
+    /// Most events waiting to be read: 1 to 1,000,000, default 1,024.
+    pub fn event_queue(mut self, events: usize) -> Self {
+        self.settings.event_queue = events;
+        self
+    }
+
+    /// When to give up on a backend that cannot be reached. Default: never.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.settings.retry = policy;
+        self
+    }
+
+    /// How many owners may fail on an entry before it is quarantined; `None`: any number.
+    /// Default 5.
+    ///
+    /// An owner has failed if it calls [`Lease::fail`](crate::Lease::fail), if it reports
+    /// no progress for [`progress_timeout`](Self::progress_timeout), or if its process ends
+    /// without handing back, or is blocked by a handler for longer than a TTL. The count
+    /// belongs to the entry. It starts at 0 again once an owner has held the entry for
+    /// [`forget_failures_after`](Self::forget_failures_after).
+    pub fn quarantine_after(mut self, failures: Option<u32>) -> Self {
+        self.settings.quarantine_after = failures;
+        self
+    }
+
+    /// How long an owner must hold an entry before earlier failures no longer count.
+    /// 1 s to 30 days, default 10 min.
+    ///
+    /// Streams that live for months see crashes that they did not cause. If owners fail
+    /// only after they have held an entry for longer than this, it is never quarantined.
+    pub fn forget_failures_after(mut self, held: Duration) -> Self {
+        self.settings.forget_failures_after = held;
+        self
+    }
+
+    /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
+    /// before its stream is handed back: 10 ms to 24 h. Default: for ever.
+    /// Taking the lease out of the [`Events`](crate::Events) is its first progress.
+    pub fn progress_timeout(mut self, limit: Option<Duration>) -> Self {
+        self.settings.progress_timeout = limit;
+        self
     }
 }
 

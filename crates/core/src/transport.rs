@@ -3,47 +3,50 @@
 //!
 //! # Contract
 //! - **Expected outcomes are values.** Losing a race or finding an entry gone
-//!   is `Ok(outcome)`. An `Err` means *unknown: any part of it may have
-//!   happened*, now or later: an abandoned request may still execute.
-//! - **Idempotence.** Every operation can be repeated after an `Err`, with the
-//!   same arguments, and ends as if it had been called once.
-//! - **Fencing (R4).** Per entry that is not completed, the transport remembers
-//!   the greatest token it has seen, in one atomic step with what it does:
-//!   - a claim needs a token ≥ the remembered one, and > it once the entry was
-//!     handed back with it; it moves the entry to the claimer from whichever
-//!     consumer has it pending, or from nobody if the group was re-created;
-//!   - complete, hand back and quarantine need a token ≥ the remembered one,
-//!     whichever consumer has the entry pending. `FencingToken::NONE` so fits
-//!     only entries that nobody has ever claimed;
-//!   - what is remembered and not below [`FencingToken::LIMIT`] was written by somebody
-//!     else. It counts as a record that cannot be read: whoever had the entry by then
-//!     is refused, and whoever acquires it from now on is not.
+//!   is `Ok(outcome)`. An `Err` means *unknown*: the operation may have happened in
+//!   part, in full, or not at all, and it may still happen later, because an abandoned
+//!   request can execute late.
+//! - **Idempotence.** After an `Err` every operation can be repeated with the
+//!   same arguments. The result is as if it had been called once.
+//! - **Fencing (R4).** For each entry that is not completed, the transport remembers
+//!   the greatest token it has seen. It checks and updates it in one atomic step with the
+//!   operation:
+//!   - A claim needs a token ≥ the remembered one. If the entry was handed back with the
+//!     remembered token, a claim needs a greater one. The claim moves the entry to the
+//!     claimer from whichever consumer has it pending, or from nobody if the group was
+//!     created anew.
+//!   - Complete, hand back and quarantine need a token ≥ the remembered one, whichever
+//!     consumer has the entry pending. So `FencingToken::NONE` fits only entries that
+//!     nobody has ever claimed.
+//!   - A remembered value that is not below [`FencingToken::LIMIT`] was not written by
+//!     this library. It counts as a record that cannot be read: who acquired the entry
+//!     before is refused, who acquires it from now on is not.
 //!
-//!   A refused operation changes nothing, except that a hand back which comes too
+//!   A refused operation changes nothing, with one exception: a hand back that comes too
 //!   late takes a failure back (see the next point).
-//! - **Failures.** Per entry that is not completed, the transport counts how often
+//! - **Failures.** For each entry that is not completed, the transport counts how often
 //!   owners failed on it, in the same atomic steps. A failure belongs to a token, and
-//!   none counts twice:
-//!   - a hand back with `failed` counts one of its own token, with that reason;
-//!   - a claim with a greater token than the remembered one counts the death of the
-//!     owner with that, if it was never handed back. The reason names the consumer
-//!     that had the entry pending, if one had;
-//!   - an owner that was alive all the same hands back late, with its lower token: its
-//!     death is taken back, or replaced by what it says it failed with.
+//!   no token counts twice:
+//!   - A hand back with `failed` counts a failure of its own token, with that reason.
+//!   - A claim with a token greater than the remembered one counts a failure of the
+//!     remembered token: its owner has died, unless it had handed the entry back. The
+//!     reason names the consumer that had the entry pending, if there was one.
+//!   - An owner that was not dead hands back late, with its lower token. Then its death is
+//!     no longer counted; if it says that it failed, that failure takes the place.
 //!
-//!   Of the last five the reasons are kept, any text as it is, and only these can be
-//!   taken back. They survive claims and go into quarantine with the entry.
-//! - **Nothing vanishes (R7).** An entry leaves by `complete` or `quarantine`
-//!   only, and the quarantine by what an [`Admin`](crate::Admin) does. A new group
+//!   The reasons of the last five failures are kept as they were given, and only these
+//!   five can be taken back. They survive claims and go into quarantine with the entry.
+//! - **Nothing vanishes (R7).** Only `complete` and `quarantine` remove an entry from the
+//!   LBS. Only an [`Admin`](crate::Admin) removes it from quarantine. A new group
 //!   starts at the very first entry.
 //! - **Batches are pages, not transactions.** Results are positional, one per
-//!   argument, each entry atomic for itself. An implementation splits a large
-//!   batch as its server likes it.
-//! - **What is read comes in bounded pieces.** Infos can be long and links slow: a
-//!   fetch may deliver less than there is, and any listing less than its `limit`,
-//!   but never nothing while there is something. [`PendingPage::next`] then says
-//!   where to go on; a page without it, or an empty one where there is none, is the end.
-//! - **Cancel-safety.** Dropping a future means `Err`: unknown. A `fetch` that
+//!   argument. Each entry is atomic on its own. An implementation may split a large
+//!   batch to suit its server.
+//! - **Reads come in bounded pieces.** Infos can be long and links slow. So a fetch may
+//!   deliver less than there is, and a listing less than its `limit`, but never nothing
+//!   while there is something. [`PendingPage::next`] says where the next page starts. A
+//!   page without it is the last one; where a listing has no `next`, an empty page is.
+//! - **Cancel-safety.** Dropping a future has the meaning of `Err`: unknown. A `fetch` that
 //!   was dropped, or failed, may have delivered entries; they are found with
 //!   [`list_pending`](Transport::list_pending).
 //! - **Concurrency.** All methods may run at once, on one value or many. A
@@ -81,9 +84,9 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// One page of the ids of pending entries greater than `after`, lowest
     /// first, at most `limit`: those of one consumer, or of all.
     ///
-    /// Looks at no entry, and so costs the server a small part of
-    /// [`list_pending`](Self::list_pending): for whoever knows most of them.
-    /// Entries that are pending but deleted from the stream may be among them.
+    /// Reads no entry, and so costs the server a small part of what
+    /// [`list_pending`](Self::list_pending) costs. It is for callers that know most of the
+    /// entries. Entries that are pending but deleted from the stream may be among them.
     async fn list_pending_ids(
         &self,
         consumer: Option<&ConsumerName>,
@@ -109,8 +112,8 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// back: its owner has died.
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>>;
 
-    /// Forgets the failures of entries: an owner has held them for long. What has
-    /// another token than this by now, was handed back or is gone is left alone.
+    /// Sets the failures of entries to 0, because an owner has held them for long. An
+    /// entry that has another token by now, was handed back or is gone is left alone.
     async fn clear_failures(&self, entries: &[Fenced]) -> Result<()>;
 
     /// Removes finished entries for good.
@@ -122,10 +125,10 @@ pub trait Transport: Debug + Send + Sync + 'static {
 
     /// Hands entries back unfinished. They can be claimed at once, by greater tokens only.
     ///
-    /// One that comes too late, after a greater token, is answered with `NotOwner`, and
-    /// takes back the failure that was counted as its owner's death, for it lives. If
-    /// the entry is handed back at that moment, this is published again: it need not
-    /// rest for so long any more.
+    /// A hand back that comes too late, after a greater token, is answered with
+    /// `NotOwner`. It takes back the failure that was counted as its owner's death, because
+    /// the owner lives. If the entry is handed back at that moment, the hint is published
+    /// again: with fewer failures the entry need not rest so long.
     async fn hand_back(
         &self,
         consumer: &ConsumerName,
@@ -134,8 +137,9 @@ pub trait Transport: Debug + Send + Sync + 'static {
 
     /// Moves entries into quarantine with payload and reason, in one step with removing them.
     ///
-    /// The failures for which an entry is quarantined were read before. An owner whose death
-    /// was one of them may have handed back late since: then the entry stays.
+    /// The caller read the entry's failures earlier. An owner whose death was one of them
+    /// may have handed back late since. Then fewer failures are on record than
+    /// [`min_failures`](Quarantine::min_failures), and the entry stays.
     async fn quarantine(
         &self,
         consumer: &ConsumerName,
@@ -203,9 +207,9 @@ pub enum Scope {
         /// Exclusive lower bound; [`EntryId::MIN`] at first.
         after: EntryId,
     },
-    /// Just these; those neither pending nor [stranded](Transport::list_stranded) are
-    /// left out. `limit` does not apply. Those greater than the page's
-    /// [`next`](PendingPage::next), if it has one, were not looked at.
+    /// Only these. An entry that is neither pending nor [stranded](Transport::list_stranded)
+    /// is left out. `limit` does not apply. If the page has a [`next`](PendingPage::next),
+    /// entries greater than that were not looked at.
     Entries(Vec<EntryId>),
 }
 
@@ -267,8 +271,9 @@ pub struct HandBackRequest {
     pub token: FencingToken,
     /// Why work on it failed, if it did. It counts towards quarantine.
     pub failed: Option<String>,
-    /// Whether its idle time is to start anew: consumers go by it to let the entry
-    /// rest. Otherwise it looks so idle that everybody takes it at once.
+    /// Whether its idle time starts at zero, so that the entry rests: consumers wait until
+    /// it has been idle for some time. Otherwise its idle time is set so long that the next
+    /// consumer takes it at once.
     pub rests: bool,
 }
 
@@ -303,8 +308,8 @@ impl HandBackRequest {
 pub struct Failures {
     /// How often.
     pub count: u32,
-    /// Whether the last of them was counted by this very claim: the death of the owner
-    /// before, which may live and take it back still. A repeat of the claim says so too.
+    /// Whether this claim counted the last of them, as the death of the owner before. That
+    /// owner may still live, and take it back. A repeat of the claim gives the same answer.
     pub counted_now: bool,
     /// Why the last ones failed, oldest first, at most [`KEPT_REASONS`].
     pub reasons: Vec<String>,
@@ -360,9 +365,9 @@ impl Quarantine {
 pub enum ClaimOutcome {
     /// The entry is pending at the claimer.
     Claimed {
-        /// At whom it was pending just before; `None` if at nobody. Of an entry
-        /// that no owner is on record for, a backend may say the claimer: whoever
-        /// only fetched it never had it.
+        /// At which consumer it was pending just before; `None` if at none. If no owner is
+        /// on record for the entry, a backend may name the claimer: a consumer that only
+        /// fetched an entry never owned it.
         from: Option<ConsumerName>,
         /// How many owners have failed on it so far.
         failures: Failures,
