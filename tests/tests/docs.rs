@@ -120,12 +120,14 @@ fn every_command_names_what_is_there() {
 #[test]
 fn every_setting_has_its_row() {
     let page = page("docs/settings.md");
-    let client = read(&root().join("crates/core/src/client.rs"));
-    let (_, builder) = client
-        .split_once("impl ClientBuilder")
-        .expect("the builder");
-    let settings: Vec<_> = builder
-        .lines()
+    let setters = ["client", "settings"].map(|file| {
+        let source = read(&root().join(format!("crates/core/src/{file}.rs")));
+        let (_, setters) = source.split_once("impl ClientBuilder").expect("setters");
+        setters.to_owned()
+    });
+    let settings: Vec<_> = setters
+        .iter()
+        .flat_map(|setters| setters.lines())
         .filter_map(|line| line.trim().strip_prefix("pub fn ")?.split_once("(mut self"))
         .map(|(name, _)| name)
         .collect();
