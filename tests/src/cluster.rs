@@ -57,9 +57,14 @@ impl Cluster {
     fn try_start(settings: &impl Fn(RedisServerBuilder) -> RedisServerBuilder) -> Option<Self> {
         // Beside the default, the ports of the bus may lie where outgoing connections are.
         let ports: Vec<(u16, u16)> = (0..6).map(|_| (free_port(), free_port())).collect();
+        let with_settings = settings(RedisServer::builder());
+        let of_each_other = ports
+            .iter()
+            .map(|(port, bus)| (with_settings.port_for_others(*port), *bus));
+        let of_each_other: Vec<(u16, u16)> = of_each_other.collect();
         let nodes = (0..ports.len()).map(|index| {
             let node = RedisServer::builder()
-                .file("nodes.conf", nodes_conf(&ports, index))
+                .file("nodes.conf", nodes_conf(&of_each_other, index))
                 .config("cluster-enabled yes")
                 .config("cluster-config-file nodes.conf")
                 .config(format!("cluster-port {}", ports[index].1))
@@ -78,6 +83,13 @@ impl Cluster {
         let addresses = self.nodes[..3].iter().map(|node| node.addr().to_string());
         let addresses = addresses.collect::<Vec<_>>().join(",");
         format!("redis-cluster://{addresses}")
+    }
+
+    /// The same over TLS.
+    pub fn tls_url(&self) -> String {
+        let ports = self.nodes[..3].iter().map(RedisServer::tls_port);
+        let addresses: Vec<_> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("rediss-cluster://{}", addresses.join(","))
     }
 
     /// One of the nodes: 0 to 2 are the primaries of the start, 3 to 5 their replicas.
@@ -171,7 +183,7 @@ impl Cluster {
 
     /// Moves these keys of a slot that is being moved.
     pub fn move_keys(&self, from: usize, to: usize, keys: &[String]) {
-        let port = self.nodes[to].port().to_string();
+        let port = self.nodes[to].port_for_others().to_string();
         let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
         words.extend(keys.iter().map(String::as_str));
         if !keys.is_empty() {
@@ -340,6 +352,7 @@ fn known_in(line: &str) -> Option<Known> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Authority, Tls};
 
     #[test]
     fn a_killed_owner_is_replaced_and_a_slot_moves_with_its_keys() {
@@ -361,5 +374,14 @@ mod tests {
         });
         assert_eq!(cluster.fail_over(key), other);
         assert_eq!(cluster.node(other).run::<String>(&["GET", key]), "v");
+    }
+
+    #[test]
+    fn nodes_that_speak_tls_find_and_replace_each_other() {
+        let authority = Authority::new();
+        let mut cluster = Cluster::with(|node| node.tls(Tls::of(&authority).asking_clients()));
+        let owner = cluster.owner_of("k");
+        cluster.node_mut(owner).kill();
+        assert!(cluster.owner_after("k", owner) >= 3);
     }
 }

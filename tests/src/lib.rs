@@ -11,6 +11,7 @@
 //! Cargo tells only a package's own tests where its binary is
 //! (`CARGO_BIN_EXE_streamlease`) and builds it for them with the right profile.
 
+mod certificates;
 mod cluster;
 mod process;
 mod proxy;
@@ -19,11 +20,12 @@ mod redis_server;
 mod sentinels;
 mod wait;
 
+pub use certificates::{Authority, Certificate};
 pub use cluster::Cluster;
 pub use process::JsonProcess;
 pub use proxy::Proxy;
 pub use real_time::in_real_time;
-pub use redis_server::{RedisServer, RedisServerBuilder};
+pub use redis_server::{RedisServer, RedisServerBuilder, Tls};
 pub use rustix::process::Signal;
 pub use sentinels::Sentinels;
 pub use wait::{eventually, eventually_blocking, wait_for, wait_for_blocking};

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::certificates::{Authority, Certificate};
+
 /// A server that does not answer by then will not.
 const START_WITHIN: Duration = Duration::from_secs(15);
 
@@ -18,8 +20,16 @@ const START_WITHIN: Duration = Duration::from_secs(15);
 /// port stays free between [`RedisServer::kill`] and [`RedisServer::start_again`].
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
+/// How far below its port that for TLS is: so one says the other, and both can be written
+/// into files before a server is there.
+const TLS_BELOW: u16 = 5_000;
+
 /// Names another server to run than redis-server: Valkey, or another version.
 const BINARY: &str = "STREAMLEASE_REDIS_SERVER";
+
+/// Which tests a server without TLS cannot pass.
+const NO_TLS: &str = "this server was built without TLS, which this test is about; leave such \
+    tests out with: cargo nextest run -E 'not (binary(tls) or test(tls))'";
 
 /// What a start says when the port was taken since we looked.
 const PORT_TAKEN: &str = "Address already in use";
@@ -31,6 +41,7 @@ pub struct RedisServer {
     dir: PathBuf,
     config: String,
     is_sentinel: bool,
+    tls: Option<Tls>,
     port: u16,
     starts: u32,
     child: Option<Child>,
@@ -41,11 +52,86 @@ pub struct RedisServer {
 pub struct RedisServerBuilder {
     append_only: bool,
     is_sentinel: bool,
+    tls: Option<Tls>,
     lines: Vec<String>,
     files: Vec<(&'static str, String)>,
 }
 
+/// TLS of a server, a sentinel or a node of a cluster: on a port of its own beside the plain
+/// one, over which the tests' own looks go.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    certificate: Certificate,
+    trusted: String,
+    asks_clients: bool,
+    is_alone: bool,
+}
+
+impl Tls {
+    /// With a good certificate, and without asking clients for one.
+    pub fn of(authority: &Authority) -> Self {
+        Self {
+            certificate: authority.server(),
+            trusted: authority.pem(),
+            asks_clients: false,
+            is_alone: false,
+        }
+    }
+
+    /// Shows this certificate instead.
+    pub fn showing(mut self, certificate: Certificate) -> Self {
+        self.certificate = certificate;
+        self
+    }
+
+    /// Lets those in only who show a certificate of the same authority.
+    pub fn asking_clients(mut self) -> Self {
+        self.asks_clients = true;
+        self
+    }
+
+    /// Without the plain port: nothing but [`tls_url`](RedisServer::tls_url) leads to it.
+    pub fn alone(mut self) -> Self {
+        self.is_alone = true;
+        self
+    }
+
+    fn write(&self, dir: &Path) {
+        for (name, text) in [
+            ("server.crt", &self.certificate.pem),
+            ("server.key", &self.certificate.key),
+            ("ca.crt", &self.trusted),
+        ] {
+            fs::write(dir.join(name), text).expect("writing a file into our own directory");
+        }
+    }
+
+    fn config(&self) -> String {
+        let asks = if self.asks_clients { "yes" } else { "no" };
+        format!(
+            "tls-cert-file server.crt\ntls-key-file server.key\ntls-ca-cert-file ca.crt\n\
+             tls-auth-clients {asks}\ntls-replication yes\n\
+             tls-cluster yes\n"
+        )
+    }
+}
+
 impl RedisServerBuilder {
+    /// Speaks TLS, also to replicas and other nodes.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// On which port those reach it who work with it, and other servers: the one for TLS, if
+    /// it has any.
+    pub(crate) fn port_for_others(&self, port: u16) -> u16 {
+        match &self.tls {
+            Some(_) => port - TLS_BELOW,
+            None => port,
+        }
+    }
+
     /// Keeps the data in an append-only file, so that it survives [`RedisServer::kill`]
     /// and [`RedisServer::start_again`]. Without it a restarted server is empty.
     pub fn append_only(mut self) -> Self {
@@ -96,6 +182,10 @@ impl RedisServerBuilder {
             (false, true) => "save \"\"\nappendonly yes\nappendfsync no\n",
             (false, false) => "save \"\"\nappendonly no\n",
         });
+        if let Some(tls) = &self.tls {
+            tls.write(&dir);
+            config.push_str(&tls.config());
+        }
         for line in &self.lines {
             let _ = writeln!(config, "{line}");
         }
@@ -106,6 +196,7 @@ impl RedisServerBuilder {
             dir,
             config,
             is_sentinel: self.is_sentinel,
+            tls: self.tls.clone(),
             port,
             starts: 0,
             child: None,
@@ -113,6 +204,7 @@ impl RedisServerBuilder {
         match server.spawn() {
             Ok(()) => Some(server),
             Err(log) if log.contains(PORT_TAKEN) => None,
+            Err(log) if self.tls.is_some() && log.contains("'tls-") => panic!("{NO_TLS}\n{log}"),
             Err(log) => panic!("redis-server did not start:\n{}\n{log}", server.config),
         }
     }
@@ -142,6 +234,40 @@ impl RedisServer {
     /// Its URL, database 0, no credentials.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Its port for TLS, on 127.0.0.1.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn tls_port(&self) -> u16 {
+        assert!(self.tls.is_some(), "a server without TLS");
+        self.port_for_others()
+    }
+
+    /// Its URL over TLS, by the name `localhost`.
+    pub fn tls_url(&self) -> String {
+        format!("rediss://localhost:{}/0", self.tls_port())
+    }
+
+    /// The port for TLS, if it has one, else the plain one.
+    pub(crate) fn port_for_others(&self) -> u16 {
+        match &self.tls {
+            Some(_) => self.port - TLS_BELOW,
+            None => self.port,
+        }
+    }
+
+    /// Shows another certificate to those who connect from now on.
+    pub fn show(&self, certificate: &Certificate) {
+        for (name, text) in [
+            ("server.crt", &certificate.pem),
+            ("server.key", &certificate.key),
+        ] {
+            fs::write(self.dir.join(name), text).expect("writing a file into our own directory");
+        }
+        // Setting any of its files makes it read all of them.
+        self.run::<()>(&["CONFIG", "SET", "tls-cert-file", "server.crt"]);
     }
 
     /// Its URL with credentials and database; an empty user is Redis' default user.
@@ -259,12 +385,13 @@ impl RedisServer {
         self.starts += 1;
         let log_file = self.log_file();
         let conf = self.dir.join("redis.conf");
-        let text = format!(
-            "{}port {}\nlogfile {}\n",
-            self.config,
-            self.port,
-            log_file.display()
-        );
+        let mut text = format!("{}logfile {}\n", self.config, log_file.display());
+        let is_plain_too = self.tls.as_ref().is_none_or(|tls| !tls.is_alone);
+        let port = if is_plain_too { self.port } else { 0 };
+        let _ = writeln!(text, "port {port}");
+        if self.tls.is_some() {
+            let _ = writeln!(text, "tls-port {}", self.tls_port());
+        }
         fs::write(&conf, text).expect("writing redis.conf into our own directory");
         let binary = std::env::var_os(BINARY).unwrap_or_else(|| "redis-server".into());
         let child = Command::new(&binary)
@@ -308,6 +435,10 @@ impl RedisServer {
     }
 
     fn answers_ping(&self) -> bool {
+        if self.tls.as_ref().is_some_and(|tls| tls.is_alone) {
+            let addr = (Ipv4Addr::LOCALHOST, self.tls_port()).into();
+            return TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_ok();
+        }
         let ask = || -> std::io::Result<bool> {
             let mut stream = TcpStream::connect_timeout(&self.addr(), Duration::from_secs(1))?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;

@@ -32,12 +32,12 @@ impl Sentinels {
     ) -> Self {
         let server = || settings(RedisServer::builder().config("repl-diskless-sync-delay 0"));
         let primary = server().start();
-        let replica_of = format!("replicaof 127.0.0.1 {}", primary.port());
+        let replica_of = format!("replicaof 127.0.0.1 {}", primary.port_for_others());
         let mut servers = vec![primary];
         for _ in 0..2 {
             servers.push(server().config(&replica_of).start());
         }
-        let ports: Vec<u16> = servers.iter().map(RedisServer::port).collect();
+        let ports: Vec<u16> = servers.iter().map(RedisServer::port_for_others).collect();
         let sentinels = sentinels_of(&ports, of_sentinels);
         let all = Self { servers, sentinels };
         let what = "replicas that follow, and sentinels that agree";
@@ -62,6 +62,13 @@ impl Sentinels {
         let addresses = self.sentinels.iter().map(|one| one.addr().to_string());
         let addresses = addresses.collect::<Vec<_>>().join(",");
         format!("redis-sentinel://{addresses}/{NAME}")
+    }
+
+    /// The same over TLS.
+    pub fn tls_url(&self) -> String {
+        let ports = self.sentinels.iter().map(RedisServer::tls_port);
+        let addresses: Vec<_> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("rediss-sentinel://{}/{NAME}", addresses.join(","))
     }
 
     /// The servers, the first primary first. Which one is it now the sentinels know.
@@ -105,7 +112,8 @@ impl Sentinels {
         let mut ask = redis::cmd("SENTINEL");
         ask.arg("GET-MASTER-ADDR-BY-NAME").arg(NAME);
         let (_, port): (String, u16) = ask.query(&mut connection).ok()?;
-        self.servers.iter().position(|server| server.port() == port)
+        let mut servers = self.servers.iter();
+        servers.position(|server| server.port_for_others() == port)
     }
 
     /// Has the sentinels replace the primary, which knows nothing of it and goes on
@@ -132,6 +140,7 @@ fn sentinels_of(
     let id = |index: usize| format!("{:040x}", 0x900 + index);
     for _ in 0..20 {
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let with_settings = settings(RedisServer::builder());
         let started: Vec<RedisServer> = (0..3)
             .map_while(|index| {
                 let mut builder = RedisServer::builder().sentinel();
@@ -151,6 +160,7 @@ fn sentinels_of(
                     .filter(|(other, _)| *other != index)
                 {
                     let id = id(other);
+                    let port = with_settings.port_for_others(*port);
                     line(format!("known-sentinel {NAME} 127.0.0.1 {port} {id}"));
                 }
                 settings(builder).start_at(ports[index])
@@ -166,6 +176,7 @@ fn sentinels_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Authority, Tls};
 
     #[test]
     fn a_killed_primary_is_replaced_and_comes_back_as_a_replica() {
@@ -179,5 +190,14 @@ mod tests {
             let connection = &mut all.server(second).connection();
             redis::cmd("SET").arg("k").arg("v").exec(connection).is_ok()
         });
+    }
+
+    #[test]
+    fn sentinels_and_servers_that_speak_tls_replace_a_primary() {
+        let authority = Authority::new();
+        let tls = || Tls::of(&authority).asking_clients();
+        let mut all = Sentinels::with(|server| server.tls(tls()), |sentinel| sentinel.tls(tls()));
+        all.server_mut(0).kill();
+        assert_ne!(all.primary_after(0), 0);
     }
 }
