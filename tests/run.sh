@@ -4,7 +4,8 @@
 # summary, or with what failed before it. `tests/run.sh lints docs` runs only those.
 #
 # STREAMLEASE_REDIS_SERVER=/path/to/valkey-server has the tests run another server than the
-# redis-server in PATH, as sentinels too.
+# redis-server in PATH, as sentinels too. `tests/run.sh servers` installs those that are
+# tested into a cache, and says where they are.
 #
 # System packages that are missing are installed with `--install`, or as root where
 # the environment variable CI is set. Otherwise the script only says what to install.
@@ -306,6 +307,16 @@ step_bench_smoke() {
     cargo test -q -p streamlease-benches --bench '*' -- --smoke
 }
 
+# Other versions, and Valkey: tests/servers.sh says from where, and tests any by hand.
+step_servers() {
+    tests/servers.sh install
+}
+
+# The newest of each; what cannot be had here is SKIPPED with the reason.
+step_on_other_servers() {
+    tests/servers.sh test valkey-9.1 redis-8.2
+}
+
 step_tests() {
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace --no-fail-fast
@@ -317,7 +328,8 @@ step_tests() {
 # --- all of it --------------------------------------------------------------------
 
 STEPS=(redis_server format lints docs features tls_features core_is_lean
-    async_std_without_tokio dependencies msrv package semver external_types doctests bench_smoke tests)
+    async_std_without_tokio dependencies msrv package semver external_types doctests bench_smoke
+    on_other_servers tests)
 
 # A process of its own per step: within `if`, `set -e` would not hold in a function.
 if [ "${1:-}" = --step ]; then

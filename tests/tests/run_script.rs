@@ -1,4 +1,5 @@
-//! `tests/run.sh` leaves the system's packages alone unless it is told otherwise.
+//! `tests/run.sh` leaves the system's packages alone unless it is told otherwise, and
+//! `tests/servers.sh` takes no server but those that are pinned.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -109,6 +110,48 @@ fn what_is_missing_is_installed_when_told_to() {
         );
         assert_eq!(uid != 0, calls.contains("sudo apt-get"), "{calls}");
     }
+}
+
+/// `tests/servers.sh install` with an empty cache and this `python3`.
+fn install_server(name: &str, python3: &str) -> Outcome {
+    let sandbox = Sandbox::new(name, 0);
+    sandbox.program("python3", python3);
+    sandbox.program("uname", "echo Linux x86_64");
+    for fake in ["env", "tee", "chmod", "rm"] {
+        fs::remove_file(sandbox.bin.join(fake)).expect("a fake");
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers.sh");
+    let real = std::env::var("PATH").expect("PATH is set");
+    let output = Command::new(which("bash"))
+        .arg(script)
+        .args(["install", "redis-8.2"])
+        .env("PATH", format!("{}:{real}", sandbox.bin.display()))
+        .env("XDG_CACHE_HOME", sandbox.bin.with_file_name("cache"))
+        .output()
+        .expect("bash can be started");
+    Outcome {
+        success: output.status.success(),
+        said: String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr),
+        calls: String::new(),
+    }
+}
+
+#[test]
+fn a_server_that_cannot_be_had_is_skipped_with_the_reason() {
+    let no_network = "[[ $* == *--version ]] || { echo 'no route to host'; exit 1; }";
+    let Outcome { success, said, .. } = install_server("no_network", no_network);
+    assert!(success, "{said}");
+    assert!(said.starts_with("SKIPPED redis 8.2.3: "), "{said}");
+    assert!(said.contains("no route to host"), "{said}");
+}
+
+#[test]
+fn another_file_than_the_one_that_was_pinned_is_an_error() {
+    let other = "while [ $# -gt 0 ]; do [ \"$1\" != -d ] || echo other >\"$2/wheel\"; shift; done";
+    let Outcome { success, said, .. } = install_server("other_file", other);
+    assert!(!success, "{said}");
+    assert!(said.contains("is not the file that was pinned"), "{said}");
 }
 
 /// What is checked there is what everybody can run.

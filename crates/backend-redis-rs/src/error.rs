@@ -19,8 +19,9 @@ pub(crate) fn from_redis(what: &str, err: RedisError) -> Error {
             _ => ErrorKind::Unavailable,
         },
     };
-    let why = match kind {
+    let why = match err.detail() {
         _ if err.is_timeout() => "no answer in time".to_owned(),
+        Some(detail) if is_too_old(detail) => format!("{TOO_OLD} ({err})"),
         _ => err.to_string(),
     };
     // Without the cause as a source: its text is all it has, and is here already.
@@ -30,7 +31,11 @@ pub(crate) fn from_redis(what: &str, err: RedisError) -> Error {
 /// An error reply of the server to one command.
 pub(crate) fn from_server(what: &str, err: &ServerError) -> Error {
     let (code, detail) = (err.code(), err.details().unwrap_or_default());
-    Error::new(kind_of(code, detail), format!("{what}: {code} {detail}"))
+    let why = match is_too_old(detail) {
+        true => format!("{TOO_OLD} ({code} {detail})"),
+        false => format!("{code} {detail}"),
+    };
+    Error::new(kind_of(code, detail), format!("{what}: {why}"))
 }
 
 /// No answer within the time that one may take.
@@ -141,8 +146,18 @@ fn is_foreign_slot(detail: &str) -> bool {
         .contains("access a non local key")
 }
 
+const TOO_OLD: &str = "the server is too old; Redis 7.0 or later, or Valkey, is needed";
+
+/// What Redis 6.2 says to the first line of scripts that run when its memory is full.
+fn is_too_old(detail: &str) -> bool {
+    detail.contains("Error compiling script") && detail.contains("unexpected symbol near '#'")
+}
+
 /// Replies of the general code, which only their text tells apart.
 fn kind_of_text(detail: &str) -> ErrorKind {
+    if is_too_old(detail) {
+        return ErrorKind::Incompatible;
+    }
     let detail = detail.to_ascii_lowercase();
     if detail.contains("no such key") || detail.contains("requires the key to exist") {
         ErrorKind::NotPrepared
@@ -305,6 +320,16 @@ mod tests {
         ] {
             assert_eq!(wrong_server(code, detail), verdict, "{code} {detail}");
         }
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_is_told_from_a_broken_script() {
+        let detail =
+            "Error compiling script (new function): user_script:1: unexpected symbol near '#'";
+        let err = redis_rs::make_extension_error("ERR".into(), Some(detail.into()));
+        let err = from_redis("opening a session", err);
+        assert_eq!(err.kind(), ErrorKind::Incompatible);
+        assert!(err.to_string().contains("Redis 7.0 or later"), "{err}");
     }
 
     #[test]

@@ -321,6 +321,8 @@ fn long_records_make_the_steps_of_a_new_index_shorter() {
             found.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
         };
         let steps = calls("evalsha") + calls("eval");
-        assert!(steps >= 20, "{steps} steps for {} bytes", 100 * LONG);
+        // No step can be less than a bucket of the hash: one record or two with Redis, seven
+        // and more with Valkey since 8.1, which has 16 buckets for these.
+        assert!(steps >= 16, "{steps} steps for {} bytes", 100 * LONG);
     });
 }
