@@ -17,7 +17,7 @@ on_redis!(
 );
 
 /// How often the Go library extends its locks.
-const GO_BEAT: Duration = Duration::from_secs(1);
+const GO_HEARTBEAT: Duration = Duration::from_secs(1);
 
 async fn a_rust_consumer_takes_over_from_a_go_consumer_that_died_and_completes(world: World) {
     let mut go = GoConsumer::new(world.redis(), "go");
@@ -28,7 +28,7 @@ async fn a_rust_consumer_takes_over_from_a_go_consumer_that_died_and_completes(w
 
     let mut rust = world.start("rust").await;
     for _ in 0..2 {
-        rust.hears_nothing_for(GO_BEAT).await;
+        rust.hears_nothing_for(GO_HEARTBEAT).await;
         assert!(go.extend("call-7", &entry), "its lock was taken");
     }
     assert_eq!(go.pending(&entry).unwrap().0, go.name());
@@ -86,7 +86,7 @@ async fn a_go_consumer_takes_over_from_a_rust_consumer_that_died_and_completes(w
     );
     world
         .eventually("it has been held for a heartbeat", async || {
-            go.pending(&entry).unwrap().1 >= GO_BEAT
+            go.pending(&entry).unwrap().1 >= GO_HEARTBEAT
         })
         .await;
 
@@ -117,7 +117,7 @@ async fn a_go_consumer_takes_over_from_a_rust_consumer_that_died_and_completes(w
     // Another Rust consumer leaves it where it is.
     let mut other = world.start("other").await;
     for _ in 0..2 {
-        other.hears_nothing_for(GO_BEAT).await;
+        other.hears_nothing_for(GO_HEARTBEAT).await;
         assert!(go.extend(stream, id), "its lock was taken");
     }
     assert_eq!(go.pending(id).unwrap().0, go.name());

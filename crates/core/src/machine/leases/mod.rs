@@ -106,21 +106,7 @@ impl Leases {
 
     fn extend(&mut self, until: Timestamp, leases: &[LeaseRef]) {
         for lease in leases {
-            let Some(item) = self.items.get(lease.entry) else {
-                continue;
-            };
-            let Some(lock) = item.state.lock() else {
-                continue;
-            };
-            if lock.token != lease.token || lock.deadline >= until {
-                continue;
-            }
-            if let Some(belief) = item.state.belief() {
-                belief.set(until);
-            }
-            if let Some(lock) = self.items.lock_mut(lease.entry) {
-                lock.deadline = until;
-            }
+            self.items.extend(lease.entry, lease.token, until);
         }
     }
 

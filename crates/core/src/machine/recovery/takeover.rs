@@ -40,7 +40,7 @@ pub(crate) struct Orphans {
     suspects: BTreeMap<SuspectKey, Suspect>,
 }
 
-/// How far the inheritance of a suspect has come.
+/// How far the take-over from a suspect has come.
 #[derive(Debug)]
 struct Suspect {
     stage: Stage,
@@ -73,6 +73,44 @@ enum Stage {
 impl Suspect {
     fn needs_no_room(&self) -> bool {
         matches!(self.stage, Stage::Remove | Stage::RemoveName)
+    }
+
+    /// A page of `taken` leases came, and `left` are left. Decides how much more is this
+    /// consumer's (`share`), and when its next page may be taken: not before
+    /// `next_small_at` if pages are small, and from `others_first` on what others did not
+    /// come for.
+    fn page_taken(
+        &mut self,
+        taken: usize,
+        left: u64,
+        members: u64,
+        (next_small_at, others_first): (Timestamp, Timestamp),
+    ) {
+        self.left = left;
+        let is_first = self.share.is_none() && !self.waited;
+        if !self.waited {
+            // Whoever hears last asks last, and is to be told the same: until
+            // everybody has asked, nobody takes more than the first page.
+            if is_first && members > 1 {
+                self.not_before = self.all_know_at;
+            }
+            let share = self
+                .share
+                .unwrap_or((left + taken as u64).div_ceil(members));
+            self.share = Some(share.saturating_sub(taken as u64));
+        }
+        // Whoever learnt of it first has its share; the rest is the
+        // others', if they come for it.
+        if self.share == Some(0) && left > SMALL_PAGE as u64 && members > 1 {
+            self.share = None;
+            self.waited = true;
+            // By then it is less; how much less is asked again.
+            self.left = 0;
+            self.not_before = others_first;
+        }
+        if left > 0 && taken < SMALL_PAGE && members > 1 && !is_first {
+            self.not_before = self.not_before.max(next_small_at);
+        }
     }
 }
 
@@ -260,30 +298,7 @@ impl Recovery {
         suspect.busy = false;
         match result {
             Ok(Reply::TakenOver(TakeOverOutcome::Taken { leases, left })) => {
-                suspect.left = left;
-                let taken = leases.len() as u64;
-                let is_first = suspect.share.is_none() && !suspect.waited;
-                if !suspect.waited {
-                    // Whoever hears last asks last, and is to be told the same: until
-                    // everybody has asked, nobody takes more than the first page.
-                    if is_first && members > 1 {
-                        suspect.not_before = suspect.all_know_at;
-                    }
-                    let share = suspect.share.unwrap_or((left + taken).div_ceil(members));
-                    suspect.share = Some(share.saturating_sub(taken));
-                }
-                // Whoever learnt of it first has its share; the rest is the
-                // others', if they come for it.
-                if suspect.share == Some(0) && left > SMALL_PAGE as u64 && members > 1 {
-                    suspect.share = None;
-                    suspect.waited = true;
-                    // By then it is less; how much less is asked again.
-                    suspect.left = 0;
-                    suspect.not_before = others_first;
-                }
-                if left > 0 && leases.len() < SMALL_PAGE && members > 1 && !is_first {
-                    suspect.not_before = suspect.not_before.max(next_small_at);
-                }
+                suspect.page_taken(leases.len(), left, members, (next_small_at, others_first));
                 if left == 0 {
                     suspect.stage = if manual { Stage::Remove } else { Stage::List };
                 }

@@ -19,7 +19,7 @@ use crate::{Error, LeaseRef, LockScheme, RenewOutcome, Renewal, Result, SessionI
 /// How many leases one heartbeat extends with per-stream locks. All at once, 100,000
 /// take a backend longer than a heartbeat may take; and what a client sends meanwhile
 /// waits behind them.
-const BEAT_LEASES: usize = 1_024;
+const HEARTBEAT_LEASES: usize = 1_024;
 
 /// Between a failed heartbeat and the next: they also tell who has died.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl SessionState {
         }
         let left = &mut self.round.left;
         let named: Arc<[LeaseRef]> = left
-            .split_off(left.len().saturating_sub(BEAT_LEASES))
+            .split_off(left.len().saturating_sub(HEARTBEAT_LEASES))
             .into();
         let want_sweep = recovery
             .sweeps
