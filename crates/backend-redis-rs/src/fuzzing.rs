@@ -196,7 +196,8 @@ fn lock_value(shape: &mut Bytes<'_>, asked: usize) -> Value {
             let numbers = [1_700_000_000_000, 2, 1].map(Value::Int);
             let [shown, on_record, generation] = numbers.map(|right| or_another(shape, right));
             let first = vec![word("ok"), shown, on_record, leases(shape), generation];
-            [first, around(shape).to_vec()].concat()
+            let doubted = or_another(shape, word(""));
+            [first, around(shape).to_vec(), vec![doubted]].concat()
         }
         6 => {
             let left = or_another(shape, Value::Int(4));
@@ -417,10 +418,9 @@ mod tests {
         assert!(per_stream::renewed(&page, reply(&[3]), &mut summary).unwrap());
         assert!(per_stream::renewed(&page, reply(&[4]), &mut summary).unwrap());
         assert_eq!((summary.lost, summary.dead.len()), (page.into(), 1));
-        let (_, summary) = session::heartbeat_reply(reply(&[5, 0, 0, 0, 0, 0, 0, 2]))
-            .unwrap()
-            .unwrap();
-        assert_eq!((summary.revoked.len(), summary.members), (2, 3));
+        let heartbeat = session::heartbeat_reply(reply(&[5, 0, 0, 0, 0, 0, 0, 2]));
+        let renewal = heartbeat.unwrap().unwrap().renewal;
+        assert_eq!((renewal.revoked.len(), renewal.members), (2, 3));
         session::taken_over(reply(&[6, 0, 0, 0, 0, 2])).unwrap();
         assert_eq!(session::leases(reply(&[7, 0, 0, 0, 2])).unwrap().len(), 2);
         session::taken_over(reply(&[8, 0])).unwrap();

@@ -97,6 +97,120 @@ fn a_run_id_that_keeps_coming_back_is_no_restart() {
     });
 }
 
+/// When the grace ends, by the server's clock (ms).
+fn grace_until(server: &RedisServer) -> u64 {
+    server.run(&["HGET", SERVER, "calm"])
+}
+
+fn clock(server: &RedisServer) -> u64 {
+    let (seconds, micros): (u64, u64) = server.run(&["TIME"]);
+    seconds * 1_000 + micros / 1_000
+}
+
+/// Repeats the call until the server is back.
+async fn once_back<T>(mut call: impl AsyncFnMut() -> Result<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(err) => assert!(Instant::now() < deadline, "{err}"),
+        }
+        pause(Duration::from_millis(2)).await;
+    }
+}
+
+/// As each may have lost what was written last: nobody is held back for less because it
+/// happens again at once.
+#[test]
+fn restarts_in_a_row_each_give_the_living_a_whole_ttl() {
+    const TTL: u64 = 5_000;
+    on_tokio(|| async {
+        let mut server = keeping_all();
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", TTL).await;
+        let b = opened(&backend, "b", TTL).await;
+        acquired(&backend, &b, "b's").await;
+        for n in 0..5 {
+            server.start_again();
+            let restarted = clock(&server);
+            let request = [acquire("b's", E1, 1, 0)];
+            let outcomes = once_back(async || backend.locks.acquire(&a, &request).await).await;
+            let held_back = AcquireOutcome::NotYet {
+                retry_in: Duration::from_millis(TTL),
+            };
+            assert_eq!(outcomes, [held_back], "restart {n}");
+            let deadline: u64 =
+                server.run(&["ZSCORE", "{orders-input}:sessions", &b.id.to_string()]);
+            assert!(deadline >= restarted + TTL, "restart {n}");
+        }
+    });
+}
+
+/// As behind a proxy that lets INFO be answered by processes without number.
+#[test]
+fn a_run_id_that_is_another_each_time_holds_nobody_back_for_ever() {
+    const TTL: u64 = 3_000;
+    log::set_logger(&LOG).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    on_tokio(|| async {
+        let mut server = keeping_all();
+        let backend = sessions(&server).await;
+        let a = opened(&backend, "a", TTL).await;
+        let begun = Instant::now();
+        let mut last_grace = 0;
+        let renew = Renew::new(a.clone(), []);
+        loop {
+            let run = Instant::now();
+            server.start_again();
+            let request = [acquire("s", E1, 1, 0)];
+            once_back(async || backend.locks.renew(&renew).await).await;
+            let outcomes = once_back(async || backend.locks.acquire(&a, &request).await).await;
+            if matches!(outcomes[0], AcquireOutcome::Acquired(_)) {
+                break;
+            }
+            last_grace = grace_until(&server);
+            assert!(
+                run.elapsed() < Duration::from_millis(TTL),
+                "no chain of restarts"
+            );
+            assert!(
+                begun.elapsed() < Duration::from_secs(12),
+                "held back for ever"
+            );
+        }
+        // It was the end of the grace, not a pause between two of them.
+        assert_eq!(grace_until(&server), last_grace);
+        let mut said = LOG.0.lock().unwrap().clone();
+        said.retain(|line| line.contains(&server.url()));
+        let [line] = &said[..] else {
+            panic!("{said:#?}")
+        };
+        for part in ["run id", "orders-input", "restarts go unnoticed"] {
+            assert!(line.contains(part), "{line}");
+        }
+    });
+}
+
+/// What is warned of in this binary.
+struct Log(std::sync::Mutex<Vec<String>>);
+
+static LOG: Log = Log(std::sync::Mutex::new(Vec::new()));
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        if line.contains("run id") {
+            self.0.lock().unwrap().push(line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 /// A server that was restarted once more while that is remembered has another id, which
 /// stays: it is adopted when the minute is over.
 #[test]

@@ -9,6 +9,7 @@
 //! the server which executes. A step of its clock needs somebody to compare
 //! with, so each call says what the clock should show.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -77,6 +78,8 @@ pub(crate) struct SessionLocks {
     keys: Arc<Keys>,
     /// What the server's clock showed at the last heartbeat (ms), and when that was.
     clock: Mutex<Option<(u64, Instant)>>,
+    /// Whether it was said that the server's run id is not believed.
+    doubts_run_ids: AtomicBool,
 }
 
 impl SessionLocks {
@@ -85,6 +88,7 @@ impl SessionLocks {
             server,
             keys,
             clock: Mutex::new(None),
+            doubts_run_ids: AtomicBool::new(false),
         }
     }
 
@@ -110,6 +114,22 @@ impl SessionLocks {
     fn learn_clock(&self, shown: u64) {
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         *clock = Some((shown, Instant::now()));
+    }
+
+    /// Once each time that they begin not to be believed.
+    fn warn_of_run_ids(&self, doubted: &str) {
+        let said = self
+            .doubts_run_ids
+            .swap(!doubted.is_empty(), Ordering::Relaxed);
+        if !said && !doubted.is_empty() {
+            log::warn!(
+                "{}, {}: the server's run id changes too often to be that of one server that was \
+                 restarted (now {doubted}): several processes answer INFO, or it is restarted \
+                 again and again; restarts go unnoticed until it has been the same for a minute",
+                self.server.endpoint(),
+                self.keys.lbs
+            );
+        }
     }
 
     /// Runs the script about single sessions; its answer is a word and what comes with it.
@@ -204,11 +224,12 @@ impl LockManager for SessionLocks {
             .server
             .run_one("sending a heartbeat", &HEARTBEAT, call)
             .await?;
-        let Some((shown, summary)) = heartbeat_reply(reply)? else {
+        let Some(heartbeat) = heartbeat_reply(reply)? else {
             return Ok(RenewOutcome::SessionGone);
         };
-        self.learn_clock(shown);
-        Ok(RenewOutcome::Extended(summary))
+        self.learn_clock(heartbeat.shown);
+        self.warn_of_run_ids(&heartbeat.doubted_run);
+        Ok(RenewOutcome::Extended(heartbeat.renewal))
     }
 
     async fn release(
@@ -337,9 +358,18 @@ impl Sessions for SessionLocks {
     }
 }
 
-/// The reply to a heartbeat: what the server's clock showed (ms), and the rest;
-/// `None` if the session is gone.
-pub(crate) fn heartbeat_reply(reply: Value) -> Result<Option<(u64, Renewal)>> {
+/// What a heartbeat brings.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    /// What the server's clock showed (ms).
+    pub(crate) shown: u64,
+    pub(crate) renewal: Renewal,
+    /// The server's run id, if it changes too often to be believed; else empty.
+    pub(crate) doubted_run: String,
+}
+
+/// The reply to a heartbeat; `None` if the session is gone.
+pub(crate) fn heartbeat_reply(reply: Value) -> Result<Option<Heartbeat>> {
     let (word, mut rest) = decode::outcome(reply)?;
     match &*word {
         "ok" => {}
@@ -347,13 +377,18 @@ pub(crate) fn heartbeat_reply(reply: Value) -> Result<Option<(u64, Renewal)>> {
         _ => return Err(protocol("an unknown outcome of a heartbeat")),
     }
     let shown = decode::count(decode::next(&mut rest)?)?;
-    let mut summary = Renewal::default();
-    summary.on_record = Some(decode::count(decode::next(&mut rest)?)?);
-    summary.revoked = leases(decode::next(&mut rest)?)?;
-    summary.generation = decode::count(decode::next(&mut rest)?)?;
+    let mut renewal = Renewal::default();
+    renewal.on_record = Some(decode::count(decode::next(&mut rest)?)?);
+    renewal.revoked = leases(decode::next(&mut rest)?)?;
+    renewal.generation = decode::count(decode::next(&mut rest)?)?;
     let dead = decode::next(&mut rest)?;
-    seen_around(dead, &mut rest, &mut summary)?;
-    Ok(Some((shown, summary)))
+    seen_around(dead, &mut rest, &mut renewal)?;
+    let doubted_run = decode::text(decode::next(&mut rest)?)?;
+    Ok(Some(Heartbeat {
+        shown,
+        renewal,
+        doubted_run,
+    }))
 }
 
 /// The reply to one page of a take-over.

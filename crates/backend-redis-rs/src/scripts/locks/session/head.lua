@@ -141,40 +141,47 @@ end
 -- only what is on record for it waits for it.
 local LONGEST_GRACE = 10000
 
--- Restarts may follow each other; but a run id that comes back is no restart's.
--- It is one of several processes that answer INFO, and says nothing until that
--- has been over for a minute. Returns whether the server was restarted.
+-- Each restart may have lost what was written last. So each holds back anew, also if one
+-- follows the other before the grace is over: a server that crashes as soon as it is up, a
+-- supervisor that tries five times in ten seconds. Two things are no restart's: a run id
+-- that comes back, and a sixth change in such a row. INFO is answered by several processes
+-- then, and the run id says nothing, until that has been over for a minute. To believe it
+-- would be to hold everybody back for ever. Returns whether the server was restarted, and
+-- until when the run id says nothing.
 local SEVERAL_FOR = 60000
+local MOST_IN_A_ROW = 5
 local function is_another(run, known, several, grace_until)
   if not run then
-    return false
+    return false, several
   end
   if several > now then
     if redis.call('HGET', server, 'seen') ~= run then
-      redis.call('HSET', server, 'several', number(now + SEVERAL_FOR), 'seen', run)
+      several = now + SEVERAL_FOR
+      redis.call('HSET', server, 'several', number(several), 'seen', run)
     end
-    return false
+    return false, several
   end
   if run == known then
-    return false
+    return false, several
   end
-  local earlier = grace_until > now and redis.call('HGET', server, 'earlier') or ''
-  if string.find(earlier, run, 1, true) then
-    -- It counts once more: it may be the former server's, which is back.
-    redis.call('HSET', server, 'several', number(now + SEVERAL_FOR), 'seen', run)
-    redis.log(redis.LOG_WARNING, 'streamlease: INFO is answered by several processes, so restarts go unnoticed: ' .. server)
+  local earlier = grace_until > now and redis.call('HGET', server, 'earlier') or known or ''
+  local _, changes = string.gsub(earlier, '%x+', '')
+  if changes > MOST_IN_A_ROW or string.find(earlier .. ' ', run .. ' ', 1, true) then
+    -- It counts once more: it may be the former server's, which is back, or a restart.
+    several = now + SEVERAL_FOR
+    redis.call('HSET', server, 'several', number(several), 'seen', run)
   end
-  redis.call('HSET', server, 'earlier', string.sub(earlier, -400) .. ' ' .. (known or '') .. ' ' .. run)
-  return known and true
+  redis.call('HSET', server, 'earlier', string.sub(earlier, -400) .. ' ' .. run)
+  return known and true, several
 end
 
 -- After a restart (which may have lost the last second of writes) or a step of
 -- the clock, deadlines say nothing about who is alive. Whoever lived when we last
 -- looked gets a whole TTL for a heartbeat, and nobody else acquires or takes over until
 -- then, or for the longest grace. Returns for how long that is still (ms), 0 in the
--- usual case, and the number of the record's generation: another after each restart
--- and each leap of the clock, and when the owners have vanished. It is no number that
--- grows: that could be lost, too, and come again.
+-- usual case; the number of the record's generation: another after each restart
+-- and each leap of the clock, and when the owners have vanished (it is no number that
+-- grows: that could be lost, too, and come again); and a run id that is not believed, or ''.
 local function check_restart()
   local info = redis.pcall('INFO', 'server')
   -- Without the right to ask, restarts go unnoticed; those who may ask see them.
@@ -187,23 +194,30 @@ local function check_restart()
   local ttl = ttl > 0 and ttl or known_number(redis.call('HGET', details, 'ttl:' .. session), LONGEST_TTL) or 0
   local several = known_number(known[4], now + SEVERAL_FOR) or 0
   -- Nothing known of a server that the caller knows: it has lost everything.
-  local restarted = is_another(run, known[1], several, grace_until) or (not looked and expected > 0)
+  local is_new
+  is_new, several = is_another(run, known[1], several, grace_until)
+  local restarted = is_new or (not looked and expected > 0)
   -- A long silence alone may be a night without consumers, and a late request
   -- alone a slow network. Live sessions have two thirds of a TTL left.
   local far = math.max(ttl / 2, 500)
-  local jumped = expected > 0 and now - expected > far and now - last > far
+  local jumped = (expected > 0 and now - expected > far and now - last > far) or last - now > far
   local vanished = has_vanished(owners, known[5], 'owners')
-  if restarted or jumped or last - now > far then
+  if (jumped or vanished) and not is_new and grace_until <= now then
+    -- The grace that begins now is of no restart, and no row goes on in it.
+    redis.call('HDEL', server, 'earlier')
+  end
+  if restarted or jumped then
     grace_until = now + math.min(begin_anew(last, ttl), LONGEST_GRACE)
   elseif vanished then
     -- Nothing is on record of anybody, so it is not to be believed that the rest is.
     grace_until = now + begin_anew(last, ttl, true)
   end
   redis.call('HSET', server, 'last', number(now), 'calm', number(grace_until))
-  if run and run ~= known[1] and several <= now then
+  local believed = known[1] or ''
+  if run and run ~= known[1] and (is_new or several <= now) then
     redis.call('HSET', server, 'run', run)
-  else
-    run = known[1] or ''
+    believed = run
   end
-  return math.max(grace_until - now, 0), (tonumber(string.sub(run, 1, 12), 16) or 0) + grace_until
+  return math.max(grace_until - now, 0), (tonumber(string.sub(believed, 1, 12), 16) or 0) + grace_until,
+    several > now and run or ''
 end

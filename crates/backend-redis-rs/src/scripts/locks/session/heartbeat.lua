@@ -5,7 +5,7 @@
 -- that are to be released (stream, entry, token), the generation, and what around.lua tells}.
 local sweep, records_key, scheme_key = KEYS[K + 1], KEYS[K + 2], KEYS[K + 3]
 local turn_length = ARGV[A + 1]
-local _, generation = check_restart()
+local _, generation, doubted = check_restart()
 if deadline_of(session) <= now then
   return {'gone'}
 end
@@ -42,4 +42,4 @@ end
 -- Owners claim again what they hold when the generation is another one, which makes
 -- the fencing records anew.
 generation = generation + tonumber(records)
-return {'ok', now, on_record, marked, generation, dead, next_deadline, members, turn}
+return {'ok', now, on_record, marked, generation, dead, next_deadline, members, turn, doubted}
