@@ -217,6 +217,53 @@ fn every_command_that_a_script_calls_is_among_the_rights() {
     );
 }
 
+/// A finding links to its heading, and each heading is about one that there is.
+#[test]
+fn every_finding_of_doctor_has_its_heading() {
+    let page = page("docs/doctor.md");
+    let headings = page
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "));
+    let headings: BTreeSet<_> = headings.map(str::to_owned).collect();
+    let mut codes = BTreeSet::new();
+    for folder in ["crates/core/src", "crates/backend-redis-rs/src"] {
+        let of_check = files(&root().join(folder), &["rs"]).into_iter();
+        let of_check = of_check
+            .filter(|path| path.iter().any(|part| part == "check") || path.ends_with("check.rs"));
+        for path in of_check {
+            let text = read(&path);
+            // The tests of a file are its end.
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let words: Vec<_> = text.split_whitespace().collect();
+            let text = words.join(" ");
+            // Where a code stands: behind a severity or an error, or in a constant.
+            for before in [
+                "Severity::Ok, \"",
+                "Severity::Info, \"",
+                "Severity::Warning, \"",
+                "Severity::Error, \"",
+                "(severity, \"",
+                "severity, \"",
+                "unknown(\"",
+                "=> (\"",
+                "=> { (\"",
+                "=> ( \"",
+                "const CODE: &str = \"",
+                "const UNREACHABLE: &str = \"",
+                "const SENTINELS: &str = \"",
+            ] {
+                for rest in text.split(before).skip(1) {
+                    codes.extend(rest.split('"').next().map(str::to_owned));
+                }
+            }
+        }
+    }
+    codes.insert("nodes".to_owned());
+    assert!(codes.len() > 25, "only {codes:?}");
+    assert_eq!(codes, headings);
+}
+
 #[test]
 fn every_rule_has_its_section_and_every_trace_is_named() {
     let protocol = page("docs/protocol.md");

@@ -40,6 +40,8 @@ use streamlease_core::{BoxFuture, Error, Result};
 
 use self::access::Access;
 use self::pool::Pool;
+pub(crate) use self::route::Census;
+use self::route::Route;
 pub(crate) use self::script::{Call, Script, script};
 pub(crate) use self::servers::Servers;
 pub(crate) use self::slot::hash_tag;
@@ -127,6 +129,20 @@ impl Server {
     /// The URL without its password.
     pub(crate) fn endpoint(&self) -> &str {
         &self.access.endpoint
+    }
+
+    /// Whether others than the server itself are asked where it is.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.access.route.is_asked_for()
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.access.route, Route::Cluster(_))
+    }
+
+    /// What all those say who are asked for the owner; `None` if nobody is.
+    pub(crate) async fn census(&self) -> Option<Census> {
+        self.access.route.census().await
     }
 
     /// Asks for a sign of life, so that wrong settings show before anything starts.

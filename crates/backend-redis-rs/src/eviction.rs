@@ -42,7 +42,7 @@ async fn policy(server: &Server) -> Result<Option<String>> {
     Ok(policy_in(&decode::text(reply)?))
 }
 
-fn policy_in(info: &str) -> Option<String> {
+pub(crate) fn policy_in(info: &str) -> Option<String> {
     let field = |name: &str| {
         let mut lines = info.lines().map(str::trim_end);
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))

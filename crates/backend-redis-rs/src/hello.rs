@@ -12,6 +12,8 @@ use crate::error::from_server;
 /// Empty from a server that does not know it, or a proxy in front.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hello {
+    pub(crate) server: Option<String>,
+    pub(crate) version: Option<String>,
     pub(crate) mode: Option<String>,
     pub(crate) role: Option<String>,
 }
@@ -26,6 +28,11 @@ impl Hello {
         }
     }
 
+    /// What the server that commands are sent to is.
+    pub(crate) async fn of_server(server: &Server) -> Result<Self> {
+        Self::unless_away(server.command("asking for the mode", &cmd("HELLO")).await)
+    }
+
     fn unless_away(reply: Result<Value>) -> Result<Self> {
         match reply {
             Err(err) if err.kind() != ErrorKind::Unavailable => Ok(Self::default()),
@@ -37,6 +44,8 @@ impl Hello {
         let mut hello = Self::default();
         for (name, value) in decode::pairs(reply)? {
             match &*decode::bytes(name)? {
+                b"server" => hello.server = Some(decode::text(value)?),
+                b"version" => hello.version = Some(decode::text(value)?),
                 b"mode" => hello.mode = Some(decode::text(value)?),
                 b"role" => hello.role = Some(decode::text(value)?),
                 _ => {}
@@ -66,7 +75,6 @@ pub(crate) fn no_per_stream_locks(endpoint: &str) -> Error {
 
 /// Whether the server is in cluster mode.
 pub(crate) async fn is_cluster(server: &Server) -> Result<bool> {
-    let reply = server.command("asking for the mode", &cmd("HELLO")).await;
-    let hello = Hello::unless_away(reply)?;
+    let hello = Hello::of_server(server).await?;
     Ok(hello.mode.as_deref() == Some("cluster"))
 }

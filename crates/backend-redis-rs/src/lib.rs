@@ -136,6 +136,8 @@
 mod backend;
 mod builder;
 #[cfg(any(feature = "tokio", feature = "smol"))]
+mod check;
+#[cfg(any(feature = "tokio", feature = "smol"))]
 mod connection;
 mod credentials;
 #[cfg(any(feature = "tokio", feature = "smol"))]

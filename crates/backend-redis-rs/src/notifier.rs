@@ -20,6 +20,8 @@ use crate::decode;
 use crate::keys::{Keys, keyspace_channel, parse_wire_lock, wire_lock_pattern};
 use crate::timer;
 
+/// What has the flags.
+const PARAMETER: &str = "notify-keyspace-events";
 /// How long a subscription may be silent before it is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// How long the sign of life, and every other answer, may take.
@@ -51,17 +53,7 @@ impl RedisNotifier {
     /// Has the server tell of expired keys, whatever else it is told to tell.
     /// At each subscription: a server that was restarted has forgotten.
     async fn set_flags(&self) -> Result<()> {
-        const PARAMETER: &str = "notify-keyspace-events";
-        let mut get = cmd("CONFIG");
-        get.arg("GET").arg(PARAMETER);
-        let reply = self
-            .server
-            .command("reading the notification flags", &get)
-            .await?;
-        let flags = match decode::pairs(reply)?.into_iter().next() {
-            Some((_, flags)) => decode::text(flags)?,
-            None => String::new(),
-        };
+        let flags = flags(&self.server).await?;
         let Some(merged) = merge_flags(&flags) else {
             return Ok(());
         };
@@ -275,6 +267,19 @@ impl RedisSubscription {
     }
 }
 
+/// Of what the server tells.
+pub(crate) async fn flags(server: &Server) -> Result<String> {
+    let mut get = cmd("CONFIG");
+    get.arg("GET").arg(PARAMETER);
+    let reply = server
+        .command("reading the notification flags", &get)
+        .await?;
+    match decode::pairs(reply)?.into_iter().next() {
+        Some((_, flags)) => decode::text(flags),
+        None => Ok(String::new()),
+    }
+}
+
 fn is_unavailable(result: &Result<()>) -> bool {
     result
         .as_ref()
@@ -294,7 +299,7 @@ fn no_answer(server: &Server) -> Error {
 
 /// The flags with what is needed added; `None` if it is all there.
 /// `K`: tell on the key's channel. `x`: of expired keys; `A` stands for it too.
-fn merge_flags(flags: &str) -> Option<String> {
+pub(crate) fn merge_flags(flags: &str) -> Option<String> {
     let mut merged = flags.to_owned();
     if !flags.contains('K') {
         merged.push('K');

@@ -2,9 +2,10 @@
 //! and at those that nobody could work on.
 //!
 //! Exit codes: 0 all went well, 2 wrong usage (an argument or setting is
-//! invalid; the message names it), 1 everything else.
+//! invalid; the message names it), 1 everything else. `doctor` has 3 for warnings.
 
 mod args;
+mod doctor;
 mod exec;
 mod inspect;
 mod logging;
@@ -38,6 +39,10 @@ fn main() -> ExitCode {
         Command::Quarantine(command) => quarantine::run(command),
         Command::Revoke(args) => revoke::run(args),
         Command::Migrate(args) => migrate::run(args),
+        Command::Doctor(args) => match doctor::run(args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(failure) => Err(failure),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

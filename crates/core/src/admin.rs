@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Announcement, ConsumerName, Delivery, EntryId, MalformedReason, Result};
+use crate::{Announcement, ConsumerName, Delivery, EntryId, Finding, MalformedReason, Result};
 
 /// The LBS of one service, as operators use it. See the [module docs](self) for the contract.
 #[async_trait]
@@ -35,6 +35,13 @@ pub trait Admin: Debug + Send + Sync + 'static {
     /// Removes quarantined entries for good. `true` for each that this call
     /// removed; a repeat says `false`.
     async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>>;
+
+    /// What only the store knows of itself: whether it can be reached, may do all that is
+    /// needed, and is set up well. It changes nothing, and an error is a finding, too. A
+    /// store that has nothing to say leaves this out.
+    async fn check(&self) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
 }
 
 /// How the release of a quarantined entry ended.

@@ -3,6 +3,7 @@
 use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_channel::{Sender, WeakSender};
 
@@ -12,8 +13,8 @@ use crate::machine::{Answer, CallId, ClaimResult, Command, Completion, Config, M
 use crate::recorder::NoRecorder;
 use crate::settings::check_capacity;
 use crate::{
-    BackendProvider, BoxFuture, ConsumerName, Error, ErrorKind, LockManager, Recorder, Result,
-    Runtime, ServiceName, Settings, StreamName, Timestamp,
+    Backend, BackendProvider, BoxFuture, ConsumerName, Error, ErrorKind, LockManager, Recorder,
+    Report, Result, Runtime, ServiceName, Settings, StreamName, Timestamp,
 };
 
 /// One consumer of one service.
@@ -32,6 +33,9 @@ struct Inner {
     consumer: ConsumerName,
     startup: Arc<Startup>,
     handle: Handle,
+    /// For those who look at it.
+    backend: Backend,
+    ttl: Duration,
 }
 
 impl Client {
@@ -144,6 +148,20 @@ impl Client {
         let shutdown = |call| Command::Shutdown { call: Some(call) };
         // No answer, or an error: its task has ended already.
         let _ = self.inner.handle.call(shutdown).await;
+    }
+
+    /// Looks at the server, the service and this process, and says what is as it should be
+    /// and what is not, each with what to do about it; `streamlease doctor` does the same.
+    ///
+    /// Nothing is changed by it. It takes about a second, ten if the server does not answer,
+    /// and works before the client has [`started`](Self::started) and after its end. It never
+    /// fails: what cannot be reached is a finding. Dropping the future ends it.
+    ///
+    /// The lag of the executor is that of the runtime which the client was given, while this
+    /// runs: call it when handlers are at work.
+    pub async fn check(&self) -> Report {
+        let inner = &self.inner;
+        Report::of(&inner.backend, &*inner.handle.runtime, inner.ttl).await
     }
 
     /// The consumer's name in the group: its identity, with the backend's prefix in front
@@ -353,7 +371,7 @@ impl ClientBuilder {
             machine: Machine::new(config, runtime.now()),
             consumer: consumer.clone(),
             ttl,
-            backend,
+            backend: backend.clone(),
             runtime: runtime.clone(),
             measures: Measures::new(self.recorder, voice.clone()),
             voice,
@@ -369,6 +387,8 @@ impl ClientBuilder {
             consumer,
             startup,
             handle,
+            backend,
+            ttl,
         };
         let client = Client {
             inner: Arc::new(inner),

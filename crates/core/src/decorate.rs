@@ -38,7 +38,7 @@ use async_trait::async_trait;
 
 use crate::{
     Acquire, AcquireOutcome, Admin, Backend, ClaimOutcome, CompleteOutcome, ConsumerName,
-    ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest, Fetched,
+    ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest, Fetched, Finding,
     HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
     Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
     QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew, RenewOutcome, Result, Scope,
@@ -137,11 +137,13 @@ operations! {
     ListQuarantined = "list_quarantined";
     ReleaseQuarantined = "release_quarantined";
     DropQuarantined = "drop_quarantined";
+    Check = "check";
     // `LockManager`
     Acquire = "acquire";
     Renew = "renew";
     Release = "release";
     Inspect = "inspect";
+    CheckLocks = "check";
     // `Sessions`
     Open = "open";
     Close = "close";
@@ -228,6 +230,7 @@ hand_on! {
     ReleaseQuarantined: release_quarantined(entries: &[EntryId]) -> Vec<QuarantineRelease>,
         (&entries);
     DropQuarantined: drop_quarantined(entries: &[EntryId]) -> Vec<bool>, (&entries);
+    Check: check() -> Vec<Finding>, ();
 }
 
 hand_on! {
@@ -242,6 +245,7 @@ hand_on! {
     Release: release(session: &SessionId, releases: &[Release]) -> Vec<ReleaseOutcome>,
         (&session, &releases);
     Inspect: inspect(locks: &[LockId]) -> Vec<LockState>, (&locks);
+    CheckLocks: check() -> Vec<Finding>, ();
 }
 
 hand_on! {

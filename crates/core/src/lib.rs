@@ -7,6 +7,7 @@ mod action;
 pub mod admin;
 mod backend;
 mod belief;
+mod check;
 mod client;
 pub mod decorate;
 mod driver;
@@ -40,6 +41,9 @@ pub mod transport;
 
 pub use admin::*;
 pub use backend::{Backend, BackendProvider};
+#[doc(hidden)]
+pub use check::PAGE as FINDINGS_PAGE;
+pub use check::{Finding, Report, Severity};
 pub use client::{Client, ClientBuilder};
 pub use decorate::Operation;
 pub use error::{Error, ErrorKind, Result};

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{EntryId, FencingToken, Result, SessionId, Sessions, StreamName};
+use crate::{EntryId, FencingToken, Finding, Result, SessionId, Sessions, StreamName};
 
 /// The locks of one service. See the [module docs](self) for the contract.
 #[async_trait]
@@ -69,6 +69,12 @@ pub trait LockManager: Debug + Send + Sync + 'static {
     /// Who holds these locks, and for how long still. A lock whose deadline has passed is
     /// free.
     async fn inspect(&self, locks: &[LockId]) -> Result<Vec<LockState>>;
+
+    /// What only the lock server knows of itself, as [`Admin::check`](crate::Admin::check).
+    /// Left out where the load balancer stream is on the same server, or there is nothing to say.
+    async fn check(&self) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
 }
 
 impl dyn LockManager {

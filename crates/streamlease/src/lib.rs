@@ -17,9 +17,9 @@ pub mod spi;
 pub use streamlease_core::{
     Announcement, BackendProvider, ClaimMode, ClaimResult, Client, ClientBuilder, Completion,
     ConsumerName, DisownReason, Disowned, EntryId, Error, ErrorKind, Event, Events, FencingToken,
-    HandBack, Info, Lease, LeaseAdmin, LockScheme, MalformedReason, Orphan, Producer,
-    QuarantineAdmin, QuarantineRelease, Quarantined, QuarantinedEntry, Result, RetryPolicy,
-    Runtime, ServiceName, StreamName, SubmitBatch, Termination, Timestamp, shard,
+    Finding, HandBack, Info, Lease, LeaseAdmin, LockScheme, MalformedReason, Orphan, Producer,
+    QuarantineAdmin, QuarantineRelease, Quarantined, QuarantinedEntry, Report, Result, RetryPolicy,
+    Runtime, ServiceName, Severity, StreamName, SubmitBatch, Termination, Timestamp, shard,
 };
 
 #[cfg(feature = "memory")]

@@ -10,6 +10,7 @@ use streamlease_core::{Error, ErrorKind, Result};
 
 use super::address::Address;
 use super::connector::Connector;
+use super::route::Census;
 use crate::error::{from_redis, from_server, protocol, timed_out};
 use crate::{decode, timer};
 
@@ -231,6 +232,20 @@ impl Slot {
             )),
             false => Err(errors.swap_remove(telling.unwrap_or(0))),
         }
+    }
+
+    /// What each known node says.
+    pub(super) async fn census(&self) -> Census {
+        let mut census = Census::of("nodes");
+        let answers = self.nodes.ask(self.number);
+        while let Ok(answer) = answers.recv().await {
+            census.count(answer.map(|account| match account {
+                Account::Owner(owner) => Some(owner.to_string()),
+                Account::Unserved => Some("no owner".to_owned()),
+                Account::Silent(_) => None,
+            }));
+        }
+        census
     }
 
     /// That one did not answer, or not as the owner does.

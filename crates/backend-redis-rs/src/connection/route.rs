@@ -22,6 +22,37 @@ use super::pool::Pool;
 use super::sentinel::{self, Sentinels};
 use crate::hello::Hello;
 
+/// What those have said who were asked for the owner.
+#[derive(Debug)]
+pub(crate) struct Census {
+    pub(crate) who: &'static str,
+    pub(crate) asked: usize,
+    /// Each other account once.
+    pub(crate) owners: Vec<String>,
+    pub(crate) errors: Vec<Error>,
+}
+
+impl Census {
+    pub(super) fn of(who: &'static str) -> Self {
+        Self {
+            who,
+            asked: 0,
+            owners: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// `None`: whoever it was does not say.
+    pub(super) fn count(&mut self, account: Result<Option<String>>) {
+        self.asked += 1;
+        match account {
+            Ok(Some(owner)) if !self.owners.contains(&owner) => self.owners.push(owner),
+            Ok(_) => {}
+            Err(error) => self.errors.push(error),
+        }
+    }
+}
+
 /// How the owner is found.
 pub(crate) enum Route {
     /// By its name.
@@ -36,6 +67,15 @@ impl Route {
     /// Whether there is somebody to ask, who may say another one each time.
     pub(super) fn is_asked_for(&self) -> bool {
         !matches!(self, Self::Name)
+    }
+
+    /// What all those say who are asked for the owner; `None` if nobody is.
+    pub(super) async fn census(&self) -> Option<Census> {
+        match self {
+            Self::Name => None,
+            Self::Sentinel(sentinels) => Some(sentinels.census().await),
+            Self::Cluster(slot) => Some(slot.census().await),
+        }
     }
 
     /// The present owner.

@@ -13,6 +13,7 @@ use streamlease_core::{Error, ErrorKind, Result};
 use super::address::Address;
 use super::connector::Connector;
 use super::pool::Pool;
+use super::route::Census;
 use crate::error::{from_redis, from_server, timed_out};
 use crate::{decode, timer};
 
@@ -83,6 +84,17 @@ impl Sentinels {
             }
         }
         None
+    }
+
+    /// What each of them says.
+    pub(super) async fn census(self: &Arc<Self>) -> Census {
+        let mut census = Census::of("sentinels");
+        let answers = self.ask();
+        while let Ok(answer) = answers.recv().await {
+            let nobody = || "no primary of that name".to_owned();
+            census.count(answer.map(|named| Some(named.map_or_else(nobody, |at| at.to_string()))));
+        }
+        census
     }
 
     fn named(&self, named: Option<Address>) -> Result<Address> {

@@ -5,11 +5,12 @@ use std::sync::LazyLock;
 use async_trait::async_trait;
 use redis_rs::cmd;
 use streamlease_core::{
-    Admin, ConsumerState, Delivery, EntryId, QuarantineRelease, Quarantined, Result,
+    Admin, ConsumerState, Delivery, EntryId, Finding, QuarantineRelease, Quarantined, Result,
 };
 
 use super::pace::Allowance;
 use super::{MEMORY, QUARANTINE_BYTES, QUARANTINE_PAGE, RedisTransport, pending};
+use crate::check;
 use crate::connection::{Call, Script, script};
 use crate::decode::{self, QuarantinePage};
 use crate::error::protocol;
@@ -23,6 +24,10 @@ static DROP_QUARANTINED: LazyLock<Script> = script!("lbs/drop_quarantined");
 
 #[async_trait]
 impl Admin for RedisTransport {
+    async fn check(&self) -> Result<Vec<Finding>> {
+        Ok(check::look(&self.server, &self.keys, self.scheme).await)
+    }
+
     async fn consumers(&self) -> Result<Vec<ConsumerState>> {
         let mut command = cmd("XINFO");
         command

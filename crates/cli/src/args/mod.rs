@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use streamlease::{EntryId, Info, LockScheme, ServiceName, StreamName};
 
-use self::values::{entry, info, service, stream, submit_timeout};
+use self::values::{duration, entry, info, service, stream, submit_timeout};
 pub(crate) use self::work::{Claim, Hold, OnStop, WorkArgs};
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
@@ -34,6 +34,9 @@ pub(crate) enum Command {
     /// Ask the owners of data streams to hand them back, so that others take them
     #[command(after_help = REVOKE_HELP)]
     Revoke(RevokeArgs),
+    /// Find out what is wrong with a server and a service; changes nothing
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Give an idle service the other kind of locks
     #[command(after_help = MIGRATE_HELP)]
     Migrate(MigrateArgs),
@@ -56,6 +59,10 @@ const REVOKE_HELP: &str = "\
 An owner learns of it by its next heartbeat, within a third of its TTL. Its programs are told to \
 stop, and whoever has room takes the stream, perhaps the same consumer again. Ends with 1 if \
 nobody holds one of the streams. Services with per-stream locks cannot do this.";
+
+const DOCTOR_HELP: &str = "\
+Exit code: 0 if nothing has to be done, 3 if there are warnings, 1 if there are errors, 2 if an \
+argument is wrong. docs/doctor.md explains each finding under its code.";
 
 const MIGRATE_HELP: &str = "\
 Stop all consumers of the service first: with live ones it is refused. A consumer of the Go \
@@ -153,6 +160,18 @@ pub(crate) struct RevokeArgs {
     /// Data streams
     #[arg(value_name = "NAME", value_parser = stream, required = true)]
     pub(crate) names: Vec<StreamName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// TTL of the consumers, by which it is judged what is slow
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, allow_hyphen_values = true)]
+    pub(crate) ttl: Duration,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

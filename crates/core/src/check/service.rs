@@ -1,0 +1,167 @@
+//! The service: who lives, and what waits for whom.
+
+use super::{Finding, PAGE, Severity};
+use crate::{
+    Backend, EntryId, Error, ErrorKind, LockId, LockScheme, LockState, Pending, Result, Scope,
+};
+
+/// Entries that are looked at, and names that are shown.
+const PAGE_OF_IDS: usize = 1_000;
+const PAGE_OF_ENTRIES: usize = 200;
+const NAMES: usize = 10;
+
+pub(super) async fn look(backend: &Backend) -> Result<Vec<Finding>> {
+    let mut findings = vec![locks(backend.locks.scheme())];
+    let waiting = match waiting(backend).await {
+        Ok(waiting) => Some(waiting),
+        Err(error) if is_unused(&error) => None,
+        Err(error) => return Err(error),
+    };
+    findings.push(members(backend, waiting.as_ref()).await?);
+    let Some(waiting) = waiting else {
+        let message = "nobody has used this service yet, or its group is gone";
+        findings.push(finding(Severity::Info, "unused", message));
+        return Ok(findings);
+    };
+    findings.push(unowned(&waiting));
+    findings.push(stranded(backend).await?);
+    findings.push(quarantine(backend).await?);
+    Ok(findings)
+}
+
+fn finding(severity: Severity, code: &'static str, message: impl Into<String>) -> Finding {
+    Finding::new(severity, code, message).explained_on(PAGE)
+}
+
+fn is_unused(error: &Error) -> bool {
+    error.kind() == ErrorKind::NotPrepared
+}
+
+fn locks(scheme: LockScheme) -> Finding {
+    let message = match scheme {
+        LockScheme::Session => "session leases",
+        LockScheme::PerStream => "a lock per stream",
+    };
+    finding(Severity::Info, "locks", message)
+}
+
+/// Entries that nobody has completed.
+struct Waiting {
+    undelivered: bool,
+    pending: bool,
+    /// Those of the first page whose lock nobody has.
+    unowned: usize,
+    /// Whether there are more than one page.
+    has_more: bool,
+}
+
+async fn waiting(backend: &Backend) -> Result<Waiting> {
+    let undelivered = backend.admin.list_undelivered(EntryId::MIN, 1).await?;
+    let scope = Scope::All {
+        after: EntryId::MIN,
+    };
+    let page = backend.transport.list_pending(&scope, PAGE_OF_ENTRIES);
+    let page = page.await?;
+    let lock = |pending: &Pending| {
+        let stream = pending.content.as_ref().ok()?.stream.clone();
+        Some(LockId {
+            stream,
+            entry: pending.entry,
+        })
+    };
+    let locks: Vec<_> = page.entries.iter().filter_map(lock).collect();
+    let states = backend.locks.inspect(&locks).await?;
+    let is_held = |state: &&LockState| matches!(state, LockState::Held(_));
+    let held = states.iter().filter(is_held).count();
+    Ok(Waiting {
+        undelivered: !undelivered.is_empty(),
+        pending: !page.entries.is_empty(),
+        unowned: page.entries.len() - held,
+        has_more: page.next.is_some(),
+    })
+}
+
+async fn members(backend: &Backend, waiting: Option<&Waiting>) -> Result<Finding> {
+    let (names, what) = match backend.locks.sessions() {
+        Some(sessions) => {
+            let members = sessions.members().await?;
+            let name = members.iter().map(|m| m.session.consumer.to_string());
+            (name.collect::<Vec<_>>(), "live consumers")
+        }
+        // Whether they live only their locks tell.
+        None => match backend.admin.consumers().await {
+            Err(error) if is_unused(&error) => (Vec::new(), "consumers in the group"),
+            consumers => {
+                let consumers = consumers?;
+                let name = consumers.iter().map(|c| c.consumer.to_string());
+                (name.collect(), "consumers in the group")
+            }
+        },
+    };
+    if names.is_empty() {
+        return Ok(match waiting {
+            Some(waiting) if waiting.undelivered || waiting.pending => finding(
+                Severity::Warning,
+                "members",
+                "no consumer lives, and entries wait",
+            )
+            .advise("Start a consumer, for example with `streamlease work`"),
+            _ => finding(Severity::Info, "members", "no consumer lives"),
+        });
+    }
+    let mut shown = names[..names.len().min(NAMES)].join(", ");
+    if names.len() > NAMES {
+        shown += ", …";
+    }
+    let message = format!("{what}: {} ({shown})", names.len());
+    Ok(finding(Severity::Info, "members", message))
+}
+
+fn unowned(waiting: &Waiting) -> Finding {
+    let message = match (waiting.unowned, waiting.has_more) {
+        (0, false) => "every pending entry has an owner".to_owned(),
+        (count, false) => format!("{count} pending entries have no owner now"),
+        (count, true) => {
+            format!("{count} of the first {PAGE_OF_ENTRIES} pending entries have no owner now")
+        }
+    };
+    if waiting.unowned == 0 {
+        return finding(Severity::Ok, "unowned", message);
+    }
+    finding(Severity::Info, "unowned", message).advise(
+        "Consumers with room take them. If the number stays for longer than a few TTLs, add \
+         consumers or raise their capacity",
+    )
+}
+
+async fn stranded(backend: &Backend) -> Result<Finding> {
+    let page = backend.transport.list_stranded(EntryId::MIN, PAGE_OF_IDS);
+    let page = page.await?;
+    if page.entries.is_empty() {
+        let message = "no delivered entry is at nobody";
+        return Ok(finding(Severity::Ok, "stranded", message));
+    }
+    let least = if page.next.is_some() { "at least " } else { "" };
+    let message = format!(
+        "{least}{} entries were delivered and are pending at nobody",
+        page.entries.len()
+    );
+    Ok(finding(Severity::Warning, "stranded", message).advise(
+        "Somebody changed the group, or a consumer of another library was stopped between two \
+         steps. Consumers take them in their sweeps; see that one runs",
+    ))
+}
+
+async fn quarantine(backend: &Backend) -> Result<Finding> {
+    let page = backend.admin.list_quarantined(EntryId::MIN, 1).await?;
+    let Some(first) = page.first() else {
+        return Ok(finding(
+            Severity::Ok,
+            "quarantine",
+            "nothing is in quarantine",
+        ));
+    };
+    let message = format!("entries are in quarantine; the first: {}", first.reason);
+    Ok(finding(Severity::Warning, "quarantine", message)
+        .advise("See their reasons with `streamlease quarantine list`"))
+}
