@@ -64,10 +64,12 @@ impl RedisBackend {
     /// if the server is not up, or still loading. It does not wait for it.
     ///
     /// # Errors
-    /// [`Config`](streamlease_core::ErrorKind::Config): the URL is not usable.
+    /// [`Config`](streamlease_core::ErrorKind::Config): the URL is not usable, or asks for
+    /// TLS where there is none, or for none where there is.
     /// [`Unavailable`](streamlease_core::ErrorKind::Unavailable): the server
     /// cannot be reached, or is not ready.
-    /// [`Denied`](streamlease_core::ErrorKind::Denied): wrong user or password.
+    /// [`Denied`](streamlease_core::ErrorKind::Denied): wrong user or password, or the
+    /// certificate of the server or of the client will not do.
     /// The message names the URL without its password.
     ///
     /// # Panics

@@ -81,14 +81,16 @@ impl RedisBackendBuilder {
         }
     }
 
-    /// Trusts these certificates (PEM, one or more) instead of the system's. With `rediss…://`.
+    /// Trusts these certificates (PEM, one or more) instead of the system's, for servers,
+    /// sentinels and nodes alike. With `rediss…://`.
     #[must_use]
     pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.options.ca = Some(pem.into());
         self
     }
 
-    /// Shows this certificate, or a chain of them, to the server (PEM). With `rediss…://`.
+    /// Shows this certificate, or a chain of them, to whoever asks for one (PEM). With
+    /// `rediss…://`.
     #[must_use]
     pub fn client_certificate(
         mut self,
@@ -115,7 +117,7 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// Makes all connections by this.
+    /// Makes all connections by this. With `redis…://`: what TLS they have is up to it.
     #[must_use]
     pub fn dial(mut self, dial: impl Dial + 'static) -> Self {
         self.options.dial = Some(Arc::new(dial));

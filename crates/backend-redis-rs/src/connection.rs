@@ -29,6 +29,7 @@ mod script;
 mod sentinel;
 mod servers;
 mod slot;
+mod speech;
 mod url;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -13,6 +13,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Link for T {}
 /// Makes the connections, instead of TCP and TLS of this crate: through a tunnel or a proxy,
 /// or with TLS of one's own.
 ///
+/// What it gives carries the server's protocol as it is; no TLS is laid over it. So the URL
+/// begins with `redis` and not with `rediss`, which is refused: whoever dials decides
+/// whether the link is encrypted, and whom to trust.
+///
 /// Called for each connection, by several at once, also for those to sentinels and to the
 /// nodes that a cluster names. What it takes is part of the time that connecting may take.
 #[async_trait]

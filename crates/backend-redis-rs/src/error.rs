@@ -7,11 +7,18 @@
 use redis_rs::{ErrorKind as RedisKind, RedisError, ServerError};
 use streamlease_core::{Error, ErrorKind};
 
+use crate::tls;
+
 /// A failed exchange: `what` says what was being done, and with which server.
 pub(crate) fn from_redis(what: &str, err: RedisError) -> Error {
-    let kind = match err.code() {
-        Some(code) => kind_of(code, err.detail().unwrap_or_default()),
-        None => match err.kind() {
+    let refusal = match err.code() {
+        Some(_) => None,
+        None => tls::refusal(&err.to_string()),
+    };
+    let kind = match (err.code(), refusal) {
+        (Some(code), _) => kind_of(code, err.detail().unwrap_or_default()),
+        (None, Some((kind, _))) => kind,
+        (None, None) => match err.kind() {
             RedisKind::AuthenticationFailed => ErrorKind::Denied,
             RedisKind::Parse | RedisKind::UnexpectedReturnType => ErrorKind::Protocol,
             RedisKind::InvalidClientConfig => ErrorKind::Config,
@@ -19,9 +26,10 @@ pub(crate) fn from_redis(what: &str, err: RedisError) -> Error {
             _ => ErrorKind::Unavailable,
         },
     };
-    let why = match err.detail() {
+    let why = match (refusal, err.detail()) {
         _ if err.is_timeout() => "no answer in time".to_owned(),
-        Some(detail) if is_too_old(detail) => format!("{TOO_OLD} ({err})"),
+        (Some((_, right)), _) => format!("{err}; {right}"),
+        (_, Some(detail)) if is_too_old(detail) => format!("{TOO_OLD} ({err})"),
         _ => err.to_string(),
     };
     // Without the cause as a source: its text is all it has, and is here already.

@@ -167,6 +167,8 @@ mod rights;
 #[cfg(any(feature = "tokio", feature = "smol"))]
 mod timer;
 #[cfg(any(feature = "tokio", feature = "smol"))]
+mod tls;
+#[cfg(any(feature = "tokio", feature = "smol"))]
 mod transport;
 #[cfg(not(any(feature = "tokio", feature = "smol")))]
 mod unsupported;

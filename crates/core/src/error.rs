@@ -35,8 +35,8 @@ pub enum ErrorKind {
     Environment,
     /// The server cannot be reached, is loading, read-only, out of memory, or did not answer in time.
     Unavailable,
-    /// The server refused the call: wrong credentials or missing rights. Repeating it does
-    /// not help until somebody changes them.
+    /// The server refused the call, or is not trusted: wrong credentials, missing rights,
+    /// certificates that will not do. Repeating it does not help until somebody changes them.
     Denied,
     /// What is stored does not fit: a key has the wrong type, or the service has another
     /// lock scheme.

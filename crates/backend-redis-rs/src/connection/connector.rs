@@ -9,6 +9,7 @@ use streamlease_core::{Error, Result};
 
 use super::address::Address;
 use super::dialed::Dialed;
+use super::speech;
 use crate::error::from_redis;
 use crate::{CredentialProvider, Dial, timer};
 
@@ -64,41 +65,35 @@ impl Connector {
             // Ours covers all of it.
             .set_connection_timeout(None)
             .set_response_timeout(response_timeout);
-        let made = match self.dialed(&to).await {
-            None => {
-                let connect = async {
-                    let client = Client::open(to)?;
-                    client
-                        .get_multiplexed_async_connection_with_config(&config)
-                        .await
-                };
-                connect.await
-            }
-            Some(link) => {
-                let connect = async {
-                    let settings = to.redis_settings();
-                    let link = link?;
-                    MultiplexedConnection::new_with_config(settings, link, config).await
-                };
-                connect.await.map(|(connection, driver)| {
-                    // It ends with the last clone of the connection.
-                    timer::spawn(driver);
-                    connection
-                })
-            }
+        let Some(link) = self.dialed(&to).await else {
+            let addr = to.addr().clone();
+            let connect = async {
+                let client = Client::open(to)?;
+                client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await
+            };
+            return speech::connect(what, &addr, connect).await;
         };
-        made.map_err(|err| from_redis(what, err))
+        let connect = async {
+            let settings = to.redis_settings();
+            MultiplexedConnection::new_with_config(settings, link?, config).await
+        };
+        let (connection, driver) = connect.await.map_err(|err| from_redis(what, err))?;
+        // It ends with the last clone of the connection.
+        timer::spawn(driver);
+        Ok(connection)
     }
 
     /// A connection for subscriptions.
     pub(crate) async fn subscriptions(&self, what: &str, to: &ConnectionInfo) -> Result<PubSub> {
         let to = self.logging_in(what, to).await?;
-        let connect = async {
-            match self.dialed(&to).await {
-                None => Client::open(to)?.get_async_pubsub().await,
-                Some(link) => PubSub::new(to.redis_settings(), link?).await,
-            }
+        let Some(link) = self.dialed(&to).await else {
+            let addr = to.addr().clone();
+            let connect = async { Client::open(to)?.get_async_pubsub().await };
+            return speech::connect(what, &addr, connect).await;
         };
+        let connect = async { PubSub::new(to.redis_settings(), link?).await };
         connect.await.map_err(|err| from_redis(what, err))
     }
 

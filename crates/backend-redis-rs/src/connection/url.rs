@@ -14,6 +14,7 @@ use super::route::Route;
 use super::sentinel::Sentinels;
 use super::servers::Servers;
 use crate::builder::Options;
+use crate::tls;
 
 const SINGLE: &str = "redis://user:password@host:6379/0";
 const SENTINEL: &str = "redis-sentinel://user:password@host:26379,host:26379/mymaster/0";
@@ -24,7 +25,7 @@ const NODE_PORT: u16 = 6379;
 /// Reads a URL of any kind, with what the builder was told. No I/O.
 pub(crate) fn read(url: &str, options: &Options) -> Result<Servers> {
     let endpoint = without_password(url);
-    refuse_tls_without_its_feature(url, &endpoint)?;
+    tls::refuse_without_its_feature(url, &endpoint)?;
     let url = Url::split(url, endpoint, options);
     match url.scheme {
         "redis-sentinel" | "rediss-sentinel" => {
@@ -138,21 +139,19 @@ impl<'a> Url<'a> {
     /// With the builder's certificates.
     fn with_tls(&self, info: ConnectionInfo, right: &str) -> Result<ConnectionInfo> {
         let has_certificates = self.options.ca.is_some() || self.options.client.is_some();
-        let has_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-        if has_certificates && !has_tls {
-            return Err(self.refused("it has certificates and no TLS", right));
+        if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return match has_certificates {
+                true => Err(self.refused("it has certificates and no TLS", right)),
+                false => Ok(info),
+            };
         }
-        if has_certificates && self.options.dial.is_some() {
-            let why = "the connections that you dial yourself have no certificates of ours";
+        if self.options.dial.is_some() {
+            let why = "nobody lays TLS over the connections that you dial: do it there, and \
+                       leave it out of the URL";
             return Err(self.refused(why, right));
         }
-        if has_tls {
-            prepare_tls();
-        }
-        match has_certificates {
-            true => with_certificates(info, self.options),
-            false => Ok(info),
-        }
+        tls::prepare();
+        tls::with_certificates(info, self.options)
     }
 
     fn refuse_credentials_of_sentinels(&self) -> Result<()> {
@@ -252,51 +251,6 @@ impl<'a> Url<'a> {
     }
 }
 
-#[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-fn with_certificates(info: ConnectionInfo, options: &Options) -> Result<ConnectionInfo> {
-    let client_tls = options.client.clone();
-    let certificates = redis_rs::TlsCertificates {
-        client_tls: client_tls.map(|(client_cert, client_key)| redis_rs::ClientTlsConfig {
-            client_cert,
-            client_key,
-        }),
-        root_cert: options.ca.clone(),
-    };
-    let client = redis_rs::Client::build_with_tls(info, certificates)
-        .map_err(|err| Error::config(format!("the certificates are not usable: {err}")))?;
-    Ok(client.get_connection_info().clone())
-}
-
-/// Never called: a URL with TLS is refused before.
-#[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-fn with_certificates(info: ConnectionInfo, _options: &Options) -> Result<ConnectionInfo> {
-    Ok(info)
-}
-
-/// The client crate's own words for it name no feature of ours.
-fn refuse_tls_without_its_feature(url: &str, endpoint: &str) -> Result<()> {
-    let built_in = cfg!(any(feature = "tls-rustls", feature = "tls-native-tls"));
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    let has_tls = scheme == "valkeys" || scheme.starts_with("rediss");
-    if built_in || !has_tls {
-        return Ok(());
-    }
-    Err(Error::config(format!(
-        "redis URL {endpoint:?} asks for TLS, which this build leaves out; enable the feature \
-         `tls-rustls` or `tls-native-tls`"
-    )))
-}
-
-/// rustls panics at the first connection if the process has no crypto provider
-/// of its choice: then ours is installed. A choice the application made stays.
-fn prepare_tls() {
-    #[cfg(feature = "tls-rustls")]
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error means that somebody else was faster, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-}
-
 /// `url` for messages: the password, and parameters that might hold one, left out.
 fn without_password(url: &str) -> String {
     let (scheme, rest) = url
@@ -339,22 +293,6 @@ mod tests {
             ("unix:///run/redis.sock?pass=sec@ret", "unix://***"),
         ] {
             assert_eq!(without_password(url), shown);
-        }
-    }
-
-    #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-    #[test]
-    fn a_url_with_tls_is_refused_by_naming_the_feature_that_is_off() {
-        for url in [
-            "rediss://:secret@h:1",
-            "valkeys://h",
-            "rediss-sentinel://:secret@h:1/mymaster",
-            "rediss-cluster://:secret@h:1,h:2",
-        ] {
-            let err = read(url).unwrap_err();
-            assert_eq!(err.kind(), ErrorKind::Config);
-            assert!(err.to_string().contains("`tls-rustls`"), "{err}");
-            assert!(!err.to_string().contains("secret"), "{err}");
         }
     }
 
