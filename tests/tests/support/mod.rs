@@ -19,8 +19,8 @@ pub use faults::Faults;
 pub use go::GoConsumer;
 pub use process::Process;
 pub use world::{
-    Consumer, Provider, SOON, World, on_async_std, on_memory, on_smol, on_tokio, on_tokio_with,
-    together,
+    Consumer, Provider, SOON, World, behind_sentinels, on_async_std, on_cluster, on_memory,
+    on_smol, on_tokio, on_tokio_with, together,
 };
 
 /// Tests of these scenarios on memory and on Redis (with tokio), with both lock
@@ -68,6 +68,27 @@ macro_rules! on_redis_with_smol {
     };
 }
 
+/// Two tests of all of these scenarios: on a cluster, and behind sentinels.
+macro_rules! on_many_servers {
+    ($($scenario:ident),+ $(,)?) => {
+        mod on_many_servers {
+            #[test]
+            fn cluster() {
+                crate::support::on_cluster(&[
+                    $((stringify!($scenario), |world| Box::pin(super::$scenario(world)))),+
+                ]);
+            }
+
+            #[test]
+            fn sentinels() {
+                crate::support::behind_sentinels(&[
+                    $((stringify!($scenario), |world| Box::pin(super::$scenario(world)))),+
+                ]);
+            }
+        }
+    };
+}
+
 macro_rules! tests {
     ($world:ident: |$given:ident| $run:expr, $($scenario:ident),+ $(,)?) => {
         mod $world {
@@ -84,4 +105,6 @@ macro_rules! tests {
     };
 }
 
-pub(crate) use {everywhere, on_redis, on_redis_with_session_leases, on_redis_with_smol, tests};
+pub(crate) use {
+    everywhere, on_many_servers, on_redis, on_redis_with_session_leases, on_redis_with_smol, tests,
+};

@@ -17,7 +17,7 @@ use streamlease_core::{
     StreamName, Timestamp,
 };
 use streamlease_testkit::simulation::SimRuntime;
-use streamlease_tests::{RedisServer, in_real_time};
+use streamlease_tests::{Cluster, RedisServer, Sentinels, in_real_time};
 
 use super::Process;
 
@@ -48,6 +48,14 @@ pub fn on_tokio<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
 
 /// The same with these locks.
 pub fn on_tokio_with<F: Future<Output = ()>>(scheme: LockScheme, scenario: impl Fn(World) -> F) {
+    on_tokio_and(|| Server::Redis(RedisServer::start()), scheme, scenario);
+}
+
+fn on_tokio_and<F: Future<Output = ()>>(
+    server: impl Fn() -> Server,
+    scheme: LockScheme,
+    scenario: impl Fn(World) -> F,
+) {
     in_real_time(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -56,7 +64,7 @@ pub fn on_tokio_with<F: Future<Output = ()>>(scheme: LockScheme, scenario: impl 
             .unwrap();
         runtime.block_on(async {
             let base = streamlease_runtime_tokio::TokioRuntime::new();
-            let world = World::on_redis(Arc::new(base));
+            let world = World::new(Arc::new(base), server(), 0);
             scenario(World { scheme, ..world }).await;
         });
     });
@@ -72,6 +80,32 @@ pub fn on_async_std<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
 pub fn on_smol<F: Future<Output = ()>>(scenario: impl Fn(World) -> F) {
     let base = Arc::new(streamlease_runtime_smol::SmolRuntime::new());
     in_real_time(|| smol::block_on(scenario(World::on_redis(base.clone()))));
+}
+
+/// A scenario by its name.
+pub type Named = (&'static str, fn(World) -> Pin<Box<dyn Future<Output = ()>>>);
+
+/// Runs scenarios one after the other on one cluster, with tokio and session leases.
+pub fn on_cluster(scenarios: &[Named]) {
+    let cluster = Arc::new(Cluster::start());
+    on_one(scenarios, || Server::Cluster(cluster.clone()));
+}
+
+/// The same on servers behind sentinels.
+pub fn behind_sentinels(scenarios: &[Named]) {
+    let sentinels = Arc::new(Sentinels::start());
+    on_one(scenarios, || Server::Sentinels(sentinels.clone()));
+}
+
+/// Everything is deleted before each. Starting six servers takes longer than a scenario.
+fn on_one(scenarios: &[Named], server: impl Fn() -> Server) {
+    for (name, scenario) in scenarios {
+        eprintln!("{name}");
+        on_tokio_and(&server, LockScheme::Session, |world| {
+            world.redis().run::<()>(&["FLUSHALL"]);
+            scenario(world)
+        });
+    }
 }
 
 /// One server, one executor, and the service `orders`.
@@ -91,6 +125,8 @@ pub struct World {
 enum Server {
     Memory(MemoryBackend),
     Redis(RedisServer),
+    Cluster(Arc<Cluster>),
+    Sentinels(Arc<Sentinels>),
 }
 
 /// One consumer in a process of its own.
@@ -139,35 +175,43 @@ impl World {
     }
 
     pub fn redis(&self) -> &RedisServer {
+        self.try_redis().expect("a world with a Redis server")
+    }
+
+    /// The server that has the service's keys now.
+    fn try_redis(&self) -> Option<&RedisServer> {
         match &self.server {
-            Server::Redis(server) => server,
-            Server::Memory(_) => panic!("this world has no Redis server"),
+            Server::Memory(_) => None,
+            Server::Redis(server) => Some(server),
+            Server::Cluster(cluster) => Some(cluster.node(cluster.owner_of("orders-input"))),
+            Server::Sentinels(all) => Some(all.server(all.primary())),
         }
     }
 
     pub fn redis_mut(&mut self) -> &mut RedisServer {
         match &mut self.server {
             Server::Redis(server) => server,
-            Server::Memory(_) => panic!("this world has no Redis server"),
+            _ => panic!("this world has no Redis server of its own"),
         }
     }
 
     pub fn is_redis(&self) -> bool {
-        matches!(self.server, Server::Redis(_))
+        !matches!(self.server, Server::Memory(_))
     }
 
     // --- the server ---------------------------------------------------------------------
 
     /// What a consumer, or the test, connects with: its own connections each time.
     pub async fn provider(&self) -> Provider {
-        match &self.server {
-            Server::Memory(backend) => Provider::new(backend.clone()),
-            Server::Redis(server) => {
-                let url = self.url.clone().unwrap_or_else(|| server.url());
-                let backend = RedisBackend::connect(url).await.unwrap();
-                Provider::new(backend.with_lock_scheme(self.scheme))
-            }
-        }
+        let url = match &self.server {
+            Server::Memory(backend) => return Provider::new(backend.clone()),
+            Server::Redis(server) => server.url(),
+            Server::Cluster(cluster) => cluster.url(),
+            Server::Sentinels(all) => all.url(),
+        };
+        let url = self.url.clone().unwrap_or(url);
+        let backend = RedisBackend::connect(url).await.unwrap();
+        Provider::new(backend.with_lock_scheme(self.scheme))
     }
 
     /// The test's own look at the service.
@@ -194,21 +238,17 @@ impl World {
 
     /// Appends an entry with any fields, as no producer of ours would.
     pub fn submit_raw(&self, fields: &[(&[u8], &[u8])]) -> EntryId {
-        match &self.server {
-            Server::Memory(backend) => {
-                let fields = fields.iter().map(|(k, v)| (k.to_vec(), v.to_vec()));
-                backend.submit_raw(&service(), fields.collect())
-            }
-            Server::Redis(server) => {
-                let mut add = redis::cmd("XADD");
-                add.arg("orders-input").arg("*");
-                for (name, value) in fields {
-                    add.arg(*name).arg(*value);
-                }
-                let id: String = add.query(&mut server.connection()).unwrap();
-                id.parse().unwrap()
-            }
+        if let Server::Memory(backend) = &self.server {
+            let fields = fields.iter().map(|(k, v)| (k.to_vec(), v.to_vec()));
+            return backend.submit_raw(&service(), fields.collect());
         }
+        let mut add = redis::cmd("XADD");
+        add.arg("orders-input").arg("*");
+        for (name, value) in fields {
+            add.arg(*name).arg(*value);
+        }
+        let id: String = add.query(&mut self.redis().connection()).unwrap();
+        id.parse().unwrap()
     }
 
     /// The server loses everything, as one without persistence does by a restart.
@@ -216,6 +256,7 @@ impl World {
         match &mut self.server {
             Server::Memory(backend) => backend.wipe(&service()),
             Server::Redis(server) => server.start_empty(),
+            _ => panic!("what restarts empty here is replaced by a replica"),
         }
     }
 
@@ -223,10 +264,10 @@ impl World {
     pub fn destroy_group(&self) {
         match &self.server {
             Server::Memory(backend) => backend.destroy_group(&service()),
-            Server::Redis(server) => redis::cmd("XGROUP")
-                .arg(&["DESTROY", "orders-input", "orders-group"])
-                .exec(&mut server.connection())
-                .unwrap(),
+            _ => {
+                let words = ["XGROUP", "DESTROY", "orders-input", "orders-group"];
+                self.redis().run::<()>(&words);
+            }
         }
     }
 
@@ -241,7 +282,7 @@ impl World {
 
     /// Waits until so many consumers wait for fresh entries. In memory they do at once.
     pub async fn readers_wait(&self, readers: usize) {
-        let Server::Redis(server) = &self.server else {
+        let Some(server) = self.try_redis() else {
             return;
         };
         let mut redis = server.connection();
@@ -279,7 +320,7 @@ impl World {
 
     /// On Redis: no lock of either kind, no fencing record, an empty LBS.
     fn redis_has_no_trace(&self) -> bool {
-        let Server::Redis(server) = &self.server else {
+        let Some(server) = self.try_redis() else {
             return true;
         };
         let mut redis = server.connection();
