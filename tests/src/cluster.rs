@@ -117,6 +117,11 @@ impl Cluster {
         self.ask(&["CLUSTER", "KEYSLOT", key])
     }
 
+    /// The slots that one of the first three nodes has at the start.
+    pub fn slots_of(&self, node: usize) -> RangeInclusive<u16> {
+        SLOTS[node].clone()
+    }
+
     /// Which node has this key's slot, by the account of one that answers.
     pub fn owner_of(&self, key: &str) -> usize {
         let slot = self.slot_of(key);
@@ -161,24 +166,10 @@ impl Cluster {
             self.nodes[index].run(&["CLUSTER", "MYID"])
         });
         let (source, target) = (id(from), id(to));
-        self.once_heard(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source]);
-        self.once_heard(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target]);
-    }
-
-    /// Gives a node an order about another one, which it refuses until it has heard that
-    /// that one is a primary now.
-    fn once_heard(&self, node: usize, words: &[&str]) {
-        eventually_blocking(
-            &format!("an order that is taken: {words:?}"),
-            WITHIN,
-            || {
-                let mut command = redis::Cmd::new();
-                words.iter().for_each(|word| {
-                    command.arg(*word);
-                });
-                command.exec(&mut self.nodes[node].connection()).is_ok()
-            },
-        );
+        let importing = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source];
+        once_heard(&mut self.nodes[to].connection(), &importing);
+        let migrating = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target];
+        once_heard(&mut self.nodes[from].connection(), &migrating);
     }
 
     /// Moves these keys of a slot that is being moved.
@@ -196,9 +187,9 @@ impl Cluster {
         let id: String = self.nodes[to].run(&["CLUSTER", "MYID"]);
         let slot = slot.to_string();
         let words = ["CLUSTER", "SETSLOT", &slot, "NODE", &id];
-        self.once_heard(to, &words);
+        once_heard(&mut self.nodes[to].connection(), &words);
         for node in self.primaries().into_iter().filter(|index| *index != to) {
-            self.once_heard(node, &words);
+            once_heard(&mut self.nodes[node].connection(), &words);
         }
     }
 
@@ -213,18 +204,33 @@ impl Cluster {
         if major.is_some_and(|major: u32| major >= 9) {
             return self.move_at_once(&slots, from, to);
         }
+        // With connections of its own: a whole node's slots are thousands.
+        let mut source = self.nodes[from].connection();
+        let mut target = self.nodes[to].connection();
+        let others = self.primaries().into_iter().filter(|node| *node != to);
+        let mut others: Vec<_> = others.map(|node| self.nodes[node].connection()).collect();
+        let id = |node: usize| self.nodes[node].run::<String>(&["CLUSTER", "MYID"]);
+        let (source_id, target_id) = (id(from), id(to));
         for slot in slots {
-            self.begin_to_move(slot, from, to);
-            let number = slot.to_string();
+            let slot = slot.to_string();
+            let set = |state: &str, node: &str| {
+                ["CLUSTER", "SETSLOT", &slot, state, node].map(str::to_owned)
+            };
+            once_heard(&mut target, &set("IMPORTING", &source_id));
+            once_heard(&mut source, &set("MIGRATING", &target_id));
             loop {
-                let words = ["CLUSTER", "GETKEYSINSLOT", &number, "3"];
-                let keys: Vec<String> = self.nodes[from].run(&words);
+                let mut keys = redis::cmd("CLUSTER");
+                keys.arg("GETKEYSINSLOT").arg(&slot).arg(3);
+                let keys: Vec<String> = keys.query(&mut source).expect("the keys of a slot");
                 if keys.is_empty() {
                     break;
                 }
                 self.move_keys(from, to, &keys);
             }
-            self.end_the_move(slot, to);
+            once_heard(&mut target, &set("NODE", &target_id));
+            for other in &mut others {
+                once_heard(other, &set("NODE", &target_id));
+            }
         }
     }
 
@@ -240,7 +246,7 @@ impl Cluster {
             "NODE",
             &id,
         ];
-        self.once_heard(from, &order);
+        once_heard(&mut self.nodes[from].connection(), &order);
         eventually_blocking("the slots are there", WITHIN, || {
             let known = self.known().unwrap_or_default();
             let owner = known
@@ -305,6 +311,22 @@ impl Cluster {
             })
         })
     }
+}
+
+/// Gives a node an order about another one, which it refuses until it has heard that that
+/// one is a primary now.
+fn once_heard(node: &mut redis::Connection, words: &[impl AsRef<str> + std::fmt::Debug]) {
+    eventually_blocking(
+        &format!("an order that is taken: {words:?}"),
+        WITHIN,
+        || {
+            let mut command = redis::Cmd::new();
+            words.iter().for_each(|word| {
+                command.arg(word.as_ref());
+            });
+            command.exec(node).is_ok()
+        },
+    );
 }
 
 fn nodes_conf(ports: &[(u16, u16)], myself: usize) -> String {
