@@ -18,64 +18,65 @@ use crate::keys::{Keys, keyspace_channel, wire_lock_keys, wire_lock_pattern};
 static RIGHTS: LazyLock<Script> = script!("rights");
 
 /// Each command as an example that is right but for its names. `KEY` stands for each of the
-/// keys, `CHANNEL` for each of the channels, `HINTS` and `LOCKS` for one of these.
+/// keys, `CHANNEL` for each of the channels, `HINTS` and `LOCKS` for one of these. In lower
+/// case, so that no one on the way who looks for a command takes a question for it.
 const COMMANDS: &[&str] = &[
-    "EVAL script 0",
-    "EVALSHA hash 0",
-    "PING",
-    "SUBSCRIBE CHANNEL",
-    "GET KEY",
-    "SET KEY v",
-    "EXISTS KEY",
-    "UNLINK KEY",
-    "PEXPIRE KEY 1",
-    "PTTL KEY",
-    "TIME",
-    "INFO",
-    "PUBLISH HINTS hint",
-    "HGET KEY f",
-    "HMGET KEY f",
-    "HSET KEY f v",
-    "HDEL KEY f",
-    "HEXISTS KEY f",
-    "HLEN KEY",
-    "HSCAN KEY 0",
-    "ZADD KEY 1 m",
-    "ZCARD KEY",
-    "ZCOUNT KEY 0 1",
-    "ZRANGE KEY 0 1",
-    "ZRANGEBYSCORE KEY 0 1",
-    "ZRANGEBYLEX KEY - +",
-    "ZREM KEY m",
-    "ZREMRANGEBYSCORE KEY 0 1",
-    "ZSCORE KEY m",
-    "ZSCAN KEY 0",
-    "LLEN KEY",
-    "LRANGE KEY 0 1",
-    "RPUSH KEY v",
-    "XADD KEY * f v",
-    "XACK KEY g 1",
-    "XDEL KEY 1",
-    "XCLAIM KEY g c 0 1",
-    "XPENDING KEY g",
-    "XRANGE KEY - +",
-    "XREADGROUP GROUP g c STREAMS KEY >",
-    "XGROUP CREATE KEY g 0",
-    "XGROUP DELCONSUMER KEY g c",
-    "XINFO GROUPS KEY",
-    "XINFO CONSUMERS KEY g",
+    "eval script 0",
+    "evalsha hash 0",
+    "ping",
+    "subscribe CHANNEL",
+    "get KEY",
+    "set KEY v",
+    "exists KEY",
+    "unlink KEY",
+    "pexpire KEY 1",
+    "pttl KEY",
+    "time",
+    "info",
+    "publish HINTS hint",
+    "hget KEY f",
+    "hmget KEY f",
+    "hset KEY f v",
+    "hdel KEY f",
+    "hexists KEY f",
+    "hlen KEY",
+    "hscan KEY 0",
+    "zadd KEY 1 m",
+    "zcard KEY",
+    "zcount KEY 0 1",
+    "zrange KEY 0 1",
+    "zrangebyscore KEY 0 1",
+    "zrangebylex KEY - +",
+    "zrem KEY m",
+    "zremrangebyscore KEY 0 1",
+    "zscore KEY m",
+    "zscan KEY 0",
+    "llen KEY",
+    "lrange KEY 0 1",
+    "rpush KEY v",
+    "xadd KEY * f v",
+    "xack KEY g 1",
+    "xdel KEY 1",
+    "xclaim KEY g c 0 1",
+    "xpending KEY g",
+    "xrange KEY - +",
+    "xreadgroup group g c streams KEY >",
+    "xgroup create KEY g 0",
+    "xgroup delconsumer KEY g c",
+    "xinfo groups KEY",
+    "xinfo consumers KEY g",
 ];
 
 /// What session leases need in addition.
-const SESSION: &[&str] = &["HSETNX KEY f v"];
+const SESSION: &[&str] = &["hsetnx KEY f v"];
 
 /// What per-stream locks need in addition.
 const PER_STREAM: &[&str] = &[
-    "MGET KEY",
-    "DEL KEY",
-    "PSUBSCRIBE LOCKS",
-    "CONFIG GET parameter",
-    "CONFIG SET parameter v",
+    "mget KEY",
+    "del KEY",
+    "psubscribe LOCKS",
+    "config get parameter",
+    "config set parameter v",
 ];
 
 /// What is done without where it is missing; so are all channels.
@@ -338,15 +339,14 @@ pub(crate) fn grant(rules: &[String]) -> String {
     format!("ACL SETUSER <user> {}", rules.join(" "))
 }
 
-/// `+get` of `GET KEY`, `+xgroup|create` of `XGROUP CREATE KEY g 0`.
+/// `+get` of `get KEY`, `+xgroup|create` of `xgroup create KEY g 0`.
 fn rule(command: &str) -> String {
     let mut words = command.split(' ');
     let name = words.next().unwrap_or_default();
-    let rule = match (name, words.next()) {
-        ("XGROUP" | "XINFO" | "CONFIG", Some(part)) => format!("+{name}|{part}"),
+    match (name, words.next()) {
+        ("xgroup" | "xinfo" | "config", Some(part)) => format!("+{name}|{part}"),
         _ => format!("+{name}"),
-    };
-    rule.to_lowercase()
+    }
 }
 
 /// A pattern that this alone fits.
