@@ -91,7 +91,7 @@ fn nothing_is_wrong_with_a_server_that_is_well_and_nothing_is_changed() {
     let before = keys(&server);
     let found = Found::at(&server.url());
     assert_eq!((found.exit, found.wrong()), (0, vec![]), "{}", found.text);
-    found.says("unused", "info", "nobody has used");
+    found.says("unused", "info", "nobody has consumed");
     assert_eq!(keys(&server), before);
 
     submit(&server, "orders", &["a", "b"]);
@@ -368,6 +368,33 @@ fn keys_that_are_gone_are_told() {
         assert_eq!(found.exit, 3, "{}", found.text);
     }
     worker.signal(Signal::CONT);
+}
+
+#[test]
+fn a_restart_that_holds_leases_back_and_run_ids_that_are_not_believed_are_told() {
+    let server = well();
+    Found::at(&server.url()).says("restarts", "ok", "");
+    let soon = || {
+        let (seconds, _): (u64, u64) = server.run(&["TIME"]);
+        ((seconds + 60) * 1000).to_string()
+    };
+    let known = "{orders-input}:server";
+    server.run::<u64>(&["HSET", known, "calm", &soon()]);
+    Found::at(&server.url()).says("restarts", "info", "held back for");
+    server.run::<u64>(&["HSET", known, "several", &soon()]);
+    Found::at(&server.url()).says("restarts", "warning", "run id changes");
+    // What nobody can have written.
+    server.run::<u64>(&[
+        "HSET",
+        known,
+        "several",
+        "x",
+        "calm",
+        "99999999999999999999",
+    ]);
+    Found::at(&server.url()).says("restarts", "ok", "");
+    server.run::<u64>(&["HSET", known, "several", "9999999999999999"]);
+    Found::at(&server.url()).says("restarts", "ok", "");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! As of a [`Transport`](crate::transport), and besides:
 //! - **Idempotence.** [`release_quarantined`](Admin::release_quarantined) never appends
 //!   twice. For at least five minutes its repeat also finds the new entry's id.
+//! - **Check.** [`check`](Admin::check) changes nothing. A finding has a code of lower case
+//!   letters and hyphens that stays the same, and an advice if something is wrong.
 //! - **Suite.** `streamlease_testkit::conformance::transport`.
 
 use std::fmt::{self, Debug};

@@ -106,12 +106,17 @@ fn looking_makes_nothing() {
         // Still nobody has.
         found(&fleet.report().await, "unused");
 
+        // With a group, and without.
         fleet.submit(&["s"]).await;
-        fleet.parts().transport.prepare().await.unwrap();
-        let report = fleet.report().await;
-        let members = found(&report, "members");
-        assert_eq!(members.severity, Severity::Warning, "{members}");
-        assert!(members.advice.is_some());
+        for prepared in [false, true] {
+            let report = fleet.report().await;
+            let members = found(&report, "members");
+            assert_eq!(members.severity, Severity::Warning, "{members}");
+            assert!(members.advice.is_some());
+            if !prepared {
+                fleet.parts().transport.prepare().await.unwrap();
+            }
+        }
         let undelivered = fleet.parts().admin.list_undelivered(EntryId::MIN, 9).await;
         assert_eq!(undelivered.unwrap().len(), 1);
         assert_eq!(fleet.parts().admin.consumers().await.unwrap(), []);

@@ -7,6 +7,7 @@ mod clock;
 mod hints;
 mod info;
 mod keys;
+mod restarts;
 mod way;
 
 use streamlease_core::{Error, ErrorKind, FINDINGS_PAGE, Finding, LockScheme, Severity};
@@ -26,6 +27,9 @@ pub(crate) async fn look(server: &Server, keys: &Keys, scheme: LockScheme) -> Ve
     findings.push(clock::look(server).await);
     findings.extend(hints::look(server, keys, scheme).await);
     findings.extend(keys::look(server, keys, scheme).await);
+    if scheme == LockScheme::Session {
+        findings.push(restarts::look(server, keys).await);
+    }
     findings
 }
 

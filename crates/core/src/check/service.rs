@@ -1,9 +1,7 @@
 //! The service: who lives, and what waits for whom.
 
 use super::{Finding, PAGE, Severity};
-use crate::{
-    Backend, EntryId, Error, ErrorKind, LockId, LockScheme, LockState, Pending, Result, Scope,
-};
+use crate::{Backend, EntryId, ErrorKind, LockId, LockScheme, LockState, Pending, Result, Scope};
 
 /// Entries that are looked at, and names that are shown.
 const PAGE_OF_IDS: usize = 1_000;
@@ -11,18 +9,16 @@ const PAGE_OF_ENTRIES: usize = 200;
 const NAMES: usize = 10;
 
 pub(super) async fn look(backend: &Backend) -> Result<Vec<Finding>> {
-    let mut findings = vec![locks(backend.locks.scheme())];
-    let waiting = match waiting(backend).await {
-        Ok(waiting) => Some(waiting),
-        Err(error) if is_unused(&error) => None,
-        Err(error) => return Err(error),
-    };
-    findings.push(members(backend, waiting.as_ref()).await?);
-    let Some(waiting) = waiting else {
-        let message = "nobody has used this service yet, or its group is gone";
+    let waiting = waiting(backend).await?;
+    let mut findings = vec![
+        locks(backend.locks.scheme()),
+        members(backend, &waiting).await?,
+    ];
+    if !waiting.has_group {
+        let message = "there is no group: nobody has consumed for this service yet";
         findings.push(finding(Severity::Info, "unused", message));
         return Ok(findings);
-    };
+    }
     findings.push(unowned(&waiting));
     findings.push(stranded(backend).await?);
     findings.push(quarantine(backend).await?);
@@ -33,8 +29,12 @@ fn finding(severity: Severity, code: &'static str, message: impl Into<String>) -
     Finding::new(severity, code, message).explained_on(PAGE)
 }
 
-fn is_unused(error: &Error) -> bool {
-    error.kind() == ErrorKind::NotPrepared
+/// What there is without a group: nothing, which is no error.
+fn or_none<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotPrepared => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn locks(scheme: LockScheme) -> Finding {
@@ -47,25 +47,28 @@ fn locks(scheme: LockScheme) -> Finding {
 
 /// Entries that nobody has completed.
 struct Waiting {
+    has_group: bool,
     undelivered: bool,
     pending: bool,
     /// Those of the first page whose lock nobody has.
     unowned: usize,
-    /// Whether there are more than one page.
+    /// Whether there are more pages.
     has_more: bool,
 }
 
 async fn waiting(backend: &Backend) -> Result<Waiting> {
-    let undelivered = backend.admin.list_undelivered(EntryId::MIN, 1).await?;
+    let undelivered = backend.admin.list_undelivered(EntryId::MIN, 1).await;
+    let undelivered = or_none(undelivered)?.is_some_and(|entries| !entries.is_empty());
     let scope = Scope::All {
         after: EntryId::MIN,
     };
     let page = backend.transport.list_pending(&scope, PAGE_OF_ENTRIES);
-    let page = page.await?;
+    let page = or_none(page.await)?;
+    let has_group = page.is_some();
+    let page = page.unwrap_or_default();
     let lock = |pending: &Pending| {
-        let stream = pending.content.as_ref().ok()?.stream.clone();
         Some(LockId {
-            stream,
+            stream: pending.content.as_ref().ok()?.stream.clone(),
             entry: pending.entry,
         })
     };
@@ -74,47 +77,47 @@ async fn waiting(backend: &Backend) -> Result<Waiting> {
     let is_held = |state: &&LockState| matches!(state, LockState::Held(_));
     let held = states.iter().filter(is_held).count();
     Ok(Waiting {
-        undelivered: !undelivered.is_empty(),
+        has_group,
+        undelivered,
         pending: !page.entries.is_empty(),
         unowned: page.entries.len() - held,
         has_more: page.next.is_some(),
     })
 }
 
-async fn members(backend: &Backend, waiting: Option<&Waiting>) -> Result<Finding> {
-    let (names, what) = match backend.locks.sessions() {
+async fn members(backend: &Backend, waiting: &Waiting) -> Result<Finding> {
+    let (names, what): (Vec<String>, _) = match backend.locks.sessions() {
         Some(sessions) => {
-            let members = sessions.members().await?;
-            let name = members.iter().map(|m| m.session.consumer.to_string());
-            (name.collect::<Vec<_>>(), "live consumers")
+            let members = sessions.members().await?.into_iter();
+            let names = members.map(|member| member.session.consumer.to_string());
+            (names.collect(), "live consumers")
         }
         // Whether they live only their locks tell.
-        None => match backend.admin.consumers().await {
-            Err(error) if is_unused(&error) => (Vec::new(), "consumers in the group"),
-            consumers => {
-                let consumers = consumers?;
-                let name = consumers.iter().map(|c| c.consumer.to_string());
-                (name.collect(), "consumers in the group")
-            }
-        },
+        None => {
+            let consumers = or_none(backend.admin.consumers().await)?.unwrap_or_default();
+            let names = consumers
+                .into_iter()
+                .map(|state| state.consumer.to_string());
+            (names.collect(), "consumers in the group")
+        }
     };
-    if names.is_empty() {
-        return Ok(match waiting {
-            Some(waiting) if waiting.undelivered || waiting.pending => finding(
-                Severity::Warning,
-                "members",
-                "no consumer lives, and entries wait",
-            )
-            .advise("Start a consumer, for example with `streamlease work`"),
-            _ => finding(Severity::Info, "members", "no consumer lives"),
-        });
+    if !names.is_empty() {
+        let mut shown = names[..names.len().min(NAMES)].join(", ");
+        if names.len() > NAMES {
+            shown += ", …";
+        }
+        let message = format!("{what}: {} ({shown})", names.len());
+        return Ok(finding(Severity::Info, "members", message));
     }
-    let mut shown = names[..names.len().min(NAMES)].join(", ");
-    if names.len() > NAMES {
-        shown += ", …";
-    }
-    let message = format!("{what}: {} ({shown})", names.len());
-    Ok(finding(Severity::Info, "members", message))
+    Ok(match waiting.undelivered || waiting.pending {
+        true => finding(
+            Severity::Warning,
+            "members",
+            "no consumer lives, and entries wait",
+        )
+        .advise("Start a consumer, for example with `streamlease work`"),
+        false => finding(Severity::Info, "members", "no consumer lives"),
+    })
 }
 
 fn unowned(waiting: &Waiting) -> Finding {

@@ -51,6 +51,7 @@ suite!($ transport_conformance!, transport: Backend, [
     undelivered_entries_are_listed_without_being_delivered,
     consumers_are_listed_with_what_they_have,
     a_consumer_is_removed_only_when_nothing_is_pending_at_it,
+    a_check_changes_nothing_and_says_what_it_is_about,
     // Fencing
     a_claim_remembers_its_token,
     a_claim_resets_the_idle_time,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamlease_core::{Backend, CompleteOutcome, EntryId, FencingToken, Runtime, Scope};
+use streamlease_core::{
+    Backend, CompleteOutcome, EntryId, FencingToken, Report, Runtime, Scope, Severity,
+};
 
 use super::super::support::{consumer, pass, stream};
 use super::harness::{Harness, ids, listed};
@@ -268,6 +270,61 @@ pub async fn consumers_are_listed_with_what_they_have(runtime: Arc<dyn Runtime>,
     assert_eq!(count().await, [(t.a.clone(), 1), (t.b.clone(), 2)]);
     t.complete_one(&t.b, entry, 1).await;
     assert_eq!(count().await, [(t.a.clone(), 1), (t.b.clone(), 1)]);
+}
+
+/// Whoever looks at a service for what is wrong makes no group, no consumer and no entry.
+pub async fn a_check_changes_nothing_and_says_what_it_is_about(
+    runtime: Arc<dyn Runtime>,
+    backend: Backend,
+) {
+    const TTL: Duration = Duration::from_secs(5);
+    let unused = match backend
+        .transport
+        .list_pending_ids(None, EntryId::MIN, 1)
+        .await
+    {
+        Err(error) => Some(error.kind()),
+        Ok(_) => None,
+    };
+    let report = Report::of(&backend, &*runtime, TTL).await;
+    for finding in &report.findings {
+        let is_word = |c: char| c.is_ascii_lowercase() || c == '-';
+        assert!(
+            !finding.code.is_empty() && finding.code.chars().all(is_word),
+            "a code is lower case letters and hyphens: {finding:?}"
+        );
+        assert!(!finding.message.is_empty(), "{finding:?}");
+        assert!(
+            finding.severity < Severity::Warning || finding.advice.is_some(),
+            "what is wrong has an advice: {finding:?}"
+        );
+        assert!(finding.severity < Severity::Error, "{finding:?}");
+    }
+    let after = backend
+        .transport
+        .list_pending_ids(None, EntryId::MIN, 1)
+        .await;
+    assert_eq!(after.err().map(|error| error.kind()), unused);
+
+    let t = Harness::new(runtime, backend).await;
+    t.announce(3).await;
+    t.take(&t.a, 2).await;
+    let seen = async || {
+        let deliveries = t.list_all(None, 9).await;
+        let deliveries: Vec<_> = deliveries
+            .into_iter()
+            .map(|pending| (pending.entry, pending.consumer, pending.deliveries))
+            .collect();
+        let consumers = t.admin().consumers().await.expect("consumers");
+        let consumers: Vec<_> = consumers
+            .into_iter()
+            .map(|state| (state.consumer, state.pending))
+            .collect();
+        (deliveries, consumers, t.undelivered().await)
+    };
+    let before = seen().await;
+    Report::of(&t.backend, &*t.runtime, TTL).await;
+    assert_eq!(seen().await, before);
 }
 
 /// Removing a name must not remove what is pending at it.
