@@ -1,6 +1,7 @@
 //! [`Access`]: finding the owner and connecting to it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis_rs::ConnectionInfo;
@@ -23,6 +24,8 @@ pub(super) struct Access {
     /// The URL without its password, for messages.
     pub(super) endpoint: String,
     pub(super) limits: Limits,
+    /// Whether anything was ever connected, and so was let in.
+    pub(super) has_worked: AtomicBool,
 }
 
 impl Access {
@@ -42,6 +45,7 @@ impl Access {
             false => ANOTHER_AFTER,
         };
         let limit = pool.limit();
+        let access = self.clone();
         let once = move |again: bool| -> BoxFuture<'static, Result<T>> {
             if again {
                 pool.doubt_owner();
@@ -49,7 +53,24 @@ impl Access {
             Box::pin(self.clone().connect_once(pool.clone(), what, dial.clone()))
         };
         let connected = connect(limit, another_after, once).await;
-        connected.unwrap_or_else(|| Err(from_redis(&context, timed_out())))
+        let connected = connected.unwrap_or_else(|| Err(from_redis(&context, timed_out())));
+        access.judged(connected)
+    }
+
+    /// Passwords, certificates and addresses that were right once are so again: somebody is
+    /// changing them. To those who connect, whatever for, that is an outage. A refusal is
+    /// the end of a client whose call has not worked yet, and it may just have started.
+    fn judged<T>(&self, connected: Result<T>) -> Result<T> {
+        match connected {
+            Ok(connection) => {
+                self.has_worked.store(true, Ordering::Relaxed);
+                Ok(connection)
+            }
+            Err(err) if !err.is_retryable() && self.has_worked.load(Ordering::Relaxed) => {
+                Err(Error::new(ErrorKind::Unavailable, err.to_string()))
+            }
+            failed => failed,
+        }
     }
 
     async fn connect_once<T: Send>(

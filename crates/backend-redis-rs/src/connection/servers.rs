@@ -1,6 +1,7 @@
 //! [`Servers`]: what a URL leads to, for any number of services.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use streamlease_core::{Error, Result};
@@ -104,6 +105,7 @@ impl Servers {
                     connector: (**connector).clone(),
                     endpoint: self.endpoint.clone(),
                     limits: *limits,
+                    has_worked: AtomicBool::new(false),
                 }));
                 by_slot.insert(slot, Arc::downgrade(&server));
                 server

@@ -2,6 +2,7 @@
 //! URL may be shown.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use redis_rs::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 use streamlease_core::{Error, ErrorKind, Result};
@@ -97,6 +98,7 @@ impl<'a> Url<'a> {
             connector,
             endpoint: self.shown,
             limits: self.options.limits,
+            has_worked: AtomicBool::new(false),
         })
     }
 
