@@ -16,11 +16,11 @@
 //!
 //! None is on by default, any combination compiles, and at least one of the
 //! first two is needed to connect. With both, each call decides by where it
-//! runs: inside a tokio runtime tokio is used, elsewhere smol. With
-//! `tls-rustls` the application may install a rustls crypto provider of its
-//! choice before it connects; otherwise `ring` is installed. With both TLS
-//! features the redis crate (1.8) uses rustls and leaves the system's root
-//! certificates out, so that no server is trusted: enable one of them only.
+//! runs: inside a tokio runtime tokio is used, elsewhere smol.
+//!
+//! With both TLS features rustls is used. Its crypto provider is the one that the application
+//! has installed, else `ring`, installed when a URL with TLS is read. It is the process's: an
+//! application that wants another one installs it before.
 //!
 //! # Where the server is
 //! | URL | the server |

@@ -1,12 +1,18 @@
 //! TLS: what it takes to speak it, and what its failures mean.
 
 use redis_rs::ConnectionInfo;
+#[cfg(all(feature = "tls-rustls", feature = "tls-native-tls"))]
+use rustls::pki_types::CertificateDer;
 use streamlease_core::{Error, ErrorKind, Result};
 
 use crate::builder::Options;
 
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 const KEY: &str = "PRIVATE KEY-----";
+/// What helps when the certificates that the system trusts cannot be read.
+const SYSTEM: &str = "the environment variables SSL_CERT_FILE and SSL_CERT_DIR say where the \
+                      certificates are that the system trusts; or give that of the server's \
+                      authority (`ca`, --ca)";
 
 /// The client crate's own words for it name no feature of ours.
 pub(crate) fn refuse_without_its_feature(url: &str, endpoint: &str) -> Result<()> {
@@ -38,9 +44,6 @@ pub(crate) fn prepare() {
 
 /// `info` with the certificates that the builder was given.
 pub(crate) fn with_certificates(info: ConnectionInfo, options: &Options) -> Result<ConnectionInfo> {
-    if options.ca.is_none() && options.client.is_none() {
-        return with_those_of_the_system(info);
-    }
     let ca = options.ca.as_deref();
     let (certificate, key) = options.client.as_ref().map_or((None, None), |(one, two)| {
         (Some(one.as_slice()), Some(two.as_slice()))
@@ -57,8 +60,14 @@ pub(crate) fn with_certificates(info: ConnectionInfo, options: &Options) -> Resu
             )));
         }
     }
-    let (ca, client) = (options.ca.clone(), options.client.clone());
-    built(info, ca, client)
+    let trusted = match &options.ca {
+        Some(ca) => Some(ca.clone()),
+        None => of_the_system()?,
+    };
+    if trusted.is_none() && options.client.is_none() {
+        return Ok(info);
+    }
+    built(info, trusted, options.client.clone())
 }
 
 fn contains(pem: &[u8], wanted: &str) -> bool {
@@ -95,8 +104,60 @@ fn built(
     Ok(info)
 }
 
-fn with_those_of_the_system(info: ConnectionInfo) -> Result<ConnectionInfo> {
-    Ok(info)
+/// What the system trusts, if the client crate does not look for it: with both libraries
+/// built in it speaks rustls, and looks only without the other one.
+#[cfg(all(feature = "tls-rustls", feature = "tls-native-tls"))]
+fn of_the_system() -> Result<Option<Vec<u8>>> {
+    let found = rustls_native_certs::load_native_certs();
+    // One that rustls cannot read does not spoil the others.
+    let is_usable = |certificate: &&CertificateDer<'static>| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add((*certificate).clone()).is_ok()
+    };
+    let usable = found.certs.iter().filter(is_usable);
+    let pem: String = usable.map(|certificate| pem(certificate)).collect();
+    if pem.is_empty() {
+        let why = found.errors.first().map(ToString::to_string);
+        return Err(Error::new(
+            ErrorKind::Environment,
+            format!(
+                "the system trusts nobody ({}); {SYSTEM}",
+                why.as_deref().unwrap_or("no certificates were found")
+            ),
+        ));
+    }
+    Ok(Some(pem.into_bytes()))
+}
+
+#[cfg(not(all(feature = "tls-rustls", feature = "tls-native-tls")))]
+fn of_the_system() -> Result<Option<Vec<u8>>> {
+    Ok(None)
+}
+
+/// A certificate as text.
+#[cfg(all(feature = "tls-rustls", feature = "tls-native-tls"))]
+fn pem(certificate: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut pem = format!("{CERTIFICATE}\n");
+    for line in certificate.chunks(48) {
+        for three in line.chunks(3) {
+            let bits = three
+                .iter()
+                .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+            let bits = bits << (8 * (3 - three.len()));
+            for place in 0..4 {
+                let digit = (bits >> (18 - 6 * place)) as usize & 63;
+                let is_there = place <= three.len();
+                pem.push(if is_there {
+                    char::from(DIGITS[digit])
+                } else {
+                    '='
+                });
+            }
+        }
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
 }
 
 /// What the text of a failure says about the other side, or about us: the kind, and what
@@ -120,9 +181,7 @@ pub(crate) fn refusal(text: &str) -> Option<(ErrorKind, &'static str)> {
         return Some((ErrorKind::Config, right));
     }
     if has(&["failed to open file", "failed to read pem from file"]) {
-        let right = "these are to be the certificates that the system trusts; the environment \
-                     variables SSL_CERT_FILE and SSL_CERT_DIR say where they are";
-        return Some((ErrorKind::Environment, right));
+        return Some((ErrorKind::Environment, SYSTEM));
     }
     None
 }
@@ -187,6 +246,17 @@ fn of_client(has: impl Fn(&[&str]) -> bool) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(all(feature = "tls-rustls", feature = "tls-native-tls"))]
+    #[test]
+    fn a_certificate_is_the_same_as_text() {
+        use rustls::pki_types::pem::PemObject as _;
+        for length in 0..200_u8 {
+            let certificate: Vec<u8> = (0..length).map(|byte| byte.wrapping_mul(71)).collect();
+            let read = CertificateDer::from_pem_slice(pem(&certificate).as_bytes());
+            assert_eq!(&*read.unwrap(), certificate, "{length}");
+        }
+    }
 
     #[test]
     fn a_url_with_tls_is_refused_by_naming_the_feature_that_is_off() {

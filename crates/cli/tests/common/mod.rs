@@ -14,10 +14,20 @@ use streamlease_tests::{JsonProcess, RedisServer, eventually_blocking};
 /// Long enough for a loaded machine; nothing waits for it to pass.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
 
+/// Names another build of the command than the one beside the tests: with another TLS.
+const COMMAND: &str = "STREAMLEASE_COMMAND";
+
 /// The command, with nothing of the surrounding environment that it looks at.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_streamlease"));
-    for name in ["POD_NAME", "POD_IP", "RUST_LOG"] {
+    let built = || env!("CARGO_BIN_EXE_streamlease").into();
+    let mut command = Command::new(std::env::var_os(COMMAND).unwrap_or_else(built));
+    for name in [
+        "POD_NAME",
+        "POD_IP",
+        "RUST_LOG",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ] {
         command.env_remove(name);
     }
     // Where those that are killed leave the infos of their streams.
