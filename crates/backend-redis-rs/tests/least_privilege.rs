@@ -75,15 +75,18 @@ type Check = Box<dyn Fn(Arc<dyn Runtime>, Backend) -> BoxFuture<'static, ()> + S
 /// The behaviours of all suites.
 fn behaviours() -> Vec<(&'static str, Check)> {
     let mut all: Vec<(&str, Check)> = Vec::new();
-    for behaviour in transport::BEHAVIOURS.iter().chain(notifier::BEHAVIOURS) {
+    for behaviour in transport::behaviours()
+        .into_iter()
+        .chain(notifier::behaviours())
+    {
         let run = move |runtime, backend| -> BoxFuture<'static, ()> {
-            Box::pin(behaviour.run(runtime, backend))
+            Box::pin(async move { behaviour.run(runtime, backend).await })
         };
         all.push((behaviour.name(), Box::new(run)));
     }
-    for behaviour in lock_manager::BEHAVIOURS {
+    for behaviour in lock_manager::behaviours() {
         let run = move |runtime, backend: Backend| -> BoxFuture<'static, ()> {
-            Box::pin(behaviour.run(runtime, backend.locks))
+            Box::pin(async move { behaviour.run(runtime, backend.locks).await })
         };
         all.push((behaviour.name(), Box::new(run)));
     }

@@ -95,43 +95,21 @@ impl<S> fmt::Debug for Behaviour<S> {
     }
 }
 
-/// Makes of a list of `async fn(Arc<dyn Runtime>, Service)` what every suite
-/// has: `BEHAVIOURS`, `run_all`, and the macro with a test for each. The first
-/// token must be a dollar sign, for the macro that this macro makes.
-macro_rules! suite {
-    ($d:tt $suite:ident!, $module:ident: $service:ty, [$($name:ident,)*]) => {
-        /// Every behaviour of the suite.
-        pub const BEHAVIOURS: &[$crate::conformance::Behaviour<$service>] = &[
+/// Lists the behaviours of a file, each an `async fn(Arc<dyn Runtime>, Service)` in it.
+/// Makes `BEHAVIOURS`, and a macro with a test for each, which the suite's macro is made
+/// of. The first token must be a dollar sign, for the macro that this macro makes.
+macro_rules! behaviours {
+    ($d:tt $tests:ident!, $module:ident: $service:ty, [$($name:ident,)*]) => {
+        pub(crate) const BEHAVIOURS: &[$crate::conformance::Behaviour<$service>] = &[
             $($crate::conformance::Behaviour::new(
                 stringify!($name),
                 |runtime, service| ::std::boxed::Box::pin($name(runtime, service)),
             ),)*
         ];
 
-        /// Checks every behaviour, one after the other, each on a fresh service.
-        /// Prints the name of each, so that the last one is the one that failed.
-        ///
-        /// # Panics
-        /// At the first behaviour that is not as it should be.
-        pub async fn run_all<F, Fut>(runtime: ::std::sync::Arc<dyn ::streamlease_core::Runtime>, fresh: F)
-        where
-            F: Fn() -> Fut,
-            Fut: ::std::future::Future<Output = $service>,
-        {
-            for behaviour in BEHAVIOURS {
-                println!("conformance: {}::{}", stringify!($module), behaviour.name());
-                behaviour.run(runtime.clone(), fresh().await).await;
-            }
-        }
-
-        #[doc = concat!("One `#[test]` per behaviour of the suite [`conformance::", stringify!($module),
-            "`](crate::conformance::", stringify!($module), ").")]
-        ///
-        /// Takes the path of a function that gets a
-        /// [`Behaviour`](crate::conformance::Behaviour) and runs it; see
-        /// [`conformance`](crate::conformance).
+        #[doc(hidden)]
         #[macro_export]
-        macro_rules! $suite {
+        macro_rules! $tests {
             ($d run:path) => {
                 $(
                     #[test]
@@ -149,4 +127,44 @@ macro_rules! suite {
     };
 }
 
-use suite;
+/// Makes of the files that have behaviours what every suite has: `behaviours`, `run_all`,
+/// and the macro with a test for each.
+macro_rules! suite {
+    ($d:tt $suite:ident!, $module:ident: $service:ty, [$($part:ident: $tests:ident!),* $(,)?]) => {
+        /// Every behaviour of the suite.
+        pub fn behaviours() -> ::std::vec::Vec<$crate::conformance::Behaviour<$service>> {
+            [$($part::BEHAVIOURS),*].concat()
+        }
+
+        /// Checks every behaviour, one after the other, each on a fresh service.
+        /// Prints the name of each, so that the last one is the one that failed.
+        ///
+        /// # Panics
+        /// At the first behaviour that is not as it should be.
+        pub async fn run_all<F, Fut>(runtime: ::std::sync::Arc<dyn ::streamlease_core::Runtime>, fresh: F)
+        where
+            F: Fn() -> Fut,
+            Fut: ::std::future::Future<Output = $service>,
+        {
+            for behaviour in behaviours() {
+                println!("conformance: {}::{}", stringify!($module), behaviour.name());
+                behaviour.run(runtime.clone(), fresh().await).await;
+            }
+        }
+
+        #[doc = concat!("One `#[test]` per behaviour of the suite [`conformance::", stringify!($module),
+            "`](crate::conformance::", stringify!($module), ").")]
+        ///
+        /// Takes the path of a function that gets a
+        /// [`Behaviour`](crate::conformance::Behaviour) and runs it; see
+        /// [`conformance`](crate::conformance).
+        #[macro_export]
+        macro_rules! $suite {
+            ($d run:path) => {
+                $($crate::$tests!($d run);)*
+            };
+        }
+    };
+}
+
+use {behaviours, suite};

@@ -16,10 +16,10 @@ use streamlease_core::{
     SessionId, StreamName, SubmitBatch, Subscription,
 };
 
-use super::suite;
 use super::support::{PATIENCE, consumer, nonce, pass, stream, streams, unique, within};
+use super::{behaviours, suite};
 
-suite!($ notifier_conformance!, notifier: Backend, [
+behaviours!($ notifier_behaviours!, notifier: Backend, [
     a_hand_back_is_announced,
     a_release_that_asks_for_it_is_announced,
     a_release_of_what_somebody_was_refused_is_announced,
@@ -31,6 +31,8 @@ suite!($ notifier_conformance!, notifier: Backend, [
     waiting_ends_with_the_hint,
     what_nobody_reads_is_kept_or_said_to_be_missed,
 ]);
+
+suite!($ notifier_conformance!, notifier: Backend, [self: notifier_behaviours!]);
 
 const TTL: Duration = Duration::from_secs(600);
 

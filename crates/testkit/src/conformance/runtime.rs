@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_lite::future;
 use streamlease_core::{Runtime, Timestamp};
 
-use super::suite;
 use super::support::{PATIENCE, pass, within};
+use super::{behaviours, suite};
 
-suite!($ runtime_conformance!, runtime: (), [
+behaviours!($ runtime_behaviours!, runtime: (), [
     the_clock_never_goes_back,
     the_clock_goes_on_while_sleeping,
     all_tasks_share_one_clock,
@@ -28,6 +28,8 @@ suite!($ runtime_conformance!, runtime: (), [
     many_tasks_all_run,
     every_method_works_from_a_thread_of_the_users,
 ]);
+
+suite!($ runtime_conformance!, runtime: (), [self: runtime_behaviours!]);
 
 const SHORT: Duration = Duration::from_millis(30);
 

@@ -8,8 +8,24 @@ use streamlease_core::{
     RenewOutcome, Runtime,
 };
 
+use super::super::behaviours;
 use super::super::support::{pass, stream, streams};
 use super::harness::{E0, Harness, LONG, SHORT, attempt, lease, request, unopened};
+
+behaviours!($ lock_manager_deadlines!, lock_manager: Arc<dyn LockManager>, [
+    a_lease_ends_at_its_deadline,
+    a_renewal_extends_what_is_held,
+    a_renewal_leaves_alone_what_it_does_not_name,
+    a_renewal_gives_the_whole_ttl_again,
+    a_renewal_names_what_is_lost,
+    a_late_renewal_revives_nothing,
+    a_late_open_revives_nothing,
+    an_open_can_be_repeated,
+    an_acquire_does_not_extend_its_session,
+    ttls_may_differ,
+    a_closed_session_is_dead_at_once,
+    a_session_that_is_gone_acquires_nothing,
+]);
 
 /// Without a heartbeat, others get what was held as soon as its deadline is over.
 pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {

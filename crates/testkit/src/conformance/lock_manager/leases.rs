@@ -10,8 +10,31 @@ use streamlease_core::{
     Runtime, StreamName,
 };
 
+use super::super::behaviours;
 use super::super::support::{PATIENCE, pass, stream, streams, unique, within};
 use super::harness::{E0, E1, Harness, LONG, assert_holder, attempt, lease, request};
+
+behaviours!($ lock_manager_leases!, lock_manager: Arc<dyn LockManager>, [
+    the_scheme_is_always_the_same,
+    a_held_stream_is_refused_whatever_the_entry,
+    a_session_holds_a_stream_for_one_entry,
+    a_stream_twice_in_one_page_is_held_once,
+    an_acquire_can_be_repeated,
+    another_attempt_gets_a_greater_token_and_the_old_one_frees_nothing,
+    an_earlier_attempt_that_executes_late_changes_nothing,
+    tokens_grow_over_successive_owners,
+    tokens_grow_past_the_floor,
+    a_released_stream_is_free,
+    a_release_can_be_repeated,
+    a_release_with_another_token_changes_nothing,
+    a_late_release_does_not_free_a_newer_acquisition,
+    racing_acquires_give_each_stream_to_one_session,
+    inspection_says_who_holds_a_lock_and_for_how_long,
+    streams_are_told_apart_whatever_their_names,
+    results_are_positional,
+    large_batches_are_answered_whole,
+    dropped_calls_can_be_repeated,
+]);
 
 /// A client decides by it, once.
 pub async fn the_scheme_is_always_the_same(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {

@@ -9,8 +9,26 @@ use streamlease_core::{
     Runtime, StreamName, TakeOverOutcome,
 };
 
+use super::super::behaviours;
 use super::super::support::{PATIENCE, stream, streams, within};
 use super::harness::{Harness, LONG, SHORT, unopened};
+
+behaviours!($ lock_manager_sessions!, lock_manager: Arc<dyn LockManager>, [
+    dead_sessions_are_reported_until_they_are_removed,
+    a_live_session_is_not_removed,
+    a_take_over_leaves_the_living_alone,
+    a_take_over_moves_a_dead_sessions_leases_in_pages,
+    a_take_over_leaves_what_others_acquired_since,
+    racing_take_overs_move_each_lease_once,
+    a_session_that_was_taken_over_does_not_come_back,
+    a_session_that_is_gone_takes_nothing_over,
+    the_next_deadline_is_the_soonest_of_the_others,
+    members_are_the_live_sessions,
+    records_are_what_is_held,
+    the_generation_stays_while_nothing_is_lost,
+    a_revoked_lease_is_named_until_its_owner_releases_it,
+    the_turn_to_sweep_comes_once_per_length_of_time,
+]);
 
 /// Whoever renews hears of every dead session, until somebody has cleared it away.
 pub async fn dead_sessions_are_reported_until_they_are_removed(

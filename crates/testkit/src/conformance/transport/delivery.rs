@@ -11,8 +11,31 @@ use streamlease_core::{
     SubmitBatch,
 };
 
+use super::super::behaviours;
 use super::super::support::{PATIENCE, Patience, consumer, pass, stream, unique, within};
 use super::harness::{Harness, batch, claimed, fenced, ids, listed, request};
+
+behaviours!($ transport_delivery!, transport: Backend, [
+    prepare_is_idempotent,
+    a_new_group_starts_at_the_first_entry,
+    an_unprepared_service_says_so_or_works,
+    submitted_entries_arrive_in_order_as_they_were,
+    an_empty_batch_appends_nothing,
+    a_repeated_batch_appends_nothing,
+    a_batch_that_has_grown_appends_what_is_new,
+    a_repeated_batch_appends_nothing_after_its_entries_are_gone,
+    a_batch_submitted_twice_at_once_is_appended_once,
+    the_same_data_stream_can_be_announced_twice,
+    a_fetch_brings_at_most_max_and_each_entry_to_one_consumer,
+    racing_fetches_deliver_every_entry_once,
+    a_fetch_that_waits_for_nothing_returns_at_once,
+    a_blocking_fetch_wakes_on_submit,
+    a_fetch_of_over_a_second_returns_empty_when_nothing_comes,
+    a_blocking_fetch_delays_no_other_call,
+    entries_of_a_dropped_fetch_are_found_by_listing,
+    dropped_calls_can_be_repeated,
+    everything_works_at_once,
+]);
 
 /// Preparing again neither fails nor starts the group anew.
 pub async fn prepare_is_idempotent(runtime: Arc<dyn Runtime>, backend: Backend) {

@@ -5,8 +5,20 @@ use std::time::Duration;
 
 use streamlease_core::{Backend, FencingToken, HandBackOutcome, Runtime};
 
+use super::super::behaviours;
 use super::super::support::pass;
 use super::harness::{Harness, claimed, fenced, one, stale};
+
+behaviours!($ transport_failures!, transport: Backend, [
+    a_crash_counts_a_failure_once,
+    a_hand_back_counts_a_failure_only_if_it_says_so,
+    a_failed_hand_back_starts_the_idle_time_anew,
+    reasons_of_failures_are_kept,
+    a_late_hand_back_takes_the_death_of_its_owner_back,
+    a_late_hand_back_can_say_why_it_failed,
+    an_owner_clears_the_failures_before_it,
+    only_the_owner_clears_failures,
+]);
 
 /// An owner that is replaced without having handed back has crashed, once.
 pub async fn a_crash_counts_a_failure_once(runtime: Arc<dyn Runtime>, backend: Backend) {

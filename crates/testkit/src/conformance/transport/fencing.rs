@@ -8,8 +8,31 @@ use streamlease_core::{
     HandBackRequest, Pending, Quarantine, QuarantineOutcome, Runtime,
 };
 
+use super::super::behaviours;
 use super::super::support::{PATIENCE, consumer, pass, within};
 use super::harness::{Harness, claimed, counted, fenced, ids, listed, stale};
+
+behaviours!($ transport_fencing!, transport: Backend, [
+    a_claim_remembers_its_token,
+    a_claim_resets_the_idle_time,
+    a_claim_with_the_same_token_can_be_repeated,
+    a_claim_with_the_same_token_takes_a_moved_entry_back,
+    a_greater_token_claims_from_whichever_consumer,
+    a_claim_takes_an_entry_that_is_pending_at_nobody,
+    a_lower_token_changes_nothing,
+    a_delayed_claim_loses_against_the_next_owner,
+    a_delayed_claim_after_a_hand_back_changes_nothing,
+    a_hand_back_leaves_the_entry_to_greater_tokens_only,
+    a_hand_back_can_be_repeated,
+    racing_claims_end_at_the_greatest_token,
+    completed_entries_are_gone_for_good,
+    whoever_has_the_entry_pending_the_token_decides,
+    a_token_above_the_remembered_one_fits,
+    no_token_fits_only_entries_that_were_never_claimed,
+    an_owner_completes_an_entry_that_is_pending_at_nobody,
+    results_are_positional,
+    large_batches_are_answered_whole,
+]);
 
 /// A claim with a greater token than any before is granted and remembered.
 pub async fn a_claim_remembers_its_token(runtime: Arc<dyn Runtime>, backend: Backend) {

@@ -7,8 +7,22 @@ use streamlease_core::{
     Backend, CompleteOutcome, EntryId, FencingToken, Report, Runtime, Scope, Severity,
 };
 
+use super::super::behaviours;
 use super::super::support::{consumer, pass, stream};
 use super::harness::{Harness, ids, listed};
+
+behaviours!($ transport_listing!, transport: Backend, [
+    a_delivered_entry_is_listed_as_untouched,
+    pages_are_in_order_and_complete,
+    scopes_list_what_they_say,
+    ids_are_listed_as_the_entries_are,
+    nothing_is_stranded_whatever_its_consumers_do,
+    listing_changes_neither_idle_time_nor_deliveries,
+    undelivered_entries_are_listed_without_being_delivered,
+    consumers_are_listed_with_what_they_have,
+    a_consumer_is_removed_only_when_nothing_is_pending_at_it,
+    a_check_changes_nothing_and_says_what_it_is_about,
+]);
 
 /// What was delivered and not yet claimed says so.
 pub async fn a_delivered_entry_is_listed_as_untouched(runtime: Arc<dyn Runtime>, backend: Backend) {

@@ -9,8 +9,22 @@ use streamlease_core::{
     QuarantineOutcome, QuarantineRelease, Runtime, SubmitBatch,
 };
 
+use super::super::behaviours;
 use super::super::support::{PATIENCE, stream, unique, within};
 use super::harness::{Harness, ids, one, request};
+
+behaviours!($ transport_quarantine!, transport: Backend, [
+    quarantine_keeps_the_payload_and_the_reason,
+    quarantine_can_be_repeated,
+    who_has_failed_less_often_by_now_is_not_quarantined,
+    quarantine_counts_failures_and_names_the_last_owner,
+    quarantined_entries_are_listed_in_pages,
+    a_released_entry_is_delivered_again_as_it_was,
+    a_release_from_quarantine_can_be_repeated,
+    releases_and_drops_are_positional,
+    dropped_entries_are_gone_for_good,
+    a_whole_quarantine_is_released_in_order,
+]);
 
 /// Nothing is lost by it: everything the producer said is kept, and why it was quarantined.
 pub async fn quarantine_keeps_the_payload_and_the_reason(
