@@ -6,18 +6,9 @@ use std::time::Duration;
 use futures_lite::future;
 use streamlease_core::{ClaimMode, ClaimResult, Completion, Event, Info, Lease};
 
-use crate::support::{Consumer, World, everywhere, on_many_servers, on_redis_with_smol, together};
+use crate::support::{Consumer, World, everywhere, on_redis_with_smol, together};
 
 everywhere!(
-    streams_are_spread_over_two_consumers_with_their_info,
-    streams_submitted_before_any_consumer_existed_are_delivered,
-    the_same_stream_submitted_twice_has_one_owner_at_a_time,
-    completing_removes_the_entry_and_the_lock,
-    completing_many_streams_removes_all_their_entries_and_locks,
-    a_claim_succeeds_exactly_once_among_ten_racing_consumers,
-    a_fetch_that_blocks_longer_than_any_default_time_out_still_delivers_at_once,
-);
-on_many_servers!(
     streams_are_spread_over_two_consumers_with_their_info,
     streams_submitted_before_any_consumer_existed_are_delivered,
     the_same_stream_submitted_twice_has_one_owner_at_a_time,

@@ -9,28 +9,9 @@ use streamlease_core::{
     Info, Operation, StreamName,
 };
 
-use crate::support::{Faults, World, everywhere, on_many_servers, on_redis_with_smol, together};
+use crate::support::{Faults, World, everywhere, on_redis_with_smol, together};
 
 everywhere!(
-    a_dead_consumers_streams_are_taken_over_and_completed,
-    orphans_among_gaps_and_held_entries_are_recovered_at_start,
-    a_sole_consumer_that_restarts_gets_its_streams_back,
-    with_manual_claiming_an_orphan_is_reported,
-    with_manual_claiming_a_thousand_orphans_are_all_reported,
-    with_manual_claiming_what_is_reported_can_be_claimed,
-    a_thousand_streams_of_a_dead_consumer_are_all_taken_over,
-    a_stalled_owner_loses_its_lease_first_and_cannot_complete,
-    an_owner_that_reaches_no_server_loses_its_lease_on_time,
-    shutdown_hands_back_and_another_continues_at_once,
-    a_consumer_that_starts_after_the_shutdown_continues_at_once,
-    a_dropped_lease_is_handed_back_to_others,
-    a_release_whose_hint_overtakes_the_refusal_is_not_missed,
-    a_pause_between_fetch_and_lock_while_another_completes_leads_to_no_event,
-    a_freeze_between_fetch_and_lock_while_another_completes_leads_to_no_event,
-    a_claim_that_arrives_after_the_next_owners_changes_nothing,
-    a_claim_that_arrives_after_the_hand_back_changes_nothing,
-);
-on_many_servers!(
     a_dead_consumers_streams_are_taken_over_and_completed,
     orphans_among_gaps_and_held_entries_are_recovered_at_start,
     a_sole_consumer_that_restarts_gets_its_streams_back,

@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use streamlease_core::{Completion, FencingToken, RetryPolicy};
 
-use crate::support::{Faults, World, everywhere, on_many_servers, on_redis_with_smol};
+use crate::support::{Faults, World, everywhere, on_redis_with_smol};
 
 everywhere!(
-    dropping_every_handle_ends_every_task_and_connection_and_hands_back,
     dropping_every_handle_in_an_outage_ends_every_task,
     dropping_a_client_that_has_not_started_ends_every_task,
 );
-on_many_servers!(
-    dropping_every_handle_in_an_outage_ends_every_task,
-    dropping_a_client_that_has_not_started_ends_every_task,
-);
+/// It counts the connections of the server that it has for itself.
+mod one_server {
+    use super::dropping_every_handle_ends_every_task_and_connection_and_hands_back;
+
+    crate::support::on_one_server!(
+        dropping_every_handle_ends_every_task_and_connection_and_hands_back
+    );
+}
 on_redis_with_smol!(dropping_every_handle_ends_every_task_and_connection_and_hands_back);
 
 async fn dropping_every_handle_ends_every_task_and_connection_and_hands_back(world: World) {

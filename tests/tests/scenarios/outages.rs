@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use streamlease_core::{Completion, ErrorKind, Event, Operation, RetryPolicy};
 
-use crate::support::{Faults, World, everywhere, on_many_servers, on_redis_with_smol, together};
+use crate::support::{Faults, World, everywhere, on_redis_with_smol, together};
 
 everywhere!(
-    a_server_that_restarts_empty_is_worked_with_again,
     a_destroyed_group_is_made_again_and_leases_go_on,
     a_fetch_whose_reply_is_lost_loses_no_stream,
     every_reply_lost_once_loses_no_stream,
@@ -17,15 +16,12 @@ everywhere!(
     after_n_retries_the_client_terminates_with_its_reason,
     with_unlimited_retries_an_outage_is_waited_out,
 );
-on_many_servers!(
-    a_destroyed_group_is_made_again_and_leases_go_on,
-    a_fetch_whose_reply_is_lost_loses_no_stream,
-    every_reply_lost_once_loses_no_stream,
-    without_retries_the_first_failure_at_start_is_the_starts_error,
-    without_retries_the_first_failure_later_terminates_with_its_reason,
-    after_n_retries_the_client_terminates_with_its_reason,
-    with_unlimited_retries_an_outage_is_waited_out,
-);
+/// Of many servers a replica takes the place of one that is gone.
+mod one_server {
+    use super::a_server_that_restarts_empty_is_worked_with_again;
+
+    crate::support::on_one_server!(a_server_that_restarts_empty_is_worked_with_again);
+}
 on_redis_with_smol!(
     a_server_that_restarts_empty_is_worked_with_again,
     with_unlimited_retries_an_outage_is_waited_out,

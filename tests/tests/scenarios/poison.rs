@@ -4,13 +4,9 @@ use std::collections::BTreeMap;
 
 use streamlease_core::{Completion, EntryId, Event, Info};
 
-use crate::support::{World, everywhere, on_many_servers, on_redis_with_smol};
+use crate::support::{World, everywhere, on_redis_with_smol};
 
 everywhere!(
-    poison_entries_are_quarantined_and_nothing_else_stops,
-    poison_entries_stop_none_of_three_consumers,
-);
-on_many_servers!(
     poison_entries_are_quarantined_and_nothing_else_stops,
     poison_entries_stop_none_of_three_consumers,
 );

@@ -23,9 +23,17 @@ pub use world::{
     on_smol, on_tokio, on_tokio_with, together,
 };
 
-/// Tests of these scenarios on memory and on Redis (with tokio), with both lock
-/// schemes, and on Redis with async-std.
+/// Tests of these scenarios in memory, on one server and on many.
 macro_rules! everywhere {
+    ($($scenario:ident),+ $(,)?) => {
+        crate::support::on_one_server!($($scenario),+);
+        crate::support::on_many_servers!($($scenario),+);
+    };
+}
+
+/// Tests of these scenarios in memory and on a Redis server (with tokio), with both lock
+/// schemes, and on Redis with async-std.
+macro_rules! on_one_server {
     ($($scenario:ident),+ $(,)?) => {
         crate::support::tests!(
             memory_with_session_leases: |scenario| on_memory(LockScheme::Session, scenario),
@@ -106,5 +114,6 @@ macro_rules! tests {
 }
 
 pub(crate) use {
-    everywhere, on_many_servers, on_redis, on_redis_with_session_leases, on_redis_with_smol, tests,
+    everywhere, on_many_servers, on_one_server, on_redis, on_redis_with_session_leases,
+    on_redis_with_smol, tests,
 };
