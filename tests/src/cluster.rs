@@ -150,13 +150,16 @@ impl Cluster {
         let before = self.owner_of(key);
         let owner = &self.nodes[before];
         let id: String = owner.run(&["CLUSTER", "MYID"]);
-        let replica = wait_for_blocking("a replica of the owner", WITHIN, || {
+        // One that has lost its owner for a moment refuses.
+        eventually_blocking("a replica that takes the owner's part", WITHIN, || {
             let replicas: Vec<String> = owner.run(&["CLUSTER", "REPLICAS", &id]);
-            let ports = replicas.iter().filter_map(|line| known_in(line));
-            let mut living = ports.filter_map(|node| self.index_of(&node));
-            living.find(|index| self.try_connection(*index).is_some())
+            let known = replicas.iter().filter_map(|line| known_in(line));
+            let mut living = known.filter_map(|node| self.try_connection(self.index_of(&node)?));
+            living.any(|mut replica| {
+                let mut order = redis::cmd("CLUSTER");
+                order.arg("FAILOVER").exec(&mut replica).is_ok()
+            })
         });
-        self.nodes[replica].run::<()>(&["CLUSTER", "FAILOVER"]);
         self.owner_after(key, before)
     }
 
