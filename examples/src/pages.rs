@@ -9,6 +9,7 @@ macro_rules! pages {
 
 pages! {
     coming_from_go: "coming-from-go.md",
+    doctor: "doctor.md",
     glossary: "glossary.md",
     guide: "guide.md",
     operations: "operations.md",

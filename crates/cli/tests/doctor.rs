@@ -225,6 +225,54 @@ fn missing_rights_are_named_with_the_command_that_grants_them() {
     found.says("denied", "error", "NOPERM");
 }
 
+/// What managed services block, and what for.
+#[test]
+fn a_server_that_blocks_what_managed_ones_do_is_looked_at_all_the_same() {
+    let blocked = [
+        "ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "DEBUG", "MONITOR", "OBJECT",
+    ];
+    let server = |more: &[&str]| {
+        let mut builder = RedisServer::builder().append_only();
+        for name in blocked.iter().chain(more) {
+            builder = builder.config(format!("rename-command {name} \"\""));
+        }
+        builder.start()
+    };
+    let managed = server(&[]);
+    let found = Found::at(&managed.url());
+    assert_eq!((found.exit, found.wrong()), (0, vec![]), "{}", found.text);
+    // With per-stream locks CONFIG would be of use.
+    let group = [
+        "XGROUP",
+        "CREATE",
+        "orders-input",
+        "orders-group",
+        "0",
+        "MKSTREAM",
+    ];
+    managed.run::<()>(&group);
+    let found = Found::at(&managed.url());
+    found.says("rights", "warning", "config|get config|set");
+    found.says("expired-keys", "info", "not known");
+
+    let found = Found::at(&server(&["INFO", "HELLO"]).url());
+    found.says(
+        "rights",
+        "warning",
+        "the server does not know the commands: info",
+    );
+    found.says("info", "info", "not known");
+    assert_eq!(
+        (found.exit, found.wrong()),
+        (3, vec!["rights"]),
+        "{}",
+        found.text
+    );
+    let found = Found::at(&server(&["EVALSHA"]).url());
+    found.says("rights", "error", "runs no scripts");
+    assert_eq!(found.exit, 1, "{}", found.text);
+}
+
 #[test]
 fn a_server_that_cannot_be_talked_to_is_a_finding() {
     let server = RedisServer::builder().config("requirepass geheim").start();
@@ -477,6 +525,29 @@ fn on_a_cluster_each_node_is_looked_at_and_the_owner_as_a_server() {
     found.says("rights", "ok", "");
     found.says("hints", "ok", "");
     found.says("keys", "ok", "");
+
+    // With the rights of a consumer, and with one less, which nodes are asked for.
+    let provider = streamlease::RedisBackend::new(cluster.url()).unwrap();
+    let rules = provider.acl_rules(&streamlease::ServiceName::new("orders").unwrap());
+    let url = cluster
+        .url()
+        .replace("redis-cluster://", "redis-cluster://orders:secret@");
+    for less in ["", "+cluster|slots"] {
+        for index in 0..cluster.len() {
+            let mut words = vec!["ACL", "SETUSER", "orders", "reset", "on", ">secret"];
+            words.extend(
+                rules
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|rule| *rule != less),
+            );
+            cluster.node(index).run::<()>(&words);
+        }
+        let found = Found::at(&url);
+        found.says("nodes", "ok", " answer");
+        found.says("rights", "ok", "");
+        found.says("role", "ok", "primary");
+    }
 
     // To the owner as if it were alone.
     let owner = cluster.owner_of("orders-input");

@@ -100,6 +100,18 @@ fn the_rights_on_the_page_are_enough_for_session_leases() {
 }
 
 #[test]
+fn a_worker_with_too_few_rights_ends_and_says_all_that_are_missing() {
+    let line = rights()[0].replace(" +xclaim", "").replace(" +zadd", "");
+    let rights = Rights::new(&line);
+    let mut worker = rights.work("one", "session");
+    let ended = worker.wait_exit(SOON);
+    let said = worker.stderr();
+    assert_eq!(ended.code(), Some(1), "{said}");
+    assert!(said.contains("ACL SETUSER <user> +zadd +xclaim"), "{said}");
+    assert_eq!(rights.server.run::<u64>(&["DBSIZE"]), 0, "nothing was done");
+}
+
+#[test]
 fn the_rights_on_the_page_are_enough_for_per_stream_locks() {
     let rights = rights();
     assert_eq!(rights.len(), 2, "{rights:?}");

@@ -164,6 +164,44 @@ fn what_is_wrong_with_tls_ends_the_command_with_what_would_be_right() {
 }
 
 #[test]
+fn doctor_finds_what_is_wrong_with_tls() {
+    let secured = Secured::start("doctor");
+    let url = secured.server.tls_url();
+    let files = secured.files();
+    let found = |url: &str, more: &[String]| {
+        let args = ["doctor", "--redis", url, "--service", "s"];
+        let output = command().args(args).args(more).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let (exit, text) = found(&url, &files);
+    assert_eq!(exit, 3, "only what a test's server lacks: {text}");
+    assert!(
+        text.contains("1 warnings") && text.contains("persistence"),
+        "{text}"
+    );
+
+    let plain = format!("rediss://localhost:{}", secured.server.port());
+    for (url, files, code, right) in [
+        (&url, &files[2..], "denied", "--ca"),
+        (&url, &files[..2], "denied", "--cert and --key"),
+        (&plain, &files[..], "settings", "answers without TLS"),
+    ] {
+        let (exit, text) = found(url, files);
+        assert_eq!(exit, 1, "{text}");
+        let line = text.lines().find(|line| line.starts_with("error"));
+        let line = line.unwrap_or_else(|| panic!("{text}"));
+        assert!(
+            line.contains(code) && line.contains(right),
+            "{code}, {right}: {text}"
+        );
+    }
+    secured.server.show(&secured.authority.expired_server());
+    let (exit, text) = found(&url, &files);
+    assert!(exit == 1 && text.contains("has expired"), "{text}");
+}
+
+#[test]
 fn a_worker_goes_on_when_an_expired_certificate_is_replaced() {
     let secured = Secured::start("expired");
     let url = secured.server.tls_url();

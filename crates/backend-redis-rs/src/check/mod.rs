@@ -56,6 +56,13 @@ async fn rights(server: &Server, keys: &Keys, scheme: LockScheme) -> Finding {
             return finding(Severity::Error, CODE, error.to_string())
                 .advise(grant(&rights.rules()));
         }
+        Err(error) if error.kind() == ErrorKind::Incompatible => {
+            let message = "the server runs no scripts (EVAL, EVALSHA), and nothing works without";
+            return finding(Severity::Error, CODE, message).advise(
+                "Some services have none on some of their plans: use another plan, or a server \
+                 that has them",
+            );
+        }
         Err(error) => return unknown(CODE, &error),
     };
     let named = |what: &str, names: &[String]| format!("{what}: {}", names.join(" "));

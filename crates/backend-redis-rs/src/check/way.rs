@@ -149,3 +149,67 @@ fn role(hello: &Hello) -> Option<Finding> {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use streamlease_core::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_older_than_what_is_tested_is_old() {
+        for (text, is_old) in [
+            ("6.2.14", true),
+            ("7.0.15", false),
+            ("9.1.2", false),
+            ("10.0.0", false),
+            ("unstable", false),
+        ] {
+            let hello = Hello {
+                version: Some(text.to_owned()),
+                ..Hello::default()
+            };
+            assert_eq!(version(&hello).is_some(), is_old, "{text}");
+        }
+        assert!(version(&Hello::default()).is_none(), "nobody says");
+    }
+
+    #[test]
+    fn sentinels_count_by_the_majority_and_nodes_by_one() {
+        let away = || Error::new(ErrorKind::Unavailable, "away");
+        let (one, other) = ("a:1".to_owned(), "b:1".to_owned());
+        for (who, owners, errors, severity) in [
+            ("sentinels", vec![one.clone()], 0, Severity::Ok),
+            ("sentinels", vec![one.clone()], 1, Severity::Warning),
+            ("sentinels", vec![one.clone()], 2, Severity::Error),
+            (
+                "sentinels",
+                vec![one.clone(), other.clone()],
+                0,
+                Severity::Warning,
+            ),
+            ("nodes", vec![one.clone()], 0, Severity::Ok),
+            ("nodes", vec![one.clone()], 2, Severity::Warning),
+            ("nodes", vec![], 3, Severity::Error),
+        ] {
+            let census = Census {
+                who,
+                asked: 3,
+                owners: owners.clone(),
+                errors: (0..errors).map(|_| away()).collect(),
+            };
+            let found = those_who_are_asked(&census);
+            assert_eq!(
+                found.severity, severity,
+                "{who} {owners:?} {errors}: {found}"
+            );
+        }
+        let census = Census {
+            who: "sentinels",
+            asked: 2,
+            owners: vec![one],
+            errors: Vec::new(),
+        };
+        assert_eq!(those_who_are_asked(&census).severity, Severity::Warning);
+    }
+}
