@@ -24,8 +24,16 @@ pub(super) struct Access {
     /// The URL without its password, for messages.
     pub(super) endpoint: String,
     pub(super) limits: Limits,
-    /// Whether anything was ever connected, and so was let in.
-    pub(super) has_worked: AtomicBool,
+    pub(super) admission: Admission,
+}
+
+/// Whether we are let in, as far as is known.
+#[derive(Default)]
+pub(super) struct Admission {
+    /// Anything was ever connected.
+    has_worked: AtomicBool,
+    /// That we are not any more was said.
+    is_told: AtomicBool,
 }
 
 impl Access {
@@ -54,23 +62,7 @@ impl Access {
         };
         let connected = connect(limit, another_after, once).await;
         let connected = connected.unwrap_or_else(|| Err(from_redis(&context, timed_out())));
-        access.judged(connected)
-    }
-
-    /// Passwords, certificates and addresses that were right once are so again: somebody is
-    /// changing them. To those who connect, whatever for, that is an outage. A refusal is
-    /// the end of a client whose call has not worked yet, and it may just have started.
-    fn judged<T>(&self, connected: Result<T>) -> Result<T> {
-        match connected {
-            Ok(connection) => {
-                self.has_worked.store(true, Ordering::Relaxed);
-                Ok(connection)
-            }
-            Err(err) if !err.is_retryable() && self.has_worked.load(Ordering::Relaxed) => {
-                Err(Error::new(ErrorKind::Unavailable, err.to_string()))
-            }
-            failed => failed,
-        }
+        access.admission.judge(connected)
     }
 
     async fn connect_once<T: Send>(
@@ -119,6 +111,29 @@ impl Access {
 
     pub(super) fn context(&self, what: &str) -> String {
         format!("{what} ({})", self.endpoint)
+    }
+}
+
+impl Admission {
+    /// Passwords, certificates and addresses that were right once are so again: somebody is
+    /// changing them. To those who connect, whatever for, that is an outage. A refusal is
+    /// the end of a client whose call has not worked yet, and it may just have started.
+    fn judge<T>(&self, connected: Result<T>) -> Result<T> {
+        match connected {
+            Ok(connection) => {
+                self.has_worked.store(true, Ordering::Relaxed);
+                self.is_told.store(false, Ordering::Relaxed);
+                Ok(connection)
+            }
+            Err(err) if !err.is_retryable() && self.has_worked.load(Ordering::Relaxed) => {
+                // Whoever tells of the outage may do so for what came before.
+                if !self.is_told.swap(true, Ordering::Relaxed) {
+                    log::warn!("let in before and refused now, trying again: {err}");
+                }
+                Err(Error::new(ErrorKind::Unavailable, err.to_string()))
+            }
+            failed => failed,
+        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! [`Servers`]: what a URL leads to, for any number of services.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use streamlease_core::{Error, Result};
 
 use super::Server;
-use super::access::Access;
+use super::access::{Access, Admission};
 use super::cluster::{Nodes, Slot};
 use super::connector::Connector;
 use super::route::Route;
@@ -105,7 +104,7 @@ impl Servers {
                     connector: (**connector).clone(),
                     endpoint: self.endpoint.clone(),
                     limits: *limits,
-                    has_worked: AtomicBool::new(false),
+                    admission: Admission::default(),
                 }));
                 by_slot.insert(slot, Arc::downgrade(&server));
                 server

@@ -2,12 +2,11 @@
 //! URL may be shown.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use redis_rs::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError};
 use streamlease_core::{Error, ErrorKind, Result};
 
-use super::access::Access;
+use super::access::{Access, Admission};
 use super::address::Address;
 use super::cluster::Nodes;
 use super::connector::Connector;
@@ -98,7 +97,7 @@ impl<'a> Url<'a> {
             connector,
             endpoint: self.shown,
             limits: self.options.limits,
-            has_worked: AtomicBool::new(false),
+            admission: Admission::default(),
         })
     }
 
