@@ -171,6 +171,27 @@ step_tls_features() {
     check_features "redis-rs,tls-rustls,$native,runtime-tokio,runtime-smol"
 }
 
+# The command with the system's TLS, and with both, passes the tests that it passes with rustls
+# in the step tests. Without any it says what is missing.
+step_tls_builds() {
+    local features said command=target/tls-builds/streamlease
+    openssl_headers
+    mkdir -p "${command%/*}"
+    for features in "" tls-native-tls tls-rustls,tls-native-tls; do
+        printf '  %s\n' "${features:-(none)}"
+        cargo build -q --target-dir target -p streamlease-cli --features "$features"
+        cp target/debug/streamlease "$command"
+        if [ -n "$features" ]; then
+            STREAMLEASE_COMMAND=$PWD/$command cargo test -q -p streamlease-cli --test tls
+            continue
+        fi
+        ! said=$("$command" submit --redis rediss://localhost --service s x 2>&1) ||
+            fail "the command has no TLS and does not say so"
+        [[ $said == *'`tls-rustls`'* ]] || fail "it names no feature: $said"
+    done
+    cargo test -q -p streamlease-backend-redis-rs --features tls-native-tls --lib tls::
+}
+
 # --- guards -----------------------------------------------------------------------
 
 # Package names in the dependencies of the given selection.
@@ -327,7 +348,7 @@ step_tests() {
 
 # --- all of it --------------------------------------------------------------------
 
-STEPS=(redis_server format lints docs features tls_features core_is_lean
+STEPS=(redis_server format lints docs features tls_features tls_builds core_is_lean
     async_std_without_tokio dependencies msrv package semver external_types doctests bench_smoke
     on_other_servers tests)
 

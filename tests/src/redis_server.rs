@@ -27,9 +27,9 @@ const TLS_BELOW: u16 = 5_000;
 /// Names another server to run than redis-server: Valkey, or another version.
 const BINARY: &str = "STREAMLEASE_REDIS_SERVER";
 
-/// Which tests a server without TLS cannot pass.
+/// What a test that needs TLS says with a server that has none.
 const NO_TLS: &str = "this server was built without TLS, which this test is about; leave such \
-    tests out with: cargo nextest run -E 'not (binary(tls) or test(tls))'";
+    tests out with: cargo nextest run -E 'not (test(/tls/) or binary(/tls/))'";
 
 /// What a start says when the port was taken since we looked.
 const PORT_TAKEN: &str = "Address already in use";
@@ -204,7 +204,7 @@ impl RedisServerBuilder {
         match server.spawn() {
             Ok(()) => Some(server),
             Err(log) if log.contains(PORT_TAKEN) => None,
-            Err(log) if self.tls.is_some() && log.contains("'tls-") => panic!("{NO_TLS}\n{log}"),
+            Err(log) if has_no_tls(&log) => panic!("{NO_TLS}\n{log}"),
             Err(log) => panic!("redis-server did not start:\n{}\n{log}", server.config),
         }
     }
@@ -462,6 +462,11 @@ impl Drop for RedisServer {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// In the words of Redis 7.0, and of later ones and Valkey.
+fn has_no_tls(log: &str) -> bool {
+    log.contains("'tls-") || log.contains("Failed finding TLS support")
 }
 
 fn is_interrupted(err: &redis::RedisError) -> bool {
