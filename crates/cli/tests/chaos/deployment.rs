@@ -13,6 +13,9 @@ use crate::SERVICE;
 /// By then an order was taken by the owner, whoever that is.
 const WITHIN: Duration = Duration::from_secs(30);
 
+/// By then everybody has asked the sentinels again.
+pub(crate) const ASKED_AGAIN: Duration = Duration::from_secs(2);
+
 /// `--mode`: where Redis is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mode {
@@ -134,20 +137,21 @@ impl Deployment {
         }
     }
 
-    /// Lets a replaced one go on. Whether it has acknowledged what was sent to it until it
-    /// heard that it was replaced, a few milliseconds later: whoever had nothing to send
-    /// meanwhile is still connected. Sentinels are asked meanwhile, too.
-    pub(crate) fn thaw(&self, index: usize) -> bool {
+    /// Lets a replaced one go on, and says for how long from now it may still acknowledge
+    /// what is lost. A node of a cluster knows within milliseconds that it was replaced,
+    /// which is waited for. A server behind sentinels does not know: who was connected
+    /// asks the sentinels once a second.
+    pub(crate) fn thaw(&self, index: usize) -> Duration {
         let server = self.server(index);
         server.thaw();
         if !matches!(self, Self::Cluster(_)) {
-            return false;
+            return ASKED_AGAIN;
         }
         eventually_blocking("a thawed node is a replica", WITHIN, || {
             let info = crate::servers::order::<String>(server, &["INFO", "replication"]);
             info.is_ok_and(|info| info.contains("role:slave"))
         });
-        true
+        Duration::ZERO
     }
 
     /// Whether the owner has its replicas again, so that the next fault meets what the

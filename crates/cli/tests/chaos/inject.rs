@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use redis::{RedisResult, Value};
 
 use crate::SERVICE;
+use crate::deployment::ASKED_AGAIN;
 use crate::faults::{Fault, OTHER_PASSWORD};
 use crate::plan::{WORKERS, Work};
 use crate::round::{Round, Task};
@@ -193,8 +194,7 @@ impl Round<'_> {
             }
             Fault::ReplaceByHand => {
                 deployment.fail_over();
-                // By then everybody has asked the sentinels again.
-                self.later(Duration::from_secs(2), Task::Lost);
+                self.later(ASKED_AGAIN, Task::Lost);
             }
             Fault::ReplaceByAgreement => deployment.fail_over(),
             Fault::MoveSlot => return deployment.move_slot(),

@@ -205,8 +205,12 @@ impl<'a> Round<'a> {
         while !self.agenda.is_empty() {
             let mut agenda = std::mem::take(&mut self.agenda);
             agenda.sort_by_key(|(at, _)| *at);
-            for (_, task) in agenda {
-                self.perform(task);
+            for (at, task) in agenda {
+                // No fault, but until when one may cost something.
+                match task {
+                    Task::Lost if at > Instant::now() => self.agenda.push((at, task)),
+                    task => self.perform(task),
+                }
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -314,11 +318,10 @@ impl<'a> Round<'a> {
                 self.note(&format!("server {index} is up again"));
             }
             Task::NodeThaw(index) => {
-                let deployment = self.servers.deployment.as_ref();
-                let takes_writes = deployment.is_some_and(|all| all.thaw(index));
-                self.note(&format!("server {index} is thawed"));
-                if takes_writes {
-                    self.lost_now();
+                if let Some(deployment) = &self.servers.deployment {
+                    let loses_for = deployment.thaw(index);
+                    self.note(&format!("server {index} is thawed"));
+                    self.later(loses_for, Task::Lost);
                 }
             }
             Task::Lost => self.lost_now(),
