@@ -125,5 +125,5 @@ fn readable(report: &Report) -> String {
         infos,
         ok,
     } = Summary::of(report);
-    text + &format!("\n{errors} errors, {warnings} warnings, {infos} infos, {ok} ok\n")
+    text + &format!("\nerrors: {errors}, warnings: {warnings}, infos: {infos}, ok: {ok}\n")
 }

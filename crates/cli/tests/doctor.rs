@@ -111,7 +111,7 @@ fn nothing_is_wrong_with_a_server_that_is_well_and_nothing_is_changed() {
         found.says("role", "ok", "primary");
         found.says("eviction", "ok", "");
         found.says("persistence", "ok", "append-only");
-        found.says("clock", "ok", "ms");
+        found.says("clock", "ok", "the server's clock");
         found.says("latency", "ok", "ms");
         found.says("executor-lag", "ok", "ms");
         found.says("server", "info", "standalone");
@@ -145,7 +145,10 @@ fn people_read_one_line_per_finding_and_what_to_do_below_what_is_wrong() {
         "{lines:#?}"
     );
     assert!(
-        lines.last().unwrap().starts_with("0 errors, 1 warnings, "),
+        lines
+            .last()
+            .unwrap()
+            .starts_with("errors: 0, warnings: 1, "),
         "{lines:#?}"
     );
 }
@@ -366,7 +369,7 @@ fn too_few_replicas_for_a_write_are_an_error_and_enough_are_well() {
     found.says("replicas", "info", "no replica");
     let replica = replica_of(&primary);
     let found = Found::at(&primary.url());
-    found.says("replicas", "ok", "1 replicas");
+    found.says("replicas", "ok", ": 1");
     found.says("min-replicas", "info", "goes on accepting");
 
     for setting in [
@@ -461,8 +464,8 @@ fn entries_at_nobody_and_without_a_consumer_are_told() {
         found.of("members")["severity"] == "warning"
     });
     let found = Found::at(&server.url());
-    found.says("stranded", "warning", "1 entries");
-    found.says("unowned", "info", "1 pending entries have no owner");
+    found.says("stranded", "warning", ": 1");
+    found.says("unowned", "info", "without an owner: 1");
     found.says("members", "warning", "no consumer lives, and entries wait");
     assert_eq!(found.exit, 3, "{}", found.text);
 }
@@ -498,7 +501,7 @@ fn behind_sentinels_each_of_them_is_looked_at() {
         "ok",
         "3 of 3 sentinels answer, and name 127.0.0.1:",
     );
-    found.says("replicas", "ok", "2 replicas");
+    found.says("replicas", "ok", ": 2");
     found.says("min-replicas", "warning", "goes on accepting");
     found.says("rights", "ok", "");
 

@@ -177,7 +177,7 @@ fn doctor_finds_what_is_wrong_with_tls() {
     let (exit, text) = found(&url, &files);
     assert_eq!(exit, 3, "only what a test's server lacks: {text}");
     assert!(
-        text.contains("1 warnings") && text.contains("persistence"),
+        text.contains("warnings: 1") && text.contains("persistence"),
         "{text}"
     );
 

@@ -17,6 +17,11 @@ const APART: Duration = Duration::from_secs(10);
 pub(super) async fn look(server: &Server) -> Finding {
     match difference(server).await {
         Err(error) => unknown(CODE, &error),
+        Ok((Duration::ZERO, _)) => finding(
+            Severity::Ok,
+            CODE,
+            "the server's clock shows the same as this machine's",
+        ),
         Ok((apart, ahead)) => {
             let direction = if ahead { "ahead of" } else { "behind" };
             let apart_ms = apart.as_millis();
@@ -44,10 +49,11 @@ async fn difference(server: &Server) -> Result<(Duration, bool)> {
     let after = now();
     let [seconds, micros] = decode::tuple(reply)?;
     let part = |value| Ok(decode::text(value)?.parse::<u64>().unwrap_or_default());
-    let theirs = Duration::from_secs(part(seconds)?) + Duration::from_micros(part(micros)?);
+    let theirs = Duration::from_secs(part(seconds)?);
+    let theirs = theirs.saturating_add(Duration::from_micros(part(micros)?));
     // It was between these two.
     Ok(match (theirs < before, theirs > after) {
-        (true, _) => (before - theirs, false),
+        (true, _) => (before.saturating_sub(theirs), false),
         (_, true) => (theirs.saturating_sub(after), true),
         _ => (Duration::ZERO, true),
     })

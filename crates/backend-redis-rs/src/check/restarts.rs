@@ -52,7 +52,8 @@ async fn see(server: &Server, keys: &Keys) -> Result<(Duration, Duration)> {
     let time = server.checked(what, decode::next(&mut replies)?)?;
     let known = server.checked(what, decode::next(&mut replies)?)?;
     let [seconds, _] = decode::tuple(time)?;
-    let now = decode::text(seconds)?.parse::<u64>().unwrap_or_default() * 1000;
+    let seconds: u64 = decode::text(seconds)?.parse().unwrap_or_default();
+    let now = seconds.saturating_mul(1000);
     let [grace, doubted] = decode::tuple(known)?;
     let left = |until: Value| -> Result<Duration> {
         if until == Value::Nil {

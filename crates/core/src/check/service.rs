@@ -123,9 +123,9 @@ async fn members(backend: &Backend, waiting: &Waiting) -> Result<Finding> {
 fn unowned(waiting: &Waiting) -> Finding {
     let message = match (waiting.unowned, waiting.has_more) {
         (0, false) => "every pending entry has an owner".to_owned(),
-        (count, false) => format!("{count} pending entries have no owner now"),
+        (count, false) => format!("pending entries without an owner: {count}"),
         (count, true) => {
-            format!("{count} of the first {PAGE_OF_ENTRIES} pending entries have no owner now")
+            format!("pending entries without an owner: {count} of the first {PAGE_OF_ENTRIES}")
         }
     };
     if waiting.unowned == 0 {
@@ -146,7 +146,7 @@ async fn stranded(backend: &Backend) -> Result<Finding> {
     }
     let least = if page.next.is_some() { "at least " } else { "" };
     let message = format!(
-        "{least}{} entries were delivered and are pending at nobody",
+        "delivered entries that are pending at nobody: {least}{}",
         page.entries.len()
     );
     Ok(finding(Severity::Warning, "stranded", message).advise(
