@@ -17,6 +17,7 @@ mod process;
 mod proxy;
 mod real_time;
 mod redis_server;
+mod refusals;
 mod sentinels;
 mod wait;
 
@@ -26,6 +27,7 @@ pub use process::JsonProcess;
 pub use proxy::Proxy;
 pub use real_time::in_real_time;
 pub use redis_server::{RedisServer, RedisServerBuilder, Tls};
+pub use refusals::REFUSALS_OF_MANAGED_SERVICES;
 pub use rustix::process::Signal;
 pub use sentinels::Sentinels;
 pub use wait::{eventually, eventually_blocking, wait_for, wait_for_blocking};

@@ -1,11 +1,13 @@
 //! [`Proxy`]: a TCP proxy between a client and a server that makes the network bad on demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::refusals::{Refusals, Requests, refused_by_managed_services};
 
 /// Forwards connections to one address, and delays, holds or cuts them as told.
 ///
@@ -39,6 +41,9 @@ struct State {
     hold_replies: bool,
     latency: Duration,
     cuts: Vec<Cut>,
+    refusals: Refusals,
+    /// What was refused so far.
+    refused: BTreeSet<String>,
     connections: BTreeMap<u64, Connection>,
     accepted: u64,
     cut: u64,
@@ -92,6 +97,8 @@ impl Proxy {
             hold_replies: false,
             latency: Duration::ZERO,
             cuts: Vec::new(),
+            refusals: Refusals::default(),
+            refused: BTreeSet::new(),
             connections: BTreeMap::new(),
             accepted: 0,
             cut: 0,
@@ -104,6 +111,15 @@ impl Proxy {
         let accepting = network.clone();
         thread::spawn(move || accepting.accept(&listener));
         Self { addr, network }
+    }
+
+    /// A proxy that refuses all that managed services refuse.
+    pub fn of_a_managed_service(upstream: SocketAddr) -> Self {
+        let proxy = Self::start(upstream);
+        for (command, error) in refused_by_managed_services() {
+            proxy.refuse(command, error);
+        }
+        proxy
     }
 
     /// Where it listens.
@@ -155,6 +171,17 @@ impl Proxy {
     /// contains this. Others, and other new ones, work.
     pub fn silence_from(&self, request_has: impl AsRef<[u8]>) {
         self.network.lock().silence_from = Some(request_has.as_ref().to_vec());
+    }
+
+    /// The server answers this command with this error, on connections that are made from
+    /// now on. Within scripts nothing is refused.
+    pub fn refuse(&self, command: &str, error: &str) {
+        self.network.lock().refusals.add(command, error);
+    }
+
+    /// The commands that were asked for and refused so far.
+    pub fn refused(&self) -> BTreeSet<String> {
+        self.network.lock().refused.clone()
     }
 
     /// Nothing gets through in either direction, and new connections hang,
@@ -308,6 +335,8 @@ impl Network {
         mut to: TcpStream,
     ) -> io::Result<()> {
         let mut chunk = [0; 16 * 1024];
+        let refusals = self.lock().refusals.clone();
+        let mut requests = Requests::default();
         loop {
             let n = match from.read(&mut chunk) {
                 Ok(n) => n,
@@ -340,7 +369,13 @@ impl Network {
                 }
                 Direction::Replies => self.spend(id, n),
             };
-            to.write_all(&chunk[..let_through])?;
+            if direction == Direction::Requests && !refusals.is_empty() {
+                let (passed, refused) = requests.pass(&chunk[..n], &refusals);
+                self.lock().refused.extend(refused);
+                to.write_all(&passed)?;
+            } else {
+                to.write_all(&chunk[..let_through])?;
+            }
             if let_through < n {
                 self.remove(id, true);
                 return Ok(());
@@ -567,6 +602,32 @@ mod tests {
         proxy.cut_all();
         assert!(incr(&mut connection).is_err());
         assert_eq!(count(&server), 1);
+    }
+
+    #[test]
+    fn what_is_refused_is_answered_in_order_with_the_error() {
+        let server = RedisServer::start();
+        let proxy = Proxy::start(server.addr());
+        proxy.refuse("config", "ERR unknown command 'CONFIG'");
+        proxy.refuse("CLIENT", "NOPERM this user has no permissions");
+        let mut connection = connect(&proxy);
+        let long = "x".repeat(100_000);
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("INCR").arg("n");
+        pipeline.cmd("CONFIG").arg("GET").arg("maxmemory");
+        pipeline.cmd("ECHO").arg(&long);
+        pipeline.cmd("client").arg("LIST");
+        pipeline.ignore_errors();
+        type Four = (i64, redis::RedisResult<()>, String, redis::RedisResult<()>);
+        let (n, config, echo, client): Four = pipeline.query(&mut connection).unwrap();
+        assert_eq!((n, echo), (1, long));
+        let config = config.unwrap_err();
+        assert_eq!(
+            (config.code(), config.detail()),
+            (Some("ERR"), Some("unknown command 'CONFIG'"))
+        );
+        assert_eq!(client.unwrap_err().code(), Some("NOPERM"));
+        assert!(proxy.refused().iter().eq(["CLIENT", "CONFIG"]));
     }
 
     #[test]

@@ -36,8 +36,8 @@ pub(crate) struct RedisNotifier {
     keys: Arc<Keys>,
     /// Session leases leave no keys whose expiry would tell anything.
     expiries: bool,
-    /// Whether it was said already that the server's flags cannot be set.
-    complained: AtomicBool,
+    /// Whether it was said already that the server tells of no expired keys.
+    complained: Arc<AtomicBool>,
 }
 
 impl RedisNotifier {
@@ -46,7 +46,7 @@ impl RedisNotifier {
             server,
             keys,
             expiries: scheme == LockScheme::PerStream,
-            complained: AtomicBool::new(false),
+            complained: Arc::default(),
         }
     }
 
@@ -66,28 +66,23 @@ impl RedisNotifier {
         Ok(())
     }
 
-    /// Sets the flags, or does without; an error if the server is away.
-    async fn have_expiries_told(&self) -> Result<()> {
+    /// Sets the flags, or does without, and says why; an error if the server is away.
+    async fn have_expiries_told(&self) -> Result<Option<Error>> {
         let mut flags = self.set_flags().await;
         if is_unavailable(&flags) {
             // A subscription is renewed because the server was gone, and the
             // command connection went with it.
             flags = self.set_flags().await;
         }
-        if let Err(err) = flags {
-            if err.kind() == ErrorKind::Unavailable {
-                return Err(err);
+        match flags {
+            Ok(()) => Ok(None),
+            Err(err) if err.kind() == ErrorKind::Unavailable => Err(err),
+            // Others may have set them: the probe tells.
+            Err(err) => {
+                log::debug!("notification flags left as they are: {err}");
+                Ok(Some(err))
             }
-            let level = match self.complained.swap(true, Ordering::Relaxed) {
-                false => log::Level::Info,
-                true => log::Level::Debug,
-            };
-            log::log!(
-                level,
-                "notification flags left as they are, running on deadlines: {err}"
-            );
         }
-        Ok(())
     }
 
     /// A key that expires at once, to hear whether the server tells of it.
@@ -109,9 +104,10 @@ impl RedisNotifier {
 #[async_trait]
 impl Notifier for RedisNotifier {
     async fn subscribe(&self) -> Result<Box<dyn Subscription>> {
-        if self.expiries {
-            self.have_expiries_told().await?;
-        }
+        let refusal = match self.expiries {
+            true => self.have_expiries_told().await?,
+            false => None,
+        };
         let db = self.server.db();
         let (lifetime, mut sink, stream) = self.server.pubsub().await?;
         let probe_channel = keyspace_channel(db, &self.keys.probe);
@@ -135,6 +131,8 @@ impl Notifier for RedisNotifier {
             probe_channel,
             lock_prefix: keyspace_channel(db, ""),
             probe_until: probing.then(|| Instant::now() + PROBE_WITHIN),
+            refusal,
+            complained: self.complained.clone(),
             ping_at: Instant::now() + PING_EVERY,
         }))
     }
@@ -173,6 +171,9 @@ struct RedisSubscription {
     lock_prefix: String,
     /// Until when the probe's expiry is waited for; `None` once that is known.
     probe_until: Option<Instant>,
+    /// Why the server's flags could not be set.
+    refusal: Option<Error>,
+    complained: Arc<AtomicBool>,
     ping_at: Instant,
 }
 
@@ -229,7 +230,7 @@ impl RedisSubscription {
         let now = Instant::now();
         if self.probe_until.is_some_and(|until| until <= now) {
             self.probe_until = None;
-            log::info!("the server tells of no expired keys; running on deadlines alone");
+            self.complain();
         }
         if self.ping_at <= now {
             // A frozen server keeps its connections open: only a question shows it.
@@ -245,6 +246,25 @@ impl RedisSubscription {
             }
         }
         Ok(())
+    }
+
+    /// Once: it is no worse the next time.
+    fn complain(&self) {
+        let endpoint = self.server.endpoint();
+        if self.complained.swap(true, Ordering::Relaxed) {
+            log::debug!("{endpoint}: the server still tells of no expired keys");
+        } else if let Some(refusal) = &self.refusal {
+            log::warn!(
+                "{endpoint}: the server tells of no expired keys, so expired locks are found by \
+                 their deadlines alone. Have notify-keyspace-events set to Kx (or more): with the \
+                 provider's tool, or by CONFIG SET of somebody who may. It was refused to this \
+                 client: {refusal}"
+            );
+        } else {
+            log::info!(
+                "{endpoint}: the server tells of no expired keys; running on deadlines alone"
+            );
+        }
     }
 
     fn read(&mut self, message: &Msg) -> Option<Hint> {

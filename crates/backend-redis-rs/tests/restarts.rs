@@ -150,8 +150,7 @@ fn restarts_in_a_row_each_give_the_living_a_whole_ttl() {
 #[test]
 fn a_run_id_that_is_another_each_time_holds_nobody_back_for_ever() {
     const TTL: u64 = 3_000;
-    log::set_logger(&LOG).unwrap();
-    log::set_max_level(log::LevelFilter::Warn);
+    said::listen();
     on_tokio(|| async {
         let mut server = keeping_all();
         let backend = sessions(&server).await;
@@ -180,35 +179,14 @@ fn a_run_id_that_is_another_each_time_holds_nobody_back_for_ever() {
         }
         // It was the end of the grace, not a pause between two of them.
         assert_eq!(grace_until(&server), last_grace);
-        let mut said = LOG.0.lock().unwrap().clone();
-        said.retain(|line| line.contains(&server.url()));
-        let [line] = &said[..] else {
-            panic!("{said:#?}")
+        let warnings = said::warnings(&server.url());
+        let [line] = &warnings[..] else {
+            panic!("{warnings:#?}")
         };
         for part in ["run id", "orders-input", "restarts go unnoticed"] {
             assert!(line.contains(part), "{line}");
         }
     });
-}
-
-/// What is warned of in this binary.
-struct Log(std::sync::Mutex<Vec<String>>);
-
-static LOG: Log = Log(std::sync::Mutex::new(Vec::new()));
-
-impl log::Log for Log {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let line = record.args().to_string();
-        if line.contains("run id") {
-            self.0.lock().unwrap().push(line);
-        }
-    }
-
-    fn flush(&self) {}
 }
 
 /// A server that was restarted once more while that is remembered has another id, which

@@ -11,6 +11,7 @@ mod connections;
 mod failover;
 mod handles;
 mod lost_keys;
+mod managed;
 mod mixed_fleet;
 mod outages;
 mod poison;

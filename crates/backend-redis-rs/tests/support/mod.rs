@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub(crate) mod leases;
+pub(crate) mod said;
 
 use std::time::{Duration, Instant};
 
