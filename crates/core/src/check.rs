@@ -107,7 +107,11 @@ impl Finding {
                 UNREACHABLE,
                 "Is the server up, and are host, port and TLS right? Consumers wait for it",
             ),
-            ErrorKind::Denied => ("denied", "Check user and password, and the user's rights"),
+            ErrorKind::Denied => (
+                "denied",
+                "Check what the message is about: user and password, the user's rights, or the \
+                 certificates of server and client",
+            ),
             ErrorKind::Config | ErrorKind::Environment => {
                 ("settings", "Correct the setting that the message names")
             }
