@@ -312,7 +312,12 @@ pub async fn a_check_changes_nothing_and_says_what_it_is_about(
             finding.severity < Severity::Warning || finding.advice.is_some(),
             "what is wrong has an advice: {finding:?}"
         );
-        assert!(finding.severity < Severity::Error, "{finding:?}");
+        // How fast the machine is now is none of the backend.
+        let of_the_machine = ["executor-lag", "latency"].contains(&finding.code);
+        assert!(
+            of_the_machine || finding.severity < Severity::Error,
+            "{finding:?}"
+        );
     }
     let after = backend
         .transport
