@@ -12,7 +12,8 @@ impl RedisBackend {
     /// accord: any but `noeviction`, with a limit to its memory. A service survives
     /// the loss of each key, but at the price of leases, and of announcements if it is
     /// the LBS. `volatile-…` policies remove per-stream locks, and what makes a repeated
-    /// submit harmless.
+    /// submit harmless. On a cluster that is the policy of one node; all should have the
+    /// same. A client warns of the one that has its service.
     ///
     /// # Errors
     /// As any command's; [`Denied`](streamlease_core::ErrorKind::Denied) without the

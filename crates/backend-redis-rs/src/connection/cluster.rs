@@ -19,6 +19,9 @@ use crate::{decode, timer};
 const PREFER_WITHIN: Duration = Duration::from_millis(300);
 /// How long a node's answer may take, from connecting to it on.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// For how long a node is doubted that did not answer as the owner does. By then all others
+/// have heard of a failover; if there was none, another failure begins it anew.
+const DOUBTED_FOR: Duration = Duration::from_secs(10);
 /// Nodes that are asked at once, at most.
 const ASKED: usize = 32;
 
@@ -45,8 +48,8 @@ enum Account {
 pub(crate) struct Slot {
     number: u16,
     nodes: Arc<Nodes>,
-    /// Who was found last, and did not answer, or not as the owner does.
-    doubted: Mutex<Option<Address>>,
+    /// Who was found last, and did not answer, or not as the owner does; and when that was.
+    doubted: Mutex<Option<(Address, Instant)>>,
     /// Whom the last one has named with MOVED.
     told: Mutex<Option<Address>>,
     /// Which of the nodes that do not say it is tried next.
@@ -187,7 +190,7 @@ impl Slot {
         if let Some(told) = lock(&self.told).take() {
             return Ok(told);
         }
-        let doubted = lock(&self.doubted).clone();
+        let doubted = self.doubted(Instant::now());
         let answers = self.nodes.ask(self.number);
         let began = Instant::now();
         let (mut second_best, mut silent) = (None, Vec::new());
@@ -250,7 +253,13 @@ impl Slot {
 
     /// That one did not answer, or not as the owner does.
     pub(super) fn doubt(&self, node: Address) {
-        *lock(&self.doubted) = Some(node);
+        *lock(&self.doubted) = Some((node, Instant::now()));
+    }
+
+    fn doubted(&self, now: Instant) -> Option<Address> {
+        let doubted = lock(&self.doubted);
+        let (node, since) = doubted.as_ref()?;
+        (now.saturating_duration_since(*since) < DOUBTED_FOR).then(|| node.clone())
     }
 
     /// What a node has said with MOVED: the slot, and who has it.
@@ -324,14 +333,29 @@ mod tests {
         assert_eq!(read(gap, &asked, 1).unwrap(), (None, vec![]));
     }
 
+    fn slot() -> Slot {
+        let template = redis_rs::IntoConnectionInfo::into_connection_info("redis://h").unwrap();
+        let connector = Connector::new(template, None, None);
+        Slot::new(
+            3300,
+            Arc::new(Nodes::new(vec![address("seed:1")], connector)),
+        )
+    }
+
+    /// Its slot may come back to it, and each lookup would wait for somebody who names
+    /// another one.
+    #[test]
+    fn a_doubt_is_over_when_all_have_heard_of_a_failover() {
+        let slot = slot();
+        assert_eq!(slot.doubted(Instant::now()), None);
+        slot.doubt(address("a:1"));
+        assert_eq!(slot.doubted(Instant::now()), Some(address("a:1")));
+        assert_eq!(slot.doubted(Instant::now() + DOUBTED_FOR), None);
+    }
+
     #[test]
     fn whom_moved_names_is_who_has_it() {
-        let template = redis_rs::IntoConnectionInfo::into_connection_info("redis://h").unwrap();
-        let nodes = Nodes::new(
-            vec![address("seed:1")],
-            Connector::new(template, None, None),
-        );
-        let slot = Slot::new(3300, Arc::new(nodes));
+        let slot = slot();
         for (detail, told) in [
             ("3300 10.0.0.2:7700", Some(address("10.0.0.2:7700"))),
             ("3300 :7700", Some(address("by:7700"))),
