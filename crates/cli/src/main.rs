@@ -23,8 +23,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use streamlease::{Credentials, RedisBackend, RedisBackendBuilder};
 use streamlease::{Error, ErrorKind};
-use streamlease::{RedisBackend, RedisBackendBuilder};
 
 use crate::args::{Cli, Command};
 
@@ -130,6 +130,16 @@ fn settings(target: &args::Target) -> Result<RedisBackendBuilder, Failure> {
     }
     if let (Some(cert), Some(key)) = (&target.cert, &target.key) {
         builder = builder.client_certificate(read("--cert", cert)?, read("--key", key)?);
+    }
+    if let Some(file) = &target.sentinel_password_file {
+        let flag = "--sentinel-password-file";
+        let text = String::from_utf8(read(flag, file)?)
+            .map_err(|_| Failure::usage(format!("{flag}: {} is no text", file.display())))?;
+        let password = text.lines().next().unwrap_or_default();
+        builder = builder.sentinel_credentials(match &target.sentinel_user {
+            Some(user) => Credentials::new(user, password),
+            None => Credentials::password(password),
+        });
     }
     Ok(builder)
 }

@@ -7,7 +7,7 @@ mod common;
 use std::process::{Output, Stdio};
 
 use common::{command, lines, run, run_with_input, stderr, submit};
-use streamlease_tests::{Proxy, RedisServer, eventually_blocking};
+use streamlease_tests::{Proxy, RedisServer, Sentinels, eventually_blocking};
 
 fn submitted(output: &Output) -> Vec<String> {
     assert!(output.status.success(), "{output:?}");
@@ -142,5 +142,28 @@ fn what_was_refused_at_once_is_not_said_to_be_unknown() {
     assert!(
         said.contains("--redis") && !said.contains("known"),
         "{said}"
+    );
+}
+
+#[test]
+fn sentinels_are_shown_the_credentials_that_are_theirs() {
+    let user = "user asker on >secret -@all +auth +sentinel|get-master-addr-by-name";
+    let sentinels = Sentinels::with(|server| server, |sentinel| sentinel.config(user));
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("sentinels-password");
+    let submit = |password: &str| {
+        std::fs::write(&file, password).unwrap();
+        command()
+            .args(["submit", "--redis", &sentinels.url(), "--service", "s", "a"])
+            .args(["--sentinel-user", "asker", "--sentinel-password-file"])
+            .arg(&file)
+            .output()
+            .unwrap()
+    };
+    assert_eq!(submitted(&submit("secret\n")).len(), 1);
+    let wrong = submit("wrong");
+    assert!(!wrong.status.success(), "{wrong:?}");
+    assert!(
+        stderr(&wrong).contains("authentication failed"),
+        "{wrong:?}"
     );
 }

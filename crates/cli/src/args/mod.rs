@@ -85,6 +85,12 @@ pub(crate) struct Target {
     /// Key of --cert (PEM)
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub(crate) key: Option<PathBuf>,
+    /// User at the sentinels, with --sentinel-password-file; that of the URL is the server's
+    #[arg(long, value_name = "NAME", requires = "sentinel_password_file")]
+    pub(crate) sentinel_user: Option<String>,
+    /// Password at the sentinels: the first line of this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sentinel_password_file: Option<PathBuf>,
     /// Name of the service; its load balancer stream is this with `-input` behind
     #[arg(long, value_name = "S", value_parser = service)]
     pub(crate) service: ServiceName,
