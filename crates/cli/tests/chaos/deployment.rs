@@ -149,7 +149,9 @@ impl Deployment {
         }
         eventually_blocking("a thawed node is a replica", WITHIN, || {
             let info = crate::servers::order::<String>(server, &["INFO", "replication"]);
-            info.is_ok_and(|info| info.contains("role:slave"))
+            let is_replica = info.is_ok_and(|info| info.contains("role:slave"));
+            // Or it was, and is the owner again by agreement.
+            is_replica || self.owner() == index
         });
         Duration::ZERO
     }
