@@ -164,6 +164,22 @@ impl Client {
         Report::of(&inner.backend, &*inner.handle.runtime, inner.ttl).await
     }
 
+    pub(crate) fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.inner.handle.runtime.spawn(task);
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.inner.ttl
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.handle.now()
+    }
+
+    pub(crate) fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        self.inner.handle.sleep_until(deadline)
+    }
+
     /// The consumer's name in the group: its identity, with the backend's prefix in front
     /// if the backend has one (Redis has).
     pub fn id(&self) -> &ConsumerName {

@@ -8,8 +8,8 @@ mod voice;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::iter;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -54,6 +54,8 @@ pub(crate) enum Message {
 pub(crate) struct Shared {
     /// Events taken since the driver last looked.
     pub(crate) taken: AtomicUsize,
+    /// How the client ended, also for those who read no events any more.
+    pub(crate) end: OnceLock<Termination>,
 }
 
 /// Everything that one client's driver needs.
@@ -524,6 +526,7 @@ impl Driver {
                 if !self.started.is_told() {
                     self.started.tell(Err(termination.to_error()));
                 }
+                let _ = self.shared.end.set(termination.clone());
                 (Some(Event::Terminated(termination)), None)
             }
         };

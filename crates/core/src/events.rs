@@ -63,6 +63,11 @@ impl Events {
         StreamExt::next(self).await
     }
 
+    /// What tells how the client ended, also once these are dropped.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     /// The next event if one is waiting.
     pub fn try_next(&mut self) -> Option<Event> {
         if self.ended {

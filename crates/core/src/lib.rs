@@ -31,6 +31,7 @@ pub mod payload;
 mod producer;
 mod quarantine;
 pub mod recorder;
+mod run;
 pub mod runtime;
 pub mod sessions;
 mod settings;
@@ -61,6 +62,7 @@ pub use payload::{
 pub use producer::Producer;
 pub use quarantine::QuarantineAdmin;
 pub use recorder::{Attempt, EndKind, NoRecorder, Recorder};
+pub use run::{Done, Run, Stopping};
 pub use runtime::{BoxFuture, Runtime};
 pub use sessions::*;
 pub use settings::{ClaimMode, RetryPolicy, Settings};

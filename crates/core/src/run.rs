@@ -1,0 +1,276 @@
+//! [`Client::run`]: the loop around handlers.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use futures_lite::{FutureExt, future};
+
+use crate::{BoxFuture, Client, Event, Events, Lease, Result, Termination};
+
+/// How long [`Client::run`] works, and how it ends.
+#[must_use]
+pub struct Run {
+    stop: BoxFuture<'static, ()>,
+    grace: Duration,
+    drops_lost: bool,
+}
+
+/// What becomes of a stream whose handler has returned.
+///
+/// A handler may return `()` for `Complete`, or a `Result<(), E>`, whose error is the reason
+/// of a `Fail`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Done {
+    /// It is finished for good; see [`Lease::complete`].
+    Complete,
+    /// Another consumer goes on with it; see [`Lease::hand_back`].
+    HandBack,
+    /// The work failed, for this reason; see [`Lease::fail`].
+    Fail(String),
+}
+
+/// Tells handlers that the client is to stop. Clones tell the same.
+#[derive(Debug, Clone)]
+pub struct Stopping(Receiver<Infallible>);
+
+impl Run {
+    /// Works until `stop` resolves: a signal, a message, whatever it waits for.
+    pub fn until<T>(stop: impl Future<Output = T> + Send + 'static) -> Self {
+        Self {
+            stop: Box::pin(async {
+                stop.await;
+            }),
+            grace: Duration::from_secs(10),
+            drops_lost: true,
+        }
+    }
+
+    /// Works until the client ends.
+    pub fn forever() -> Self {
+        Self::until(future::pending::<()>())
+    }
+
+    /// How long handlers have to end once they were told to stop. Default: 10 s. Then they
+    /// are dropped, and their streams handed back.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Whether the future of a handler is dropped as soon as its lease is lost. Default:
+    /// yes. If not, it runs on, and has to look at [`Lease::lost`] itself.
+    pub fn drop_when_lost(mut self, drops: bool) -> Self {
+        self.drops_lost = drops;
+        self
+    }
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("grace", &self.grace)
+            .field("drop_when_lost", &self.drops_lost)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<()> for Done {
+    fn from((): ()) -> Self {
+        Self::Complete
+    }
+}
+
+impl<E: fmt::Display> From<Result<(), E>> for Done {
+    fn from(result: Result<(), E>) -> Self {
+        match result {
+            Ok(()) => Self::Complete,
+            Err(error) => Self::Fail(error.to_string()),
+        }
+    }
+}
+
+impl Stopping {
+    /// Whether the client is to stop.
+    pub fn is_requested(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Resolves once the client is to stop. Cancel-safe.
+    pub async fn requested(&self) {
+        let _ = self.0.recv().await;
+    }
+}
+
+enum Wake {
+    Event(Option<Event>),
+    Stop,
+}
+
+impl Client {
+    /// Works on streams until told to stop: calls `handler` for each stream that is leased,
+    /// runs the future that it returns as a task of the client's runtime, and ends the lease
+    /// as the outcome says.
+    ///
+    /// - When the lease is lost, the handler's future is dropped (see
+    ///   [`Run::drop_when_lost`]). Somebody else goes on.
+    /// - A handler that panics has failed, with what it said as the reason. The others go on.
+    /// - Once [`Run::until`]'s future resolves, no further streams are taken, and handlers
+    ///   are told by [`Stopping`]. They may go on to their end, hand back with
+    ///   [`Done::HandBack`], or fail. After the grace those that are left are dropped, and
+    ///   their streams are handed back. Then the client ends, as by
+    ///   [`shutdown`](Self::shutdown).
+    ///
+    /// Orphans that manual claiming reports are left alone. To decide about them, or to see
+    /// each event, read the [`Events`] yourself instead.
+    ///
+    /// ```no_run
+    /// # use streamlease_core::{Client, Events, Lease, Result, Run};
+    /// # async fn work(_: &Lease) -> std::io::Result<()> { Ok(()) }
+    /// # async fn example(client: Client, events: Events, ctrl_c: impl Future + Send + 'static) -> Result<()> {
+    /// client
+    ///     .run(events, Run::until(ctrl_c), |lease, _stopping| async move { work(&lease).await })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What made the client give up. A lease that cannot be ended as wished is logged
+    /// (`WARN`), and goes to another consumer.
+    ///
+    /// Dropping the future drops all handlers and hands their streams back. The client does
+    /// not end by that: call [`shutdown`](Self::shutdown).
+    pub async fn run<F>(
+        &self,
+        mut events: Events,
+        options: Run,
+        handler: impl Fn(Arc<Lease>, Stopping) -> F,
+    ) -> Result<()>
+    where
+        F: Future<Output: Into<Done>> + Send + 'static,
+    {
+        let Run {
+            mut stop,
+            grace,
+            drops_lost,
+        } = options;
+        // Nothing is ever sent: what counts is that the other side is gone.
+        let (told, stopping) = async_channel::bounded(1);
+        let (keep, dropped) = async_channel::bounded::<Infallible>(1);
+        let (running, all_ended) = async_channel::bounded::<Infallible>(1);
+        let end = events.shared();
+        loop {
+            let event = async { Wake::Event(events.next().await) };
+            let stop = async {
+                (&mut stop).await;
+                Wake::Stop
+            };
+            match future::or(stop, event).await {
+                Wake::Event(Some(Event::StreamAdded(lease))) => {
+                    let lease = Arc::new(lease);
+                    let task = Task {
+                        handled: handler(lease.clone(), Stopping(stopping.clone())),
+                        lease,
+                        drops_lost,
+                        dropped: dropped.clone(),
+                        running: running.clone(),
+                    };
+                    self.spawn(Box::pin(task.run()));
+                }
+                Wake::Event(Some(event)) => log::debug!("not for a handler: {event:?}"),
+                // Nothing comes after `Terminated`.
+                Wake::Event(None) | Wake::Stop => break,
+            }
+        }
+        // Takes nothing more. What was not read goes back.
+        drop(events);
+        drop((told, running));
+        self.ended_within(&all_ended, grace).await;
+        drop(keep);
+        // They end their leases, before the client does it for them. Who blocks its thread
+        // cannot be dropped, and is not waited for.
+        self.ended_within(&all_ended, self.ttl()).await;
+        self.shutdown().await;
+        match end.end.get().and_then(Termination::error) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until all handlers have ended, but no longer than that.
+    async fn ended_within(&self, all_ended: &Receiver<Infallible>, limit: Duration) {
+        let ended = async {
+            let _ = all_ended.recv().await;
+        };
+        future::or(ended, self.sleep_until(self.now() + limit)).await;
+    }
+}
+
+/// One handler at work.
+struct Task<F> {
+    handled: F,
+    lease: Arc<Lease>,
+    drops_lost: bool,
+    /// Closed when it is not to run any longer.
+    dropped: Receiver<Infallible>,
+    /// Held until it has ended.
+    running: Sender<Infallible>,
+}
+
+impl<F: Future<Output: Into<Done>> + Send + 'static> Task<F> {
+    async fn run(self) {
+        let Self {
+            handled,
+            lease,
+            drops_lost,
+            dropped,
+            running,
+        } = self;
+        let lost = async {
+            match drops_lost {
+                true => lease.lost().await,
+                false => future::pending().await,
+            }
+            None
+        };
+        let too_late = async {
+            let _ = dropped.recv().await;
+            Some(Done::HandBack)
+        };
+        let handled = async {
+            // What it shares with others is for it to keep in order, as with any task.
+            Some(match AssertUnwindSafe(handled).catch_unwind().await {
+                Ok(done) => done.into(),
+                Err(panic) => Done::Fail(reason_of(&*panic)),
+            })
+        };
+        let done = lost.or(handled.or(too_late)).await;
+        let (what, ended) = match done {
+            None => return,
+            Some(Done::Complete) => ("complete", lease.complete().await.map(drop)),
+            Some(Done::HandBack) => ("hand back", lease.hand_back().await.map(drop)),
+            Some(Done::Fail(reason)) => ("fail", lease.fail(reason).await.map(drop)),
+        };
+        if let Err(error) = ended {
+            log::warn!("cannot {what} {}: {error}", lease.stream());
+        }
+        drop(running);
+    }
+}
+
+fn reason_of(panic: &(dyn Any + Send)) -> String {
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    match said {
+        Some(said) => format!("its handler panicked: {said}"),
+        None => "its handler panicked".to_owned(),
+    }
+}

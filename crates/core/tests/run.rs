@@ -1,0 +1,280 @@
+//! [`Client::run`]: what it makes of a handler's outcome, of a lost lease and of a stop.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Node, TTL, everywhere};
+use futures_lite::future;
+use streamlease_core::{
+    Backend, BackendProvider, ConsumerName, Done, ErrorKind, Event, RetryPolicy, Run, Runtime,
+    ServiceName, Timestamp,
+};
+use streamlease_testkit::faults::Faults;
+use streamlease_testkit::simulation::SimHandle;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Resolves at that time.
+fn at(process: &SimHandle, after: Duration) -> impl Future<Output = ()> + Send + 'static {
+    process.sleep_until(process.now() + after)
+}
+
+/// Tells when it is dropped.
+struct Dropped(Arc<Mutex<Option<Timestamp>>>, SimHandle);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap() = Some(self.1.now());
+    }
+}
+
+#[test]
+fn each_outcome_ends_its_lease_and_a_panic_is_a_failure_with_its_words() {
+    everywhere(async |fleet| {
+        fleet
+            .submit(&["fine", "returns", "fails", "panics", "handed"])
+            .await;
+        let Node {
+            process,
+            client,
+            events,
+        } = fleet
+            .start_with(fleet.builder("a").quarantine_after(Some(2)))
+            .await;
+        let calls: Mutex<BTreeMap<String, usize>> = Mutex::default();
+        let stop = at(&process, LONG * 5);
+        let handler = |lease: Arc<streamlease_core::Lease>, _| {
+            let name = lease.stream().to_string();
+            *calls.lock().unwrap().entry(name.clone()).or_default() += 1;
+            async move {
+                match &*name {
+                    "fine" => Done::from(()),
+                    "returns" => Done::from(Ok::<(), String>(())),
+                    "fails" => Done::from(Err::<(), _>("no such codec")),
+                    "handed" if lease.claimed_from().is_none() => Done::HandBack,
+                    "handed" => Done::Complete,
+                    _ => panic!("index out of {}", "bounds"),
+                }
+            }
+        };
+        // Handed back, it comes from this consumer itself again: another one takes it.
+        let mut b = fleet.start_with(fleet.builder("b").capacity(1)).await;
+        let other = async {
+            loop {
+                if let Event::StreamAdded(lease) = b.event(LONG * 10).await
+                    && lease.stream().as_str() == "handed"
+                {
+                    lease.complete().await.unwrap();
+                }
+            }
+        };
+        let ran = client.run(events, Run::until(stop), handler);
+        future::or(ran, other).await.unwrap();
+        b.client.shutdown().await;
+        fleet.assert_nothing_left().await;
+        let calls = calls.into_inner().unwrap();
+        assert!(calls["fine"] <= 1 && calls["returns"] <= 1, "{calls:?}");
+        let backend = fleet.backend.backend(&fleet.service).unwrap();
+        let quarantined = backend
+            .admin
+            .list_quarantined(streamlease_core::EntryId::MIN, 10)
+            .await
+            .unwrap();
+        let mut reasons: Vec<_> = quarantined.into_iter().map(|entry| entry.reasons).collect();
+        reasons.retain(|reasons| !reasons.is_empty());
+        reasons.sort();
+        for (reasons, said) in reasons
+            .iter()
+            .zip(["its handler panicked: index out of bounds", "no such codec"])
+        {
+            assert!(reasons.iter().any(|reason| reason == said), "{reasons:?}");
+        }
+        assert_eq!(reasons.len(), 2, "{reasons:?}");
+    });
+}
+
+#[test]
+fn a_handler_is_dropped_when_its_lease_is_lost_or_only_told_if_wished() {
+    for drops in [true, false] {
+        everywhere(async |fleet| {
+            let faults = Faults::new();
+            let backend = fleet.backend.backend(&fleet.service).unwrap();
+            let cut = streamlease_core::decorate::decorate(backend, faults.clone());
+            let node = fleet
+                .start_with(fleet.builder("a").backend(Given(cut)))
+                .await;
+            fleet.submit(&["s"]).await;
+            let (dropped, told) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+            let handler = |lease: Arc<streamlease_core::Lease>, _| {
+                let guard = Dropped(dropped.clone(), node.process.clone());
+                let (process, told) = (node.process.clone(), told.clone());
+                async move {
+                    lease.lost().await;
+                    *told.lock().unwrap() = Some(process.now());
+                    future::pending::<()>().await;
+                    drop(guard);
+                }
+            };
+            let broken_at = fleet.sim.now() + TTL;
+            let breaking = async {
+                fleet.sim.sleep_until(broken_at).await;
+                faults.break_all();
+                future::pending::<()>().await;
+            };
+            let stop = at(&node.process, TTL * 5);
+            let options = Run::until(stop).grace(Duration::ZERO).drop_when_lost(drops);
+            let ran = async {
+                node.client
+                    .run(node.events, options, handler)
+                    .await
+                    .unwrap();
+            };
+            future::or(ran, breaking).await;
+            let (dropped, told) = (dropped.lock().unwrap().unwrap(), *told.lock().unwrap());
+            let lost_by = broken_at + TTL;
+            match drops {
+                true => assert!(dropped <= lost_by && told.is_none(), "{dropped:?} {told:?}"),
+                false => assert!(told.unwrap() <= lost_by && dropped > lost_by, "{told:?}"),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_stop_tells_handlers_waits_for_them_and_hands_the_rest_back() {
+    everywhere(async |fleet| {
+        let node = fleet.start("a").await;
+        fleet.submit(&["quick", "slow", "deaf"]).await;
+        let began = fleet.sim.now();
+        let grace = Duration::from_secs(5);
+        let process = node.process.clone();
+        let handler = |lease: Arc<streamlease_core::Lease>,
+                       stopping: streamlease_core::Stopping| {
+            let process = process.clone();
+            async move {
+                match lease.stream().as_str() {
+                    "deaf" => future::pending().await,
+                    name => {
+                        stopping.requested().await;
+                        assert!(stopping.is_requested());
+                        let wait = Duration::from_secs(if name == "slow" { 3 } else { 0 });
+                        process.sleep_until(process.now() + wait).await;
+                    }
+                }
+            }
+        };
+        let stop = at(&node.process, TTL);
+        let late = async {
+            fleet
+                .sim
+                .sleep_until(began + TTL + Duration::from_secs(1))
+                .await;
+            // Nobody is there for it.
+            fleet.submit(&["late"]).await;
+            future::pending::<streamlease_core::Result<()>>().await
+        };
+        let ran = node
+            .client
+            .run(node.events, Run::until(stop).grace(grace), handler);
+        future::or(ran, late).await.unwrap();
+        let took = fleet.sim.now().saturating_since(began + TTL);
+        assert!(
+            took >= grace && took < grace + Duration::from_secs(1),
+            "{took:?}"
+        );
+        let mut b = fleet.start("b").await;
+        let mut names: Vec<_> = Vec::new();
+        for _ in 0..2 {
+            // At once: both were handed back, or never taken.
+            let lease = b.lease(Duration::from_millis(500)).await;
+            names.push(lease.stream().to_string());
+            lease.complete().await.unwrap();
+        }
+        names.sort();
+        assert_eq!(names, ["deaf", "late"]);
+        fleet.assert_nothing_left().await;
+    });
+}
+
+#[test]
+fn who_gives_up_makes_run_fail_and_who_is_shut_down_does_not() {
+    everywhere(async |fleet| {
+        let faults = Faults::new();
+        let backend = fleet.backend.backend(&fleet.service).unwrap();
+        let broken = streamlease_core::decorate::decorate(backend, faults.clone());
+        faults.break_all();
+        let builder = fleet.builder("a").retry(RetryPolicy::NONE);
+        let (client, events) = builder
+            .backend(Given(broken))
+            .runtime(fleet.sim.handle())
+            .start()
+            .unwrap();
+        let ran = client.run(events, Run::forever(), |_, _| async {}).await;
+        assert_eq!(ran.unwrap_err().kind(), ErrorKind::Unavailable);
+
+        let node = fleet.start("b").await;
+        let shut_down = async {
+            fleet.sleep(TTL).await;
+            node.client.shutdown().await;
+            future::pending().await
+        };
+        let ran = node
+            .client
+            .run(node.events, Run::forever(), |_, _| async {});
+        future::or(ran, shut_down).await.unwrap();
+    });
+}
+
+#[test]
+fn dropping_it_drops_the_handlers_and_hands_back() {
+    everywhere(async |fleet| {
+        let node = fleet.start("a").await;
+        fleet.submit(&["s"]).await;
+        let (begun, ended) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let handler = |_, _| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            let ended = ended.clone();
+            async move {
+                future::pending::<()>().await;
+                ended.store(true, Ordering::Relaxed);
+            }
+        };
+        // It hears of the hand back.
+        let b = async {
+            fleet.sleep(TTL / 2).await;
+            let b = fleet.start("b").await;
+            fleet.sleep(TTL / 2).await;
+            b
+        };
+        let ran = async {
+            let _ = node.client.run(node.events, Run::forever(), handler).await;
+            unreachable!("it runs for ever");
+        };
+        let mut b = future::or(ran, b).await;
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+        let lease = b.lease(Duration::from_millis(500)).await;
+        assert_eq!(
+            lease.claimed_from().map(ConsumerName::as_str),
+            Some(node.client.id().as_str())
+        );
+        lease.complete().await.unwrap();
+        assert!(!ended.load(Ordering::Relaxed));
+    });
+}
+
+#[derive(Debug)]
+struct Given(Backend);
+
+impl BackendProvider for Given {
+    fn backend(&self, _: &ServiceName) -> streamlease_core::Result<Backend> {
+        Ok(self.0.clone())
+    }
+}
