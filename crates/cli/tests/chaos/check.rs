@@ -199,8 +199,17 @@ fn check_entries(evidence: &Evidence<'_>, violations: &mut Vec<String>) -> Vec<S
         } else if !is_there && !evidence.losses.iter().any(|loss| announced.since < *loss) {
             lost.push(format!("gone and not finished: {label}"));
         }
-        let failures = account.map_or(0, |account| account.begun.len().min(announced.work.fails))
-            + failed.get(entry.as_str()).map_or(0, BTreeSet::len);
+        let begun = account.map_or(0, |account| account.begun.len());
+        // A completion or a hand back that is lost with a server leaves its owner for dead.
+        let may_lose = evidence.class == Class::Lossy
+            && evidence.losses.iter().any(|loss| announced.since < *loss);
+        let failures = match may_lose {
+            true => begun,
+            false => {
+                begun.min(announced.work.fails)
+                    + failed.get(entry.as_str()).map_or(0, BTreeSet::len)
+            }
+        };
         // One of them may have died before it could tell that the entry was its.
         if is_quarantined && failures + 1 < QUARANTINED_AFTER {
             violations.push(format!(
