@@ -4,8 +4,9 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -174,8 +175,9 @@ impl Client {
             match future::or(stop, event).await {
                 Wake::Event(Some(Event::StreamAdded(lease))) => {
                     let lease = Arc::new(lease);
+                    let call = || handler(lease.clone(), Stopping(stopping.clone()));
                     let task = Task {
-                        handled: handler(lease.clone(), Stopping(stopping.clone())),
+                        handled: panic::catch_unwind(AssertUnwindSafe(call)),
                         lease,
                         drops_lost,
                         dropped: dropped.clone(),
@@ -214,7 +216,8 @@ impl Client {
 
 /// One handler at work.
 struct Task<F> {
-    handled: F,
+    /// Its future, unless it has panicked before it returned one.
+    handled: thread::Result<F>,
     lease: Arc<Lease>,
     drops_lost: bool,
     /// Closed when it is not to run any longer.
@@ -245,7 +248,11 @@ impl<F: Future<Output: Into<Done>> + Send + 'static> Task<F> {
         };
         let handled = async {
             // What it shares with others is for it to keep in order, as with any task.
-            Some(match AssertUnwindSafe(handled).catch_unwind().await {
+            let ended = match handled {
+                Ok(handled) => AssertUnwindSafe(handled).catch_unwind().await,
+                Err(panic) => Err(panic),
+            };
+            Some(match ended {
                 Ok(done) => done.into(),
                 Err(panic) => Done::Fail(reason_of(&*panic)),
             })
