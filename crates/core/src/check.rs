@@ -23,7 +23,7 @@ pub const PAGE: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/do
 /// Nothing more needs to be asked of whom this is said.
 const UNREACHABLE: &str = "unreachable";
 
-/// How long a backend may look at itself.
+/// How long a backend may take for each step.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// How bad a finding is.
@@ -163,7 +163,7 @@ impl Report {
         {
             return report;
         }
-        match process::latency(backend, runtime, ttl).await {
+        match within(runtime, process::latency(backend, runtime, ttl)).await {
             Ok(finding) => report.findings.push(finding),
             // Nothing more will be answered; a backend may have said why.
             Err(error) => {
@@ -173,7 +173,7 @@ impl Report {
                 return report;
             }
         }
-        let service = service::look(backend).await;
+        let service = within(runtime, service::look(backend)).await;
         report
             .findings
             .extend(service.unwrap_or_else(|error| vec![Finding::of_error(&error)]));
@@ -194,11 +194,16 @@ impl Report {
 }
 
 async fn asked(runtime: &dyn Runtime, check: BoxFuture<'_, Result<Vec<Finding>>>) -> Vec<Finding> {
+    let found = within(runtime, check).await;
+    found.unwrap_or_else(|error| vec![Finding::of_error(&error)])
+}
+
+/// A backend may never answer.
+async fn within<T>(runtime: &dyn Runtime, look: impl Future<Output = Result<T>>) -> Result<T> {
     let late = async {
         runtime.sleep_until(runtime.now() + LIMIT).await;
-        let message = format!("the backend has looked at itself for {LIMIT:?}");
+        let message = format!("the backend has not answered for {LIMIT:?}");
         Err(Error::new(ErrorKind::Unavailable, message))
     };
-    let found = future::or(check, late).await;
-    found.unwrap_or_else(|error| vec![Finding::of_error(&error)])
+    future::or(look, late).await
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
 
-use crate::{BoxFuture, Client, Event, Events, Lease, Result, Termination};
+use crate::{BoxFuture, Client, Error, ErrorKind, Event, Events, Lease, Result, Termination};
 
 /// How long [`Client::run`] works, and how it ends.
 #[must_use]
@@ -142,7 +142,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// What made the client give up. A lease that cannot be ended as wished is logged
+    /// What made the client give up; [`Closed`](crate::ErrorKind::Closed) if its task was
+    /// dropped, by a panic or by its executor. A lease that cannot be ended as wished is logged
     /// (`WARN`), and goes to another consumer.
     ///
     /// Dropping the future drops all handlers and hands their streams back. The client does
@@ -199,9 +200,10 @@ impl Client {
         // cannot be dropped, and is not waited for.
         self.ended_within(&all_ended, self.ttl()).await;
         self.shutdown().await;
-        match end.end.get().and_then(Termination::error) {
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
+        match end.end.get().map(Termination::error) {
+            Some(None) => Ok(()),
+            Some(Some(error)) => Err(error.clone()),
+            None => Err(task_dropped()),
         }
     }
 
@@ -212,6 +214,13 @@ impl Client {
         };
         future::or(ended, self.sleep_until(self.now() + limit)).await;
     }
+}
+
+fn task_dropped() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "the client's task was dropped, by a panic or by its executor",
+    )
 }
 
 /// One handler at work.

@@ -177,6 +177,27 @@ fn a_backend_that_cannot_be_reached_is_a_finding_and_the_last() {
     });
 }
 
+/// Of a server that hangs in the middle of it.
+#[test]
+fn a_call_that_is_never_answered_ends_the_look_all_the_same() {
+    for call in [Operation::ListPendingIds, Operation::ListUndelivered] {
+        everywhere(async |fleet| {
+            let faults = Faults::new();
+            let backend = decorate(fleet.parts(), faults.clone());
+            let _held = faults.hold(call);
+            let began = fleet.sim.now();
+            let report = Report::of(&backend, &fleet.sim, TTL).await;
+            let took = fleet.sim.now().saturating_since(began);
+            assert!(took < Duration::from_secs(70), "{call}: {took:?}");
+            assert_eq!(
+                found(&report, "unreachable").severity,
+                Severity::Error,
+                "{call}"
+            );
+        });
+    }
+}
+
 #[test]
 fn what_is_in_quarantine_is_told_with_its_reason() {
     everywhere(|fleet| async move {

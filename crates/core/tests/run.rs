@@ -231,6 +231,19 @@ fn who_gives_up_makes_run_fail_and_who_is_shut_down_does_not() {
             .client
             .run(node.events, Run::forever(), |_, _| async {});
         future::or(ran, shut_down).await.unwrap();
+
+        // Its executor drops its task, and nobody says `Terminated`.
+        let node = fleet.start("c").await;
+        let killed = async {
+            fleet.sleep(TTL).await;
+            node.process.kill();
+            future::pending().await
+        };
+        let ran = node
+            .client
+            .run(node.events, Run::forever(), |_, _| async {});
+        let err = future::or(ran, killed).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Closed);
     });
 }
 
