@@ -81,6 +81,12 @@ fn keys(server: &RedisServer) -> Vec<String> {
     keys
 }
 
+/// As consumers of the wire format make it.
+fn create_group(server: &RedisServer) {
+    let (lbs, group) = ("orders-input", "orders-group");
+    server.run::<()>(&["XGROUP", "CREATE", lbs, group, "0", "MKSTREAM"]);
+}
+
 fn well() -> RedisServer {
     RedisServer::builder().append_only().start()
 }
@@ -245,15 +251,7 @@ fn a_server_that_blocks_what_managed_ones_do_is_looked_at_all_the_same() {
     let found = Found::at(&managed.url());
     assert_eq!((found.exit, found.wrong()), (0, vec![]), "{}", found.text);
     // With per-stream locks CONFIG would be of use.
-    let group = [
-        "XGROUP",
-        "CREATE",
-        "orders-input",
-        "orders-group",
-        "0",
-        "MKSTREAM",
-    ];
-    managed.run::<()>(&group);
+    create_group(&managed);
     let found = Found::at(&managed.url());
     found.says("rights", "warning", "config|get config|set");
     found.says("expired-keys", "info", "not known");
@@ -473,15 +471,7 @@ fn entries_at_nobody_and_without_a_consumer_are_told() {
 #[test]
 fn a_fleet_of_the_wire_format_is_looked_at_with_its_own_locks() {
     let server = well();
-    let group = [
-        "XGROUP",
-        "CREATE",
-        "orders-input",
-        "orders-group",
-        "0",
-        "MKSTREAM",
-    ];
-    server.run::<()>(&group);
+    create_group(&server);
     let found = Found::at(&server.url());
     found.says("locks", "info", "a lock per stream");
     found.says("expired-keys", "info", "does not tell");
