@@ -328,6 +328,7 @@ impl Lbs {
         let failures = Failures {
             count: fence.failures,
             counted_now: last.is_some_and(|last| last.counted_by == Some(claim.token)),
+            deaths: fence.deaths(),
             reasons: fence.reasons(),
         };
         let from = self
@@ -613,6 +614,11 @@ impl Fence {
             }
         }
         true
+    }
+
+    fn deaths(&self) -> u32 {
+        let deaths = self.kept.iter().filter(|of| of.counted_by.is_some());
+        deaths.count() as u32
     }
 
     fn reasons(&self) -> Vec<String> {

@@ -471,9 +471,11 @@ pub(crate) fn claimed(claimer: &ConsumerName, reply: Value) -> Result<ClaimOutco
                 name => Some(decode::consumer(name)?),
             };
             let counted_now = decode::number(decode::next(&mut rest)?)? != 0;
+            let deaths = decode::small(decode::next(&mut rest)?)?;
             let failures = Failures {
                 count,
                 counted_now,
+                deaths,
                 reasons: rest.map(decode::text).collect::<Result<_>>()?,
             };
             Ok(ClaimOutcome::Claimed { from, failures })

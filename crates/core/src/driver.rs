@@ -467,20 +467,22 @@ impl Driver {
                 info,
                 token,
                 claimed_from,
+                failures,
                 belief,
             } => {
                 let taken_over = claimed_from.is_some();
                 // Without handles the shutdown is on its way, and hands this back too.
                 let event = self.handles.upgrade().map(|handle| {
-                    Event::StreamAdded(Lease::new(
+                    Event::StreamAdded(Lease {
                         entry,
                         stream,
                         info,
                         token,
                         claimed_from,
+                        failures,
                         belief,
                         handle,
-                    ))
+                    })
                 });
                 (event, Some(Measure::Started { taken_over }))
             }
@@ -494,9 +496,11 @@ impl Driver {
                 let (kind, event) = match end {
                     End::Completed => (EndKind::Completed, None),
                     End::HandedBack => (EndKind::HandedBack, None),
+                    End::Failed(_) => (EndKind::Failed, None),
                     End::Disowned(reason) => {
                         let disowned = Disowned::new(entry, stream, token, reason);
-                        (EndKind::Disowned, Some(Event::StreamDisowned(disowned)))
+                        let event = Event::StreamDisowned(disowned);
+                        (EndKind::Disowned(reason), Some(event))
                     }
                 };
                 (event, Some(Measure::Ended(kind, held)))
@@ -512,10 +516,11 @@ impl Driver {
             }
             Notice::Quarantined {
                 entry,
+                content,
                 reason,
                 failures,
             } => {
-                let quarantined = QuarantinedEntry::new(entry, reason, failures);
+                let quarantined = QuarantinedEntry::new(entry, content, reason, failures);
                 (
                     Some(Event::Quarantined(quarantined)),
                     Some(Measure::Quarantined),
@@ -594,8 +599,14 @@ impl Driver {
             Notice::Expired { entry, stream, .. } => self.say(Info, |c| {
                 format!("orphaned stream={stream} consumer={c} entry={entry}")
             }),
-            Notice::Quarantined { entry, reason, .. } => self.say(Warn, |c| {
-                format!("quarantined consumer={c} entry={entry}: {reason}")
+            Notice::Quarantined {
+                entry,
+                content,
+                reason,
+                ..
+            } => self.say(Warn, |c| {
+                let stream = content.as_ref().map_or("", |of| of.stream.as_str());
+                format!("quarantined stream={stream} consumer={c} entry={entry}: {reason}")
             }),
             Notice::Terminated { error: Some(error) } => {
                 self.say(Error, |c| format!("gave up consumer={c}: {error:?}"));

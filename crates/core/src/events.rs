@@ -11,7 +11,9 @@ use futures_lite::{Stream, StreamExt};
 use crate::client::Handle;
 use crate::driver::{Message, Shared};
 use crate::machine::DisownReason;
-use crate::{ConsumerName, EntryId, Error, ErrorKind, FencingToken, Info, Lease, StreamName};
+use crate::{
+    Announcement, ConsumerName, EntryId, Error, ErrorKind, FencingToken, Info, Lease, StreamName,
+};
 
 /// What happened.
 ///
@@ -210,14 +212,21 @@ impl Disowned {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantinedEntry {
     entry: EntryId,
+    content: Option<Announcement>,
     reason: String,
     failures: Vec<String>,
 }
 
 impl QuarantinedEntry {
-    pub(crate) fn new(entry: EntryId, reason: String, failures: Vec<String>) -> Self {
+    pub(crate) fn new(
+        entry: EntryId,
+        content: Option<Announcement>,
+        reason: String,
+        failures: Vec<String>,
+    ) -> Self {
         Self {
             entry,
+            content,
             reason,
             failures,
         }
@@ -226,6 +235,16 @@ impl QuarantinedEntry {
     /// The entry's id on the LBS.
     pub fn entry(&self) -> EntryId {
         self.entry
+    }
+
+    /// The data stream; `None` if the entry could not be read.
+    pub fn stream(&self) -> Option<&StreamName> {
+        self.content.as_ref().map(|content| &content.stream)
+    }
+
+    /// What the producer said about it; `None` if the entry could not be read.
+    pub fn info(&self) -> Option<&Info> {
+        self.content.as_ref().map(|content| &content.info)
     }
 
     /// Why it was quarantined.

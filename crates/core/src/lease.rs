@@ -24,36 +24,17 @@ use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Times
 /// [`fail`](Self::fail) where the handler cannot do its work. If a panic drops the lease,
 /// that counts as a failure.
 pub struct Lease {
-    entry: EntryId,
-    stream: StreamName,
-    info: Info,
-    token: FencingToken,
-    claimed_from: Option<ConsumerName>,
-    belief: Arc<Belief>,
-    handle: Handle,
+    pub(crate) entry: EntryId,
+    pub(crate) stream: StreamName,
+    pub(crate) info: Info,
+    pub(crate) token: FencingToken,
+    pub(crate) claimed_from: Option<ConsumerName>,
+    pub(crate) failures: u32,
+    pub(crate) belief: Arc<Belief>,
+    pub(crate) handle: Handle,
 }
 
 impl Lease {
-    pub(crate) fn new(
-        entry: EntryId,
-        stream: StreamName,
-        info: Info,
-        token: FencingToken,
-        claimed_from: Option<ConsumerName>,
-        belief: Arc<Belief>,
-        handle: Handle,
-    ) -> Self {
-        Self {
-            entry,
-            stream,
-            info,
-            token,
-            claimed_from,
-            belief,
-            handle,
-        }
-    }
-
     /// The data stream.
     pub fn stream(&self) -> &StreamName {
         &self.stream
@@ -77,6 +58,16 @@ impl Lease {
     /// Who owned it before, if another consumer did.
     pub fn claimed_from(&self) -> Option<&ConsumerName> {
         self.claimed_from.as_ref()
+    }
+
+    /// How many owners have failed on it before: said so by [`fail`](Self::fail), made no
+    /// progress in time, or died. 0 at the first try.
+    ///
+    /// If this owner fails, too, and the number of failures reaches
+    /// [`quarantine_after`](crate::ClientBuilder::quarantine_after), the entry is quarantined.
+    /// So with the default of 5 this is the last try if `failures()` is 4.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Whether the stream is still yours, by the clock at this moment.
@@ -236,6 +227,7 @@ impl fmt::Debug for Lease {
             .field("entry", &self.entry)
             .field("token", &self.token)
             .field("claimed_from", &self.claimed_from)
+            .field("failures", &self.failures)
             .field("valid", &self.is_valid())
             .finish_non_exhaustive()
     }

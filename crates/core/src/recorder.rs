@@ -15,6 +15,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use crate::DisownReason;
+
 /// How an attempt ended: the one label most measurements have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -35,8 +37,10 @@ pub enum EndKind {
     Completed,
     /// Handed back.
     HandedBack,
-    /// Lost: the deadline passed or somebody else holds it.
-    Disowned,
+    /// Handed back because the work failed; see [`Lease::fail`](crate::Lease::fail).
+    Failed,
+    /// Lost, for this reason.
+    Disowned(DisownReason),
 }
 
 /// Receives measurements. The first nine are those the Go library's users know.

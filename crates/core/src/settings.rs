@@ -111,6 +111,9 @@ pub struct Settings {
     /// How long an owner must hold an entry before earlier failures no longer count.
     /// 1 s to 30 days, default 10 min, as in Kubernetes' restart backoff.
     pub forget_failures_after: Duration,
+    /// How soon after the start of its work an owner must die for the death to count against
+    /// the entry. 100 ms to 1 h, default 2 s.
+    pub crash_window: Duration,
     /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
     /// before its stream is handed back; `None` (default): for ever. 10 ms to 24 h.
     pub progress_timeout: Option<Duration>,
@@ -126,6 +129,7 @@ impl Default for Settings {
             retry: RetryPolicy::UNLIMITED,
             quarantine_after: Some(5),
             forget_failures_after: Duration::from_secs(600),
+            crash_window: Duration::from_secs(2),
             progress_timeout: None,
         }
     }
@@ -186,6 +190,23 @@ impl ClientBuilder {
         self
     }
 
+    /// How soon after the start of its work an owner must die for the death to count against
+    /// the entry: 100 ms to 1 h. Default: 2 s.
+    ///
+    /// When a process dies, nobody knows which of its streams was the cause, if any was. Once
+    /// an owner has worked on an entry for this long, the deaths before it no longer count, so
+    /// that a process that is killed again and again puts nothing into quarantine. An entry
+    /// after whose start two owners or more have died is tried together with few others, and
+    /// after the third death alone: a client begins to work on the next such entry only when
+    /// this time has passed. So the one that kills is found.
+    ///
+    /// An entry that needs longer to kill its owner is never quarantined for that. Give a
+    /// longer time if yours do.
+    pub fn crash_window(mut self, window: Duration) -> Self {
+        self.settings.crash_window = window;
+        self
+    }
+
     /// How long a handler may go without [`Lease::progress`](crate::Lease::progress)
     /// before its stream is handed back: 10 ms to 24 h. Default: for ever.
     /// Taking the lease out of the [`Events`](crate::Events) is its first progress.
@@ -218,6 +239,15 @@ impl Settings {
                 after,
                 "1s",
                 "30 days",
+            ));
+        }
+        let window = Duration::from_millis(100)..=Duration::from_secs(3600);
+        if !window.contains(&self.crash_window) {
+            return Err(out_of_bounds(
+                "crash_window",
+                self.crash_window,
+                "100ms",
+                "1h",
             ));
         }
         if self.quarantine_after == Some(0) {

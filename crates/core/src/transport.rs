@@ -112,7 +112,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// back: its owner has died.
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>>;
 
-    /// Sets the failures of entries to 0, because an owner has held them for long. An
+    /// Sets the failures of entries to 0, because an owner has held them for long enough. An
     /// entry that has another token by now, was handed back or is gone is left alone.
     async fn clear_failures(&self, entries: &[Fenced]) -> Result<()>;
 
@@ -311,8 +311,18 @@ pub struct Failures {
     /// Whether this claim counted the last of them, as the death of the owner before. That
     /// owner may still live, and take it back. A repeat of the claim gives the same answer.
     pub counted_now: bool,
+    /// How many of those whose reasons are kept are deaths: claims counted them, and no owner
+    /// has said why. The others were reported by the owners.
+    pub deaths: u32,
     /// Why the last ones failed, oldest first, at most [`KEPT_REASONS`].
     pub reasons: Vec<String>,
+}
+
+impl Failures {
+    /// Whether all whose reasons are kept are deaths.
+    pub(crate) fn are_deaths(&self) -> bool {
+        self.count > 0 && self.deaths as usize == (self.count as usize).min(KEPT_REASONS)
+    }
 }
 
 /// So many, of which no more is known.

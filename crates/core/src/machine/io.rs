@@ -9,7 +9,8 @@ use super::lifecycle::outages::Part;
 use crate::action::{Action, Reply};
 use crate::belief::Belief;
 use crate::{
-    ConsumerName, EntryId, Error, FencingToken, Hint, Info, Result, StreamName, Timestamp,
+    Announcement, ConsumerName, EntryId, Error, FencingToken, Hint, Info, Result, StreamName,
+    Timestamp,
 };
 
 /// Names one action, so that its reply finds back.
@@ -137,6 +138,8 @@ pub enum Notice {
         token: FencingToken,
         /// Who had it before, if somebody else did.
         claimed_from: Option<ConsumerName>,
+        /// How many owners have failed on it before.
+        failures: u32,
         /// Until when the lease is believed.
         belief: Arc<Belief>,
     },
@@ -168,6 +171,8 @@ pub enum Notice {
     Quarantined {
         /// The entry.
         entry: EntryId,
+        /// The data stream and what its producer said, unless the entry cannot be read.
+        content: Option<Announcement>,
         /// Why.
         reason: String,
         /// Why the last of its owners failed, oldest first.
@@ -205,18 +210,20 @@ pub enum Notice {
 }
 
 /// How a lease ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// As the user wished: finished for good.
     Completed,
     /// As the user wished: handed back.
     HandedBack,
+    /// Handed back, because the work failed for this reason.
+    Failed(String),
     /// Against the user's will.
     Disowned(DisownReason),
 }
 
 /// Why a lease was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DisownReason {
     /// It could not be extended in time.
@@ -287,10 +294,10 @@ pub enum HandBack {
     Gone,
 }
 
-impl From<End> for HandBack {
-    fn from(end: End) -> Self {
+impl From<&End> for HandBack {
+    fn from(end: &End) -> Self {
         match end {
-            End::HandedBack => Self::HandedBack,
+            End::HandedBack | End::Failed(_) => Self::HandedBack,
             End::Completed | End::Disowned(DisownReason::EntryGone) => Self::Gone,
             End::Disowned(_) => Self::NotOwner,
         }

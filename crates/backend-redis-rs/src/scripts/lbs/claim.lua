@@ -4,7 +4,7 @@
 -- id of the page, then the ids, then a token for each.
 -- Returns for each: 0 if no owner ever failed on it and it was pending at the claimer
 -- already; {'claimed', failures, where it was pending, whether this claim counted the
--- last of them, the reasons that are kept}; {'stale', token} or {'gone'}.
+-- last of them, how many of the kept ones are deaths, the reasons that are kept}; {'stale', token} or {'gone'}.
 --
 -- Every command costs more than the work it does, so the page is looked up and
 -- claimed as a whole; what is decided about each entry is decided in between.
@@ -43,9 +43,11 @@ for i = 1, count do
     if failures == 0 and (not pending or (row and row[2] == consumer)) then
       replies[i] = 0
     else
-      local reply = {'claimed', failures, row and row[2] or false, 0}
+      local reply = {'claimed', failures, row and row[2] or false, 0, 0}
       for _, failure in ipairs(failures > 0 and split_kept(kept) or {}) do
-        reply[4] = string.sub(failure, 1, 1) == 'd' and string.sub(failure, 22, 41) == token and 1 or 0
+        local is_death = string.sub(failure, 1, 1) == 'd'
+        reply[4] = is_death and string.sub(failure, 22, 41) == token and 1 or 0
+        reply[5] = reply[5] + (is_death and 1 or 0)
         reply[#reply + 1] = string.sub(failure, 42)
       end
       replies[i] = reply

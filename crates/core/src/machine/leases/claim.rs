@@ -7,7 +7,9 @@ use crate::belief::Belief;
 use crate::machine::cx::Cx;
 use crate::machine::pages::Lane;
 use crate::machine::{Answer, ClaimResult, Notice, Reply};
-use crate::{ClaimOutcome, ConsumerName, EntryId, Failures, FencingToken, LeaseRef, Result};
+use crate::{
+    Announcement, ClaimOutcome, ConsumerName, EntryId, Failures, FencingToken, LeaseRef, Result,
+};
 
 impl Leases {
     pub(crate) fn claim_done(
@@ -100,6 +102,7 @@ impl Leases {
                 };
                 return self.give_away(entry, holding, ending);
             }
+            let content = Announcement::new(item.stream.clone(), item.info.clone());
             self.answer_claim(cx, entry, ClaimResult::Gone);
             self.items
                 .set(entry, State::Ending(holding, Ending::Quarantine));
@@ -110,6 +113,7 @@ impl Leases {
             let wanted = ToQuarantine {
                 token: lock.token,
                 min_failures: limit.unwrap_or(0),
+                content: Some(content),
                 reason,
                 failures: failures.reasons,
             };
@@ -122,13 +126,14 @@ impl Leases {
         self.items.set_origin(entry, Origin::Mine);
         self.items.set(entry, State::Held(holding));
         self.watch_progress(cx, entry);
-        self.reset_failures_later(cx, entry, lock.token, failures.count);
+        self.reset_failures_later(cx, entry, lock.token, &failures);
         cx.notify_queued(Notice::Added {
             entry,
             stream,
             info,
             token: lock.token,
             claimed_from: from.filter(|from| *from != cx.consumer),
+            failures: failures.count,
             belief,
         });
     }

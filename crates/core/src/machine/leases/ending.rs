@@ -84,20 +84,23 @@ impl Leases {
         let Some(item) = self.items.remove(entry) else {
             return;
         };
-        let handed_back = end == End::HandedBack || end == End::Disowned(DisownReason::Revoked);
+        let handed_back = matches!(
+            end,
+            End::HandedBack | End::Failed(_) | End::Disowned(DisownReason::Revoked)
+        );
         self.release_lock_of(cx, entry, &item, handed_back);
         let handing_back = matches!(item.state, State::Ending(_, Ending::HandBack { .. }));
         // Who came after has counted this owner as dead.
         if end == End::Disowned(DisownReason::Superseded) && !handing_back {
             self.owe_one(cx, entry, &item);
         }
+        let answer = match handing_back {
+            true => Answer::HandBack((&end).into()),
+            false => Answer::Completion(completion),
+        };
         self.tell_end(cx, entry, item, end);
         for call in self.end_calls.remove(&entry).unwrap_or_default() {
-            let answer = match handing_back {
-                true => Answer::HandBack(end.into()),
-                false => Answer::Completion(completion),
-            };
-            cx.answer(call, Ok(answer));
+            cx.answer(call, Ok(answer.clone()));
         }
     }
 

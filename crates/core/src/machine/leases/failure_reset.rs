@@ -2,13 +2,17 @@
 //! that the stream does no harm: those who crashed on it before did so for another
 //! reason, and the count starts anew. Without this a stream that lives for months
 //! would end in quarantine for the outages of its servers.
+//!
+//! A death is soon forgotten: it is a failure of everything that the process held, and a
+//! stream that kills does so when the work on it starts. What an owner has reported itself
+//! is about this stream, and counts for longer.
 
 use super::Leases;
 use super::table::State;
 use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
 use crate::machine::{Backoff, Deadlines, LbsCall, PAGE, Reply};
-use crate::{EntryId, Fenced, FencingToken, Result, Timestamp};
+use crate::{EntryId, Failures, Fenced, FencingToken, Result, Timestamp};
 
 /// Leases of entries that owners have failed on, and when that is to be forgotten.
 #[derive(Debug, Default)]
@@ -35,12 +39,16 @@ impl Leases {
         cx: &mut Cx,
         entry: EntryId,
         token: FencingToken,
-        failures: u32,
+        failures: &Failures,
     ) {
-        if failures > 0 {
-            let at = cx.now + cx.settings.forget_failures_after;
-            self.failure_reset.due.set((entry, token), at);
+        if failures.count == 0 {
+            return;
         }
+        let held = match failures.are_deaths() {
+            true => cx.settings.crash_window,
+            false => cx.settings.forget_failures_after,
+        };
+        self.failure_reset.due.set((entry, token), cx.now + held);
     }
 
     pub(crate) fn pump_failure_reset(&mut self, cx: &mut Cx) {

@@ -109,14 +109,24 @@ impl Leases {
             let Some(item) = self.items.get(entry) else {
                 continue;
             };
-            let State::Ending(holding, Ending::HandBack { because, .. }) = &item.state else {
+            let State::Ending(
+                holding,
+                Ending::HandBack {
+                    because, failed, ..
+                },
+            ) = &item.state
+            else {
                 continue;
             };
             if holding.lock.token != token {
                 continue;
             }
             let end = match outcome {
-                HandBackOutcome::HandedBack => because.map_or(End::HandedBack, End::Disowned),
+                HandBackOutcome::HandedBack => match (because, failed) {
+                    (Some(because), _) => End::Disowned(*because),
+                    (None, Some(reason)) => End::Failed(reason.to_string()),
+                    (None, None) => End::HandedBack,
+                },
                 HandBackOutcome::Gone => gone(holding),
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };

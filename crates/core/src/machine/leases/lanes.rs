@@ -12,8 +12,8 @@ use crate::machine::lifecycle::wrong_reply;
 use crate::machine::pages::Lane;
 use crate::machine::{LbsCall, PAGE, Reply};
 use crate::{
-    EntryId, Fenced, FencingToken, HandBackOutcome, LeaseRef, MalformedReason, Result, StreamName,
-    Timestamp,
+    Announcement, EntryId, Fenced, FencingToken, HandBackOutcome, LeaseRef, MalformedReason,
+    Result, StreamName, Timestamp,
 };
 
 /// How long at most something waits for completions that are under way, so that
@@ -55,6 +55,8 @@ pub(crate) struct ToQuarantine {
     pub(crate) token: FencingToken,
     /// With fewer than these on record it is not to be quarantined any more.
     pub(crate) min_failures: u32,
+    /// Unless it cannot be read.
+    pub(crate) content: Option<Announcement>,
     pub(crate) reason: String,
     /// Why the last of its owners failed.
     pub(crate) failures: Vec<String>,
@@ -65,6 +67,7 @@ impl ToQuarantine {
         Self {
             token,
             min_failures: 0,
+            content: None,
             reason: reason.to_string(),
             failures: Vec::new(),
         }

@@ -59,6 +59,7 @@ impl Leases {
             if outcome == QuarantineOutcome::Quarantined {
                 cx.notify_queued(Notice::Quarantined {
                     entry,
+                    content: wanted.content,
                     reason: wanted.reason,
                     failures: wanted.failures,
                 });

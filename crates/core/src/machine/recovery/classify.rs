@@ -121,10 +121,22 @@ impl Recovery {
         let until = cx.now + rest;
         let until = (*self.scanner.resting.entry(key).or_insert(until)).min(until);
         if until <= cx.now {
-            return false;
+            return crashed && self.waits_for_its_trial(cx, pending.entry, failures);
         }
         self.recheck(until, pending.entry);
         true
+    }
+
+    /// Whether what owners died of has to wait until others have shown that they do no harm.
+    fn waits_for_its_trial(&mut self, cx: &mut Cx, entry: EntryId, failures: u32) -> bool {
+        let window = cx.settings.crash_window;
+        match self.trials.begin(entry, failures, cx.now, window) {
+            Ok(()) => false,
+            Err(until) => {
+                self.recheck(until, entry);
+                true
+            }
+        }
     }
 
     /// R9: is it an orphan?

@@ -9,6 +9,7 @@
 //! - `members`: who lives; `watch`: whose death a lock tells of;
 //! - `takeover`: who is dead, and who takes over what they left;
 //! - `rank`: who of the survivors goes first for which entry;
+//! - `trials`: which of the entries that owners died of go on when;
 //! - `reports`: which orphans users hear of (manual claiming).
 
 mod classify;
@@ -21,6 +22,7 @@ pub(crate) mod scan;
 mod steps;
 pub(crate) mod sweep;
 pub(crate) mod takeover;
+mod trials;
 mod watch;
 
 use self::members::Members;
@@ -29,6 +31,7 @@ use self::reports::Reports;
 use self::scan::Scanner;
 use self::sweep::Sweeps;
 use self::takeover::Orphans;
+use self::trials::Trials;
 use self::watch::Watched;
 use super::cx::Cx;
 use super::leases::Leases;
@@ -42,6 +45,7 @@ pub(crate) struct Recovery {
     watched: Watched,
     /// Entries that others are to take first.
     ranks: Ranks,
+    trials: Trials,
     pub(crate) reports: Reports,
     pub(crate) orphans: Orphans,
 }
@@ -54,6 +58,7 @@ impl Recovery {
             members: Members::default(),
             watched: Watched::default(),
             ranks: Ranks::default(),
+            trials: Trials::default(),
             reports: Reports::default(),
             orphans: Orphans::default(),
         }

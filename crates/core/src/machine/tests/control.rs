@@ -227,7 +227,7 @@ fn shutting_down_ends_within_a_ttl_even_if_nothing_is_answered() {
         let stopped = End::Disowned(DisownReason::ClientStopped);
         assert_eq!(
             (harness.ends(1), harness.ends(2)),
-            (vec![stopped], vec![stopped])
+            (vec![stopped.clone()], vec![stopped])
         );
     }
 }

@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use super::harness::{Harness, SCHEMES, TTL, entry};
 use crate::machine::{Action, LbsCall, Reply};
-use crate::{CompleteOutcome, Fenced, FencingToken, LockScheme};
+use crate::{ClaimOutcome, CompleteOutcome, Failures, Fenced, FencingToken, LockScheme};
 
 const LONG: Duration = Duration::from_secs(5);
+const WINDOW: Duration = Duration::from_secs(1);
 
 fn harness(scheme: LockScheme) -> Harness {
-    Harness::with(scheme, |settings| settings.forget_failures_after = LONG)
+    Harness::with(scheme, |settings| {
+        settings.forget_failures_after = LONG;
+        settings.crash_window = WINDOW;
+        settings.quarantine_after = None;
+    })
 }
 
 fn leased_after(harness: &mut Harness, n: u64, failures: u32) -> FencingToken {
@@ -74,5 +79,36 @@ fn a_lease_that_has_ended_clears_nothing() {
         assert!(!harness.has("ClearFailures"), "{scheme:?}");
         harness.live(LONG / 2);
         assert!(harness.has("ClearFailures"), "{scheme:?}");
+    }
+}
+
+#[test]
+fn deaths_are_forgotten_after_the_crash_window_unless_an_owner_has_reported_a_failure() {
+    for scheme in SCHEMES {
+        for (count, deaths, held) in [
+            (1, 1, WINDOW),
+            (4, 4, WINDOW),
+            (9, 5, WINDOW),
+            (2, 1, LONG),
+            (9, 4, LONG),
+        ] {
+            let mut harness = harness(scheme);
+            harness.fetched(1, "s1");
+            harness.acquired();
+            let failures = Failures {
+                count,
+                deaths,
+                ..Failures::default()
+            };
+            let claimed = ClaimOutcome::Claimed {
+                from: None,
+                failures,
+            };
+            harness.answer("Claim", Reply::Claimed(vec![claimed]));
+            harness.live(held - Duration::from_millis(1));
+            assert!(!harness.has("ClearFailures"), "{scheme:?} {count} {deaths}");
+            harness.live(Duration::from_millis(1));
+            assert!(harness.has("ClearFailures"), "{scheme:?} {count} {deaths}");
+        }
     }
 }

@@ -557,7 +557,7 @@ impl Harness {
     /// How the entry's leases have ended so far.
     pub(super) fn ends(&self, n: u64) -> Vec<End> {
         let ended = |notice: &Notice| match notice {
-            Notice::Ended { entry: e, end, .. } if *e == entry(n) => Some(*end),
+            Notice::Ended { entry: e, end, .. } if *e == entry(n) => Some(end.clone()),
             _ => None,
         };
         self.notices.iter().filter_map(ended).collect()

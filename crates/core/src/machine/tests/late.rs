@@ -159,6 +159,7 @@ fn claimed(counted_now: bool, count: u32) -> Reply {
     let failures = Failures {
         count,
         counted_now,
+        deaths: u32::from(counted_now),
         reasons: vec!["the last".into()],
     };
     Reply::Claimed(vec![ClaimOutcome::Claimed {

@@ -14,6 +14,7 @@ behaviours!($ transport_failures!, transport: Backend, [
     a_hand_back_counts_a_failure_only_if_it_says_so,
     a_failed_hand_back_starts_the_idle_time_anew,
     reasons_of_failures_are_kept,
+    deaths_are_told_from_what_owners_report,
     a_late_hand_back_takes_the_death_of_its_owner_back,
     a_late_hand_back_can_say_why_it_failed,
     an_owner_clears_the_failures_before_it,
@@ -75,13 +76,14 @@ pub async fn reasons_of_failures_are_kept(runtime: Arc<dyn Runtime>, backend: Ba
         t.hand_back_as(&t.a, entry, 5 + n, Some(reason), true).await;
         let failures = t.failures_at_claim(&t.a, entry, 6 + n).await;
         assert_eq!(failures.count, n as u32 + 1);
-        assert!(!failures.counted_now);
+        assert_eq!((failures.counted_now, failures.deaths), (false, 0));
         let so_far = &said[..=n as usize];
         assert_eq!(failures.reasons, so_far);
     }
     // The owner with 10 dies; who reads that is told by which name to look for it.
     let failures = t.failures_at_claim(&t.b, entry, 11).await;
     assert_eq!((failures.count, failures.counted_now), (6, true));
+    assert_eq!(failures.deaths, 1);
     assert_eq!(failures.reasons[..4], said[1..]);
     let death = failures.reasons.last().expect("five are kept");
     assert!(death.contains(t.a.as_str()), "no name in {death:?}");
@@ -96,6 +98,26 @@ pub async fn reasons_of_failures_are_kept(runtime: Arc<dyn Runtime>, backend: Ba
         (quarantined.failures, &quarantined.reasons),
         (6, &failures.reasons)
     );
+}
+
+/// Deaths are sooner forgotten, so whoever claims is told how many of the kept ones they are.
+pub async fn deaths_are_told_from_what_owners_report(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
+    let entry = t.owned(&t.a, 5).await;
+    for token in 6..=7 {
+        let failures = t.failures_at_claim(&t.b, entry, token).await;
+        let deaths = token as u32 - 5;
+        assert_eq!((failures.count, failures.deaths), (deaths, deaths));
+    }
+    t.hand_back_as(&t.b, entry, 7, Some("said so"), true).await;
+    let failures = t.failures_at_claim(&t.a, entry, 8).await;
+    assert_eq!((failures.count, failures.deaths), (3, 2));
+    // Of so many only the last five are kept, and none of these is what was said.
+    for token in 9..=13 {
+        t.claim_one(&t.b, entry, token).await;
+    }
+    let failures = t.failures_at_claim(&t.b, entry, 13).await;
+    assert_eq!((failures.count, failures.deaths), (8, 5));
 }
 
 /// Who was cut off, and was counted as dead, takes that back as soon as it can.
@@ -147,6 +169,7 @@ pub async fn a_late_hand_back_can_say_why_it_failed(runtime: Arc<dyn Runtime>, b
             .await;
         let failures = t.failures_at_claim(&t.b, entry, 6).await;
         assert_eq!((failures.count, failures.counted_now), (1, false));
+        assert_eq!(failures.deaths, 0);
         assert_eq!(failures.reasons, ["bad input"]);
     }
 }

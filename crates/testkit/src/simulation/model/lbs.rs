@@ -460,6 +460,7 @@ impl Lbs {
         let failures = Failures {
             count: fence.failures,
             counted_now: last.is_some_and(|(_, by, _)| *by == claim.token),
+            deaths: fence.deaths(),
             reasons: fence.reasons(),
         };
         let group = self.group.as_mut();

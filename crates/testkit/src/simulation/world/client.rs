@@ -412,9 +412,9 @@ impl World {
             Notice::Ended {
                 entry, token, end, ..
             } => {
-                self.ended(node, entry, token, end, local);
+                self.ended(node, entry, token, &end, local);
                 if self.mutant == Some(Mutant::EndsTwice) {
-                    self.ended(node, entry, token, end, local);
+                    self.ended(node, entry, token, &end, local);
                 }
             }
             Notice::Quarantined { .. } => self.nodes[node].events.push_back(Waiting::Other),
@@ -437,7 +437,7 @@ impl World {
         node: usize,
         entry: EntryId,
         token: FencingToken,
-        end: End,
+        end: &End,
         local: Timestamp,
     ) {
         self.checker.ended(node, entry, token, end, local);

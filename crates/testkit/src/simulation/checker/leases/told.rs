@@ -140,7 +140,7 @@ impl Checker {
         node: usize,
         entry: EntryId,
         token: FencingToken,
-        end: End,
+        end: &End,
         local: Timestamp,
     ) {
         let watch = &mut self.watches[node];
@@ -155,13 +155,13 @@ impl Checker {
             return;
         };
         watch.lease_allowed.remove(&(entry, token));
-        if end == End::HandedBack {
+        if matches!(end, End::HandedBack | End::Failed(_)) {
             watch.handed_back.insert(entry, local);
         }
         let times_out_at = view.times_out_at();
         let stream = view.stream;
         self.forget_view(&stream, node, entry);
-        let End::Disowned(reason) = end else { return };
+        let &End::Disowned(reason) = end else { return };
         let by_time = matches!(reason, DisownReason::Expired | DisownReason::LockLost);
         self.watches[node].lost += u64::from(by_time);
         // R2: without lost data, only the clock ends a lease against its user's will.

@@ -46,6 +46,14 @@ impl Fence {
         found
     }
 
+    pub(super) fn deaths(&self) -> u32 {
+        let deaths = self
+            .kept
+            .iter()
+            .filter(|(_, by, _)| *by != FencingToken::NONE);
+        deaths.count() as u32
+    }
+
     pub(super) fn reasons(&self) -> Vec<String> {
         self.kept
             .iter()

@@ -1,0 +1,177 @@
+//! Processes that die again and again: which of their streams goes into quarantine for it.
+//! On the memory backend, under virtual time, with both lock schemes.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use common::Fleet;
+use futures_lite::future;
+use streamlease_core::{Done, QuarantineAdmin, Run, Runtime, Timestamp};
+use streamlease_testkit::simulation::{SimHandle, SimRuntime};
+
+const INNOCENT: u32 = 200;
+
+/// What handlers tell the test.
+#[derive(Debug)]
+enum Said {
+    Began(String),
+    /// The stream that kills has begun on this worker.
+    Kills(usize),
+}
+
+/// Both lock schemes, with workers that come back under their names and under others.
+fn everywhere<F: Future<Output = ()>>(seeds: u64, scenario: impl Fn(Fleet, bool) -> F) {
+    for seed in 1..=seeds {
+        for (session_leases, same_name) in
+            [(true, true), (true, false), (false, true), (false, false)]
+        {
+            let sim = SimRuntime::new(seed);
+            let fleet = Fleet::new(sim.clone(), session_leases);
+            sim.block_on(scenario(fleet, same_name));
+        }
+    }
+}
+
+struct Story {
+    fleet: Fleet,
+    say: Sender<Said>,
+    heard: Receiver<Said>,
+    workers: Vec<SimHandle>,
+    starts: u32,
+    deaths: u32,
+}
+
+impl Story {
+    async fn begin(fleet: Fleet, workers: usize) -> Self {
+        let (say, heard) = async_channel::unbounded();
+        let mut story = Self {
+            workers: Vec::new(),
+            fleet,
+            say,
+            heard,
+            starts: 0,
+            deaths: 0,
+        };
+        for n in 0..workers {
+            let process = story.start(n, &format!("w{n}"));
+            story.workers.push(process);
+        }
+        story
+    }
+
+    /// A worker's process; its handlers never end.
+    fn start(&mut self, n: usize, name: &str) -> SimHandle {
+        let process = self.fleet.sim.handle();
+        let builder = self.fleet.builder(name).runtime(process.clone());
+        let (client, events) = builder.start().unwrap();
+        let (say, clock) = (self.say.clone(), process.clone());
+        process.spawn(Box::pin(async move {
+            let handler = |lease: std::sync::Arc<streamlease_core::Lease>, _| {
+                let (say, clock) = (say.clone(), clock.clone());
+                async move {
+                    let name = lease.stream().to_string();
+                    let kills = name == "kills";
+                    say.send(Said::Began(name)).await.unwrap();
+                    if kills {
+                        clock
+                            .sleep_until(clock.now() + Duration::from_millis(50))
+                            .await;
+                        say.send(Said::Kills(n)).await.unwrap();
+                    }
+                    future::pending::<Done>().await
+                }
+            };
+            client.run(events, Run::forever(), handler).await.unwrap();
+        }));
+        self.starts += 1;
+        process
+    }
+
+    /// Kills a worker. Another one comes a second later.
+    async fn kill(&mut self, n: usize, same_name: bool) {
+        self.workers[n].kill();
+        self.deaths += 1;
+        self.fleet.sleep(Duration::from_secs(1)).await;
+        let name = match same_name {
+            true => format!("w{n}"),
+            false => format!("w{n}-{}", self.starts),
+        };
+        self.workers[n] = self.start(n, &name);
+    }
+
+    async fn submit(&self) {
+        let names = (0..INNOCENT).map(|n| format!("s{n}"));
+        let producer = self.fleet.producer();
+        for name in names {
+            producer
+                .submit(&name, streamlease_core::Info::NONE)
+                .await
+                .unwrap();
+        }
+    }
+
+    async fn next(&self, until: Timestamp) -> Option<Said> {
+        let heard = async { self.heard.recv().await.ok() };
+        let too_late = async {
+            self.fleet.sim.sleep_until(until).await;
+            None
+        };
+        future::or(heard, too_late).await
+    }
+
+    async fn quarantined(&self) -> Vec<String> {
+        let admin = QuarantineAdmin::new("orders", &self.fleet.backend).unwrap();
+        let all = admin.all().await.unwrap();
+        let name = |of: &streamlease_core::Quarantined| of.content().unwrap().stream.to_string();
+        all.iter().map(name).collect()
+    }
+}
+
+/// Three workers with everything that they do, and one stream that kills whoever begins it.
+#[test]
+fn a_stream_that_kills_goes_into_quarantine_alone_after_seven_deaths_at_most() {
+    everywhere(5, |fleet, same_name| async move {
+        let mut story = Story::begin(fleet, 3).await;
+        story.submit().await;
+        story.fleet.sleep(Duration::from_secs(10)).await;
+        story.fleet.submit(&["kills"]).await;
+        let end = story.fleet.sim.now() + Duration::from_secs(120);
+        while let Some(said) = story.next(end).await {
+            if let Said::Kills(n) = said {
+                story.kill(n, same_name).await;
+            }
+        }
+        assert_eq!(story.quarantined().await, ["kills"]);
+        assert!((5..=7).contains(&story.deaths), "{} deaths", story.deaths);
+        assert_eq!(story.fleet.left().await.len(), INNOCENT as usize);
+    });
+}
+
+/// A sole worker that is killed every five seconds, by nothing that it works on.
+#[test]
+fn a_worker_that_is_killed_every_five_seconds_puts_nothing_into_quarantine() {
+    everywhere(1, |fleet, same_name| async move {
+        let mut story = Story::begin(fleet, 1).await;
+        story.submit().await;
+        let end = story.fleet.sim.now() + Duration::from_secs(600);
+        while story.fleet.sim.now() < end {
+            let killed = story.fleet.sim.now() + Duration::from_secs(5);
+            let mut began = BTreeSet::new();
+            while let Some(said) = story.next(killed).await {
+                if let Said::Began(name) = said {
+                    began.insert(name);
+                }
+            }
+            // Nor is anything held back: each life works on all of them.
+            assert_eq!(began.len(), INNOCENT as usize, "life {}", story.starts);
+            story.kill(0, same_name).await;
+        }
+        assert_eq!(story.quarantined().await, [""; 0]);
+        assert!(story.deaths >= 100, "{} deaths", story.deaths);
+    });
+}
