@@ -6,6 +6,9 @@
 //!   then. With [`LockScheme::Session`] that is the deadline of everything it holds. A
 //!   passed deadline is final: neither a late renewal nor a late open revives the session.
 //! - **A session that is gone** acquires, renews and takes over nothing.
+//!   What others have acquired or taken over since, a late release of its frees neither.
+//! - **Marks.** [`revoke`](Sessions::revoke) marks a lease with its token. The mark goes with
+//!   the lease: it survives neither a release nor a later acquire nor a take-over.
 //! - **Attempts.** A lease that a take-over moved to a session counts as acquired with the
 //!   greatest attempt of that session so far.
 //! - **Lost writes.** With [`LockScheme::Session`] renewals name no leases. So each

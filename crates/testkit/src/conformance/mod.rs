@@ -52,6 +52,7 @@ use streamlease_core::{BoxFuture, Runtime};
 pub struct Behaviour<S> {
     name: &'static str,
     run: fn(Arc<dyn Runtime>, S) -> BoxFuture<'static, ()>,
+    skipped: fn(&S) -> Option<&'static str>,
 }
 
 impl<S> Behaviour<S> {
@@ -63,7 +64,15 @@ impl<S> Behaviour<S> {
         name: &'static str,
         run: fn(Arc<dyn Runtime>, S) -> BoxFuture<'static, ()>,
     ) -> Self {
-        Self { name, run }
+        let skipped = |_: &S| None;
+        Self { name, run, skipped }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn unless(mut self, skipped: fn(&S) -> Option<&'static str>) -> Self {
+        self.skipped = skipped;
+        self
     }
 
     /// Its name, as its function and its test have it.
@@ -71,11 +80,21 @@ impl<S> Behaviour<S> {
         self.name
     }
 
-    /// Checks it.
+    /// Why it says nothing about this service, if so: what it checks is not there. `run`
+    /// prints that and returns.
+    pub fn skipped(&self, service: &S) -> Option<&'static str> {
+        (self.skipped)(service)
+    }
+
+    /// Checks it, unless it is [skipped](Self::skipped).
     ///
     /// # Panics
     /// When the service does not behave so, or takes over [`BOUND`](Self::BOUND).
     pub async fn run(&self, runtime: Arc<dyn Runtime>, service: S) {
+        if let Some(why) = self.skipped(&service) {
+            println!("skipped: {why}");
+            return;
+        }
         let check = (self.run)(runtime.clone(), service);
         support::within(&*runtime, self.name, Self::BOUND, check).await;
     }
@@ -95,16 +114,17 @@ impl<S> fmt::Debug for Behaviour<S> {
     }
 }
 
-/// Lists the behaviours of a file, each an `async fn(Arc<dyn Runtime>, Service)` in it.
+/// Lists the behaviours of a file, each an `async fn(Arc<dyn Runtime>, Service)` in it. Where
+/// one does not concern every service, `if` names a function that says of which it is skipped.
 /// Makes `BEHAVIOURS`, and a macro with a test for each, which the suite's macro is made
 /// of. The first token must be a dollar sign, for the macro that this macro makes.
 macro_rules! behaviours {
-    ($d:tt $tests:ident!, $module:ident: $service:ty, [$($name:ident,)*]) => {
+    ($d:tt $tests:ident!, $module:ident: $service:ty, [$($name:ident $(if $has:ident)?,)*]) => {
         pub(crate) const BEHAVIOURS: &[$crate::conformance::Behaviour<$service>] = &[
             $($crate::conformance::Behaviour::new(
                 stringify!($name),
                 |runtime, service| ::std::boxed::Box::pin($name(runtime, service)),
-            ),)*
+            )$(.unless(super::$has))?,)*
         ];
 
         #[doc(hidden)]
@@ -119,7 +139,7 @@ macro_rules! behaviours {
                             |runtime, service| ::std::boxed::Box::pin(
                                 $crate::conformance::$module::$name(runtime, service),
                             ),
-                        ));
+                        )$(.unless($crate::conformance::$module::$has))?);
                     }
                 )*
             };

@@ -14,18 +14,24 @@ use super::harness::{E0, Harness, LONG, SHORT, attempt, lease, request, unopened
 
 behaviours!($ lock_manager_deadlines!, lock_manager: Arc<dyn LockManager>, [
     a_lease_ends_at_its_deadline,
+    a_lease_lasts_to_its_deadline,
     a_renewal_extends_what_is_held,
     a_renewal_leaves_alone_what_it_does_not_name,
     a_renewal_gives_the_whole_ttl_again,
     a_renewal_names_what_is_lost,
+    a_repeated_acquire_begins_a_whole_ttl if has_a_lock_per_stream,
+    a_repeated_open_begins_a_whole_ttl if keeps_sessions,
     a_late_renewal_revives_nothing,
-    a_late_open_revives_nothing,
-    an_open_can_be_repeated,
+    a_late_open_revives_nothing if keeps_sessions,
+    an_open_can_be_repeated if keeps_sessions,
     an_acquire_does_not_extend_its_session,
     ttls_may_differ,
-    a_closed_session_is_dead_at_once,
-    a_session_that_is_gone_acquires_nothing,
+    a_closed_session_is_dead_at_once if keeps_sessions,
+    a_session_that_is_gone_acquires_nothing if keeps_sessions,
 ]);
+
+/// Of sessions that repeat a call at half of it; the other half leaves room for a busy machine.
+const REPEATED: Duration = Duration::from_secs(2);
 
 /// Without a heartbeat, others get what was held as soon as its deadline is over.
 pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
@@ -56,6 +62,21 @@ pub async fn a_lease_ends_at_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<
     };
     assert_eq!(held.holder, streamlease_core::Holder::Session(b.id.clone()));
     assert!(t.renewed(&b, &[new]).await.lost.is_empty());
+}
+
+/// No part of a TTL is cut off, as by a store that counts in seconds: the owner believes in it.
+pub async fn a_lease_lasts_to_its_deadline(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
+    let t = Harness::new(runtime, locks);
+    let ttl = Duration::from_millis(1_950);
+    let (a, b) = (t.session("a", ttl).await, t.session("b", LONG).await);
+    let s = stream("s");
+    let held = t.hold(&a, &s).await;
+    for _ in 0..2 {
+        pass(&*t.runtime, Duration::from_millis(1_500)).await;
+        t.assert_refused(&b, &s, &a).await;
+        let named = std::slice::from_ref(&held);
+        assert!(t.renewed(&a, named).await.lost.is_empty());
+    }
 }
 
 /// As long as it renews, nobody else gets what a session holds.
@@ -148,19 +169,61 @@ pub async fn a_renewal_names_what_is_lost(runtime: Arc<dyn Runtime>, locks: Arc<
     t.release_one(&a, &held[0]).await;
     t.release_one(&a, &held[1]).await;
     t.hold(&b, &streams[1]).await;
-    let stale = lease(&streams[2], E0, FencingToken(held[2].token.0 - 1));
+    let other = |token| lease(&streams[2], E0, FencingToken(token));
+    let (stale, never) = (other(held[2].token.0 - 1), other(held[2].token.0 + 1));
     let named = [
         held[0].clone(),
         held[1].clone(),
         stale.clone(),
+        never.clone(),
         held[3].clone(),
     ];
     let mut lost = t.renewed(&a, &named).await.lost;
     lost.sort();
-    let mut expected = vec![held[0].clone(), held[1].clone(), stale];
+    let mut expected = vec![held[0].clone(), held[1].clone(), stale, never];
     expected.sort();
     assert_eq!(lost, expected);
     t.assert_refused(&a, &streams[1], &b).await;
+}
+
+/// An acquire whose reply was lost is repeated: its caller believes for a TTL from the repeat.
+pub async fn a_repeated_acquire_begins_a_whole_ttl(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Harness::new(runtime, locks);
+    let (a, b) = (t.session("a", REPEATED).await, t.session("b", LONG).await);
+    let (s, attempt) = (stream("s"), attempt());
+    let held = t.hold_as(&a, &s, attempt).await;
+    pass(&*t.runtime, REPEATED / 2).await;
+    // The session goes on; of the lock it says nothing.
+    t.renewed(&a, &[]).await;
+    assert_eq!(t.hold_as(&a, &s, attempt).await, held);
+    // Past the deadline of the first one, and well before that of the repeat.
+    pass(&*t.runtime, REPEATED * 3 / 4).await;
+    t.assert_refused(&b, &s, &a).await;
+    let named = std::slice::from_ref(&held);
+    assert!(t.renewed(&a, named).await.lost.is_empty());
+    assert_eq!(t.release_one(&a, &held).await, ReleaseOutcome::Released);
+}
+
+/// The same for the open of a session, on which everything hangs that it holds.
+pub async fn a_repeated_open_begins_a_whole_ttl(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Harness::new(runtime, locks);
+    let (a, b) = (t.session("a", REPEATED).await, t.session("b", LONG).await);
+    let s = stream("s");
+    pass(&*t.runtime, REPEATED / 2).await;
+    let outcome = t.sessions().open(&a).await.expect("open");
+    assert_eq!(outcome, OpenOutcome::Opened);
+    let held = t.hold(&a, &s).await;
+    pass(&*t.runtime, REPEATED * 3 / 4).await;
+    t.assert_refused(&b, &s, &a).await;
+    assert!(t.is_member(&a.id).await, "it ended with the first open");
+    let named = std::slice::from_ref(&held);
+    assert!(t.renewed(&a, named).await.lost.is_empty());
 }
 
 /// The deadline is final: a renewal that comes after it extends nothing.
@@ -193,9 +256,6 @@ pub async fn a_late_renewal_revives_nothing(
 /// Nor does an open.
 pub async fn a_late_open_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
@@ -213,9 +273,6 @@ pub async fn a_late_open_revives_nothing(runtime: Arc<dyn Runtime>, locks: Arc<d
 /// The repeat of an open whose reply was lost.
 pub async fn an_open_can_be_repeated(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let a = t.session("a", LONG).await;
     let held = t.hold(&a, &stream("s")).await;
     assert_eq!(
@@ -279,9 +336,6 @@ pub async fn a_closed_session_is_dead_at_once(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let ttl = if t.has_session_leases() { LONG } else { SHORT };
     let (a, b) = (t.session("a", ttl).await, t.session("b", LONG).await);
     let s = stream("s");
@@ -316,9 +370,6 @@ pub async fn a_session_that_is_gone_acquires_nothing(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let (s, other) = (stream("s"), stream("other"));
     t.sessions().close(&a.id).await.expect("close");

@@ -50,16 +50,7 @@ impl Harness {
         self.scheme() == LockScheme::Session
     }
 
-    /// Whether the backend keeps sessions; if not, says that the behaviour is skipped.
-    pub(super) fn keeps_sessions(&self) -> bool {
-        let keeps = self.locks.sessions().is_some();
-        if !keeps {
-            println!("skipped: keeps no sessions");
-        }
-        keeps
-    }
-
-    /// For behaviours that have asked [`keeps_sessions`](Self::keeps_sessions).
+    /// For behaviours with `if keeps_sessions`.
     pub(super) fn sessions(&self) -> &dyn Sessions {
         self.locks.sessions().expect("the backend keeps sessions")
     }

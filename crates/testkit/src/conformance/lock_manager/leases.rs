@@ -1,6 +1,6 @@
 //! Who holds a data stream, and with which token.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ behaviours!($ lock_manager_leases!, lock_manager: Arc<dyn LockManager>, [
     racing_acquires_give_each_stream_to_one_session,
     inspection_says_who_holds_a_lock_and_for_how_long,
     streams_are_told_apart_whatever_their_names,
+    streams_are_told_apart_however_much_alike_and_long_their_names,
     results_are_positional,
     large_batches_are_answered_whole,
     dropped_calls_can_be_repeated,
@@ -429,6 +430,85 @@ pub async fn streams_are_told_apart_whatever_their_names(
             );
         }
     }
+}
+
+/// No key is cut at either end, trimmed, or compared by what people take for equal.
+pub async fn streams_are_told_apart_however_much_alike_and_long_their_names(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Harness::new(runtime, locks);
+    let a = t.session("a", LONG).await;
+    let names: BTreeSet<String> = LENGTHS.into_iter().flat_map(look_alikes).collect();
+    let streams: Vec<_> = names
+        .iter()
+        .map(|name| StreamName::new(name).expect("valid"))
+        .collect();
+    let mut held = Vec::new();
+    for page in streams.chunks(100) {
+        let locks = page.iter().map(|stream| LockId {
+            stream: stream.clone(),
+            entry: E0,
+        });
+        let states = t.inspect(&locks.collect::<Vec<_>>()).await;
+        for (stream, state) in page.iter().zip(states.expect("inspect")) {
+            assert_eq!(state, LockState::Free, "{:?}", shown(stream));
+        }
+        // Of two that are one to the store, the first is lost to the second by now.
+        held.extend(t.hold_all(&a, page).await);
+    }
+    assert!(t.renewed(&a, &held).await.lost.is_empty());
+    let releases: Vec<_> = held.iter().cloned().map(Release::new).collect();
+    let outcomes = t.release(&a.id, &releases).await.expect("release");
+    for (lease, outcome) in held.iter().zip(outcomes) {
+        let stream = shown(&lease.stream);
+        assert_eq!(outcome, ReleaseOutcome::Released, "{stream:?}");
+        assert_eq!(t.state(&lease.stream).await, LockState::Free, "{stream:?}");
+    }
+}
+
+/// Around what stores cut keys at, and the longest there are.
+const LENGTHS: [usize; 9] = [1, 32, 64, 128, 255, 512, 1_024, 2_048, StreamName::MAX_LEN];
+
+/// Names of about so many bytes that differ in little: at the start, at the end, or by what
+/// a store may not see.
+fn look_alikes(len: usize) -> Vec<String> {
+    let fill = "x".repeat(len - 1);
+    let mut names = vec![format!("{fill}x"), format!("{fill}y"), format!("y{fill}")];
+    // Each pair is one text to a collation, a normalisation or a trim.
+    const PAIRS: [(&str, &str); 14] = [
+        ("e", "E"),
+        ("e", "é"),
+        ("é", "e\u{301}"),
+        ("ß", "ss"),
+        ("ﬁ", "fi"),
+        ("Σ", "ς"),
+        ("K", "\u{212a}"),
+        ("i", "ı"),
+        ("1", "01"),
+        ("a", "a "),
+        ("a", " a"),
+        ("a", "a\u{0}"),
+        ("a", "a\n"),
+        ("a", "a\u{200b}"),
+    ];
+    for (one, other) in PAIRS {
+        for text in [one, other] {
+            let room = len.saturating_sub(text.len());
+            let fill = &fill[..room.min(fill.len())];
+            names.push(format!("{fill}{text}"));
+            names.push(format!("{text}{fill}"));
+        }
+    }
+    names
+}
+
+/// Its ends, for a message.
+fn shown(stream: &StreamName) -> String {
+    let name: Vec<char> = stream.as_str().chars().collect();
+    let first: String = name.iter().take(10).collect();
+    let last: String = name.iter().rev().take(10).rev().collect();
+    format!("{first}…{last} ({} bytes)", stream.as_str().len())
 }
 
 /// One outcome per argument, in their order, whatever became of the others.

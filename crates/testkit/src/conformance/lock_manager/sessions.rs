@@ -5,28 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    Holder, LeaseRef, LockManager, LockState, OpenOutcome, ReleaseOutcome, Renew, RenewOutcome,
-    Runtime, StreamName, TakeOverOutcome,
+    AcquireOutcome, Holder, LeaseRef, LockManager, LockState, OpenOutcome, ReleaseOutcome, Renew,
+    RenewOutcome, Runtime, StreamName, TakeOverOutcome,
 };
 
 use super::super::behaviours;
 use super::super::support::{PATIENCE, stream, streams, within};
-use super::harness::{Harness, LONG, SHORT, unopened};
+use super::harness::{E0, Harness, LONG, SHORT, attempt, unopened};
 
 behaviours!($ lock_manager_sessions!, lock_manager: Arc<dyn LockManager>, [
-    dead_sessions_are_reported_until_they_are_removed,
-    a_live_session_is_not_removed,
-    a_take_over_leaves_the_living_alone,
-    a_take_over_moves_a_dead_sessions_leases_in_pages,
-    a_take_over_leaves_what_others_acquired_since,
-    racing_take_overs_move_each_lease_once,
-    a_session_that_was_taken_over_does_not_come_back,
-    a_session_that_is_gone_takes_nothing_over,
-    the_next_deadline_is_the_soonest_of_the_others,
-    members_are_the_live_sessions,
-    records_are_what_is_held,
-    the_generation_stays_while_nothing_is_lost,
-    a_revoked_lease_is_named_until_its_owner_releases_it,
+    dead_sessions_are_reported_until_they_are_removed if keeps_sessions,
+    a_live_session_is_not_removed if keeps_sessions,
+    a_take_over_leaves_the_living_alone if keeps_sessions,
+    a_take_over_moves_a_dead_sessions_leases_in_pages if keeps_sessions,
+    a_take_over_leaves_what_others_acquired_since if keeps_sessions,
+    racing_take_overs_move_each_lease_once if keeps_sessions,
+    a_late_acquire_replaces_no_lease_that_was_taken_over if has_session_leases,
+    a_mark_does_not_survive_a_take_over if has_session_leases,
+    a_release_by_a_session_that_is_gone_frees_nothing_of_others if keeps_sessions,
+    a_session_that_was_taken_over_does_not_come_back if keeps_sessions,
+    a_session_that_is_gone_takes_nothing_over if keeps_sessions,
+    the_next_deadline_is_the_soonest_of_the_others if keeps_sessions,
+    members_are_the_live_sessions if keeps_sessions,
+    records_are_what_is_held if keeps_sessions,
+    the_generation_stays_while_nothing_is_lost if keeps_sessions,
+    a_revoked_lease_is_named_until_its_owner_releases_it if keeps_sessions,
     the_turn_to_sweep_comes_once_per_length_of_time,
 ]);
 
@@ -36,9 +39,6 @@ pub async fn dead_sessions_are_reported_until_they_are_removed(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (b, c) = (t.session("b", LONG).await, t.session("c", LONG).await);
     let later = t.session("a", SHORT + Duration::from_millis(100)).await;
     let a = t.session("a", SHORT).await;
@@ -91,9 +91,6 @@ pub async fn dead_sessions_are_reported_until_they_are_removed(
 /// Removing takes nothing from the living.
 pub async fn a_live_session_is_not_removed(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let idle = t.session("idle", LONG).await;
     let s = stream("s");
@@ -113,9 +110,6 @@ pub async fn a_take_over_leaves_the_living_alone(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let s = stream("s");
     let held = t.hold(&a, &s).await;
@@ -139,9 +133,6 @@ pub async fn a_take_over_moves_a_dead_sessions_leases_in_pages(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let held = t.hold_all(&a, &streams("s", 7)).await;
     t.outlast(SHORT).await;
@@ -181,9 +172,6 @@ pub async fn a_take_over_leaves_what_others_acquired_since(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b, c) = (
         t.session("a", SHORT).await,
         t.session("b", LONG).await,
@@ -216,9 +204,6 @@ pub async fn racing_take_overs_move_each_lease_once(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let a = t.session("a", SHORT).await;
     let streams = streams("s", 20);
     t.hold_all(&a, &streams).await;
@@ -263,15 +248,104 @@ pub async fn racing_take_overs_move_each_lease_once(
     }
 }
 
+/// A lease that was taken over counts as acquired with the greatest attempt of its new owner
+/// so far. With a lower one, a request that was given up before the take-over and executes
+/// after it would have the owner hold a token that renews and frees nothing.
+pub async fn a_late_acquire_replaces_no_lease_that_was_taken_over(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Harness::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let s = stream("s");
+    t.hold(&a, &s).await;
+    let given_up = attempt();
+    // Refused or granted, an attempt counts.
+    t.assert_refused(&b, &s, &a).await;
+    t.outlast(SHORT).await;
+    let (leases, _) = taken(&t, &b, &a.id, 10).await;
+    for _ in 0..2 {
+        let late = t.try_acquire_as(&b, &s, E0, given_up).await;
+        assert!(matches!(late, AcquireOutcome::Held(_)), "{late:?}");
+    }
+    assert!(t.renewed(&b, &leases).await.lost.is_empty());
+    // A later one does, as it does with any lease of its session.
+    let later = t.hold(&b, &s).await;
+    assert!(later.token > leases[0].token);
+    assert_eq!(t.release_one(&b, &leases[0]).await, ReleaseOutcome::NotHeld);
+    assert_eq!(t.release_one(&b, &later).await, ReleaseOutcome::Released);
+}
+
+/// A mark is of one lease, with its token. Who has taken over would give up what nobody
+/// asked it for; and a new mark names the new lease.
+pub async fn a_mark_does_not_survive_a_take_over(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Harness::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let streams = streams("s", 2);
+    t.hold_all(&a, &streams).await;
+    let revoke = async || t.sessions().revoke(&streams[..1]).await.expect("revoke");
+    assert_eq!(revoke().await, [true]);
+    t.outlast(SHORT).await;
+    let (mut leases, _) = taken(&t, &b, &a.id, 10).await;
+    leases.sort();
+    for _ in 0..2 {
+        assert!(t.renewed(&b, &leases).await.revoked.is_empty());
+    }
+    let marked = leases.iter().find(|lease| lease.stream == streams[0]);
+    let marked = marked.expect("moved").clone();
+    assert_eq!(revoke().await, [true]);
+    assert_eq!(
+        t.renewed(&b, &leases).await.revoked,
+        std::slice::from_ref(&marked)
+    );
+    assert_eq!(t.release_one(&b, &marked).await, ReleaseOutcome::Released);
+    assert!(t.renewed(&b, &leases).await.revoked.is_empty());
+}
+
+/// It may clear its own record away. What others have acquired or taken over since is theirs,
+/// and so is what another session holds, whatever token is named.
+pub async fn a_release_by_a_session_that_is_gone_frees_nothing_of_others(
+    runtime: Arc<dyn Runtime>,
+    locks: Arc<dyn LockManager>,
+) {
+    let t = Harness::new(runtime, locks);
+    let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
+    let c = t.session("c", LONG).await;
+    let streams = streams("s", 3);
+    let held = t.hold_all(&a, &streams).await;
+    t.outlast(SHORT).await;
+    let acquired = t.hold(&b, &streams[1]).await;
+    let cleared = t.release_one(&a, &held[0]).await == ReleaseOutcome::Released;
+    assert_eq!(t.state(&streams[0]).await, LockState::Free);
+    assert_eq!(t.release_one(&a, &held[1]).await, ReleaseOutcome::NotHeld);
+    if t.has_session_leases() {
+        let (leases, _) = taken(&t, &b, &a.id, 10).await;
+        let moved = |stream: &StreamName| leases.iter().any(|lease| lease.stream == *stream);
+        assert!(moved(&streams[2]) && !moved(&streams[1]), "{leases:?}");
+        assert!(!(cleared && moved(&streams[0])), "released, and moved");
+        assert_eq!(t.release_one(&a, &held[2]).await, ReleaseOutcome::NotHeld);
+        for gone in [&a, &c] {
+            assert_eq!(
+                t.release_one(gone, &acquired).await,
+                ReleaseOutcome::NotHeld,
+                "{} released what b holds",
+                gone.id
+            );
+        }
+        t.assert_refused(&c, &streams[2], &b).await;
+    }
+    t.assert_refused(&c, &streams[1], &b).await;
+}
+
 /// Being taken over is final, also before every lease is moved.
 pub async fn a_session_that_was_taken_over_does_not_come_back(
     runtime: Arc<dyn Runtime>,
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b) = (t.session("a", SHORT).await, t.session("b", LONG).await);
     let held = t.hold_all(&a, &streams("s", 3)).await;
     t.outlast(SHORT).await;
@@ -300,9 +374,6 @@ pub async fn a_session_that_is_gone_takes_nothing_over(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b, c) = (
         t.session("a", SHORT).await,
         t.session("b", LONG).await,
@@ -336,9 +407,6 @@ pub async fn the_next_deadline_is_the_soonest_of_the_others(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let b = t.session("b", LONG).await;
     assert_eq!(
         t.renewed(&b, &[]).await.next_deadline,
@@ -377,9 +445,6 @@ pub async fn the_next_deadline_is_the_soonest_of_the_others(
 /// Neither the closed nor those whose deadline has passed.
 pub async fn members_are_the_live_sessions(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let a = t.session("a", LONG).await;
     let (b, c) = (t.session("b", LONG * 2).await, t.session("c", SHORT).await);
     let closed = t.session("d", LONG).await;
@@ -405,9 +470,6 @@ pub async fn members_are_the_live_sessions(runtime: Arc<dyn Runtime>, locks: Arc
 /// What a session reconciles with.
 pub async fn records_are_what_is_held(runtime: Arc<dyn Runtime>, locks: Arc<dyn LockManager>) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let mut held = t.hold_all(&a, &streams("s", 5)).await;
     held.sort();
@@ -449,9 +511,6 @@ pub async fn the_generation_stays_while_nothing_is_lost(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let a = t.session("a", LONG).await;
     let generation = t.renewed(&a, &[]).await.generation;
     let held = t.hold_all(&a, &streams("s", 3)).await;
@@ -482,9 +541,6 @@ pub async fn a_revoked_lease_is_named_until_its_owner_releases_it(
     locks: Arc<dyn LockManager>,
 ) {
     let t = Harness::new(runtime, locks);
-    if !t.keeps_sessions() {
-        return;
-    }
     let (a, b) = (t.session("a", LONG).await, t.session("b", LONG).await);
     let streams = streams("s", 2);
     let held = t.hold_all(&a, &streams).await;
