@@ -164,8 +164,8 @@ impl Client {
         Report::of(&inner.backend, &*inner.handle.runtime, inner.ttl).await
     }
 
-    pub(crate) fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.inner.handle.runtime.spawn(task);
+    pub(crate) fn spawn_handler(&self, task: BoxFuture<'static, ()>) {
+        self.inner.handle.runtime.spawn_handler(task);
     }
 
     pub(crate) fn ttl(&self) -> Duration {

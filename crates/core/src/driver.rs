@@ -459,7 +459,10 @@ impl Driver {
                 state.fetching = true;
                 return;
             }
-            Notice::Unreachable { .. } | Notice::Refused { .. } | Notice::Reached { .. } => return,
+            Notice::Unreachable { .. }
+            | Notice::Refused { .. }
+            | Notice::Reached { .. }
+            | Notice::Late { .. } => return,
             Notice::OwnListed { entries } => return self.measures.startup_recovery(entries),
             Notice::Added {
                 entry,
@@ -564,6 +567,13 @@ impl Driver {
             }),
             Notice::Reached { part, after } => self.say(Info, |c| {
                 format!("{part} can be reached again after {after:?} consumer={c}")
+            }),
+            Notice::Late { by } => self.say(Warn, |c| {
+                format!(
+                    "the client's task did not run for {by:.1?}, with a TTL of {:?}: \
+                     does a handler block a thread of the runtime? consumer={c}",
+                    self.ttl
+                )
             }),
             Notice::OwnListed { .. } => {}
             Notice::Added {

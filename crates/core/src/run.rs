@@ -184,7 +184,7 @@ impl Client {
                         dropped: dropped.clone(),
                         running: running.clone(),
                     };
-                    self.spawn(Box::pin(task.run()));
+                    self.spawn_handler(Box::pin(task.run()));
                 }
                 Wake::Event(Some(event)) => log::debug!("not for a handler: {event:?}"),
                 // Nothing comes after `Terminated`.

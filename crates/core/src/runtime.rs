@@ -42,6 +42,13 @@ pub trait Runtime: Debug + Send + Sync + 'static {
 
     /// Runs `task` to its end, detached.
     fn spawn(&self, task: BoxFuture<'static, ()>);
+
+    /// Like [`spawn`](Self::spawn), for a task that runs code of the user: a handler of
+    /// [`Client::run`](crate::Client::run). A runtime that keeps the client's own tasks apart
+    /// from what may block runs it elsewhere. A wrapper passes it on.
+    fn spawn_handler(&self, task: BoxFuture<'static, ()>) {
+        self.spawn(task);
+    }
 }
 
 /// For a runtime that is chosen at run time.
@@ -60,6 +67,10 @@ impl<T: Runtime + ?Sized> Runtime for Arc<T> {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         (**self).spawn(task);
+    }
+
+    fn spawn_handler(&self, task: BoxFuture<'static, ()>) {
+        (**self).spawn_handler(task);
     }
 }
 

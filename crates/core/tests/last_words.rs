@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::Fleet;
+use common::{Fleet, TTL};
 use futures_lite::future;
 use streamlease_core::decorate::decorate;
 use streamlease_core::{BackendProvider, BoxFuture, Event, RetryPolicy, Runtime, Timestamp};
@@ -173,5 +173,31 @@ fn whoever_is_told_that_it_cannot_start_finds_the_reason_in_the_log() {
     sim.block_on(async {
         client.started().await.unwrap_err();
         assert_eq!(LOG.count("gave up consumer="), 1);
+    });
+}
+
+#[test]
+fn a_process_that_did_not_run_for_long_is_told_of_once_with_how_long() {
+    let _alone = listen();
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let node = fleet.start("a").await;
+        for (blocked, told) in [(TTL / 8, 0), (TTL * 2, 1)] {
+            LOG.lines().clear();
+            node.process.freeze();
+            fleet.sleep(blocked).await;
+            node.process.thaw();
+            fleet.sleep(TTL * 3).await;
+            assert_eq!(LOG.count("did not run for"), told, "after {blocked:?}");
+        }
+        let lines = LOG.lines().clone();
+        let line = lines.iter().find(|line| line.contains("did not run for"));
+        let line = line.unwrap();
+        let said = line.split("did not run for ").nth(1).unwrap();
+        let said: f64 = said.split('s').next().unwrap().parse().unwrap();
+        // Some timer was due within a third of a TTL.
+        assert!((3.0..=4.0).contains(&said), "{line}");
+        assert!(line.contains("consumer=") && line.contains("does a handler block"));
     });
 }

@@ -1,15 +1,21 @@
 //! [`TokioRuntime`]: streamlease on [tokio](https://docs.rs/tokio).
 //!
+//! Handlers that block their threads belong on other ones than the client's own tasks:
+//! [`TokioRuntime::own_thread`].
+//!
 //! Time is read from `tokio::time::Instant`, so that `tokio::time::pause()`
 //! and `advance()` work in your tests, plus the time the machine was suspended.
 
+use std::convert::Infallible;
 use std::future::Future;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use streamlease_clock::Clock;
 use streamlease_core::{BoxFuture, Error, ErrorKind, Result, Runtime, Timestamp};
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// A tokio runtime, held by its handle. Its timers must be enabled
@@ -20,6 +26,11 @@ use tokio::time::Instant;
 #[derive(Debug, Clone)]
 pub struct TokioRuntime {
     handle: Handle,
+    /// Where handlers run, if that is elsewhere.
+    handlers: Option<Handle>,
+    /// The thread of its own ends when the last of these is dropped.
+    #[expect(dead_code, reason = "what counts is that it is dropped")]
+    own_thread: Option<Arc<oneshot::Sender<Infallible>>>,
     clock: Clock,
 }
 
@@ -55,8 +66,54 @@ impl TokioRuntime {
         origin();
         Self {
             handle,
+            handlers: None,
+            own_thread: None,
             clock: Clock::new(),
         }
+    }
+
+    /// A runtime on a thread of its own, for a client whose handlers may block their threads.
+    ///
+    /// The client's task, its timers and the connections that it makes are on the new thread.
+    /// Handlers of [`Client::run`](streamlease_core::Client::run) run on the runtime in which
+    /// this is called. So heartbeats are sent whatever handlers do. Still, a handler that
+    /// blocks hears of nothing meanwhile: not that its lease is lost, nor that the client is
+    /// to stop.
+    ///
+    /// A connection stays where it was made. Give the client a backend of its own, which
+    /// connects when the client first asks it (`RedisBackend::new`), and not one that is
+    /// connected already or that producers share.
+    ///
+    /// The thread ends when the last clone is dropped; the client drops its own at its end.
+    ///
+    /// # Errors
+    /// [`Environment`](ErrorKind::Environment) outside of a tokio runtime, or if the operating
+    /// system gives no thread.
+    pub fn own_thread() -> Result<Self> {
+        let handlers = Self::try_current()?.handle;
+        let fails = |err| {
+            let what = "there is no thread for the client";
+            Error::with_source(ErrorKind::Environment, what, err)
+        };
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(fails)?;
+        let handle = runtime.handle().clone();
+        let (keep, dropped) = oneshot::channel::<Infallible>();
+        thread::Builder::new()
+            .name("streamlease".to_owned())
+            .spawn(move || {
+                let _ = runtime.block_on(dropped);
+                // What has not ended is dropped with it, and is not waited for.
+                runtime.shutdown_background();
+            })
+            .map_err(fails)?;
+        Ok(Self {
+            handlers: Some(handlers),
+            own_thread: Some(Arc::new(keep)),
+            ..Self::from_handle(handle)
+        })
     }
 }
 
@@ -94,6 +151,10 @@ impl Runtime for TokioRuntime {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.handle.spawn(task);
+    }
+
+    fn spawn_handler(&self, task: BoxFuture<'static, ()>) {
+        self.handlers.as_ref().unwrap_or(&self.handle).spawn(task);
     }
 }
 

@@ -7,6 +7,7 @@
 mod support;
 
 mod assigning;
+mod blocking;
 mod connections;
 mod failover;
 mod handles;

@@ -178,6 +178,11 @@ pub enum Notice {
         /// Why the last of its owners failed, oldest first.
         failures: Vec<String>,
     },
+    /// The machine was called too late by so much: its process did not run.
+    Late {
+        /// By how much, without the time for which the computer was suspended.
+        by: Duration,
+    },
     /// A part of the backend has failed several times in a row, and is tried again.
     /// Told once, and every half a minute that it lasts.
     Unreachable {

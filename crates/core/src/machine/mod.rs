@@ -176,7 +176,10 @@ impl Machine {
     /// Moves the clock, never back, and disowns before anything else is done (R1).
     fn advance(&mut self, now: Timestamp) {
         self.cx.now = self.cx.now.max(now);
-        self.cx.punctuality.look(self.cx.now, self.cx.settings.ttl);
+        let late = self.cx.punctuality.look(self.cx.now, self.cx.settings.ttl);
+        if let Some(by) = late.filter(|_| self.cx.phase != Phase::Stopped) {
+            self.cx.notify(Notice::Late { by });
+        }
         if self.cx.phase == Phase::Stopped || !self.cx.is_open() {
             return;
         }

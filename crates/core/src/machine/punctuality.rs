@@ -41,11 +41,16 @@ impl Punctuality {
         ttl / 4
     }
 
-    pub(crate) fn look(&mut self, now: Timestamp, ttl: Duration) {
+    /// By how much the process serves a timer too late. Told once.
+    pub(crate) fn look(&mut self, now: Timestamp, ttl: Duration) -> Option<Duration> {
         let late = now.saturating_since(self.promised);
-        if late.saturating_sub(self.suspended) > Self::limit(ttl) {
-            self.stood_still = Some(now);
+        let late = late.saturating_sub(self.suspended);
+        if late <= Self::limit(ttl) {
+            return None;
         }
+        self.stood_still = Some(now);
+        self.promised = Timestamp::MAX;
+        Some(late)
     }
 
     /// Whether leases that end now may do so because the process stood still.
