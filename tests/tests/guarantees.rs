@@ -133,7 +133,7 @@ fn what_is_wrong(named: &Named) -> Option<String> {
         Run::List => {
             // In a list of behaviours, and not only as a function.
             let is_defined = lines.iter().any(|line| line.contains(&head));
-            is_defined && lines.iter().any(|line| line.trim() == format!("{name},"))
+            is_defined && lines.iter().any(|line| is_item_of_a_list(line, name))
         }
         // As the beginning of a text in the source.
         Run::Words => sources
@@ -141,6 +141,13 @@ fn what_is_wrong(named: &Named) -> Option<String> {
             .any(|text| text.contains(&format!("\"{name}"))),
     };
     (!is_right).then(|| format!("is not in {folder}, or not run"))
+}
+
+/// `name,` or `name if condition,`, behind nothing but a macro's name.
+fn is_item_of_a_list(line: &str, name: &str) -> bool {
+    let item = line.split_once("!(").map_or(line, |(_, item)| item);
+    let rest = item.trim().strip_prefix(name);
+    rest.is_some_and(|rest| rest.starts_with(',') || rest.starts_with(" if "))
 }
 
 /// What stands between backquotes in the rows of the table and in the list after

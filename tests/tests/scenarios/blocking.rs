@@ -17,33 +17,55 @@ const TTL: Duration = Duration::from_millis(500);
 
 type Provider = Arc<dyn BackendProvider>;
 
-#[test]
-fn handlers_that_block_every_thread_lose_nothing_if_the_client_has_its_own_in_memory() {
-    in_real_time(|| {
-        blocked_for_three_ttls(|own| {
-            let memory = Arc::new(MemoryBackend::new(own));
-            (memory.clone(), memory)
-        });
-    });
+/// Tests of a scenario that is given a function which makes two backends, one for the client
+/// and one for everybody else.
+macro_rules! with_a_thread_for_the_client {
+    ($($scenario:ident,)+) => {
+        $(
+            mod $scenario {
+                use super::*;
+
+                #[test]
+                fn in_memory() {
+                    in_real_time(|| {
+                        super::$scenario(|own| {
+                            let memory = Arc::new(MemoryBackend::new(own));
+                            (memory.clone(), memory)
+                        });
+                    });
+                }
+
+                #[test]
+                fn on_redis_with_session_leases() {
+                    on_redis(LockScheme::Session);
+                }
+
+                #[test]
+                fn on_redis_with_per_stream_locks() {
+                    on_redis(LockScheme::PerStream);
+                }
+
+                fn on_redis(scheme: LockScheme) {
+                    in_real_time(|| {
+                        let server = RedisServer::start();
+                        let connect = || {
+                            let redis = RedisBackend::new(server.url()).unwrap();
+                            Arc::new(redis.with_lock_scheme(scheme))
+                        };
+                        super::$scenario(|_| (connect(), connect()));
+                    });
+                }
+            }
+        )+
+    };
 }
 
-#[test]
-fn handlers_that_block_every_thread_lose_nothing_if_the_client_has_its_own_on_redis() {
-    for scheme in [LockScheme::Session, LockScheme::PerStream] {
-        in_real_time(|| {
-            let server = RedisServer::start();
-            let connect = || {
-                let redis = RedisBackend::new(server.url()).unwrap();
-                Arc::new(redis.with_lock_scheme(scheme))
-            };
-            blocked_for_three_ttls(|_| (connect(), connect()));
-        });
-    }
-}
+with_a_thread_for_the_client!(handlers_that_block_every_thread_lose_nothing,);
 
-/// Two handlers block both threads of a runtime. `backends` makes one for the client and one
-/// for everybody else.
-fn blocked_for_three_ttls(backends: impl FnOnce(TokioRuntime) -> (Provider, Provider)) {
+/// Two handlers block both threads of a runtime for three TTLs.
+fn handlers_that_block_every_thread_lose_nothing(
+    backends: impl FnOnce(TokioRuntime) -> (Provider, Provider),
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
