@@ -8,6 +8,7 @@
 //! that is found although nobody needs to find it: then its entry is wrong.
 
 mod keys;
+mod sessions;
 
 use std::any::Any;
 use std::collections::BTreeMap;
