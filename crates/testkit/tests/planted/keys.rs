@@ -28,6 +28,7 @@ planted! { Bug:
     Safety FloorIgnored = "the floor counts for nothing",
     Safety FloorReached = "a number may be as great as the floor",
     Safety FloorForgotten = "a number is greater than the floor; the next one counts on from before",
+    Safety NumbersAreDoubles = "numbers are floating-point numbers",
     Safety RenewIgnoresNumber = "a renewal extends whatever number the key has",
     Safety RenewTakesLower = "a renewal extends keys with a lower number",
     Safety RenewCreates = "a renewal makes the key if it is not there",
@@ -198,6 +199,9 @@ impl Table {
             _ => {}
         }
         *last = (*last).max(floor) + 1;
+        if self.is(Bug::NumbersAreDoubles) {
+            *last = *last as f64 as u64;
+        }
         *last
     }
 

@@ -228,6 +228,21 @@ pub async fn tokens_grow_past_the_floor(runtime: Arc<dyn Runtime>, locks: Arc<dy
     assert_eq!(t.release_one(&a, &second).await, ReleaseOutcome::Released);
     let third = t.hold(&b, &s).await;
     assert!(third.token > second.token, "{third:?} after {second:?}");
+    t.release_one(&b, &third).await;
+    // Nanoseconds, which no floating-point number tells apart, and next to the greatest.
+    let greatest = FencingToken::LIMIT.0 - 1_001;
+    for floor in [1_800_000_000_000_000_001, greatest].map(FencingToken) {
+        let acquire = Acquire::new(s.clone(), E0, attempt(), floor);
+        let outcomes = t.acquire_page(&a, &[acquire]).await;
+        let AcquireOutcome::Acquired(token) = outcomes[0] else {
+            panic!("{outcomes:?}")
+        };
+        assert!(token > floor, "{token} with floor {floor}");
+        t.release_one(&a, &lease(&s, E0, token)).await;
+        let next = t.hold(&b, &s).await;
+        assert!(next.token > token, "{next:?} after {token}");
+        t.release_one(&b, &next).await;
+    }
 }
 
 /// Free at once, for everybody.

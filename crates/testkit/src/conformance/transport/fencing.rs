@@ -37,8 +37,17 @@ behaviours!($ transport_fencing!, transport: Backend, [
 /// A claim with a greater token than any before is granted and remembered.
 pub async fn a_claim_remembers_its_token(runtime: Arc<dyn Runtime>, backend: Backend) {
     let t = Harness::new(runtime, backend).await;
-    // As large as tokens get: microseconds since 1970, and far into the future.
-    for token in [1, 1_800_000_000_000_001, (1 << 53) - 1] {
+    // As large as tokens get: microseconds since 1970, and far into the future; nanoseconds,
+    // which no floating-point number tells apart; and the greatest.
+    let greatest = FencingToken::LIMIT.0 - 1;
+    let nanoseconds = 1_800_000_000_000_000_001;
+    for token in [
+        1,
+        1_800_000_000_000_001,
+        (1 << 53) - 1,
+        nanoseconds,
+        greatest,
+    ] {
         let entry = t.fresh(&t.a).await;
         assert_eq!(t.claim_one(&t.a, entry, token).await, claimed(&t.a, 0));
         let pending = t.pending(entry).await.expect("pending");
