@@ -171,9 +171,12 @@ async fn use_it(sim: &SimRuntime) -> Result<()> {
                     lease.token()
                 );
                 println!("it is completed: {:?}", lease.complete().await?);
-                client.shutdown().await;
+                client.shutdown().await?;
             }
-            Event::Terminated(end) => println!("the client ends: {end}"),
+            Event::Terminated(end) => {
+                println!("the client ends: {end}");
+                end.into_result()?;
+            }
             other => println!("{other:?}"),
         }
     }

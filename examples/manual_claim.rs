@@ -44,7 +44,7 @@ async fn work(client: Client, mut events: Events) -> Result<()> {
                 if finished == STREAMS.len() {
                     // Go's Done() acknowledges and deletes what is unfinished. This
                     // one hands it back, so that others continue.
-                    client.shutdown().await;
+                    client.shutdown().await?;
                 }
             }
             Event::StreamExpired(orphan) => {
@@ -59,7 +59,11 @@ async fn work(client: Client, mut events: Events) -> Result<()> {
             Event::StreamDisowned(lost) => {
                 println!("StreamDisowned  {}: {}", lost.stream(), lost.reason());
             }
-            Event::Terminated(end) => println!("Terminated      {end}"),
+            Event::Terminated(end) => {
+                println!("Terminated      {end}");
+                // An error, if it was not asked for.
+                end.into_result()?;
+            }
             // Events may be added in later versions.
             other => println!("{other:?}"),
         }

@@ -317,7 +317,7 @@ async fn ours(
     }
     let result = run(server, &backend, streams, &finish).await;
     for client in clients {
-        client.shutdown().await;
+        client.shutdown().await.unwrap();
     }
     result
 }

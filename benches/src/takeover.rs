@@ -301,6 +301,6 @@ async fn victim(url: &str, scheme: &str, ttl: Duration, streams: usize) {
     };
     tokio::select! {
         () = holding => {}
-        _ = terminated.recv() => client.shutdown().await,
+        _ = terminated.recv() => client.shutdown().await.unwrap(),
     }
 }

@@ -177,7 +177,7 @@ async fn play(args: &Args, runtime: Arc<dyn Runtime>) -> Result<bool> {
     pause(&runtime, TTL / 2).await;
     for (name, _, client) in &workers {
         if *name != killed.0 {
-            client.shutdown().await;
+            client.shutdown().await?;
         }
     }
     until(&runtime, || ended.is_closed()).await;

@@ -69,7 +69,7 @@ async fn a_life(world: World) {
     a.process.kill();
     let lease = b.lease().await;
     assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
-    b.client.shutdown().await;
+    b.client.shutdown().await.unwrap();
     assert!(matches!(b.event().await, Event::Terminated(_)));
 
     // Lines are written by a task of their own, which nothing waits for.

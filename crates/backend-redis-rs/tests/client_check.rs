@@ -25,7 +25,7 @@ async fn looked(server: &RedisServer, runtime: impl Runtime) -> Report {
     let (client, _events) = builder.backend(backend).runtime(runtime).start().unwrap();
     client.started().await.unwrap();
     let report = client.check().await;
-    client.shutdown().await;
+    client.shutdown().await.unwrap();
     report
 }
 

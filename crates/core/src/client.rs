@@ -36,6 +36,7 @@ struct Inner {
     /// For those who look at it.
     backend: Backend,
     ttl: Duration,
+    shared: Arc<Shared>,
 }
 
 impl Client {
@@ -142,12 +143,18 @@ impl Client {
     /// log; the same holds when the last event, `Terminated`, arrives. It can be called
     /// again, and before the client has [`started`](Self::started).
     ///
+    /// # Errors
+    /// If the client did not end because it was asked to: what made it give up, or
+    /// [`Closed`](ErrorKind::Closed) if its task was dropped, by a panic or by its executor.
+    /// It has ended all the same.
+    ///
     /// Cancel-safe: once polled, the client ends without the caller.
     #[doc(alias = "Done")]
-    pub async fn shutdown(&self) {
+    pub async fn shutdown(&self) -> Result<()> {
         let shutdown = |call| Command::Shutdown { call: Some(call) };
         // No answer, or an error: its task has ended already.
         let _ = self.inner.handle.call(shutdown).await;
+        self.inner.shared.termination().into_result()
     }
 
     /// Looks at the server, the service and this process, and says what is as it should be
@@ -394,7 +401,7 @@ impl ClientBuilder {
             lines: Some(lines),
             messages,
             events: events_in,
-            shared,
+            shared: shared.clone(),
             handles: handle.downgrade(),
             started: ReportStart(startup.clone()),
         };
@@ -405,6 +412,7 @@ impl ClientBuilder {
             handle,
             backend,
             ttl,
+            shared,
         };
         let client = Client {
             inner: Arc::new(inner),

@@ -55,7 +55,17 @@ pub(crate) struct Shared {
     /// Events taken since the driver last looked.
     pub(crate) taken: AtomicUsize,
     /// How the client ended, also for those who read no events any more.
-    pub(crate) end: OnceLock<Termination>,
+    end: OnceLock<Termination>,
+}
+
+impl Shared {
+    /// How the client ended. Ask this once it has.
+    pub(crate) fn termination(&self) -> Termination {
+        self.end.get().cloned().unwrap_or_else(|| {
+            let what = "the client's task was dropped, by a panic or by its executor";
+            Termination::new(Some(Error::new(ErrorKind::Closed, what)))
+        })
+    }
 }
 
 /// Everything that one client's driver needs.

@@ -3,9 +3,9 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use async_channel::Receiver;
+use async_channel::{Receiver, TryRecvError};
 use futures_lite::{Stream, StreamExt};
 
 use crate::client::Handle;
@@ -59,15 +59,10 @@ impl Events {
         }
     }
 
-    /// The next event; `None` after `Terminated`. Cancel-safe: no event is lost
-    /// by dropping the future.
+    /// The next event; `None` after `Terminated`, and only then. Cancel-safe: no event is
+    /// lost by dropping the future.
     pub async fn next(&mut self) -> Option<Event> {
         StreamExt::next(self).await
-    }
-
-    /// What tells how the client ended, also once these are dropped.
-    pub(crate) fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
     }
 
     /// The next event if one is waiting.
@@ -75,9 +70,18 @@ impl Events {
         if self.ended {
             return None;
         }
-        let event = self.events.try_recv().ok()?;
+        let event = match self.events.try_recv() {
+            Ok(event) => event,
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Closed) => self.terminated(),
+        };
         self.taken(&event);
         Some(event)
+    }
+
+    /// What the client's task would have said, had it run to its end.
+    fn terminated(&self) -> Event {
+        Event::Terminated(self.shared.termination())
     }
 
     fn taken(&mut self, event: &Event) {
@@ -100,11 +104,12 @@ impl Stream for Events {
         if self.ended {
             return Poll::Ready(None);
         }
-        let polled = self.events.as_mut().poll_next(cx);
-        if let Poll::Ready(Some(event)) = &polled {
-            self.taken(event);
-        }
-        polled
+        let event = match ready!(self.events.as_mut().poll_next(cx)) {
+            Some(event) => event,
+            None => self.terminated(),
+        };
+        self.taken(&event);
+        Poll::Ready(Some(event))
     }
 }
 
@@ -278,6 +283,14 @@ impl Termination {
     /// Whether it ended because it was asked to.
     pub fn is_shutdown(&self) -> bool {
         self.error.is_none()
+    }
+
+    /// What made the client give up as an error, for `?`.
+    ///
+    /// # Errors
+    /// See [`error`](Self::error).
+    pub fn into_result(self) -> crate::Result<()> {
+        self.error.map_or(Ok(()), Err)
     }
 
     /// The same error once more, for whoever else waits.

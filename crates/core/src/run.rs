@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
 
-use crate::{BoxFuture, Client, Error, ErrorKind, Event, Events, Lease, Result, Termination};
+use crate::{BoxFuture, Client, Event, Events, Lease, Result};
 
 /// How long [`Client::run`] works, and how it ends.
 #[must_use]
@@ -166,7 +166,6 @@ impl Client {
         let (told, stopping) = async_channel::bounded(1);
         let (keep, dropped) = async_channel::bounded::<Infallible>(1);
         let (running, all_ended) = async_channel::bounded::<Infallible>(1);
-        let end = events.shared();
         loop {
             let event = async { Wake::Event(events.next().await) };
             let stop = async {
@@ -199,12 +198,7 @@ impl Client {
         // They end their leases, before the client does it for them. Who blocks its thread
         // cannot be dropped, and is not waited for.
         self.ended_within(&all_ended, self.ttl()).await;
-        self.shutdown().await;
-        match end.end.get().map(Termination::error) {
-            Some(None) => Ok(()),
-            Some(Some(error)) => Err(error.clone()),
-            None => Err(task_dropped()),
-        }
+        self.shutdown().await
     }
 
     /// Waits until all handlers have ended, but no longer than that.
@@ -214,13 +208,6 @@ impl Client {
         };
         future::or(ended, self.sleep_until(self.now() + limit)).await;
     }
-}
-
-fn task_dropped() -> Error {
-    Error::new(
-        ErrorKind::Closed,
-        "the client's task was dropped, by a panic or by its executor",
-    )
 }
 
 /// One handler at work.

@@ -149,7 +149,7 @@ fn a_logger_that_blocks_keeps_nobody_from_hearing_of_the_end_of_a_lease() {
         let event = within(TTL, "its event", events.next()).await;
         assert!(matches!(event, Some(Event::StreamDisowned(_))), "{event:?}");
         locks.repair();
-        within(TTL * 2, "the end", client.shutdown()).await;
+        within(TTL * 2, "the end", client.shutdown()).await.unwrap();
         LOG.0.open();
     });
 }
@@ -234,7 +234,7 @@ fn a_recorder_that_panics_ends_no_client() {
             assert_eq!(completed.unwrap(), Completion::Completed);
         }
         assert!(recorder.0.load(Ordering::Relaxed));
-        within(TTL * 2, "the end", client.shutdown()).await;
+        within(TTL * 2, "the end", client.shutdown()).await.unwrap();
         let event = within(TTL, "the last event", events.next()).await;
         assert!(matches!(event, Some(Event::Terminated(end)) if end.is_shutdown()));
     });

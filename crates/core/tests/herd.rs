@@ -259,7 +259,7 @@ fn gone<F: Future<Output = ()>>(
 async fn hand_back(fleet: Fleet, going: Node) {
     let client = going.client.clone();
     fleet.sim.spawn(Box::pin(async move {
-        client.shutdown().await;
+        client.shutdown().await.unwrap();
         drop(going);
     }));
 }

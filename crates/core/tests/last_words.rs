@@ -122,12 +122,12 @@ async fn end(fleet: &Fleet, runtime: LateWriter, by_event: bool) -> Duration {
     let told = async { while !matches!(events.next().await, Some(Event::Terminated(_))) {} };
     if by_event {
         future::or(told, async {
-            done.await;
+            done.await.unwrap();
             future::pending().await
         })
         .await;
     } else {
-        done.await;
+        done.await.unwrap();
     }
     fleet.sim.now().saturating_since(begun)
 }

@@ -115,7 +115,7 @@ fn shutdown_hands_back_and_another_continues_at_once() {
         let held = [a.lease(SOON).await, a.lease(SOON).await];
         let mut b = fleet.start("b").await;
         fleet.sleep(TTL).await;
-        a.client.shutdown().await;
+        a.client.shutdown().await.unwrap();
         assert!(held.iter().all(|lease| !lease.is_valid()));
         match a.event(SOON).await {
             Event::Terminated(termination) => assert!(termination.is_shutdown()),

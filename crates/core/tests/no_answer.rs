@@ -170,6 +170,15 @@ fn a_driver_that_its_executor_drops_takes_its_leases_and_calls_with_it() {
             assert!(!other.is_valid());
             within(&sim, Duration::from_secs(1), other.lost()).await;
             assert!(other.complete().await.is_ok(), "nothing was done");
+            // Nobody has to guess why there are no events any more.
+            let last = events.next().await;
+            let is_closed = |end: &streamlease_core::Termination| {
+                end.error().map(streamlease_core::Error::kind) == Some(ErrorKind::Closed)
+            };
+            assert!(
+                matches!(&last, Some(streamlease_core::Event::Terminated(end)) if is_closed(end)),
+                "{last:?}"
+            );
             assert!(events.next().await.is_none());
         });
     }
@@ -274,7 +283,7 @@ fn a_call_that_panics_is_an_error_and_no_call_that_is_never_answered() {
                 };
                 within(&sim, limit, lease.complete()).await.unwrap();
             }
-            within(&sim, limit, client.shutdown()).await;
+            within(&sim, limit, client.shutdown()).await.unwrap();
         });
     }
 }

@@ -259,7 +259,7 @@ fn a_start_that_is_given_up_hands_back_what_it_had_and_closes_its_session() {
                 assert_eq!(sessions.members().await.unwrap().len(), 1);
             }
             if by_shutdown {
-                client.shutdown().await;
+                client.shutdown().await.unwrap();
                 let told = client.started().await.unwrap_err();
                 assert_eq!(told.kind(), ErrorKind::Closed, "{told}");
             } else {

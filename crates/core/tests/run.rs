@@ -78,7 +78,7 @@ fn each_outcome_ends_its_lease_and_a_panic_is_a_failure_with_its_words() {
         };
         let ran = client.run(events, Run::until(stop), handler);
         future::or(ran, other).await.unwrap();
-        b.client.shutdown().await;
+        b.client.shutdown().await.unwrap();
         fleet.assert_nothing_left().await;
         let calls = calls.into_inner().unwrap();
         assert!(calls["fine"] <= 1 && calls["returns"] <= 1, "{calls:?}");
@@ -220,11 +220,13 @@ fn who_gives_up_makes_run_fail_and_who_is_shut_down_does_not() {
             .unwrap();
         let ran = client.run(events, Run::forever(), |_, _| async {}).await;
         assert_eq!(ran.unwrap_err().kind(), ErrorKind::Unavailable);
+        let err = client.shutdown().await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unavailable);
 
         let node = fleet.start("b").await;
         let shut_down = async {
             fleet.sleep(TTL).await;
-            node.client.shutdown().await;
+            node.client.shutdown().await.unwrap();
             future::pending().await
         };
         let ran = node
@@ -244,6 +246,37 @@ fn who_gives_up_makes_run_fail_and_who_is_shut_down_does_not() {
             .run(node.events, Run::forever(), |_, _| async {});
         let err = future::or(ran, killed).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Closed);
+    });
+}
+
+#[test]
+fn an_end_that_nobody_asked_for_is_an_error_of_shutdown_and_the_last_event() {
+    everywhere(async |fleet| {
+        let mut node = fleet.start("a").await;
+        node.client.shutdown().await.unwrap();
+        let Event::Terminated(end) = node.event(TTL).await else {
+            panic!("another event")
+        };
+        end.into_result().unwrap();
+        assert!(node.events.next().await.is_none());
+        node.client.shutdown().await.unwrap();
+
+        // Its executor drops its task, which says nothing any more.
+        for at_once in [true, false] {
+            let mut node = fleet.start("b").await;
+            node.process.kill();
+            let event = match at_once {
+                true => node.events.try_next(),
+                false => node.try_event(TTL).await,
+            };
+            let Some(Event::Terminated(end)) = event else {
+                panic!("{event:?}")
+            };
+            assert_eq!(end.into_result().unwrap_err().kind(), ErrorKind::Closed);
+            assert!(node.events.next().await.is_none() && node.events.try_next().is_none());
+            let err = node.client.shutdown().await.unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Closed);
+        }
     });
 }
 

@@ -27,7 +27,7 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
     let (stopping, ending) = (process.clone(), client.clone());
     process.spawn(async move {
         stopping.asked_to_stop().await;
-        ending.shutdown().await;
+        ending.shutdown().await.expect("it was asked to end");
     });
     while let Some(event) = events.next().await {
         if let Event::StreamAdded(lease) = event {

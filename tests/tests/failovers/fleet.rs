@@ -178,7 +178,7 @@ impl Fleet {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         for client in &self.clients {
-            client.shutdown().await;
+            client.shutdown().await.unwrap();
         }
         for consumer in self.consumers {
             consumer.await.unwrap();

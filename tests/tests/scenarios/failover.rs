@@ -252,7 +252,7 @@ async fn shutdown_hands_back_and_another_continues_at_once(world: World) {
     let held = a.leases(2).await;
     let mut b = world.start("b").await;
     let asked = world.now();
-    a.client.shutdown().await;
+    a.client.shutdown().await.unwrap();
     let continued = b.leases(2).await;
     let took = world.since(asked);
     assert!(took < Duration::from_secs(2), "took {took:?}");
@@ -277,7 +277,7 @@ async fn a_consumer_that_starts_after_the_shutdown_continues_at_once(world: Worl
     let mut a = world.start("a").await;
     world.submit(&["s1", "s2"]).await;
     let held = a.leases(2).await;
-    a.client.shutdown().await;
+    a.client.shutdown().await.unwrap();
     let mut b = world.start("b").await;
     let started = world.now();
     for lease in b.leases(2).await {
@@ -360,7 +360,7 @@ async fn completed_between_fetch_and_lock(world: World, frozen: bool) {
         .nothing_is_left_of(&[(lease.stream().clone(), lease.entry())])
         .await;
     // Nor is it out of order.
-    b.client.shutdown().await;
+    b.client.shutdown().await.unwrap();
     world.submit(&["next"]).await;
     let next = a.lease().await;
     assert_eq!(next.complete().await.unwrap(), Completion::Completed);
@@ -398,7 +398,7 @@ async fn a_claim_that_arrives_after_the_hand_back_changes_nothing(world: World) 
     old.hand_back().await.unwrap();
     let late = claim_late(&world, &a, old.entry(), old.token()).await;
     assert_eq!(late, ClaimOutcome::Stale { seen: old.token() });
-    a.client.shutdown().await;
+    a.client.shutdown().await.unwrap();
     let mut b = world.start("b").await;
     let lease = b.lease().await;
     assert!(lease.token() > old.token());

@@ -98,7 +98,7 @@ async fn any_key_may_vanish(world: World) {
     // One that left is removed, one bad entry is in quarantine, one stream was announced
     // twice, and so somebody was refused.
     let left = world.start("left").await;
-    left.client.shutdown().await;
+    left.client.shutdown().await.unwrap();
     let mut fleet = Fleet {
         consumers: vec![world.start("a").await, world.start("b").await],
         world,
@@ -142,7 +142,7 @@ async fn any_key_may_vanish(world: World) {
         fleet.longest = Duration::ZERO;
         // And nobody is refused.
         let late = fleet.world.start("late").await;
-        late.client.shutdown().await;
+        late.client.shutdown().await.unwrap();
     }
     assert!(done.len() >= 8, "{done:?}");
     fleet.look_for(TTL * 2).await;

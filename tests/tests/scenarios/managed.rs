@@ -50,7 +50,7 @@ async fn a_service_whose_server_refuses_what_managed_services_do_hands_over_at_o
     a.lease().await;
     let mut b = world.start("b").await;
     let asked = world.now();
-    a.client.shutdown().await;
+    a.client.shutdown().await.unwrap();
     let lease = b.lease().await;
     let took = world.since(asked);
     assert!(took < Duration::from_secs(2), "took {took:?}");

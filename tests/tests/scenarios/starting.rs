@@ -86,7 +86,7 @@ async fn who_starts_before_its_server_waits_for_it() {
     started.expect("it has started").unwrap();
     is_given(&mut events, "s").await;
     producing.await.unwrap();
-    client.shutdown().await;
+    client.shutdown().await.unwrap();
 }
 
 async fn who_starts_while_its_server_is_loading_waits_for_it() {
@@ -125,7 +125,7 @@ async fn who_starts_while_its_server_is_loading_waits_for_it() {
     let producer = Producer::new("orders", &backend, TokioRuntime::new()).unwrap();
     producer.submit("s", Info::NONE).await.unwrap();
     is_given(&mut events, "s").await;
-    client.shutdown().await;
+    client.shutdown().await.unwrap();
     drop(loading.join().unwrap());
 }
 

@@ -105,15 +105,15 @@ async fn what_was_taken_from_the_group_of_one_that_dies_is_inherited(world: Worl
         for lease in inherited.into_iter().chain(at_b) {
             lease.complete().await.unwrap();
         }
-        b.client.shutdown().await;
-        heir.client.shutdown().await;
+        b.client.shutdown().await.unwrap();
+        heir.client.shutdown().await.unwrap();
         world.nothing_is_left().await;
     }
 }
 
 async fn what_was_announced_behind_a_new_group_is_found(world: World) {
     let first = world.start("first").await;
-    first.client.shutdown().await;
+    first.client.shutdown().await.unwrap();
     world.submit(&["s", "t"]).await;
     inject(&world, "a group at $").await;
     let mut a = world.start("a").await;

@@ -47,7 +47,7 @@ async fn lives_through(provider: RedisBackend, runtime: Arc<dyn Runtime>, kill: 
     for lease in [first, second] {
         assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
     }
-    soon(client.shutdown()).await;
+    soon(client.shutdown()).await.unwrap();
 }
 
 async fn a_cluster(runtime: Arc<dyn Runtime>) {

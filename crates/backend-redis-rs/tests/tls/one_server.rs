@@ -28,7 +28,7 @@ async fn lives(provider: RedisBackend, runtime: Arc<dyn Runtime>) {
     producer.submit("s", Info::NONE).await.unwrap();
     let lease = next_lease(&mut events).await;
     assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
-    soon(client.shutdown()).await;
+    soon(client.shutdown()).await.unwrap();
 }
 
 #[test]

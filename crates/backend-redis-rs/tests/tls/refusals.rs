@@ -173,6 +173,6 @@ fn a_certificate_that_expires_while_a_client_and_a_producer_work_ends_neither() 
             server.run::<usize>(&["XLEN", "orders-input"]) == 0
         })
         .await;
-        soon(client.shutdown()).await;
+        soon(client.shutdown()).await.unwrap();
     });
 }

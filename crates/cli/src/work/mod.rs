@@ -78,11 +78,11 @@ async fn work(
     };
     let Some(started) = future::or(starting, told_to_stop).await else {
         // It may have a session and streams already.
-        client.shutdown().await;
+        let ended = client.shutdown().await;
         let reason = "shut down before it had started".to_owned();
         let last = output.print(Event::Terminated { reason });
         writer.finish(&runtime, last).await;
-        return Ok(());
+        return Ok(ended?);
     };
     started?;
     let consumer = client.id().to_string();
@@ -128,17 +128,20 @@ async fn work(
             (reason.clone(), Err(Failure::other(reason)))
         }
     };
+    // Also of a client that gives up while its programs are ended.
+    let mut ended = Ok(());
     let last = async {
         for line in untold {
             output.print_line(&line).await;
         }
         // Nothing is ever sent; it closes when the last task has ended.
         let _ = all_ended.recv().await;
-        client.shutdown().await;
+        ended = client.shutdown().await;
         output.print(Event::Terminated { reason }).await;
     };
     writer.finish(&runtime, last).await;
-    result
+    result?;
+    Ok(ended?)
 }
 
 /// Returns at once.
