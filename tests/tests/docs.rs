@@ -117,6 +117,18 @@ fn every_command_names_what_is_there() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// `examples/src/pages.rs` makes doctests of them.
+#[test]
+fn every_program_on_a_page_is_compiled() {
+    let list = read(&root().join("examples/src/pages.rs"));
+    for page in docs() {
+        let has_programs = page.text.lines().any(|line| line.starts_with("```rust"));
+        let file = page.path.file_name().expect("a name").to_string_lossy();
+        let is_listed = list.contains(&format!(": \"{file}\","));
+        assert!(is_listed || !has_programs, "{file} is not in pages.rs");
+    }
+}
+
 #[test]
 fn every_setting_has_its_row() {
     let page = page("docs/settings.md");

@@ -35,8 +35,9 @@ impl Measures {
     fn record(&self, record: impl FnOnce(&dyn Recorder)) {
         let recorded = panic::catch_unwind(AssertUnwindSafe(|| record(&*self.recorder)));
         if recorded.is_err() && !self.has_warned.swap(true, Ordering::Relaxed) {
-            let line = "the recorder has panicked; its measurements are not to be trusted";
-            self.voice.say(Level::Warn, || line.to_owned());
+            self.voice.say(Level::Warn, || {
+                "the recorder has panicked; its measurements are not to be trusted".to_owned()
+            });
         }
     }
 }

@@ -95,8 +95,10 @@ impl Lines {
             write(level, &line);
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
-                let line = format!("{lost} lines are missing here: the logger was too slow");
-                write(Level::Warn, &line);
+                write(
+                    Level::Warn,
+                    &format!("{lost} lines are missing here: the logger was too slow"),
+                );
             }
             written = written.wrapping_add(1);
             if written.is_multiple_of(AT_ONCE) {
