@@ -10,8 +10,10 @@ macro_rules! pages {
 pages! {
     coming_from_go: "coming-from-go.md",
     doctor: "doctor.md",
+    getting_started: "getting-started.md",
     glossary: "glossary.md",
     guide: "guide.md",
+    handlers: "handlers.md",
     operations: "operations.md",
     protocol: "protocol.md",
     scaling: "scaling.md",
