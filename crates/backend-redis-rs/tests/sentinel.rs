@@ -86,6 +86,13 @@ fn a_name_that_no_sentinel_knows_and_a_server_that_is_no_sentinel_are_settings_e
         let err = RedisBackend::connect(url).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Config, "{err}");
         assert!(err.to_string().contains("no sentinel"), "{err}");
+        // And the other way round.
+        for scheme in ["redis", "redis-cluster"] {
+            let url = format!("{scheme}://127.0.0.1:{}", all.sentinel(0).port());
+            let err = RedisBackend::connect(url).await.unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Config, "{err}");
+            assert!(err.to_string().contains("redis-sentinel://"), "{err}");
+        }
     });
 }
 

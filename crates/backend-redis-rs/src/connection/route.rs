@@ -93,15 +93,25 @@ impl Route {
         what: &str,
         connection: &mut MultiplexedConnection,
     ) -> Result<()> {
-        if !matches!(self, Self::Sentinel(_)) {
-            return Ok(());
+        let hello = match (self, Hello::of(what, connection).await) {
+            // A server that is loading, or a proxy that knows no such command: what is asked
+            // for next will tell.
+            (Self::Name | Self::Cluster(_), Err(_)) => return Ok(()),
+            (_, hello) => hello?,
+        };
+        if hello.mode.as_deref() == Some("sentinel") {
+            return Err(Error::config(format!(
+                "{what}: it is a sentinel, which keeps no streams; a URL that begins with \
+                 redis-sentinel:// and ends with the name of the primary, as in \
+                 redis-sentinel://host:26379/mymaster, asks it for the server"
+            )));
         }
-        match Hello::of(what, connection).await?.role.as_deref() {
-            Some("master") | None => Ok(()),
-            Some(role) => Err(Error::new(
+        match (self, hello.role.as_deref()) {
+            (Self::Sentinel(_), Some(role)) if role != "master" => Err(Error::new(
                 ErrorKind::Unavailable,
                 format!("{what}: the sentinels name it the primary, but it is a {role}"),
             )),
+            _ => Ok(()),
         }
     }
 
