@@ -189,9 +189,12 @@ impl FromStr for EntryId {
 
 /// A number that is greater for every later owner of the same data stream (R5).
 ///
-/// Hand it to whatever the owner writes to; a store that remembers the
-/// greatest one it has seen and refuses lower ones cannot be corrupted by a
-/// stale owner.
+/// Give it to whatever the owner writes to. A store that remembers the greatest one it has seen,
+/// and refuses lower ones, cannot be corrupted by a stale owner. What the owner does first is to
+/// put its token there; then it reads where to go on. `docs/fencing.md` has the recipes.
+///
+/// Tokens are below 9·10¹⁸ ([`LIMIT`](Self::LIMIT)). Do not keep them as floating-point numbers,
+/// which JSON and Lua do: above 2⁵³ these are not exact. Compare them as numbers, not as text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct FencingToken(pub u64);
 
@@ -203,6 +206,21 @@ impl FencingToken {
     /// less than many stores' greatest number (2^63 − 1), with room for what is counted
     /// up from whatever is below, and more than any clock's time in ns until 2255.
     pub const LIMIT: Self = Self(9_000_000_000_000_000_000);
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number for stores without unsigned integers, as SQL's `BIGINT`. Every token that is
+    /// given is below [`LIMIT`](Self::LIMIT), and so the same number.
+    pub const fn as_i64(self) -> i64 {
+        if self.0 < i64::MAX as u64 {
+            self.0 as i64
+        } else {
+            i64::MAX
+        }
+    }
 }
 
 impl fmt::Display for FencingToken {
@@ -287,6 +305,24 @@ mod tests {
         ] {
             assert!(bad.parse::<EntryId>().is_err(), "{bad:?} parsed");
         }
+    }
+
+    #[test]
+    fn tokens_are_the_same_number_to_every_store_in_their_order() {
+        let greatest = FencingToken(FencingToken::LIMIT.get() - 1);
+        for token in [
+            FencingToken::NONE,
+            FencingToken(1_800_000_000_000_001),
+            greatest,
+        ] {
+            assert_eq!(token.as_i64().to_string(), token.to_string());
+            assert_eq!(u64::try_from(token.as_i64()), Ok(token.get()));
+        }
+        assert_eq!(
+            FencingToken(u64::MAX).as_i64(),
+            i64::MAX,
+            "still above every token"
+        );
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Times
 ///
 /// Ask [`is_valid`](Self::is_valid) before you do anything that only the owner may do.
 /// Stop when [`lost`](Self::lost) resolves. Give [`token`](Self::token) to each store that
-/// you write to. A store that refuses lower tokens than it has seen is safe even from an
-/// owner that was frozen in the middle of a write.
+/// you write to, before you read from it. A store that refuses lower tokens than it has seen is
+/// safe even from an owner that was frozen in the middle of a write.
 ///
 /// Dropping a lease hands the stream back. This does not count as a failure. So a handler
 /// that returns early, with `?` for example, is tried again and again. Call
@@ -51,6 +51,21 @@ impl Lease {
     }
 
     /// Greater than the token of every earlier owner of this data stream.
+    ///
+    /// Put it down in your store first, in one step that refuses a lower one; then read where to
+    /// go on, and give it to each write. An owner that reads first can read too early: the one
+    /// before may still write. In SQL both are one statement:
+    ///
+    /// ```sql
+    /// INSERT INTO progress (stream, token, position) VALUES ($1, $2, 0)
+    /// ON CONFLICT (stream) DO UPDATE SET token = EXCLUDED.token
+    ///     WHERE progress.token <= EXCLUDED.token
+    /// RETURNING position
+    /// ```
+    ///
+    /// No row: a later owner has been there. For a `BIGINT` there is
+    /// [`as_i64`](FencingToken::as_i64). `docs/fencing.md` has the rest, and Redis, files and
+    /// object stores.
     pub fn token(&self) -> FencingToken {
         self.token
     }

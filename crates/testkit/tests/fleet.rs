@@ -3,12 +3,12 @@
 //!
 //! A failing seed replays with `SEEDS=<seed> cargo test -p streamlease-testkit --test fleet`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streamlease_core::{Completion, Event, Lease, LockScheme};
+use streamlease_core::{Completion, Event, FencingToken, Lease, LockScheme, StreamName};
 use streamlease_testkit::simulation::fleet::{Outcome, Process, Trial};
 use streamlease_testkit::simulation::{
     Fault, Key, LEAST_CLIENTS, LEAST_FAULTS, LEAST_STREAMS, Mutant, Of, Refused,
@@ -277,6 +277,133 @@ fn tokens_that_start_anew_are_found() {
 fn a_claim_of_what_is_gone_is_found() {
     let violations = found_with(Mutant::ClaimsTheGone, &[]);
     assert_all(&violations, "worked on after its completion");
+}
+
+/// A store of the test's own, which the ledger of a trial knows nothing of: by data stream the
+/// greatest token and how much is done.
+type Store = Arc<Mutex<BTreeMap<StreamName, (FencingToken, u64)>>>;
+
+/// What the store checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Checks {
+    Right,
+    /// The token is put down by the first write only.
+    ReadsFirst,
+    /// The check is one request and the write is another.
+    InTwoSteps,
+    Nothing,
+}
+
+impl Checks {
+    /// One request to the store, which takes its time.
+    async fn ask(
+        self,
+        process: &Process,
+        store: &Store,
+        lease: &Lease,
+        write: Option<u64>,
+    ) -> Option<u64> {
+        process
+            .sleep(Duration::from_millis(process.random(50)))
+            .await;
+        let (stream, token, ledger) = (lease.stream(), lease.token(), process.ledger());
+        let rows = || store.lock().expect("nobody panics with it");
+        if self == Self::InTwoSteps && rows().get(stream).is_some_and(|row| row.0 > token) {
+            return None;
+        }
+        if self == Self::InTwoSteps {
+            process
+                .sleep(Duration::from_millis(process.random(20)))
+                .await;
+        }
+        let mut rows = rows();
+        let row = rows.entry(stream.clone()).or_default();
+        if row.0 > token && matches!(self, Self::Right | Self::ReadsFirst) {
+            return None;
+        }
+        match write {
+            None if self == Self::ReadsFirst => ledger.was_read(stream, token),
+            None => {
+                row.0 = token;
+                ledger.was_read(stream, token);
+            }
+            Some(done) => {
+                *row = (token, done);
+                ledger.was_written(stream, token);
+            }
+        }
+        if row.1 == 4 {
+            ledger.was_finished(stream, token, lease.entry());
+        }
+        Some(row.1)
+    }
+}
+
+async fn with_a_store(process: Process, lease: Arc<Lease>, store: Store, checks: Checks) {
+    let Some(mut done) = checks.ask(&process, &store, &lease, None).await else {
+        return;
+    };
+    while done < 4 {
+        process
+            .sleep(Duration::from_millis(process.random(400)))
+            .await;
+        match checks.ask(&process, &store, &lease, Some(done + 1)).await {
+            Some(now) => done = now,
+            None => return,
+        }
+    }
+    let _ = lease.complete().await;
+}
+
+async fn serve_with_a_store(process: Process, store: Store, checks: Checks) {
+    let client = process.client().capacity(8).start();
+    let (_client, mut events) = client.expect("a valid client");
+    while let Some(event) = events.next().await {
+        if let Event::StreamAdded(lease) = event {
+            let handler = with_a_store(process.clone(), Arc::new(lease), store.clone(), checks);
+            process.spawn(handler);
+        }
+    }
+}
+
+fn run_with_a_store(seed: u64, checks: Checks) -> Outcome {
+    let store = Store::default();
+    Trial::of(seed).run(|process| serve_with_a_store(process, store.clone(), checks))
+}
+
+#[test]
+fn a_store_that_checks_tokens_holds_and_need_not_be_the_ledger() {
+    for seed in seeds(10) {
+        run_with_a_store(seed, Checks::Right).assert_holds();
+    }
+}
+
+#[test]
+fn handlers_that_tell_the_ledger_nothing_have_to_complete_everything_in_time() {
+    async fn worker(process: Process) {
+        let client = process.client().capacity(8).start();
+        let (_client, mut events) = client.expect("a valid client");
+        while let Some(event) = events.next().await {
+            if let Event::StreamAdded(lease) = event {
+                let _ = lease.complete().await;
+            }
+        }
+    }
+    for seed in seeds(6) {
+        Trial::of(seed).run(worker).assert_holds();
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_store_is_found() {
+    for checks in [Checks::Nothing, Checks::ReadsFirst, Checks::InTwoSteps] {
+        let mut runs = (1..=200).map(|seed| (seed, run_with_a_store(seed, checks).violations));
+        let (seed, violations) = runs
+            .find(|(_, violations)| !violations.is_empty())
+            .expect("found");
+        println!("{checks:?} is found by seed {seed}");
+        assert_all(&violations, "a stale write was taken");
+    }
 }
 
 #[test]

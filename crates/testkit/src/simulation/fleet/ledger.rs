@@ -15,6 +15,11 @@ use super::servers::lock;
 /// [finishes](Self::finish) its work, completes the lease, and says so
 /// ([`completed`](Self::completed)). What went wrong is in
 /// [`violations`](Self::violations).
+///
+/// A handler that writes to a store of its own has the store tell the ledger what it did, in the
+/// step in which it does it: [`was_read`](Self::was_read), [`was_written`](Self::was_written)
+/// and [`was_finished`](Self::was_finished). The ledger then checks the store's fencing. Of
+/// handlers that tell it nothing a trial asks only that they complete everything in time.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     servers: SimServers,
@@ -28,6 +33,10 @@ struct Book {
     written: BTreeMap<StreamName, FencingToken>,
     finished: BTreeSet<EntryId>,
     completed: BTreeSet<EntryId>,
+    /// Greatest token with which a store of the user's was read or written.
+    seen: BTreeMap<StreamName, FencingToken>,
+    /// Whether it is told when work is finished.
+    knows_of_work: bool,
     violations: Vec<String>,
 }
 
@@ -47,6 +56,7 @@ impl Ledger {
     pub fn take_up(&self, lease: &Arc<Lease>) {
         let durable = self.servers.lossy().is_empty();
         let book = &mut *lock(&self.book);
+        book.knows_of_work = true;
         let others: Vec<_> = book.taken_up.iter().filter_map(Weak::upgrade).collect();
         book.taken_up = others.iter().map(Arc::downgrade).collect();
         if durable && lease.is_valid() {
@@ -108,6 +118,35 @@ impl Ledger {
         }
     }
 
+    /// A store of your own has told an owner with this token where to go on.
+    pub fn was_read(&self, stream: &StreamName, token: FencingToken) {
+        lock(&self.book).see(stream, token);
+    }
+
+    /// A store of your own has taken a write of an owner with this token. That a later owner has
+    /// read or written before is a violation: what that one does has this write not in it.
+    pub fn was_written(&self, stream: &StreamName, token: FencingToken) {
+        let book = &mut *lock(&self.book);
+        let seen = book.see(stream, token);
+        if token < seen {
+            let what = format!("a stale write was taken: {stream} by {token}, {seen} was there");
+            book.violations.push(what);
+        }
+    }
+
+    /// A store of your own has taken the last write for this announcement: the work is done.
+    pub fn was_finished(&self, stream: &StreamName, token: FencingToken, entry: EntryId) {
+        self.was_written(stream, token);
+        let book = &mut *lock(&self.book);
+        book.knows_of_work = true;
+        book.finished.insert(entry);
+    }
+
+    /// Whether it can tell what is finished from what is not.
+    pub(super) fn knows_of_work(&self) -> bool {
+        lock(&self.book).knows_of_work
+    }
+
     /// Whether the work of this announcement was finished.
     pub fn is_finished(&self, entry: EntryId) -> bool {
         lock(&self.book).finished.contains(&entry)
@@ -120,7 +159,15 @@ impl Ledger {
 }
 
 impl Book {
+    /// The greatest token there was.
+    fn see(&mut self, stream: &StreamName, token: FencingToken) -> FencingToken {
+        let seen = self.seen.entry(stream.clone()).or_default();
+        *seen = token.max(*seen);
+        *seen
+    }
+
     fn write(&mut self, lease: &Lease) -> bool {
+        self.knows_of_work = true;
         let greatest = self.written.entry(lease.stream().clone()).or_default();
         let written = lease.token() >= *greatest;
         *greatest = lease.token().max(*greatest);

@@ -436,6 +436,9 @@ impl<'a> Run<'a> {
 
     /// What is off the LBS and not quarantined: its work must be there.
     fn unfinished(&self) -> Vec<String> {
+        if !self.ledger.knows_of_work() {
+            return Vec::new();
+        }
         let off: BTreeSet<_> = {
             let left = self.servers.left().into_iter();
             left.chain(self.servers.quarantined()).collect()
