@@ -77,6 +77,10 @@ fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_quaranti
         let listing = inspect(&server, "s");
         listing.last().unwrap()["quarantined"] == 1
     });
+    eventually_blocking("that to be told", SOON, || {
+        let told = [&one, &two].map(|worker| worker.events_of("quarantined").len());
+        told.iter().sum::<usize>() > 0
+    });
     let handed_back = [&one, &two]
         .map(|worker| worker.events_of("stream_handed_back").len())
         .iter()

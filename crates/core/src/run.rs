@@ -20,6 +20,7 @@ pub struct Run {
     stop: BoxFuture<'static, ()>,
     grace: Duration,
     drops_lost: bool,
+    on_event: Box<dyn FnMut(Event) + Send>,
 }
 
 /// What becomes of a stream whose handler has returned.
@@ -50,6 +51,7 @@ impl Run {
             }),
             grace: Duration::from_secs(10),
             drops_lost: true,
+            on_event: Box::new(|event| log::debug!("not for a handler: {event:?}")),
         }
     }
 
@@ -67,8 +69,23 @@ impl Run {
 
     /// Whether the future of a handler is dropped as soon as its lease is lost. Default:
     /// yes. If not, it runs on, and has to look at [`Lease::lost`] itself.
+    ///
+    /// A lease that a handler ends itself is lost, too. So a handler that awaits
+    /// [`Lease::complete`] to see its answer sets this to `false`. What it returns then
+    /// changes nothing.
     pub fn drop_when_lost(mut self, drops: bool) -> Self {
         self.drops_lost = drops;
+        self
+    }
+
+    /// Called with each event that brings no lease, in order: what was quarantined or lost,
+    /// the orphans of manual claiming (to pass to [`Client::claim`], in a task), and the end
+    /// of a client that was not asked to stop. Default: they are logged at `DEBUG`.
+    ///
+    /// No stream is taken while it runs, so it must not block. It is not called any more
+    /// once the client was told to stop, but for what had come by then.
+    pub fn on_event(mut self, hook: impl FnMut(Event) + Send + 'static) -> Self {
+        self.on_event = Box::new(hook);
         self
     }
 }
@@ -128,8 +145,8 @@ impl Client {
     ///   their streams are handed back. Then the client ends, as by
     ///   [`shutdown`](Self::shutdown).
     ///
-    /// Orphans that manual claiming reports are left alone. To decide about them, or to see
-    /// each event, read the [`Events`] yourself instead.
+    /// Orphans that manual claiming reports are left alone, unless [`Run::on_event`] claims
+    /// them. To see each event in order, read the [`Events`] yourself instead.
     ///
     /// ```no_run
     /// # use streamlease_core::{Client, Events, Lease, Result, Run};
@@ -161,6 +178,7 @@ impl Client {
             mut stop,
             grace,
             drops_lost,
+            mut on_event,
         } = options;
         // Nothing is ever sent: what counts is that the other side is gone.
         let (told, stopping) = async_channel::bounded(1);
@@ -185,12 +203,17 @@ impl Client {
                     };
                     self.spawn_handler(Box::pin(task.run()));
                 }
-                Wake::Event(Some(event)) => log::debug!("not for a handler: {event:?}"),
+                Wake::Event(Some(event)) => on_event(event),
                 // Nothing comes after `Terminated`.
                 Wake::Event(None) | Wake::Stop => break,
             }
         }
         // Takes nothing more. What was not read goes back.
+        while let Some(event) = events.try_next() {
+            if !matches!(event, Event::StreamAdded(_)) {
+                on_event(event);
+            }
+        }
         drop(events);
         drop((told, running));
         self.ended_within(&all_ended, grace).await;

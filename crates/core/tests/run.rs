@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::{Node, TTL, everywhere};
 use futures_lite::future;
 use streamlease_core::{
-    Backend, BackendProvider, ConsumerName, Done, ErrorKind, Event, RetryPolicy, Run, Runtime,
-    ServiceName, Timestamp,
+    Backend, BackendProvider, ClaimMode::Manual, ConsumerName, Done, ErrorKind, Event, RetryPolicy,
+    Run, Runtime, ServiceName, Timestamp,
 };
 use streamlease_testkit::faults::Faults;
 use streamlease_testkit::simulation::SimHandle;
@@ -277,6 +277,81 @@ fn an_end_that_nobody_asked_for_is_an_error_of_shutdown_and_the_last_event() {
             let err = node.client.shutdown().await.unwrap_err();
             assert_eq!(err.kind(), ErrorKind::Closed);
         }
+    });
+}
+
+#[test]
+fn who_asks_for_them_is_told_of_the_events_that_bring_no_lease() {
+    everywhere(async |fleet| {
+        let (tell, told) = async_channel::unbounded();
+        let mut doomed = fleet.start("b").await;
+        fleet.submit(&["orphan"]).await;
+        let lease = doomed.lease(TTL).await;
+        doomed.process.kill();
+        let faults = Faults::new();
+        let backend = fleet.backend.backend(&fleet.service).unwrap();
+        let cut = streamlease_core::decorate::decorate(backend, faults.clone());
+        let builder = fleet.builder("a").backend(Given(cut)).claim_mode(Manual);
+        let builder = builder.quarantine_after(Some(2)).retry(RetryPolicy::NONE);
+        let (client, events) = builder.runtime(fleet.sim.handle()).start().unwrap();
+        let handler = |lease: Arc<streamlease_core::Lease>, _| {
+            let tell = tell.clone();
+            async move {
+                if lease.stream().as_str() == "fails" {
+                    return Done::Fail("it had to".into());
+                }
+                // Its answer arrives.
+                let completion = lease.complete().await.unwrap();
+                tell.try_send(format!("{} {completion:?}", lease.stream()))
+                    .unwrap();
+                Done::HandBack
+            }
+        };
+        let (to, from) = async_channel::unbounded();
+        let options = Run::forever()
+            .drop_when_lost(false)
+            .on_event(move |event| to.try_send(event).unwrap());
+        let seen = Mutex::new(BTreeSet::new());
+        let claims = async {
+            while let Ok(event) = from.recv().await {
+                let what = match event {
+                    Event::StreamExpired(orphan) => {
+                        client.claim(&orphan).await.unwrap();
+                        format!("{} expired", orphan.stream())
+                    }
+                    Event::Quarantined(entry) => entry.failures().join(" and "),
+                    Event::Terminated(end) => {
+                        assert!(!end.is_shutdown());
+                        "terminated".to_owned()
+                    }
+                    other => panic!("{other:?}"),
+                };
+                seen.lock().unwrap().insert(what);
+            }
+        };
+        let course = async {
+            fleet.submit(&["fails", "ends itself"]).await;
+            while told.len() < 2 || !seen.lock().unwrap().contains("it had to and it had to") {
+                fleet.sleep(TTL).await;
+            }
+            faults.break_all();
+        };
+        let ran = client.run(events, options, handler);
+        let ((ran, ()), ()) = future::zip(future::zip(ran, claims), course).await;
+        assert_eq!(ran.unwrap_err().kind(), ErrorKind::Unavailable);
+        let seen = seen.into_inner().unwrap();
+        let expected = [
+            "fails expired",
+            "it had to and it had to",
+            "orphan expired",
+            "terminated",
+        ]
+        .map(String::from);
+        assert_eq!(seen, BTreeSet::from(expected));
+        drop(lease);
+        let mut completed: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        completed.sort();
+        assert_eq!(completed, ["ends itself Completed", "orphan Completed"]);
     });
 }
 

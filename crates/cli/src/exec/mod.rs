@@ -17,9 +17,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_channel::Receiver;
 use futures_lite::future;
-use streamlease::{Lease, Runtime, Timestamp};
+use streamlease::{Lease, Runtime, Stopping, Timestamp};
 
 use self::children::Program;
 use self::info_file::InfoFile;
@@ -67,8 +66,7 @@ struct Programs {
 /// What a program is run for, and with.
 pub(crate) struct Job<'a> {
     pub(crate) lease: &'a Lease,
-    /// Closed when the command stops.
-    pub(crate) stop: &'a Receiver<()>,
+    pub(crate) stopping: &'a Stopping,
     pub(crate) runtime: &'a AnyRuntime,
     pub(crate) starts: &'a Arc<Starts>,
     /// So long it waits for its turn to be started.
@@ -138,7 +136,7 @@ impl Exec {
                     let watch = Watch {
                         program,
                         lease: job.lease,
-                        stop: job.stop,
+                        stopping: job.stopping,
                         runtime: job.runtime,
                         graces: self.graces,
                         labels: job.labels,
@@ -167,7 +165,7 @@ impl Exec {
                 job.runtime.sleep_until(give_up_at).await;
             };
             let stopped = async {
-                let _ = job.stop.recv().await;
+                job.stopping.requested().await;
             };
             let no_turn = async {
                 future::or(stopped, too_late).await;
@@ -211,7 +209,7 @@ impl Exec {
             Tried::GivenUp(Outcome::NotStarted)
         };
         let stopped = async {
-            let _ = job.stop.recv().await;
+            job.stopping.requested().await;
             if !start.withdraw() {
                 job.runtime.sleep(self.graces.stop).await;
                 log::warn!("the start of a program hangs: {}", job.labels);

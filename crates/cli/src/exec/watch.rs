@@ -3,10 +3,9 @@
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use async_channel::Receiver;
 use futures_lite::future;
 use rustix::process::Signal;
-use streamlease::{Lease, Runtime, Timestamp};
+use streamlease::{Lease, Runtime, Stopping, Timestamp};
 
 use super::children::Program;
 use super::{Graces, Outcome};
@@ -41,8 +40,7 @@ enum Why {
 pub(super) struct Watch<'a> {
     pub(super) program: Program,
     pub(super) lease: &'a Lease,
-    /// Closed when the command stops.
-    pub(super) stop: &'a Receiver<()>,
+    pub(super) stopping: &'a Stopping,
     pub(super) runtime: &'a AnyRuntime,
     pub(super) graces: Graces,
     /// For logs.
@@ -151,8 +149,7 @@ impl Watch<'_> {
             if progress.told.is_some() {
                 future::pending::<()>().await;
             }
-            // It is never sent to, only closed.
-            let _ = self.stop.recv().await;
+            self.stopping.requested().await;
             Wake::Stop
         };
         let lost = async {
@@ -196,7 +193,7 @@ impl Watch<'_> {
             );
         }
         // The stream is kept from others, for as long as this command may.
-        progress.lost || self.stop.is_closed()
+        progress.lost || self.stopping.is_requested()
     }
 
     async fn outcome(&self, progress: &Progress) -> Outcome {
@@ -211,7 +208,7 @@ impl Watch<'_> {
     /// It ended by itself, unless somebody ends us as well.
     async fn outcome_of(&self, status: ExitStatus) -> Outcome {
         let stopped = async {
-            let _ = self.stop.recv().await;
+            self.stopping.requested().await;
             Outcome::Stopped(status)
         };
         let by_itself = async {

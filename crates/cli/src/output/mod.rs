@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use streamlease::{Disowned, EntryId, FencingToken, Info, Lease, Orphan};
+use streamlease::{EntryId, FencingToken, Info, Lease, Orphan};
 
 use crate::Failure;
 
@@ -162,7 +162,7 @@ fn labels(stream: &str, entry: &str, token: u64) -> String {
 }
 
 /// What names a lease after it is over.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug)]
 pub(crate) struct HeldStream {
     stream: String,
     entry: EntryId,
@@ -181,16 +181,6 @@ impl From<&Lease> for HeldStream {
             stream: lease.stream().to_string(),
             entry: lease.entry(),
             token: lease.token(),
-        }
-    }
-}
-
-impl From<&Disowned> for HeldStream {
-    fn from(disowned: &Disowned) -> Self {
-        Self {
-            stream: disowned.stream().to_string(),
-            entry: disowned.entry(),
-            token: disowned.token(),
         }
     }
 }

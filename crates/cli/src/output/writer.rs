@@ -156,23 +156,33 @@ impl Count {
 
 impl Writer {
     /// Resolves once standard output is closed.
-    pub(crate) async fn closed(&self) {
-        let _ = self.closed.recv().await;
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let closed = self.closed.clone();
+        async move {
+            let _ = closed.recv().await;
+        }
     }
 
-    /// Runs the last things that are printed, and waits until all of it is written, or
-    /// standard output takes nothing for a while.
-    pub(crate) async fn finish(&self, runtime: &AnyRuntime, last: impl Future<Output = ()>) {
+    /// Runs all that prints, and waits until all of it is written. Once `ending` is closed,
+    /// it does so only as long as standard output takes something now and then.
+    pub(crate) async fn finish<T>(
+        &self,
+        runtime: &AnyRuntime,
+        ending: &Receiver<()>,
+        all: impl Future<Output = T>,
+    ) -> T {
         let written = async {
-            last.await;
+            let result = all.await;
             while !self.count.is_all_written() && !self.closed.is_closed() {
                 if self.give_up.is_closed() {
                     break;
                 }
                 runtime.sleep(LOOK).await;
             }
+            result
         };
         let patience = async {
+            let _ = ending.recv().await;
             let mut progress = (self.count.written(), runtime.now());
             loop {
                 runtime.sleep(LOOK).await;
@@ -186,8 +196,8 @@ impl Writer {
             log::warn!("standard output takes nothing: the last events are not told");
             self.give_up.close();
             // From here on nothing that is printed waits.
-            future::pending::<()>().await;
+            future::pending().await
         };
-        future::or(written, patience).await;
+        future::or(written, patience).await
     }
 }

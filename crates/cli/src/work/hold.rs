@@ -1,39 +1,50 @@
 //! One stream, from its lease to its end.
 
-use futures_lite::future;
-use streamlease::{Completion, Error, HandBack, Lease};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Job, Worker};
+use futures_lite::future;
+use streamlease::{Completion, Error, HandBack, Lease, Stopping};
+
+use super::Job;
+use super::worker::Worker;
 use crate::args::{Hold, OnStop};
 use crate::exec::{self, Exec, Outcome};
 use crate::output::{Event, HeldStream};
 
 impl Worker {
-    /// One stream, from its lease to its end.
-    pub(super) async fn hold(&self, lease: Lease) {
-        let held = HeldStream::from(&lease);
-        let end = match &self.job {
-            Job::Hold(hold) => self.pass_time(*hold, &lease).await,
-            Job::Run(exec) => self.run_program(exec, &lease).await,
+    /// One stream that was told of, until its end is.
+    pub(super) async fn hold(&self, lease: &Lease, stopping: &Stopping) {
+        let held = HeldStream::from(lease);
+        let work = async {
+            match &self.job {
+                Job::Hold(hold) => self.pass_time(*hold, lease, stopping).await,
+                Job::Run(exec) => self.run_program(exec, lease, stopping).await,
+            }
         };
+        // A loss is told at once: a program may take a while to die of it.
+        let told_of_loss = AtomicBool::new(false);
+        let loss = async {
+            lease.lost().await;
+            self.output.print(Event::disowned(&held)).await;
+            told_of_loss.store(true, Ordering::Relaxed);
+            future::pending().await
+        };
+        let end = future::or(work, loss).await;
         match end {
-            Finish::Lost => self.disowned(held).await,
-            // It was lost before its work ended, and that has been told.
-            _ if !self.ledger.begin_end(&held) => {}
+            _ if told_of_loss.load(Ordering::Relaxed) => {}
+            Finish::Lost => self.output.print(Event::disowned(&held)).await,
             Finish::Complete => match lease.complete().await {
                 Ok(completion) => {
-                    self.ledger.end(&held);
-                    self.output
-                        .print(Event::done(&held, outcome(completion)))
-                        .await;
+                    let outcome = outcome(completion);
+                    self.output.print(Event::done(&held, outcome)).await;
                 }
-                Err(err) => self.not_completed(&lease, held, &err).await,
+                Err(err) => self.not_completed(lease, &held, &err).await,
             },
-            Finish::HandBack { failed } => self.hand_back(&lease, held, failed).await,
+            Finish::HandBack { failed } => self.hand_back(lease, &held, failed).await,
         }
     }
 
-    async fn pass_time(&self, hold: Hold, lease: &Lease) -> Finish {
+    async fn pass_time(&self, hold: Hold, lease: &Lease, stopping: &Stopping) -> Finish {
         let work = async {
             match hold {
                 Hold::For(time) => self.runtime.sleep(time).await,
@@ -46,18 +57,18 @@ impl Worker {
             Finish::Lost
         };
         let stopped = async {
-            let _ = self.stop.recv().await;
+            stopping.requested().await;
             Finish::HandBack { failed: None }
         };
         future::or(lost, future::or(stopped, work)).await
     }
 
-    async fn run_program(&self, exec: &Exec, lease: &Lease) -> Finish {
+    async fn run_program(&self, exec: &Exec, lease: &Lease, stopping: &Stopping) -> Finish {
         let (stream, consumer, token) = (lease.stream(), self.client.id(), lease.token());
         let labels = format!("stream={stream} consumer={consumer} token={token}");
         let program = exec::Job {
             lease,
-            stop: &self.stop,
+            stopping,
             runtime: &self.runtime,
             starts: &self.starts,
             patience: self.patience,
@@ -85,7 +96,7 @@ impl Worker {
         }
     }
 
-    async fn not_completed(&self, lease: &Lease, held: HeldStream, err: &Error) {
+    async fn not_completed(&self, lease: &Lease, held: &HeldStream, err: &Error) {
         log::warn!(
             "not completed: {err}: stream={} token={}",
             lease.stream(),
@@ -94,17 +105,15 @@ impl Worker {
         if lease.is_valid() {
             self.hand_back(lease, held, None).await;
         } else {
-            self.ledger.end(&held);
-            self.output.print(Event::disowned(&held)).await;
+            self.output.print(Event::disowned(held)).await;
         }
     }
 
-    async fn hand_back(&self, lease: &Lease, held: HeldStream, failed: Option<String>) {
+    async fn hand_back(&self, lease: &Lease, held: &HeldStream, failed: Option<String>) {
         let result = match failed {
             Some(reason) => lease.fail(reason).await,
             None => lease.hand_back().await,
         };
-        let disowned = self.ledger.end(&held);
         if let Err(err) = &result {
             // Dropped, it is tried again for as long as the client lives.
             log::warn!(
@@ -114,17 +123,8 @@ impl Worker {
             );
         }
         match result {
-            Ok(HandBack::HandedBack) if !disowned => {
-                self.output.print(Event::handed_back(&held)).await;
-            }
-            _ => self.output.print(Event::disowned(&held)).await,
-        }
-    }
-
-    /// Tells that a stream was lost, unless its end has been told, or will be.
-    pub(super) async fn disowned(&self, held: HeldStream) {
-        if self.ledger.lose(&held) {
-            self.output.print(Event::disowned(&held)).await;
+            Ok(HandBack::HandedBack) => self.output.print(Event::handed_back(held)).await,
+            _ => self.output.print(Event::disowned(held)).await,
         }
     }
 }

@@ -2,17 +2,18 @@
 
 mod hold;
 mod intake;
-mod ledger;
+mod telling;
 mod worker;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_channel::Receiver;
 use futures_lite::future;
-use streamlease::{Client, Events as ClientEvents, Termination};
+use streamlease::{Client, Error, Event as ClientEvent, Events as ClientEvents, Run};
 
 pub(crate) use self::intake::Intake;
-use self::ledger::Ledger;
+use self::telling::Telling;
 use self::worker::Worker;
 use crate::args::{Hold, WorkArgs};
 use crate::exec::{Children, Exec, InfoFiles, Starts};
@@ -55,11 +56,15 @@ enum Job {
 }
 
 /// Why the work ends.
-enum End {
+#[derive(Debug)]
+enum Stop {
     ToldToStop,
     OutputClosed,
-    Terminated(Termination),
 }
+
+/// Work ends by itself once it is told to: programs have their own graces, and what is left
+/// of one that does not die is for this process to keep from others.
+const NO_LIMIT: Duration = Duration::MAX;
 
 async fn work(
     args: WorkArgs,
@@ -70,7 +75,7 @@ async fn work(
     output: Events,
     writer: Writer,
 ) -> Result<(), Failure> {
-    let (client, mut events) = start(&args, identity, &runtime)?;
+    let (client, events) = start(&args, identity, &runtime)?;
     let starting = async { Some(client.started().await) };
     let told_to_stop = async {
         let _ = stop.recv().await;
@@ -81,67 +86,76 @@ async fn work(
         let ended = client.shutdown().await;
         let reason = "shut down before it had started".to_owned();
         let last = output.print(Event::Terminated { reason });
-        writer.finish(&runtime, last).await;
+        writer.finish(&runtime, &stop, last).await;
         return Ok(ended?);
     };
     started?;
     let consumer = client.id().to_string();
     output.print(Event::Started { consumer }).await;
 
-    let (stop_tasks, stopped) = async_channel::bounded(1);
-    let (running, all_ended) = async_channel::bounded(1);
+    let (end, ending) = async_channel::bounded(1);
     let intake = Arc::new(Intake::new(client.clone(), args.capacity));
-    let worker = Worker {
+    let telling = Telling::new(output.clone(), intake.clone(), runtime.clone(), args.ttl);
+    let worker = Arc::new(Worker {
         client: client.clone(),
         claim: args.claim,
         job,
         on_stop: args.on_stop,
         runtime: runtime.clone(),
         output: output.clone(),
-        ledger: Ledger::default(),
-        starts: Starts::new(intake.clone(), runtime.clone()),
-        intake,
+        telling,
+        starts: Starts::new(intake, runtime.clone()),
         patience: args.ttl,
-        stop: stopped,
+        ending: ending.clone(),
+    });
+
+    let why: Arc<OnceLock<Stop>> = Arc::default();
+    let (closed, told, ends) = (writer.closed(), why.clone(), end.clone());
+    let until = async move {
+        let told_to_stop = async {
+            let _ = stop.recv().await;
+            Stop::ToldToStop
+        };
+        let output_closed = async {
+            closed.await;
+            Stop::OutputClosed
+        };
+        let _ = told.set(future::or(told_to_stop, output_closed).await);
+        ends.close();
     };
-    let worker = Arc::new(worker);
-
-    let (end, mut untold) = worker.serve(&mut events, &stop, &writer, &running).await;
-
-    // No further streams are taken up now, and unread ones go back by themselves.
-    untold.extend(worker.drain(&mut events));
-    drop(events);
-    stop_tasks.close();
-    drop(running);
-
-    let (reason, result) = match end {
-        End::ToldToStop => ("shut down".to_owned(), Ok(())),
-        End::OutputClosed => {
-            let reason = "standard output is closed: nobody hears of the streams any more";
-            (reason.to_owned(), Err(Failure::other(reason)))
-        }
-        End::Terminated(termination) if termination.is_shutdown() => {
-            (termination.to_string(), Ok(()))
-        }
-        End::Terminated(termination) => {
-            let reason = termination.to_string();
-            (reason.clone(), Err(Failure::other(reason)))
-        }
-    };
-    // Also of a client that gives up while its programs are ended.
-    let mut ended = Ok(());
+    let (others, to_tell) = async_channel::unbounded();
+    let options = Run::until(until)
+        .grace(NO_LIMIT)
+        .drop_when_lost(false)
+        .on_event(move |event| {
+            if let ClientEvent::Terminated(_) = event {
+                end.close();
+            }
+            // Whoever tells of them is there until this is dropped.
+            let _ = others.try_send(event);
+        });
+    let run = client.run(events, options, |lease, stopping| {
+        worker.clone().work_on(lease, stopping)
+    });
     let last = async {
-        for line in untold {
-            output.print_line(&line).await;
-        }
-        // Nothing is ever sent; it closes when the last task has ended.
-        let _ = all_ended.recv().await;
-        ended = client.shutdown().await;
+        let (ran, ()) = future::zip(run, worker.clone().tell_of(to_tell)).await;
+        let (reason, result) = outcome(ran, why.get());
         output.print(Event::Terminated { reason }).await;
+        result
     };
-    writer.finish(&runtime, last).await;
-    result?;
-    Ok(ended?)
+    writer.finish(&runtime, &ending, last).await
+}
+
+/// What is said of the end, and what this command ends with.
+fn outcome(ran: Result<(), Error>, why: Option<&Stop>) -> (String, Result<(), Failure>) {
+    let reason = match (ran, why) {
+        (Err(error), _) => format!("gave up: {error}"),
+        (Ok(()), Some(Stop::OutputClosed)) => {
+            "standard output is closed: nobody hears of the streams any more".to_owned()
+        }
+        (Ok(()), Some(Stop::ToldToStop) | None) => return ("shut down".to_owned(), Ok(())),
+    };
+    (reason.clone(), Err(Failure::other(reason)))
 }
 
 /// Returns at once.
