@@ -65,7 +65,9 @@ async fn a_life(world: World) {
     assert!(matches!(a.event().await, Event::Quarantined(_)));
     world.submit(&["call-7"]).await;
     let old = a.lease().await;
-    let mut b = world.start("b").await;
+    let mut b = world
+        .start_with("b", |b| b.log_target("streamlease::mine"))
+        .await;
     a.process.kill();
     let lease = b.lease().await;
     assert_eq!(lease.complete().await.unwrap(), Completion::Completed);
@@ -77,19 +79,23 @@ async fn a_life(world: World) {
         .eventually("the last line", async || LOGGER.has("stopped"))
         .await;
     let messages = LOGGER.take();
+    let backend = world.backend().await;
+    let label = |id| format!("consumer={}", backend.consumer_name(id).unwrap());
+    let (a, b) = (&*label("a"), &*label("b"));
     let saw = |level: Level, words: &[&str]| {
         assert!(
             messages.iter().any(|(at, target, message)| {
                 *at == level
-                    && target.starts_with("streamlease")
+                    && if words.contains(&b) {
+                        target == "streamlease::mine"
+                    } else {
+                        target == "streamlease_core::driver"
+                    }
                     && words.iter().all(|word| message.contains(word))
             }),
             "no {level} with {words:?} among {messages:#?}"
         );
     };
-    let backend = world.backend().await;
-    let label = |id| format!("consumer={}", backend.consumer_name(id).unwrap());
-    let (a, b) = (&*label("a"), &*label("b"));
     let token = |lease: &streamlease_core::Lease| format!("token={}", lease.token());
     saw(Level::Info, &["reading", a]);
     saw(Level::Warn, &["quarantined", a, &format!("entry={bad}")]);

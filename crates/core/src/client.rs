@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_channel::{Sender, WeakSender};
 
-use crate::driver::{Driver, Measures, Message, ReportStart, Shared, Startup, Voice};
+use crate::driver::{Driver, LOG_TARGET, Measures, Message, ReportStart, Shared, Startup, Voice};
 use crate::events::{Events, Orphan};
 use crate::machine::{Answer, CallId, ClaimResult, Command, Completion, Config, Machine, closed};
 use crate::recorder::NoRecorder;
@@ -50,6 +50,7 @@ impl Client {
             locks: None,
             runtime: None,
             recorder: Arc::new(NoRecorder),
+            log_target: LOG_TARGET.to_owned(),
             settings: Settings::default(),
             seed: None,
         }
@@ -293,6 +294,7 @@ pub struct ClientBuilder {
     locks: Option<Arc<dyn LockManager>>,
     runtime: Option<Arc<dyn Runtime>>,
     recorder: Arc<dyn Recorder>,
+    log_target: String,
     pub(crate) settings: Settings,
     seed: Option<u64>,
 }
@@ -330,6 +332,13 @@ impl ClientBuilder {
     /// Where measurements go.
     pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
         self.recorder = recorder;
+        self
+    }
+
+    /// The target of the client's log lines, for loggers that filter by it: to tell the
+    /// clients of one process apart, for example. Default: `streamlease_core::driver`.
+    pub fn log_target(mut self, target: impl Into<String>) -> Self {
+        self.log_target = target.into();
         self
     }
 
@@ -389,7 +398,7 @@ impl ClientBuilder {
             scheme: backend.locks.scheme(),
             seed,
         };
-        let (voice, lines) = Voice::new();
+        let (voice, lines) = Voice::new(self.log_target);
         let driver = Driver {
             machine: Machine::new(config, runtime.now()),
             consumer: consumer.clone(),

@@ -19,7 +19,7 @@ use log::Level;
 pub(crate) use self::measures::Measures;
 use self::measures::{measured, size_of};
 pub(crate) use self::startup::{ReportStart, Startup};
-pub(crate) use self::voice::{Lines, Voice};
+pub(crate) use self::voice::{Lines, TARGET as LOG_TARGET, Voice};
 use crate::client::WeakHandle;
 use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
 use crate::lease::Lease;
@@ -502,6 +502,7 @@ impl Driver {
             Notice::Ended {
                 entry,
                 stream,
+                info,
                 token,
                 end,
                 held,
@@ -511,7 +512,7 @@ impl Driver {
                     End::HandedBack => (EndKind::HandedBack, None),
                     End::Failed(_) => (EndKind::Failed, None),
                     End::Disowned(reason) => {
-                        let disowned = Disowned::new(entry, stream, token, reason);
+                        let disowned = Disowned::new(entry, stream, info, token, reason);
                         let event = Event::StreamDisowned(disowned);
                         (EndKind::Disowned(reason), Some(event))
                     }

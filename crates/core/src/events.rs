@@ -173,6 +173,7 @@ impl Orphan {
 pub struct Disowned {
     entry: EntryId,
     stream: StreamName,
+    info: Info,
     token: FencingToken,
     reason: DisownReason,
 }
@@ -181,12 +182,14 @@ impl Disowned {
     pub(crate) fn new(
         entry: EntryId,
         stream: StreamName,
+        info: Info,
         token: FencingToken,
         reason: DisownReason,
     ) -> Self {
         Self {
             entry,
             stream,
+            info,
             token,
             reason,
         }
@@ -195,6 +198,11 @@ impl Disowned {
     /// The data stream.
     pub fn stream(&self) -> &StreamName {
         &self.stream
+    }
+
+    /// What the producer said about it.
+    pub fn info(&self) -> &Info {
+        &self.info
     }
 
     /// Its entry on the LBS.

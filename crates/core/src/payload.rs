@@ -117,10 +117,45 @@ pub struct Announcement {
     pub info: Info,
 }
 
+/// Of a name, without info.
+impl TryFrom<&str> for Announcement {
+    type Error = crate::Error;
+
+    fn try_from(name: &str) -> crate::Result<Self> {
+        Self::of(name, Info::NONE)
+    }
+}
+
+/// Of a name, without info.
+impl TryFrom<String> for Announcement {
+    type Error = crate::Error;
+
+    fn try_from(name: String) -> crate::Result<Self> {
+        Self::of(name, Info::NONE)
+    }
+}
+
+/// Of a name and what is to be said about it.
+impl<N: AsRef<str>> TryFrom<(N, Info)> for Announcement {
+    type Error = crate::Error;
+
+    fn try_from((name, info): (N, Info)) -> crate::Result<Self> {
+        Self::of(name, info)
+    }
+}
+
 impl Announcement {
     /// An announcement of `stream`.
     pub fn new(stream: StreamName, info: Info) -> Self {
         Self { stream, info }
+    }
+
+    /// An announcement of the data stream that is called so.
+    ///
+    /// # Errors
+    /// [`Config`](crate::ErrorKind::Config) if the name is invalid, see [`StreamName::new`].
+    pub fn of(name: impl AsRef<str>, info: Info) -> crate::Result<Self> {
+        Ok(Self::new(StreamName::new(name)?, info))
     }
 
     /// The JSON text of the payload, with the capitals the wire format writes.
@@ -268,6 +303,24 @@ mod tests {
             Announcement::decode(without.encode().as_bytes()).unwrap(),
             without
         );
+    }
+
+    #[test]
+    fn announcements_are_made_of_names() {
+        let info = Info::from_json("{}").unwrap();
+        let of = |name, info: &Info| Announcement::of(name, info.clone()).unwrap();
+        assert_eq!(
+            of("a", &info),
+            Announcement::new(StreamName::new("a").unwrap(), info.clone())
+        );
+        assert_eq!(Announcement::try_from("a").unwrap(), of("a", &Info::NONE));
+        let owned = "a".to_owned();
+        assert_eq!(Announcement::try_from(owned).unwrap(), of("a", &Info::NONE));
+        let name = StreamName::new("a").unwrap();
+        let pair = Announcement::try_from((name, info.clone()));
+        assert_eq!(pair.unwrap(), of("a", &info));
+        let err = Announcement::try_from("").unwrap_err();
+        assert_eq!(err.kind(), crate::ErrorKind::Config);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! [`Producer`]: announces data streams.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::limits::REPEATABLE;
 use crate::machine::mix;
 use crate::{
     Announcement, BackendProvider, EntryId, Error, ErrorKind, Info, Result, RetryPolicy, Runtime,
-    ServiceName, StreamName, SubmitBatch, Submitter,
+    ServiceName, SubmitBatch, Submitter,
 };
 
 /// How long a producer waits by default: about half a minute, in steps of at most 2 s.
@@ -66,8 +67,7 @@ impl Producer {
 
     /// Announces one data stream; see [`submit_batch`](Self::submit_batch).
     pub async fn submit(&self, stream: impl AsRef<str>, info: Info) -> Result<EntryId> {
-        let announcement = Announcement::new(StreamName::new(stream)?, info);
-        let entries = self.submit_all(vec![announcement]).await?;
+        let entries = self.submit_all([(stream, info)]).await?;
         entries.first().copied().ok_or_else(|| {
             Error::new(
                 ErrorKind::Protocol,
@@ -77,8 +77,26 @@ impl Producer {
     }
 
     /// Announces many data streams, in this order; see [`submit_batch`](Self::submit_batch).
-    pub async fn submit_all(&self, announcements: Vec<Announcement>) -> Result<Vec<EntryId>> {
-        self.submit_batch(&SubmitBatch::new(announcements)?).await
+    /// Each is an [`Announcement`], a name, or a name with its info:
+    /// `producer.submit_all(["call-1", "call-2"])`.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) if a name is invalid; then nothing is announced. Else as
+    /// [`submit_batch`](Self::submit_batch).
+    pub async fn submit_all<A>(
+        &self,
+        announcements: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<EntryId>>
+    where
+        A: TryInto<Announcement, Error: fmt::Display>,
+    {
+        let announcements = announcements.into_iter();
+        let announcements = announcements.map(|one| {
+            let is_invalid = |err: A::Error| Error::config(err.to_string());
+            one.try_into().map_err(is_invalid)
+        });
+        let batch = SubmitBatch::new(announcements.collect::<Result<Vec<_>>>()?)?;
+        self.submit_batch(&batch).await
     }
 
     /// Appends a batch to the LBS and returns the entry ids in the order given.

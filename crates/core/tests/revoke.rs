@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Fleet, TTL};
-use streamlease_core::{DisownReason, ErrorKind, Event, LeaseAdmin, StreamName};
+use streamlease_core::{DisownReason, ErrorKind, Event, Info, LeaseAdmin, StreamName};
 use streamlease_testkit::simulation::SimRuntime;
 
 fn stream(name: &str) -> StreamName {
@@ -21,7 +21,9 @@ fn a_revoked_stream_goes_to_another_consumer_within_a_heartbeat() {
         let fleet = Fleet::new(sim.clone(), true);
         sim.block_on(async {
             let mut a = fleet.start("a").await;
-            fleet.submit(&["s"]).await;
+            let info = Info::from_json("{\"at\":7}").unwrap();
+            let announced = [("s", info.clone())];
+            fleet.producer().submit_all(announced).await.unwrap();
             let old = a.lease(TTL).await;
             let mut b = fleet.start("b").await;
             // So that it can only go to the other one.
@@ -35,6 +37,7 @@ fn a_revoked_stream_goes_to_another_consumer_within_a_heartbeat() {
                 panic!("{event:?}")
             };
             assert_eq!(told.reason(), DisownReason::Revoked);
+            assert_eq!(told.info(), &info);
             assert!(!old.is_valid());
             let new = b.lease(TTL).await;
             assert!(new.token() > old.token());

@@ -228,12 +228,8 @@ impl World {
         &self,
         streams: impl IntoIterator<Item = (String, Info)>,
     ) -> Vec<EntryId> {
-        let announcements = streams
-            .into_iter()
-            .map(|(name, info)| Announcement::new(StreamName::new(name).unwrap(), info))
-            .collect();
         let producer = Producer::new("orders", &self.provider().await, self.base.clone()).unwrap();
-        producer.submit_all(announcements).await.unwrap()
+        producer.submit_all(streams).await.unwrap()
     }
 
     /// Appends an entry with any fields, as no producer of ours would.

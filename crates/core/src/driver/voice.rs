@@ -15,8 +15,8 @@ use log::Level;
 
 use crate::Runtime;
 
-/// The module whose lines they are.
-const TARGET: &str = "streamlease_core::driver";
+/// The default target of the lines.
+pub(crate) const TARGET: &str = "streamlease_core::driver";
 
 /// Most lines that wait for a logger that blocks; what comes then is counted only.
 const MOST_WAITING: usize = 65_536;
@@ -38,6 +38,7 @@ pub(crate) struct Voice {
 pub(crate) struct Lines {
     waiting: Receiver<Line>,
     lost: Arc<AtomicU64>,
+    target: String,
 }
 
 #[derive(Debug)]
@@ -48,12 +49,13 @@ enum Line {
 }
 
 impl Voice {
-    pub(crate) fn new() -> (Self, Lines) {
+    pub(crate) fn new(target: String) -> (Self, Lines) {
         let (lines, waiting) = async_channel::bounded(MOST_WAITING);
         let lost = Arc::new(AtomicU64::new(0));
         let unwritten = Lines {
             waiting,
             lost: lost.clone(),
+            target,
         };
         (Self { lines, lost }, unwritten)
     }
@@ -92,10 +94,11 @@ impl Lines {
             let Line::Said(level, line) = line else {
                 continue;
             };
-            write(level, &line);
+            write(&self.target, level, &line);
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 write(
+                    &self.target,
                     Level::Warn,
                     &format!("{lost} lines are missing here: the logger was too slow"),
                 );
@@ -109,9 +112,9 @@ impl Lines {
 }
 
 /// A logger that panics costs its line.
-fn write(level: Level, line: &str) {
+fn write(target: &str, level: Level, line: &str) {
     let written = panic::catch_unwind(AssertUnwindSafe(|| {
-        log::log!(target: TARGET, level, "{line}");
+        log::log!(target: target, level, "{line}");
     }));
     drop(written);
 }

@@ -149,6 +149,8 @@ pub enum Notice {
         entry: EntryId,
         /// The data stream.
         stream: StreamName,
+        /// The producer's info.
+        info: Info,
         /// The lease's token.
         token: FencingToken,
         /// How.

@@ -192,13 +192,14 @@ impl Leases {
         let Some(belief) = holding.belief else { return };
         belief.end();
         let held = cx.now.saturating_since(holding.since);
-        let (stream, token) = (item.stream, holding.lock.token);
+        let (stream, info, token) = (item.stream, item.info, holding.lock.token);
         if matches!(end, End::Disowned(_)) {
             cx.budget.queued();
         }
         cx.notify(Notice::Ended {
             entry,
             stream,
+            info,
             token,
             end,
             held,
