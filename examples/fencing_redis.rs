@@ -1,0 +1,304 @@
+//! Fencing in Redis: a worker keeps there how far it got, the next owner goes on from there, and
+//! a stale owner changes nothing.
+//!
+//! ```text
+//! cargo run --example fencing_redis -- redis://127.0.0.1/
+//! cargo test --example fencing_redis    # on a server of its own, by 500 fleets under faults
+//! ```
+//!
+//! The store is one script, [`STEP`]. A handler puts its token down, and is told in the same step
+//! where to go on; then it writes with its token. The tests have other scripts that look much like
+//! it, and are wrong.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::Script;
+use streamlease::spi::BoxFuture;
+use streamlease::{
+    Client, FencingToken, Info, Producer, RedisBackend, Run, StreamName, TokioRuntime,
+};
+
+/// KEYS[1]: a hash of token and position. ARGV: the owner's token, and a new position or ''.
+/// Returns the position; nothing to an owner whose token is lower than one that was there.
+///
+/// Tokens are compared as text of one width, for Lua's numbers are not exact above 2^53.
+const STEP: &str = r"
+    local function wide(token) return string.rep('0', 20 - #token) .. token end
+    local seen = redis.call('HGET', KEYS[1], 'token') or '0'
+    if wide(ARGV[1]) < wide(seen) then
+        return false
+    end
+    redis.call('HSET', KEYS[1], 'token', ARGV[1])
+    if ARGV[2] ~= '' then
+        redis.call('HSET', KEYS[1], 'position', ARGV[2])
+    end
+    return redis.call('HGET', KEYS[1], 'position') or '0'
+";
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How far the work on data streams is.
+struct Progress {
+    connection: Mutex<redis::Connection>,
+    step: Script,
+    prefix: String,
+}
+
+impl Progress {
+    fn new(url: &str, script: &str, prefix: &str) -> redis::RedisResult<Self> {
+        Ok(Self {
+            connection: Mutex::new(redis::Client::open(url)?.get_connection()?),
+            step: Script::new(script),
+            prefix: prefix.into(),
+        })
+    }
+
+    /// Puts the token down, and the new position if there is one. Says what the position is.
+    fn step(
+        &self,
+        stream: &StreamName,
+        token: FencingToken,
+        to: Option<u64>,
+    ) -> Result<u64, Failure> {
+        let connection = self.connection.lock();
+        let position: Option<u64> = self
+            .step
+            .key(format!("{}:{stream}", self.prefix))
+            .arg(token.get())
+            .arg(to.map_or(String::new(), |to| to.to_string()))
+            .invoke(&mut *connection.unwrap_or_else(PoisonError::into_inner))?;
+        position.ok_or_else(|| "fenced: a later owner goes on".into())
+    }
+}
+
+/// How much work there is in a stream.
+const PARTS: u64 = 5;
+
+/// The handler: `step` is the store, `part` does some of the work.
+async fn handle(
+    step: impl Fn(Option<u64>) -> BoxFuture<'static, Result<u64, Failure>>,
+    part: impl Fn(u64) -> BoxFuture<'static, ()>,
+) -> Result<(), Failure> {
+    let mut position = step(None).await?;
+    while position < PARTS {
+        part(position).await;
+        position = step(Some(position + 1)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let url = std::env::args().nth(1);
+    work(&url.unwrap_or_else(|| "redis://127.0.0.1/".into())).await
+}
+
+/// Announces two streams, and works until both are done.
+async fn work(url: &str) -> Result<(), Failure> {
+    let redis = RedisBackend::connect(url).await?;
+    let producer = Producer::new("fenced", &redis, TokioRuntime::new())?;
+    for name in ["call-1", "call-2"] {
+        producer.submit(name, Info::NONE).await?;
+    }
+    let client = Client::builder("fenced")
+        .consumer("worker-1")
+        .backend(redis);
+    let (client, events) = client.runtime(TokioRuntime::new()).start()?;
+    let progress = Arc::new(Progress::new(url, STEP, "progress")?);
+    let (done, all_done) = async_channel::bounded::<()>(2);
+    let until = Run::until(async move {
+        for _ in 0..2 {
+            let _ = all_done.recv().await;
+        }
+    });
+    let run = client.run(events, until, move |lease, _stopping| {
+        let (progress, done) = (progress.clone(), done.clone());
+        async move {
+            let (stream, token) = (lease.stream().clone(), lease.token());
+            let name = stream.clone();
+            let step = move |to| -> BoxFuture<'static, _> {
+                // The connection blocks its thread for a moment.
+                let result = tokio::task::block_in_place(|| progress.step(&stream, token, to));
+                Box::pin(async { result })
+            };
+            let part = |position| -> BoxFuture<'static, ()> {
+                println!("{name}, part {position}, with token {token}");
+                Box::pin(tokio::time::sleep(Duration::from_millis(20)))
+            };
+            handle(step, part).await?;
+            let _ = done.send(()).await;
+            Ok::<_, Failure>(())
+        }
+    });
+    Ok(run.await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use streamlease::{Event, Lease};
+    use streamlease_testkit::simulation::fleet::{Outcome, Process, Trial};
+    use streamlease_tests::RedisServer;
+
+    use super::*;
+
+    /// One request to the store, on a network that takes its time.
+    async fn ask(
+        process: Process,
+        progress: Arc<Progress>,
+        lease: Arc<Lease>,
+        to: Option<u64>,
+    ) -> Result<u64, Failure> {
+        let latency = || process.sleep(Duration::from_millis(process.random(30)));
+        latency().await;
+        let (stream, token) = (lease.stream(), lease.token());
+        let position = progress.step(stream, token, to)?;
+        match to {
+            None => process.ledger().was_read(stream, token),
+            Some(_) => process.ledger().was_written(stream, token),
+        }
+        if position == PARTS {
+            process.ledger().was_finished(stream, token, lease.entry());
+        }
+        latency().await;
+        Ok(position)
+    }
+
+    async fn worker(process: Process, progress: Arc<Progress>) {
+        let client = process.client().capacity(8).start();
+        let (_client, mut events) = client.unwrap();
+        while let Some(event) = events.next().await {
+            let Event::StreamAdded(lease) = event else {
+                continue;
+            };
+            let (lease, progress) = (Arc::new(lease), progress.clone());
+            let (asks, works, of) = (process.clone(), process.clone(), lease.clone());
+            process.spawn(async move {
+                let step = move |to| -> BoxFuture<'static, _> {
+                    Box::pin(ask(asks.clone(), progress.clone(), of.clone(), to))
+                };
+                let part = move |_| -> BoxFuture<'static, ()> {
+                    let process = works.clone();
+                    Box::pin(async move {
+                        process
+                            .sleep(Duration::from_millis(process.random(300)))
+                            .await;
+                    })
+                };
+                if handle(step, part).await.is_ok() {
+                    let _ = lease.complete().await;
+                }
+            });
+        }
+    }
+
+    fn trial(seed: u64, server: &RedisServer, script: &str) -> Outcome {
+        let progress = Progress::new(&server.url(), script, &format!("trial-{seed}")).unwrap();
+        let progress = Arc::new(progress);
+        let mut trial = Trial::of(seed);
+        // Few, so that what goes wrong goes wrong with each; and many seeds.
+        trial.announcements.truncate(6);
+        trial.run(|process| worker(process, progress.clone()))
+    }
+
+    fn holds(seeds: std::ops::RangeInclusive<u64>) {
+        let server = RedisServer::start();
+        for seed in seeds {
+            trial(seed, &server, STEP).assert_holds();
+        }
+    }
+
+    /// By which seed it is found, of the first 200.
+    fn is_found(name: &str, script: &str) {
+        assert_ne!(script, STEP);
+        let server = RedisServer::start();
+        let bad = |seed: &u64| !trial(*seed, &server, script).violations.is_empty();
+        let found = (1..=200).find(bad);
+        println!("{name}: found by seed {found:?}");
+        assert!(found.is_some(), "{name} is not found");
+    }
+
+    #[test]
+    fn seeds_1_to_100_hold() {
+        holds(1..=100);
+    }
+
+    #[test]
+    fn seeds_101_to_200_hold() {
+        holds(101..=200);
+    }
+
+    #[test]
+    fn seeds_201_to_300_hold() {
+        holds(201..=300);
+    }
+
+    #[test]
+    fn seeds_301_to_400_hold() {
+        holds(301..=400);
+    }
+
+    #[test]
+    fn seeds_401_to_500_hold() {
+        holds(401..=500);
+    }
+
+    #[test]
+    fn a_store_that_takes_everything_is_found() {
+        is_found("no check", &STEP.replace("return false", "local _ = 0"));
+    }
+
+    /// The owner before can still write what the new one has not read.
+    #[test]
+    fn a_token_that_only_writes_put_down_is_found() {
+        let put_down = "redis.call('HSET', KEYS[1], 'token', ARGV[1])";
+        let late = format!("if ARGV[2] ~= '' then {put_down} end");
+        is_found("reads first", &STEP.replace(put_down, &late));
+    }
+
+    /// The next owner of the same stream has a token that is greater by little.
+    #[test]
+    fn tokens_that_are_compared_without_their_last_digits_are_found() {
+        let rounded = "local function wide(token) return math.floor(tonumber(token) / 1e9) end";
+        let exact = "local function wide(token) return string.rep('0', 20 - #token) .. token end";
+        is_found("rounded tokens", &STEP.replace(exact, rounded));
+    }
+
+    #[test]
+    fn a_check_that_writes_skip_is_found() {
+        let check = "if wide(ARGV[1]) < wide(seen) then";
+        let only_reads = "if ARGV[2] == '' and wide(ARGV[1]) < wide(seen) then";
+        is_found("unchecked writes", &STEP.replace(check, only_reads));
+    }
+
+    #[test]
+    fn a_greater_token_refuses_lower_ones_and_the_same_can_come_again() {
+        let server = RedisServer::start();
+        let progress = Progress::new(&server.url(), STEP, "p").unwrap();
+        let stream = StreamName::new("s").unwrap();
+        let step = |token, to| progress.step(&stream, FencingToken(token), to).ok();
+        assert_eq!(step(9, None), Some(0));
+        assert_eq!(step(9, Some(1)), Some(1));
+        assert_eq!(step(9, Some(1)), Some(1), "its answer was lost");
+        // Of another width, and more than a floating-point number tells apart.
+        let great = 1_800_000_000_000_000_001;
+        assert_eq!(step(10, None), Some(1));
+        assert_eq!(step(9, Some(2)), None);
+        assert_eq!(step(great, None), Some(1));
+        assert_eq!(step(great - 1, Some(2)), None);
+        assert_eq!(step(great, None), Some(1), "nothing changed");
+    }
+
+    #[test]
+    fn the_program_works() {
+        let server = RedisServer::start();
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        tokio.block_on(work(&server.url())).unwrap();
+        let progress = Progress::new(&server.url(), STEP, "progress").unwrap();
+        for name in ["call-1", "call-2"] {
+            let stream = StreamName::new(name).unwrap();
+            let greatest = FencingToken(FencingToken::LIMIT.get() - 1);
+            assert_eq!(progress.step(&stream, greatest, None).unwrap(), PARTS);
+        }
+    }
+}
