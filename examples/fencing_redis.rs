@@ -289,6 +289,21 @@ mod tests {
         assert_eq!(step(great, None), Some(1), "nothing changed");
     }
 
+    /// Text without its indentation.
+    fn lines(text: &str) -> Vec<&str> {
+        text.lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn the_page_shows_this_script() {
+        let page = lines(include_str!("../docs/fencing.md"));
+        let script = lines(STEP);
+        assert!(page.windows(script.len()).any(|part| part == script));
+    }
+
     #[test]
     fn the_program_works() {
         let server = RedisServer::start();

@@ -96,6 +96,17 @@ step_redis_server() {
     redis-server --version
 }
 
+# Debian has the server's programs outside of PATH.
+has_postgres() {
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null
+}
+
+step_postgres() {
+    has_postgres || get "PostgreSQL (for two examples)" apt-get=postgresql dnf=postgresql-server \
+        apk=postgresql pacman=postgresql brew=postgresql
+    has_postgres || fail "the package manager did not bring postgres; install PostgreSQL by hand"
+}
+
 # Only the feature tls-native-tls needs them; elsewhere the system's own TLS is used.
 openssl_headers() {
     if [ "$(uname)" = Linux ] && ! pkg-config --exists openssl 2>/dev/null; then
@@ -375,7 +386,7 @@ step_tests() {
 
 # --- all of it --------------------------------------------------------------------
 
-STEPS=(redis_server format lints docs features tls_features tls_builds core_is_lean
+STEPS=(redis_server postgres format lints docs features tls_features tls_builds core_is_lean
     async_std_without_tokio dependencies msrv package semver external_types deploy doctests bench_smoke
     on_other_servers tests)
 

@@ -11,6 +11,7 @@ pages! {
     coming_from_go: "coming-from-go.md",
     doctor: "doctor.md",
     getting_started: "getting-started.md",
+    fencing: "fencing.md",
     glossary: "glossary.md",
     guide: "guide.md",
     handlers: "handlers.md",

@@ -1,5 +1,5 @@
 //! What the integration tests share: a Redis server of their own
-//! ([`RedisServer`]), a proxy that makes the network bad ([`Proxy`]), child
+//! ([`RedisServer`]) or PostgreSQL server ([`PostgresServer`]), a proxy that makes the network bad ([`Proxy`]), child
 //! processes that speak JSON lines ([`JsonProcess`]), bounded waiting
 //! ([`eventually`]), and runs that count only if the machine went on ([`in_real_time`]).
 //!
@@ -13,6 +13,7 @@
 
 mod certificates;
 mod cluster;
+mod postgres;
 mod process;
 mod proxy;
 mod real_time;
@@ -23,6 +24,7 @@ mod wait;
 
 pub use certificates::{Authority, Certificate};
 pub use cluster::Cluster;
+pub use postgres::PostgresServer;
 pub use process::JsonProcess;
 pub use proxy::Proxy;
 pub use real_time::in_real_time;
