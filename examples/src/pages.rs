@@ -10,6 +10,7 @@ macro_rules! pages {
 pages! {
     coming_from_go: "coming-from-go.md",
     doctor: "doctor.md",
+    faq: "faq.md",
     getting_started: "getting-started.md",
     fencing: "fencing.md",
     glossary: "glossary.md",
