@@ -13,8 +13,8 @@ use crate::machine::{Answer, CallId, ClaimResult, Command, Completion, Config, M
 use crate::recorder::NoRecorder;
 use crate::settings::check_capacity;
 use crate::{
-    Backend, BackendProvider, BoxFuture, ConsumerName, Error, ErrorKind, LockManager, Recorder,
-    Report, Result, Runtime, ServiceName, Settings, StreamName, Timestamp,
+    Backend, BackendProvider, BoxFuture, ConsumerName, Error, ErrorKind, Health, LockManager,
+    Recorder, Report, Result, Runtime, ServiceName, Settings, StreamName, Timestamp,
 };
 
 /// One consumer of one service.
@@ -170,6 +170,13 @@ impl Client {
     pub async fn check(&self) -> Report {
         let inner = &self.inner;
         Report::of(&inner.backend, &*inner.handle.runtime, inner.ttl).await
+    }
+
+    /// How the client fares, for the probes of an orchestrator. Does no I/O and waits for
+    /// nothing; see [`Health`] for what to answer.
+    pub fn health(&self) -> Health {
+        let pulse = self.inner.shared.pulse().clone();
+        Health::of(pulse, self.now(), self.ttl())
     }
 
     pub(crate) fn spawn_handler(&self, task: BoxFuture<'static, ()>) {
@@ -388,9 +395,7 @@ impl ClientBuilder {
             runtime: runtime.clone(),
             seed,
         };
-        let shared = Arc::new(Shared::default());
         let startup = Arc::new(Startup::default());
-        let events = Events::new(events_out, shared.clone(), handle.clone());
         let ttl = self.settings.ttl;
         let config = Config {
             consumer: consumer.clone(),
@@ -399,8 +404,12 @@ impl ClientBuilder {
             seed,
         };
         let (voice, lines) = Voice::new(self.log_target);
+        let now = runtime.now();
+        let machine = Machine::new(config, now);
+        let shared = Arc::new(Shared::new(&machine, now));
+        let events = Events::new(events_out, shared.clone(), handle.clone());
         let driver = Driver {
-            machine: Machine::new(config, runtime.now()),
+            machine,
             consumer: consumer.clone(),
             ttl,
             backend: backend.clone(),

@@ -2,6 +2,7 @@
 //! runtime, and feeds what happens back. It decides nothing.
 
 mod measures;
+mod pulse;
 mod startup;
 mod voice;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::iter;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -18,6 +19,8 @@ use log::Level;
 
 pub(crate) use self::measures::Measures;
 use self::measures::{measured, size_of};
+pub(crate) use self::pulse::Pulse;
+use self::pulse::{Freed, measure_change};
 pub(crate) use self::startup::{ReportStart, Startup};
 pub(crate) use self::voice::{Lines, TARGET as LOG_TARGET, Voice};
 use crate::client::WeakHandle;
@@ -28,7 +31,7 @@ use crate::machine::{
     Action, ActionId, Answer, CallId, Command, DisownReason, End, Input, LbsCall, Machine, Notice,
     Output, Reply,
 };
-use crate::recorder::EndKind;
+use crate::recorder::{EndKind, Started};
 use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp};
 
 /// A subscription that takes longer has failed: `Client::started` waits for the first one.
@@ -49,16 +52,35 @@ pub(crate) enum Message {
     EventsTaken,
 }
 
-/// What the driver and the events receiver share besides the channel.
-#[derive(Debug, Default)]
+/// What the driver, the client and the events receiver share besides the channel.
+#[derive(Debug)]
 pub(crate) struct Shared {
     /// Events taken since the driver last looked.
     pub(crate) taken: AtomicUsize,
     /// How the client ended, also for those who read no events any more.
     end: OnceLock<Termination>,
+    /// How the client fares; `None` once its task has ended.
+    pulse: Mutex<Option<Pulse>>,
 }
 
 impl Shared {
+    /// Of a client that is about to start.
+    pub(crate) fn new(machine: &Machine, now: Timestamp) -> Self {
+        Self {
+            taken: AtomicUsize::default(),
+            end: OnceLock::new(),
+            pulse: Mutex::new(Some(Pulse {
+                vitals: machine.vitals(),
+                due: now,
+            })),
+        }
+    }
+
+    pub(crate) fn pulse(&self) -> MutexGuard<'_, Option<Pulse>> {
+        // Whoever panics meanwhile leaves nothing half done.
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How the client ended. Ask this once it has.
     pub(crate) fn termination(&self) -> Termination {
         self.end.get().cloned().unwrap_or_else(|| {
@@ -90,7 +112,7 @@ pub(crate) struct Driver {
 
 /// What a notice is measured as.
 enum Measure {
-    Started { taken_over: bool },
+    Started(Started),
     Ended(EndKind, Duration),
     Quarantined,
 }
@@ -163,6 +185,7 @@ impl Driver {
         let mut calls = BTreeMap::new();
         let mut cancels: BTreeMap<ActionId, Sender<Infallible>> = BTreeMap::new();
         let mut state = StartState::default();
+        let mut freed = Freed::new(self.ttl);
         let mut listened_to = true;
         let mut handles_gone = false;
         let mut suspended = self.runtime.suspended();
@@ -185,11 +208,13 @@ impl Driver {
                             // may end the process.
                             self.voice.finish(&*self.runtime).await;
                         }
-                        self.deliver(notice, &mut state);
+                        self.deliver(notice, &mut state, &mut freed);
                     }
                     Output::Answer(call, answer) => answer_call(&mut calls, call, answer),
                     Output::Timeout(at) => break at,
                     Output::Stopped => {
+                        // Nothing is held any more.
+                        self.take_pulse(Timestamp::MAX);
                         self.messages.close();
                         while let Ok(message) = self.messages.try_recv() {
                             if let Message::Command(command, call) = message {
@@ -205,6 +230,7 @@ impl Driver {
                 }
             };
             self.report_started(&state);
+            self.take_pulse(deadline);
 
             let wake = self
                 .wait(&arrivals, deadline, listened_to, handles_gone)
@@ -217,7 +243,7 @@ impl Driver {
             }
             match wake {
                 Wake::Message(message) => self.take_message(message, &mut calls),
-                Wake::Arrival(arrival) => self.take_arrival(arrival, &mut state),
+                Wake::Arrival(arrival) => self.take_arrival(arrival, &mut state, &mut freed),
                 Wake::ReceiverDropped => {
                     listened_to = false;
                     self.machine
@@ -233,7 +259,7 @@ impl Driver {
             }
             // What else has come goes into the same pages.
             for arrival in iter::from_fn(|| arrivals.try_recv().ok()).take(MOST_AT_ONCE) {
-                self.take_arrival(arrival, &mut state);
+                self.take_arrival(arrival, &mut state, &mut freed);
             }
             for _ in 0..MOST_AT_ONCE {
                 let Ok(message) = self.messages.try_recv() else {
@@ -308,14 +334,16 @@ impl Driver {
             .handle(self.runtime.now(), Input::Command(command));
     }
 
-    fn take_arrival(&mut self, arrival: Arrival, state: &mut StartState) {
+    fn take_arrival(&mut self, arrival: Arrival, state: &mut StartState, freed: &mut Freed) {
         let input = match arrival {
             Arrival::Done(id, result) => {
                 self.say(Level::Trace, |c| format!("{c} gets {id:?} {result:?}"));
+                freed.replied(&result, self.runtime.now());
                 Input::Done(id, result)
             }
             Arrival::Hint(hint) => {
                 let is_lost = hint == Hint::MayHaveMissed;
+                freed.hinted(&hint, self.runtime.now());
                 self.machine.handle(self.runtime.now(), Input::Hint(hint));
                 return match is_lost {
                     true => self.measures.hint_dropped(),
@@ -355,7 +383,8 @@ impl Driver {
         let (operation, size) = (action.operation(), size_of(&action));
         let runtime = self.runtime.clone();
         let (voice, measures) = (self.voice.clone(), self.measures.clone());
-        let deadline = runtime.now() + limit;
+        let sent = runtime.now();
+        let deadline = sent + limit;
         let work = Box::pin(action.execute(self.backend.clone(), self.consumer.clone()));
         let consumer = self.consumer.clone();
         let last_word = LastWord {
@@ -377,7 +406,12 @@ impl Driver {
                     let line = || format!("{operation} failed consumer={consumer}: {error:?}");
                     voice.say(Level::Debug, line);
                 }
-                let record = measured(operation, size, &result);
+                let record = measured(
+                    operation,
+                    size,
+                    runtime.now().saturating_since(sent),
+                    &result,
+                );
                 last_word.say(result);
                 record(&measures);
             };
@@ -463,16 +497,14 @@ impl Driver {
 
     /// Tells the user, then measures: what is slow comes last. The machine has made
     /// sure that there is a place in the queue.
-    fn deliver(&mut self, notice: Notice, state: &mut StartState) {
+    fn deliver(&mut self, notice: Notice, state: &mut StartState, freed: &mut Freed) {
         let (event, measure) = match notice {
             Notice::Started => {
                 state.fetching = true;
                 return;
             }
-            Notice::Unreachable { .. }
-            | Notice::Refused { .. }
-            | Notice::Reached { .. }
-            | Notice::Late { .. } => return,
+            Notice::Unreachable { .. } | Notice::Refused { .. } | Notice::Reached { .. } => return,
+            Notice::Late { by } => return self.measures.late(by),
             Notice::OwnListed { entries } => return self.measures.startup_recovery(entries),
             Notice::Added {
                 entry,
@@ -480,10 +512,14 @@ impl Driver {
                 info,
                 token,
                 claimed_from,
+                origin,
                 failures,
                 belief,
             } => {
-                let taken_over = claimed_from.is_some();
+                let owner = claimed_from.as_ref().unwrap_or(&self.consumer);
+                let free_for = freed.taken(entry, origin, owner, self.runtime.now());
+                let announced_at = Duration::from_millis(entry.ms);
+                let started = Started::new(origin, announced_at, free_for);
                 // Without handles the shutdown is on its way, and hands this back too.
                 let event = self.handles.upgrade().map(|handle| {
                     Event::StreamAdded(Lease {
@@ -497,7 +533,7 @@ impl Driver {
                         handle,
                     })
                 });
-                (event, Some(Measure::Started { taken_over }))
+                (event, Some(Measure::Started(started)))
             }
             Notice::Ended {
                 entry,
@@ -554,12 +590,28 @@ impl Driver {
             let _ = self.events.try_send(event);
         }
         match measure {
-            Some(Measure::Started { taken_over }) => self.measures.stream_started(taken_over),
+            Some(Measure::Started(started)) => self.measures.stream_started(&started),
             Some(Measure::Ended(kind, held)) => self.measures.stream_ended(kind, held),
             Some(Measure::Quarantined) => self.measures.quarantined(),
             None => {}
         }
-        self.measures.leases_held(self.machine.held());
+    }
+
+    /// Shows how the client fares, and measures what has changed.
+    fn take_pulse(&self, due: Timestamp) {
+        let vitals = self.machine.vitals();
+        let before = {
+            let mut pulse = self.shared.pulse();
+            let before = pulse.take();
+            *pulse = Some(Pulse {
+                vitals: vitals.clone(),
+                due,
+            });
+            before.map(|pulse| pulse.vitals)
+        };
+        if before.as_ref() != Some(&vitals) {
+            measure_change(before.as_ref(), &vitals, self.runtime.now(), &self.measures);
+        }
     }
 
     fn say(&self, level: Level, line: impl FnOnce(&ConsumerName) -> String) {
@@ -644,6 +696,7 @@ impl Drop for Driver {
     /// panics, and all tasks in the end; then nobody extends the leases any more.
     fn drop(&mut self) {
         self.machine.end_beliefs();
+        *self.shared.pulse() = None;
     }
 }
 

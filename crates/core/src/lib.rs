@@ -16,6 +16,7 @@ mod events;
 #[doc(hidden)]
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod health;
 mod ids;
 pub mod key_lock;
 mod lease;
@@ -49,19 +50,20 @@ pub use client::{Client, ClientBuilder};
 pub use decorate::Operation;
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Disowned, Event, Events, Orphan, QuarantinedEntry, Termination};
+pub use health::Health;
 pub use ids::{ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName};
 pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 pub use lease::Lease;
 pub use lease_admin::LeaseAdmin;
 pub use lock_manager::*;
-pub use machine::{ClaimResult, Completion, DisownReason, HandBack};
+pub use machine::{ClaimResult, Completion, DisownReason, HandBack, Part, StreamOrigin};
 pub use notifier::{Hint, Notifier, Subscription};
 pub use payload::{
     Announcement, Info, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES, MalformedReason, PAYLOAD_FIELD,
 };
 pub use producer::Producer;
 pub use quarantine::QuarantineAdmin;
-pub use recorder::{Attempt, EndKind, NoRecorder, Recorder};
+pub use recorder::{Attempt, EndKind, Load, NoRecorder, Recorder, Started};
 pub use run::{Done, Run, Stopping};
 pub use runtime::{BoxFuture, Runtime};
 pub use sessions::*;

@@ -1,6 +1,7 @@
 //! [`Producer`]: announces data streams.
 
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,8 +9,8 @@ use std::time::Duration;
 use crate::limits::REPEATABLE;
 use crate::machine::mix;
 use crate::{
-    Announcement, BackendProvider, EntryId, Error, ErrorKind, Info, Result, RetryPolicy, Runtime,
-    ServiceName, SubmitBatch, Submitter,
+    Announcement, Attempt, BackendProvider, EntryId, Error, ErrorKind, Info, NoRecorder, Recorder,
+    Result, RetryPolicy, Runtime, ServiceName, SubmitBatch, Submitter,
 };
 
 /// How long a producer waits by default: about half a minute, in steps of at most 2 s.
@@ -29,6 +30,7 @@ pub struct Producer {
     retry: RetryPolicy,
     /// It has worked once.
     answered: Arc<AtomicBool>,
+    recorder: Arc<dyn Recorder>,
 }
 
 impl Producer {
@@ -47,7 +49,14 @@ impl Producer {
             runtime: Arc::new(runtime),
             retry: HALF_A_MINUTE,
             answered: Arc::default(),
+            recorder: Arc::new(NoRecorder),
         })
+    }
+
+    /// Where measurements go: [`Recorder::submitted`] is told of each call.
+    pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
+        self.recorder = recorder;
+        self
     }
 
     /// When to give up on a backend that cannot be reached. By default the producer tries at
@@ -115,6 +124,22 @@ impl Producer {
     ///
     /// Dropping the future means the same: it may have happened.
     pub async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+        let begun = self.runtime.now();
+        let result = self.submit_with_retries(batch).await;
+        let took = self.runtime.now().saturating_since(begun);
+        let ended = match result {
+            Ok(_) => Attempt::Ok,
+            Err(_) => Attempt::Error,
+        };
+        let streams = batch.announcements.len();
+        let record = || self.recorder.submitted(ended, streams, took);
+        if panic::catch_unwind(AssertUnwindSafe(record)).is_err() {
+            log::warn!("the recorder has panicked; its measurements are not to be trusted");
+        }
+        result
+    }
+
+    async fn submit_with_retries(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
         let mut failed = 0;
         let mut first_failure = None;
         loop {

@@ -15,7 +15,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::DisownReason;
+use crate::machine::Vitals;
+use crate::{DisownReason, Operation, Part, StreamOrigin};
 
 /// How an attempt ended: the one label most measurements have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +44,63 @@ pub enum EndKind {
     Disowned(DisownReason),
 }
 
+/// A lease that has just begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Started {
+    /// How the stream became free.
+    pub origin: StreamOrigin,
+    /// When it was announced, as its entry id says: on Redis the time since 1970 by the
+    /// server's clock.
+    pub announced_at: Duration,
+    /// For how long this consumer knew that it was free: since the hint that it was handed
+    /// back, or since it heard that the owner is dead. `None` if it is fresh, or if nothing
+    /// told (a sweep found it).
+    pub free_for: Option<Duration>,
+}
+
+impl Started {
+    pub(crate) fn new(
+        origin: StreamOrigin,
+        announced_at: Duration,
+        free_for: Option<Duration>,
+    ) -> Self {
+        Self {
+            origin,
+            announced_at,
+            free_for,
+        }
+    }
+}
+
+/// How much a client holds and may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Load {
+    /// Leases held.
+    pub held: usize,
+    /// Most leases that it may hold.
+    pub capacity: usize,
+    /// Events that were not taken from [`Events`](crate::Events).
+    pub queued: usize,
+    /// Most events that may wait there.
+    pub event_queue: usize,
+    /// Live consumers of the service, this one included; `None` if the backend does not tell.
+    pub members: Option<u32>,
+}
+
+impl From<&Vitals> for Load {
+    fn from(vitals: &Vitals) -> Self {
+        Self {
+            held: vitals.held,
+            capacity: vitals.capacity,
+            queued: vitals.queued,
+            event_queue: vitals.event_queue,
+            members: vitals.members,
+        }
+    }
+}
+
 /// Receives measurements. The first nine are those the Go library's users know.
 #[allow(unused_variables)]
 pub trait Recorder: Debug + Send + Sync + 'static {
@@ -56,8 +114,8 @@ pub trait Recorder: Debug + Send + Sync + 'static {
     fn lock_extend(&self, result: Attempt, n: usize) {}
     /// `n` locks were tried to be released.
     fn lock_release(&self, result: Attempt, n: usize) {}
-    /// Work on a stream started (`StreamAdded`); `taken_over` from another consumer or not.
-    fn stream_started(&self, taken_over: bool) {}
+    /// Work on a stream started (`StreamAdded`).
+    fn stream_started(&self, started: &Started) {}
     /// Work on a stream ended after `held`.
     fn stream_ended(&self, end: EndKind, held: Duration) {}
     /// A hint was received.
@@ -66,8 +124,24 @@ pub trait Recorder: Debug + Send + Sync + 'static {
     fn hint_dropped(&self) {}
     /// A malformed or ever-failing entry was quarantined.
     fn quarantined(&self) {}
-    /// This many leases are held now.
-    fn leases_held(&self, n: usize) {}
+    /// A call of the backend ended like this (`Ok` or `Error`) after `took`. A `fetch` waits
+    /// for entries, up to [`LONGEST_FETCH`](crate::limits::LONGEST_FETCH).
+    fn call(&self, operation: Operation, result: Attempt, took: Duration) {}
+    /// A heartbeat ended like this; `Refused`: the session is gone. `left` is how much longer
+    /// the leases would have been believed without it; `None` if nothing was extended.
+    fn heartbeat(&self, result: Attempt, left: Option<Duration>) {}
+    /// Calls of this part of the backend fail: more than one in a row has.
+    fn unreachable(&self, part: Part) {}
+    /// This part of the backend answers again, so long after the first failure.
+    fn reached(&self, part: Part, after: Duration) {}
+    /// The client's task did not run for so long: its process stood still, or something
+    /// blocks the executor.
+    fn late(&self, by: Duration) {}
+    /// What is held and queued has changed to this.
+    fn load(&self, load: &Load) {}
+    /// A producer's call to announce so many `streams` ended like this (`Ok` or `Error`),
+    /// with all its retries, after `took`.
+    fn submitted(&self, result: Attempt, streams: usize, took: Duration) {}
 }
 
 /// Records nothing.

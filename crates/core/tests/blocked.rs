@@ -13,8 +13,8 @@ use std::time::Duration;
 use streamlease_backend_memory::MemoryBackend;
 use streamlease_core::decorate::decorate;
 use streamlease_core::{
-    Backend, BackendProvider, Client, Completion, Event, Events, Info, Lease, Producer, Recorder,
-    Result, ServiceName,
+    Backend, BackendProvider, Client, Completion, Event, Events, Info, Lease, Load, Producer,
+    Recorder, Result, ServiceName, Started,
 };
 use streamlease_runtime_tokio::TokioRuntime;
 use streamlease_testkit::faults::Faults;
@@ -157,11 +157,11 @@ fn a_logger_that_blocks_keeps_nobody_from_hearing_of_the_end_of_a_lease() {
 /// Blocks when it is told of a second lease. What it is told of the first one may come
 /// after the lease itself.
 #[derive(Debug, Default)]
-struct Blocking(Gate);
+struct Blocking(Gate, AtomicUsize);
 
 impl Recorder for Blocking {
-    fn leases_held(&self, held: usize) {
-        if held > 1 {
+    fn stream_started(&self, _: &Started) {
+        if self.1.fetch_add(1, Ordering::Relaxed) > 0 {
             self.0.pass();
         }
     }
@@ -207,7 +207,7 @@ impl Recorder for Panicking {
     fn lock_acquire(&self, _: streamlease_core::recorder::Attempt, _: usize) {
         self.panic();
     }
-    fn stream_started(&self, _: bool) {
+    fn stream_started(&self, _: &Started) {
         self.panic();
     }
     fn stream_ended(&self, _: streamlease_core::recorder::EndKind, _: Duration) {
@@ -216,7 +216,7 @@ impl Recorder for Panicking {
     fn hint_received(&self) {
         self.panic();
     }
-    fn leases_held(&self, _: usize) {
+    fn load(&self, _: &Load) {
         self.panic();
     }
 }

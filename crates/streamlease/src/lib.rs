@@ -17,9 +17,9 @@ pub mod spi;
 pub use streamlease_core::{
     Announcement, BackendProvider, ClaimMode, ClaimResult, Client, ClientBuilder, Completion,
     ConsumerName, DisownReason, Disowned, Done, EntryId, Error, ErrorKind, Event, Events,
-    FencingToken, Finding, HandBack, Info, Lease, LeaseAdmin, LockScheme, MalformedReason, Orphan,
-    Producer, QuarantineAdmin, QuarantineRelease, Quarantined, QuarantinedEntry, Report, Result,
-    RetryPolicy, Run, Runtime, ServiceName, Severity, Stopping, StreamName, SubmitBatch,
+    FencingToken, Finding, HandBack, Health, Info, Lease, LeaseAdmin, LockScheme, MalformedReason,
+    Orphan, Producer, QuarantineAdmin, QuarantineRelease, Quarantined, QuarantinedEntry, Report,
+    Result, RetryPolicy, Run, Runtime, ServiceName, Severity, Stopping, StreamName, SubmitBatch,
     Termination, Timestamp, shard,
 };
 

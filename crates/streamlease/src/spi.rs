@@ -54,4 +54,6 @@ pub use streamlease_core::BoxFuture;
 pub use streamlease_core::Settings;
 
 // The metrics.
-pub use streamlease_core::{Attempt, EndKind, Recorder};
+pub use streamlease_core::{
+    Attempt, EndKind, Load, NoRecorder, Part, Recorder, Started, StreamOrigin,
+};

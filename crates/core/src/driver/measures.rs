@@ -10,9 +10,9 @@ use log::Level;
 
 use super::voice::Voice;
 use crate::machine::{Action, LbsCall, LocksCall, Reply};
-use crate::recorder::{Attempt, EndKind};
+use crate::recorder::{Attempt, EndKind, Load, Started};
 use crate::{
-    AcquireOutcome, ClaimOutcome, Operation, Recorder, ReleaseOutcome, RenewOutcome, Result,
+    AcquireOutcome, ClaimOutcome, Operation, Part, Recorder, ReleaseOutcome, RenewOutcome, Result,
 };
 
 /// A panic in a recorder would end the driver, and every lease with it, without a word.
@@ -63,8 +63,8 @@ impl Recorder for Measures {
         self.record(|recorder| recorder.lock_release(result, n));
     }
 
-    fn stream_started(&self, taken_over: bool) {
-        self.record(|recorder| recorder.stream_started(taken_over));
+    fn stream_started(&self, started: &Started) {
+        self.record(|recorder| recorder.stream_started(started));
     }
 
     fn stream_ended(&self, end: EndKind, held: Duration) {
@@ -83,8 +83,32 @@ impl Recorder for Measures {
         self.record(|recorder| recorder.quarantined());
     }
 
-    fn leases_held(&self, n: usize) {
-        self.record(|recorder| recorder.leases_held(n));
+    fn call(&self, operation: Operation, result: Attempt, took: Duration) {
+        self.record(|recorder| recorder.call(operation, result, took));
+    }
+
+    fn heartbeat(&self, result: Attempt, left: Option<Duration>) {
+        self.record(|recorder| recorder.heartbeat(result, left));
+    }
+
+    fn unreachable(&self, part: Part) {
+        self.record(|recorder| recorder.unreachable(part));
+    }
+
+    fn reached(&self, part: Part, after: Duration) {
+        self.record(|recorder| recorder.reached(part, after));
+    }
+
+    fn late(&self, by: Duration) {
+        self.record(|recorder| recorder.late(by));
+    }
+
+    fn load(&self, load: &Load) {
+        self.record(|recorder| recorder.load(load));
+    }
+
+    fn submitted(&self, result: Attempt, streams: usize, took: Duration) {
+        self.record(|recorder| recorder.submitted(result, streams, took));
     }
 }
 
@@ -105,6 +129,7 @@ type Method = fn(&dyn Recorder, Attempt, usize);
 pub(super) fn measured(
     operation: Operation,
     size: usize,
+    took: Duration,
     result: &Result<Reply>,
 ) -> impl FnOnce(&dyn Recorder) + use<> {
     let method: Option<Method> = match operation {
@@ -129,7 +154,20 @@ pub(super) fn measured(
         Ok(_) | Err(_) => None,
     };
     let has_failed = result.is_err();
+    let is_gone = matches!(result, Ok(Reply::Renewed(RenewOutcome::SessionGone)));
     move |recorder| {
+        let ended = if has_failed {
+            Attempt::Error
+        } else {
+            Attempt::Ok
+        };
+        recorder.call(operation, ended, took);
+        // One that was answered is measured by the machine: it knows what it was good for.
+        if operation == Operation::Renew && has_failed {
+            recorder.heartbeat(Attempt::Error, None);
+        } else if is_gone {
+            recorder.heartbeat(Attempt::Refused, None);
+        }
         let Some(method) = method else { return };
         if has_failed {
             return method(recorder, Attempt::Error, size);

@@ -55,6 +55,10 @@ impl Budget {
         self.receiver_dropped = true;
     }
 
+    pub(crate) fn undelivered(&self) -> usize {
+        self.undelivered
+    }
+
     pub(crate) fn is_receiver_dropped(&self) -> bool {
         self.receiver_dropped
     }

@@ -127,7 +127,8 @@ impl Machine {
 
     /// What a heartbeat brought, to whom it concerns.
     fn heartbeat(&mut self, heartbeat: Heartbeat) {
-        self.leases.heartbeat(&mut self.cx, &heartbeat);
+        let deadline = self.leases.heartbeat(&mut self.cx, &heartbeat);
+        self.session.heartbeat_answered(self.cx.now, deadline);
         self.session.show_deadline(&self.cx);
         self.recovery
             .heartbeat(&mut self.cx, &self.leases, &heartbeat.reply);

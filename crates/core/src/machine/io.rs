@@ -138,6 +138,8 @@ pub enum Notice {
         token: FencingToken,
         /// Who had it before, if somebody else did.
         claimed_from: Option<ConsumerName>,
+        /// How it became free.
+        origin: StreamOrigin,
         /// How many owners have failed on it before.
         failures: u32,
         /// Until when the lease is believed.
@@ -214,6 +216,18 @@ pub enum Notice {
         /// Why the machine gave up; `None` after a shutdown.
         error: Option<Error>,
     },
+}
+
+/// How a stream became free for its new owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum StreamOrigin {
+    /// It has had no owner before.
+    Fresh,
+    /// Its owner handed it back, or failed on it.
+    HandedBack,
+    /// Its owner died, or was moved out of the way.
+    TakenOver,
 }
 
 /// How a lease ended.

@@ -42,12 +42,13 @@ mod rng;
 mod session;
 #[cfg(test)]
 mod tests;
+mod vitals;
 
 use std::time::Duration;
 
 pub use io::{
     ActionId, Answer, CallId, ClaimResult, Command, Completion, DisownReason, End, HandBack, Input,
-    Notice, Output,
+    Notice, Output, StreamOrigin,
 };
 
 pub use crate::action::{Action, LbsCall, LocksCall, Reply};
@@ -68,6 +69,7 @@ use recovery::Recovery;
 use rng::Rng;
 pub(crate) use rng::mix;
 use session::SessionState;
+pub(crate) use vitals::Vitals;
 
 /// What a machine is made of.
 #[derive(Debug, Clone)]
@@ -163,7 +165,7 @@ impl Machine {
         }
     }
 
-    /// How many streams are held. For metrics.
+    /// How many streams are held.
     pub fn held(&self) -> usize {
         self.leases.items.locked()
     }

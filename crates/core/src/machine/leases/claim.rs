@@ -6,7 +6,7 @@ use super::table::{Ending, Holding, Origin, State};
 use crate::belief::Belief;
 use crate::machine::cx::Cx;
 use crate::machine::pages::Lane;
-use crate::machine::{Answer, ClaimResult, Notice, Reply};
+use crate::machine::{Answer, ClaimResult, Notice, Reply, StreamOrigin};
 use crate::{
     Announcement, ClaimOutcome, ConsumerName, EntryId, Failures, FencingToken, LeaseRef, Result,
 };
@@ -121,6 +121,13 @@ impl Leases {
         }
         let belief = Belief::new(lock.deadline, cx.session.belief());
         let (stream, info) = (item.stream.clone(), item.info.clone());
+        let is_handed_back = item.giver.is_some() || item.origin == Origin::HandedBack;
+        let from = from.filter(|from| *from != cx.consumer);
+        let origin = match (failures.counted_now, is_handed_back, &from) {
+            (false, true, _) => StreamOrigin::HandedBack,
+            (true, ..) | (_, _, Some(_)) => StreamOrigin::TakenOver,
+            (false, false, None) => StreamOrigin::Fresh,
+        };
         holding.belief = Some(belief.clone());
         self.answer_claim(cx, entry, ClaimResult::Claimed);
         self.items.set_origin(entry, Origin::Mine);
@@ -132,7 +139,8 @@ impl Leases {
             stream,
             info,
             token: lock.token,
-            claimed_from: from.filter(|from| *from != cx.consumer),
+            claimed_from: from,
+            origin,
             failures: failures.count,
             belief,
         });

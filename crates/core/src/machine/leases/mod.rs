@@ -87,12 +87,13 @@ impl Leases {
     }
 
     /// A heartbeat was answered.
-    pub(crate) fn heartbeat(&mut self, cx: &mut Cx, heartbeat: &Heartbeat) {
+    pub(crate) fn heartbeat(&mut self, cx: &mut Cx, heartbeat: &Heartbeat) -> Option<Timestamp> {
         let Heartbeat { sent, reply, .. } = heartbeat;
         let unchanged = self.compare_generation(cx, reply.generation, heartbeat.deadline_before);
-        if cx.scheme == LockScheme::PerStream {
-            self.extend(cx.believed_until(*sent), &heartbeat.named);
-        }
+        let deadline = match cx.scheme {
+            LockScheme::Session => Some(heartbeat.deadline_before),
+            LockScheme::PerStream => self.extend(cx.believed_until(*sent), &heartbeat.named),
+        };
         self.lasting(cx, *sent, unchanged);
         for lease in &reply.lost {
             if self.items.lock_with(lease.entry, lease.token).is_some() {
@@ -102,12 +103,13 @@ impl Leases {
         for lease in &reply.revoked {
             self.release_revoked(cx, lease.clone());
         }
+        deadline
     }
 
-    fn extend(&mut self, until: Timestamp, leases: &[LeaseRef]) {
-        for lease in leases {
-            self.items.extend(lease.entry, lease.token, until);
-        }
+    /// The earliest of the deadlines that they had before, if any is held still.
+    fn extend(&mut self, until: Timestamp, leases: &[LeaseRef]) -> Option<Timestamp> {
+        let extend = |lease: &LeaseRef| self.items.extend(lease.entry, lease.token, until);
+        leases.iter().filter_map(extend).min()
     }
 
     /// How many leases there are by the record of a heartbeat; they may be others.

@@ -281,20 +281,24 @@ impl Items {
         self.map.get_mut(&entry)?.state.lock_mut()
     }
 
-    /// The lease is believed until then, if it is the one with this token.
-    pub(crate) fn extend(&mut self, entry: EntryId, token: FencingToken, until: Timestamp) {
-        let Some(state) = self.map.get_mut(&entry).map(|item| &mut item.state) else {
-            return;
-        };
-        let Some(lock) = state.lock_mut().filter(|lock| lock.token == token) else {
-            return;
-        };
-        if lock.deadline < until {
+    /// The lease is believed until then, if it is the one with this token. Returns until
+    /// when it was.
+    pub(crate) fn extend(
+        &mut self,
+        entry: EntryId,
+        token: FencingToken,
+        until: Timestamp,
+    ) -> Option<Timestamp> {
+        let state = &mut self.map.get_mut(&entry)?.state;
+        let lock = state.lock_mut().filter(|lock| lock.token == token)?;
+        let before = lock.deadline;
+        if before < until {
             lock.deadline = until;
             if let Some(belief) = state.belief() {
                 belief.set(until);
             }
         }
+        Some(before)
     }
 
     pub(crate) fn set_origin(&mut self, entry: EntryId, origin: Origin) {

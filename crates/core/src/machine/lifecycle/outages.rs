@@ -12,7 +12,8 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// What the LBS and the locks live on may be two systems: that one answers
 /// says nothing about the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Part {
     /// The LBS itself.
     Lbs,
@@ -21,6 +22,11 @@ pub enum Part {
     Group,
     /// The lock manager.
     Locks,
+}
+
+impl Part {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Lbs, Self::Group, Self::Locks];
 }
 
 impl fmt::Display for Part {
@@ -127,6 +133,13 @@ impl Outages {
 
     pub(crate) fn may_retry(&self, cx: &Cx) -> bool {
         self.retry_at() <= cx.now
+    }
+
+    /// Since when calls of this part fail, if more than one in a row has.
+    pub(crate) fn since(&self, part: Part) -> Option<Timestamp> {
+        let outage = self.outages[part as usize]?;
+        // One failure is no outage yet.
+        (outage.failed > 1).then_some(outage.since)
     }
 
     pub(crate) fn worked(&mut self, cx: &mut Cx, call: Vital) {

@@ -3,6 +3,8 @@
 pub(crate) mod current;
 pub(crate) mod heartbeat;
 
+use std::time::Duration;
+
 use self::heartbeat::Round;
 use super::calls::Flight;
 use super::cx::Cx;
@@ -21,6 +23,19 @@ pub(crate) struct SessionState {
     round: Round,
     /// Heartbeats in a row that said that a deadline is now, and brought no new death.
     in_vain: u32,
+    pub(super) last_heartbeat: Option<LastHeartbeat>,
+}
+
+/// The last heartbeat that was answered, for measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastHeartbeat {
+    /// Counts those of the session.
+    number: u64,
+    /// When it was answered.
+    pub(crate) at: Timestamp,
+    /// How much longer what it extended would have been believed without it; `None` if it
+    /// extended nothing.
+    pub(crate) left: Option<Duration>,
 }
 
 impl SessionState {
@@ -34,7 +49,23 @@ impl SessionState {
                 left: Vec::new(),
             },
             in_vain: 0,
+            last_heartbeat: None,
         }
+    }
+
+    /// Until when the session is believed, if all leases hang on it.
+    pub(crate) fn deadline(&self, cx: &Cx) -> Option<Timestamp> {
+        (cx.scheme == LockScheme::Session && cx.is_open()).then_some(self.deadline)
+    }
+
+    /// A heartbeat was answered, which extended what was believed until `deadline`.
+    pub(crate) fn heartbeat_answered(&mut self, now: Timestamp, deadline: Option<Timestamp>) {
+        let last = self.last_heartbeat.map_or(0, |last| last.number);
+        self.last_heartbeat = Some(LastHeartbeat {
+            number: last + 1,
+            at: now,
+            left: deadline.map(|at| at.saturating_since(now)),
+        });
     }
 
     /// R1: has the belief in the session run out? (With per-stream locks each lease has
