@@ -132,7 +132,7 @@ step_lints() {
     # A workspace build unifies features: what is published must do on its own, too.
     local package
     for package in $(published); do
-        cargo clippy -q -p "$package" --all-targets -- -D warnings
+        cargo clippy -q -p "$package" -- -D warnings
     done
 }
 
