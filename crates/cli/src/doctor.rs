@@ -27,7 +27,9 @@ pub(crate) fn run(args: DoctorArgs) -> Result<u8, Failure> {
         let code = &mut code;
         async move {
             let redis = crate::settings(&args.target)?.connect_timeout(CONNECT);
-            let redis = redis.build().map_err(crate::of_redis)?;
+            let redis = redis
+                .build()
+                .map_err(|err| crate::of_redis(&args.target, err))?;
             let backend = backend(&redis, &args.target.service).await?;
             let report = Report::of(&backend, &runtime, args.ttl).await;
             // Whether somebody reads it or not, the exit code says it.

@@ -1,4 +1,5 @@
-//! Logs and errors go to standard error; `RUST_LOG` says how much (default: warnings).
+//! Logs and errors go to standard error; `--log`, else `RUST_LOG`, says how much (default:
+//! warnings).
 //!
 //! A thread of its own writes them. Nobody else waits for standard error: it may be a
 //! pipe that nobody reads, and a driver that waited for a line could not renew.
@@ -11,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use log::LevelFilter;
 
 use crate::output;
 
@@ -39,7 +42,8 @@ struct Count {
     dropped: AtomicU64,
 }
 
-pub(crate) fn start() -> Log {
+/// `level`: what was asked for on the command line.
+pub(crate) fn start(level: Option<LevelFilter>) -> Log {
     let (lines, to_write) = sync_channel::<Vec<u8>>(WAITING);
     let count = Arc::new(Count::default());
     let counts = count.clone();
@@ -61,7 +65,15 @@ pub(crate) fn start() -> Log {
         }
     });
     let lines = Lines { lines, count };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+    let mut logger = match level {
+        Some(level) => {
+            let mut logger = env_logger::Builder::new();
+            logger.filter_level(level);
+            logger
+        }
+        None => env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")),
+    };
+    logger
         .target(env_logger::Target::Pipe(Box::new(lines.clone())))
         .format(|out, record| {
             let (ts, level) = (output::unix_ms(), record.level());
@@ -182,7 +194,7 @@ mod tests {
     }
 
     fn panic_and_go_on() -> ! {
-        let log = start();
+        let log = start(None);
         let driver = thread::Builder::new().name("driver".into());
         let driver = driver.spawn(|| panic!("on purpose")).unwrap();
         assert!(driver.join().is_err());

@@ -9,6 +9,7 @@ mod doctor;
 mod exec;
 mod inspect;
 mod logging;
+mod manual;
 mod migrate;
 mod output;
 mod quarantine;
@@ -31,7 +32,7 @@ use crate::args::{Cli, Command};
 fn main() -> ExitCode {
     // Ends by itself, with 2, where the arguments are wrong.
     let cli = Cli::parse();
-    let log = logging::start();
+    let log = logging::start(cli.log.map(args::LogLevel::filter));
     let result = match cli.command {
         Command::Submit(args) => submit::run(args),
         Command::Work(args) => work::run(args),
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
         Command::Quarantine(command) => quarantine::run(command),
         Command::Revoke(args) => revoke::run(args),
         Command::Migrate(args) => migrate::run(args),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { dir } => manual::pages(dir.as_deref()),
         Command::Doctor(args) => match doctor::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(failure) => Err(failure),
@@ -115,7 +118,9 @@ impl fmt::Display for Failure {
 
 /// The server that the arguments name. It need not be up yet.
 fn backend(target: &args::Target) -> Result<RedisBackend, Failure> {
-    settings(target)?.build().map_err(of_redis)
+    settings(target)?
+        .build()
+        .map_err(|err| of_redis(target, err))
 }
 
 /// What the arguments say about it.
@@ -124,7 +129,7 @@ fn settings(target: &args::Target) -> Result<RedisBackendBuilder, Failure> {
         std::fs::read(path)
             .map_err(|err| Failure::usage(format!("{flag}: cannot read {}: {err}", path.display())))
     };
-    let mut builder = RedisBackend::builder(&target.redis);
+    let mut builder = RedisBackend::builder(url(target)?);
     if let Some(ca) = &target.ca {
         builder = builder.ca(read("--ca", ca)?);
     }
@@ -146,13 +151,42 @@ fn settings(target: &args::Target) -> Result<RedisBackendBuilder, Failure> {
 
 /// The server that the arguments name, if it answers.
 async fn connect(target: &args::Target) -> Result<RedisBackend, Failure> {
-    settings(target)?.connect().await.map_err(of_redis)
+    let backend = settings(target)?.connect().await;
+    backend.map_err(|err| of_redis(target, err))
 }
 
-fn of_redis(err: Error) -> Failure {
-    let failure = Failure::from(err);
+fn of_redis(target: &args::Target, err: Error) -> Failure {
+    let (failure, source) = (Failure::from(err), target.source());
     Failure {
-        message: format!("--redis: {failure}"),
+        message: format!("{source}: {failure}"),
         ..failure
+    }
+}
+
+/// The URL that the arguments or the environment give.
+fn url(target: &args::Target) -> Result<String, Failure> {
+    if let Some(url) = &target.redis {
+        return Ok(url.clone());
+    }
+    let source = target.source();
+    let Some(file) = &target.redis_file else {
+        return std::env::var(source).map_err(|_| {
+            Failure::usage(
+                "no server is named; give --redis URL or --redis-file FILE, or set \
+                 STREAMLEASE_REDIS or REDIS_URL in the environment",
+            )
+        });
+    };
+    let text = std::fs::read(file).map_err(|err| {
+        Failure::usage(format!("{source}: cannot read {}: {err}", file.display()))
+    })?;
+    let text = String::from_utf8(text)
+        .map_err(|_| Failure::usage(format!("{source}: {} is no text", file.display())))?;
+    match text.lines().next().map(str::trim) {
+        Some(url) if !url.is_empty() => Ok(url.to_owned()),
+        _ => Err(Failure::usage(format!(
+            "{source}: there is no URL in the first line of {}",
+            file.display()
+        ))),
     }
 }

@@ -6,13 +6,14 @@ use std::{fmt, fs, thread};
 
 use async_channel::Receiver;
 use futures_lite::future;
+use indicatif::{ProgressBar, ProgressStyle};
 use streamlease::{
     Announcement, EntryId, Error, ErrorKind, Info, Producer, RetryPolicy, Runtime, StreamName,
     SubmitBatch,
 };
 
 use crate::Failure;
-use crate::args::{InfoSource, RuntimeKind, SubmitArgs};
+use crate::args::{InfoSource, RuntimeKind, SubmitArgs, Target};
 use crate::runtime::{self, AnyRuntime};
 
 /// Most announcements sent together.
@@ -22,16 +23,26 @@ const BATCH: usize = 500;
 const REST_FIRST: Duration = Duration::from_millis(50);
 const REST_LAST: Duration = Duration::from_secs(1);
 
-pub(crate) fn run(args: SubmitArgs) -> Result<(), Failure> {
+pub(crate) fn run(mut args: SubmitArgs) -> Result<(), Failure> {
+    match args.names.as_slice() {
+        [name] if name.as_str() == "-" => args.names.clear(),
+        names if names.iter().any(|name| name.as_str() == "-") => {
+            return Err(Failure::usage(
+                "`-` stands for all names, on standard input; give it alone",
+            ));
+        }
+        _ if !args.names.is_empty() => {}
+        _ if io::stdin().is_terminal() => {
+            return Err(Failure::usage(
+                "no data stream is named; give NAME…, or names on standard input, one a line",
+            ));
+        }
+        _ => {}
+    }
     let info_on_stdin = matches!(args.info, Some(InfoSource::StandardInput));
     if args.names.is_empty() && info_on_stdin {
         return Err(Failure::usage(
             "with --info - standard input is the info; name the data streams as arguments",
-        ));
-    }
-    if args.names.is_empty() && io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "no data stream is named; give NAME…, or names on standard input, one a line",
         ));
     }
     let info = args.info.clone().map_or(Ok(Info::NONE), read_info)?;
@@ -58,12 +69,15 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
     // Tried once here: how long it goes on is this command's to know.
     let producer = Producer::new(args.target.service.as_str(), &backend, runtime.clone())?
         .retry(RetryPolicy::NONE)?;
+    let all = (!args.names.is_empty()).then_some(args.names.len());
     let mut progress = Progress {
         producer,
+        target: args.target,
+        bar: bar(all),
         runtime,
         info,
         timeout: args.timeout,
-        key: args.batch_id,
+        key: args.batch_key,
         batches: 0,
         submitted: 0,
     };
@@ -88,11 +102,34 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
             progress.submit(batch.to_vec()).await?;
         }
     }
+    progress.bar.finish_and_clear();
     Ok(())
+}
+
+/// How far it is, where somebody looks on and it may take a while.
+fn bar(all: Option<usize>) -> ProgressBar {
+    if all.is_some_and(|all| all <= BATCH) || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match all {
+        Some(all) => {
+            let all = u64::try_from(all).unwrap_or(u64::MAX);
+            let template = "{bar:40} {human_pos}/{human_len} submitted, {per_sec}, {eta} left";
+            (ProgressBar::new(all), template)
+        }
+        None => (
+            ProgressBar::no_length(),
+            "{spinner} {human_pos} submitted, {per_sec}",
+        ),
+    };
+    let style = ProgressStyle::with_template(template);
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 struct Progress {
     producer: Producer,
+    target: Target,
+    bar: ProgressBar,
     runtime: AnyRuntime,
     info: Info,
     timeout: Duration,
@@ -127,7 +164,9 @@ impl Progress {
         let entries = self.submit_batch(&batch).await?;
         self.batches += 1;
         self.submitted += entries.len();
-        print(&entries);
+        self.bar.suspend(|| print(&entries));
+        self.bar
+            .inc(u64::try_from(entries.len()).unwrap_or(u64::MAX));
         Ok(())
     }
 
@@ -153,7 +192,7 @@ impl Progress {
                     if !again {
                         let is_certain = last_error.is_none() && was_refused(&err);
                         let unknown = if is_certain { 0 } else { unknown };
-                        return Err(self.failed(crate::of_redis(err), unknown));
+                        return Err(self.failed(crate::of_redis(&self.target, err), unknown));
                     }
                     if last_error.is_none() {
                         log::warn!("submitting failed, trying again: {err}");
@@ -169,7 +208,7 @@ impl Progress {
                         format!("no answer within {:?}", self.timeout),
                     )
                 });
-                return Err(self.failed(crate::of_redis(err), unknown));
+                return Err(self.failed(crate::of_redis(&self.target, err), unknown));
             }
             self.runtime.sleep(rest).await;
             rest = (rest * 2).min(REST_LAST);
@@ -178,6 +217,7 @@ impl Progress {
 
     /// The same with what became of the streams; of the next `unknown` ones nobody knows.
     fn failed(&self, mut failure: Failure, unknown: usize) -> Failure {
+        self.bar.finish_and_clear();
         failure.message += &standing(self.submitted, unknown, self.key.as_deref());
         failure
     }
@@ -207,8 +247,9 @@ fn standing(submitted: usize, unknown: usize, key: Option<&str>) -> String {
         n => text += &format!(" Whether the next {n} were, is not known."),
     }
     if let Some(key) = key {
-        text +=
-            &format!(" The same again with --batch-id {key} within five minutes submits the rest.");
+        text += &format!(
+            " The same again with --batch-key {key} within five minutes submits the rest."
+        );
     }
     text
 }

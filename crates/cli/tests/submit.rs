@@ -60,7 +60,7 @@ fn a_batch_whose_reply_was_lost_in_a_restart_is_not_submitted_twice() {
 }
 
 #[test]
-fn a_rerun_with_the_same_batch_id_submits_what_is_missing_and_doubles_nothing() {
+fn a_rerun_with_the_same_batch_key_submits_what_is_missing_and_doubles_nothing() {
     let server = RedisServer::start();
     let url = server.url();
     let args = [
@@ -69,7 +69,7 @@ fn a_rerun_with_the_same_batch_id_submits_what_is_missing_and_doubles_nothing() 
         &url,
         "--service",
         "s",
-        "--batch-id",
+        "--batch-key",
         "job 7",
     ];
     let names: Vec<String> = (0..1_200).map(|n| format!("s{n}")).collect();
@@ -90,7 +90,7 @@ fn a_rerun_with_the_same_batch_id_submits_what_is_missing_and_doubles_nothing() 
     assert_eq!(on_the_lbs(&server), 1_200);
     // Another key, or none, is something else.
     submit(&server, "s", &["s0"]);
-    let other = [&args[..5], &["--batch-id", "job 8", "s0"]].concat();
+    let other = [&args[..5], &["--batch-key", "job 8", "s0"]].concat();
     submitted(&run(&other));
     assert_eq!(on_the_lbs(&server), 1_202);
 }
@@ -111,12 +111,12 @@ fn a_server_that_stays_away_is_given_up_after_the_timeout() {
     );
     let keyed = [
         &nowhere[..],
-        &["--timeout", "0s", "--batch-id", "k", "a", "b"],
+        &["--timeout", "0s", "--batch-key", "k", "a", "b"],
     ]
     .concat();
     let said = stderr(&run(&keyed));
     let standing = "0 streams were submitted. Whether the next 2 were, is not known. \
-                    The same again with --batch-id k within five minutes submits the rest.\n";
+                    The same again with --batch-key k within five minutes submits the rest.\n";
     assert!(said.ends_with(standing), "{said}");
 }
 

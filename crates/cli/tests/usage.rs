@@ -38,7 +38,33 @@ fn fails_to_work(args: &[&str], named: &[&str]) {
 #[test]
 fn invalid_arguments_exit_2_and_are_named_before_anything_starts() {
     fails(&[], 2, &["Usage"]);
-    fails(&["work", "--service", "s"], 2, &["--redis"]);
+    fails(
+        &["work", "--service", "s", "--consumer", "c"],
+        2,
+        &[
+            "--redis URL",
+            "--redis-file",
+            "STREAMLEASE_REDIS",
+            "REDIS_URL",
+        ],
+    );
+    fails_to_work(
+        &["--consumer", "c", "--quarantine-after", "0"],
+        &["quarantine_after is 0"],
+    );
+    fails_to_work(&["--consumer", "c", "--quarantine-after", "x"], &["never"]);
+    fails_to_work(
+        &["--consumer", "c", "--event-queue", "0"],
+        &["event_queue is 0"],
+    );
+    fails_to_work(
+        &["--consumer", "c", "--progress-timeout", "1s"],
+        &["--exec"],
+    );
+    fails_to_work(
+        &["--consumer", "c", "--log", "loud"],
+        &["--log", "warn, info"],
+    );
     fails(&["submit", "--redis", "redis://h", "x"], 2, &["--service"]);
     fails(
         &["inspect", "--redis", "redis://h", "--service", ""],

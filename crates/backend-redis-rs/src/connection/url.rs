@@ -261,10 +261,13 @@ fn without_password(url: &str) -> String {
     let shown = match rest.rsplit_once('@') {
         // Perhaps a password that should have been escaped: where it ends nobody can say.
         _ if parameters.contains('@') => "***".to_owned(),
-        Some((credentials, host)) => {
-            let user = credentials.split(':').next().unwrap_or_default();
-            format!("{user}:***@{host}")
-        }
+        Some((credentials, host)) => match credentials.split_once(':') {
+            Some((user, _)) => format!("{user}:***@{host}"),
+            // Whoever forgot the colon meant a password.
+            None => format!("***@{host}"),
+        },
+        // What stands where a port should may be a password without its host.
+        None if !ports_are_numbers(rest) => "***".to_owned(),
         None => rest.to_owned(),
     };
     if scheme.is_empty() {
@@ -272,6 +275,16 @@ fn without_password(url: &str) -> String {
     } else {
         format!("{scheme}://{shown}")
     }
+}
+
+/// Whether there is nothing but numbers behind the colons of these hosts.
+fn ports_are_numbers(hosts: &str) -> bool {
+    let hosts = hosts.split('/').next().unwrap_or_default();
+    hosts.split(',').all(|host| {
+        let port = host.rsplit(']').next().unwrap_or_default();
+        let port = port.split_once(':').map_or("", |(_, port)| port);
+        port.chars().all(|c| c.is_ascii_digit())
+    })
 }
 
 #[cfg(test)]
@@ -289,6 +302,12 @@ mod tests {
                 "unix:///run/redis.sock",
             ),
             ("me:secret@h", "me:***@h"),
+            ("redis://secret@h:1", "redis://***@h:1"),
+            ("secret@h", "***@h"),
+            ("redis://:secret", "redis://***"),
+            ("redis://me:secret/0", "redis://***"),
+            ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+            ("redis-cluster://a:1,b,[::1]", "redis-cluster://a:1,b,[::1]"),
             ("redis://:sec#ret@h:1", "redis://***"),
             ("redis://me:sec@re?t@h:1/2", "redis://***"),
             ("unix:///run/redis.sock?pass=sec@ret", "unix://***"),

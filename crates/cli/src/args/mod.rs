@@ -16,10 +16,51 @@ pub(crate) use self::work::{Claim, Hold, OnStop, WorkArgs};
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
 #[derive(Debug, Parser)]
-#[command(name = "streamlease", version, about, max_term_width = 100)]
+#[command(name = "streamlease", version, about, max_term_width = 100, after_help = ENVIRONMENT)]
 pub(crate) struct Cli {
+    /// How much is told on standard error [default: $RUST_LOG, else warn]
+    #[arg(long, value_name = "LEVEL", value_enum, global = true)]
+    pub(crate) log: Option<LogLevel>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+const ENVIRONMENT: &str = "\
+Environment:
+  STREAMLEASE_REDIS, REDIS_URL  URL of the server where --redis and --redis-file are not given;
+                                the first that is set
+  POD_NAME, POD_IP              who `work` is where --consumer is not given
+  RUST_LOG                      what is logged where --log is not given: a level, or levels for
+                                single parts, like warn,streamlease_core=debug
+";
+
+/// What the log tells. Each level has those before it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Off,
+    /// What needs somebody: this command cannot do its work
+    Error,
+    /// What went wrong and is tried again or made up for
+    Warn,
+    /// Each stream that changes hands, with consumer and token
+    Info,
+    /// Retries, lost races and what was decided why
+    Debug,
+    /// Every call of the server
+    Trace,
+}
+
+impl LogLevel {
+    pub(crate) fn filter(self) -> log::LevelFilter {
+        match self {
+            Self::Off => log::LevelFilter::Off,
+            Self::Error => log::LevelFilter::Error,
+            Self::Warn => log::LevelFilter::Warn,
+            Self::Info => log::LevelFilter::Info,
+            Self::Debug => log::LevelFilter::Debug,
+            Self::Trace => log::LevelFilter::Trace,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +84,18 @@ pub(crate) enum Command {
     /// List what is quarantined, announce it again, or throw it away
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    /// Print what a shell needs to complete this command's arguments
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of this command, or write those of all subcommands to a directory
+    Man {
+        /// Where to write one page each, like streamlease-work.1
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +113,9 @@ An owner learns of it by its next heartbeat, within a third of its TTL. Its prog
 stop, and whoever has room takes the stream, perhaps the same consumer again. Ends with 1 if \
 nobody holds one of the streams. Services with per-stream locks cannot do this.";
 
+const COMPLETIONS_HELP: &str = "\
+For bash: streamlease completions bash > /etc/bash_completion.d/streamlease";
+
 const DOCTOR_HELP: &str = "\
 Exit code: 0 if nothing has to be done, 3 if there are warnings, 1 if there are errors, 2 if an \
 argument is wrong. docs/doctor.md explains each finding under its code.";
@@ -73,9 +129,13 @@ pending is taken up by the consumers that start afterwards.";
 #[derive(Debug, Args)]
 pub(crate) struct Target {
     /// Redis server, like redis://user:password@host:6379/0; or redis-cluster://host,host,…, or
-    /// redis-sentinel://host,host,…/MASTER
+    /// redis-sentinel://host,host,…/MASTER. Other users of this machine see arguments: leave a
+    /// password to --redis-file or the environment [default: $STREAMLEASE_REDIS, else $REDIS_URL]
     #[arg(long, value_name = "URL")]
-    pub(crate) redis: String,
+    pub(crate) redis: Option<String>,
+    /// Read that URL from the first line of this file
+    #[arg(long, value_name = "FILE", conflicts_with = "redis")]
+    pub(crate) redis_file: Option<PathBuf>,
     /// Trust the certificates in this file (PEM) instead of the system's, with rediss://
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
@@ -94,6 +154,21 @@ pub(crate) struct Target {
     /// Name of the service; its load balancer stream is this with `-input` behind
     #[arg(long, value_name = "S", value_parser = service)]
     pub(crate) service: ServiceName,
+}
+
+impl Target {
+    /// Where the URL comes from, for messages.
+    pub(crate) fn source(&self) -> &'static str {
+        let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match (&self.redis, &self.redis_file) {
+            (Some(_), _) => "--redis",
+            (None, Some(_)) => "--redis-file",
+            (None, None) => ["STREAMLEASE_REDIS", "REDIS_URL"]
+                .into_iter()
+                .find(is_set)
+                .unwrap_or("--redis"),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -115,10 +190,11 @@ pub(crate) struct SubmitArgs {
     )]
     pub(crate) timeout: Duration,
     /// Any text that names these streams together: the same command again with the same one,
-    /// within five minutes, submits what is missing and prints the same ids
+    /// within five minutes of the first, submits what is missing and prints the same ids
     #[arg(long, value_name = "KEY")]
-    pub(crate) batch_id: Option<String>,
-    /// Data streams; without any, names are read from standard input, one a line
+    pub(crate) batch_key: Option<String>,
+    /// Data streams. `-`, or none at all: names are read from standard input, one a line; a
+    /// stream that is called so is given there
     #[arg(value_name = "NAME", value_parser = stream)]
     pub(crate) names: Vec<StreamName>,
 }

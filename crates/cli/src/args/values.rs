@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use streamlease::{EntryId, Error, Info, ServiceName, StreamName};
 
+use super::work::Failures;
 use super::{Hold, InfoSource};
 
 pub(super) fn service(text: &str) -> Result<ServiceName, String> {
@@ -35,6 +36,16 @@ pub(super) fn hold(text: &str) -> Result<Hold, String> {
         _ => duration(text)
             .map(Hold::For)
             .map_err(|err| err + ", or forever"),
+    }
+}
+
+pub(super) fn failures(text: &str) -> Result<Failures, String> {
+    match text {
+        "never" => Ok(Failures(None)),
+        _ => text
+            .parse()
+            .map(|failures| Failures(Some(failures)))
+            .map_err(|_| "give a number, or never".to_owned()),
     }
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use streamlease::spi::{LONGEST_GRACE, Settings};
 use streamlease::{ClaimMode, ConsumerName, Error, LockScheme, RetryPolicy};
 
-use super::values::{duration, hold};
+use super::values::{duration, failures, hold};
 use super::{Locks, RuntimeKind, Target};
 use crate::exec::Graces;
 
@@ -54,6 +54,34 @@ pub(crate) struct WorkArgs {
     /// [default: never]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) retries: Option<u32>,
+    /// After so many failures a stream is quarantined; or `never`
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "5",
+        value_parser = failures,
+        allow_hyphen_values = true
+    )]
+    pub(crate) quarantine_after: Failures,
+    /// A program that reports nothing for this long has failed: it is killed, and its stream
+    /// goes to another. It reports by `touch \"$STREAMLEASE_INFO_FILE\"`; 10ms to 24h
+    /// [default: no limit]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = duration,
+        requires = "exec",
+        allow_hyphen_values = true
+    )]
+    pub(crate) progress_timeout: Option<Duration>,
+    /// Most events waiting to be told
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Settings::default().event_queue,
+        allow_hyphen_values = true
+    )]
+    pub(crate) event_queue: usize,
     /// What a lease's life hangs on; all consumers of a service have the same
     #[arg(long, value_enum, default_value_t = Locks::Session)]
     pub(crate) locks: Locks,
@@ -127,6 +155,10 @@ pub(crate) enum Hold {
     Forever,
 }
 
+/// How many failures a stream may have; `None`: any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failures(pub(crate) Option<u32>);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnStop {
     /// It is handed back, however the program ended
@@ -150,6 +182,9 @@ impl WorkArgs {
         settings.ttl = self.ttl;
         settings.capacity = self.capacity;
         settings.claim = self.claim.mode();
+        settings.quarantine_after = self.quarantine_after.0;
+        settings.progress_timeout = self.progress_timeout;
+        settings.event_queue = self.event_queue;
         settings.validate()?;
         let from_env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let identity = self
@@ -251,6 +286,8 @@ mod tests {
         let args = work(&["--consumer", "me"]).unwrap();
         let settings = Settings::default();
         assert_eq!((args.ttl, args.capacity), (settings.ttl, settings.capacity));
+        assert_eq!(args.quarantine_after.0, settings.quarantine_after);
+        assert_eq!(args.event_queue, settings.event_queue);
         assert_eq!(
             (args.claim.mode(), args.hold),
             (settings.claim, Hold::Forever)
@@ -284,6 +321,8 @@ mod tests {
             (["--capacity", "0"], "capacity"),
             (["--consumer", "a/b"], "consumer identity"),
             (["--lost-grace", "3s"], "TTL of 5s"),
+            (["--quarantine-after", "0"], "quarantine_after"),
+            (["--event-queue", "0"], "event_queue"),
             (["--ttl=20s", "--lost-grace=8s"], "TTL of 20s"),
         ] {
             let mut all = vec!["--consumer", "me"];

@@ -71,6 +71,8 @@ pub(crate) struct Job<'a> {
     pub(crate) starts: &'a Arc<Starts>,
     /// So long it waits for its turn to be started.
     pub(crate) patience: Duration,
+    /// So long it may go on without having touched its file of info.
+    pub(crate) progress_timeout: Option<Duration>,
     /// For logs.
     pub(crate) labels: &'a str,
 }
@@ -141,7 +143,8 @@ impl Exec {
                         graces: self.graces,
                         labels: job.labels,
                     };
-                    let outcome = watch.run().await;
+                    let reports = pass_progress_on(&job, &info);
+                    let outcome = future::or(watch.run(), reports).await;
                     drop((running, info));
                     return outcome;
                 }
@@ -217,6 +220,25 @@ impl Exec {
             Tried::GivenUp(Outcome::NotStarted)
         };
         future::or(result, future::or(stopped, too_late)).await
+    }
+}
+
+/// A program that touches its file of info goes on. Never ends.
+async fn pass_progress_on<T>(job: &Job<'_>, info: &InfoFile) -> T {
+    let Some(limit) = job.progress_timeout else {
+        return future::pending().await;
+    };
+    let touched = || info.path().metadata().and_then(|meta| meta.modified()).ok();
+    let mut last = touched();
+    // It has begun now; waiting for its turn was not its own fault.
+    job.lease.progress();
+    loop {
+        job.runtime.sleep(limit / 8).await;
+        let now = touched();
+        if now.is_some() && now != last {
+            last = now;
+            job.lease.progress();
+        }
     }
 }
 

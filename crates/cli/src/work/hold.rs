@@ -72,6 +72,7 @@ impl Worker {
             runtime: &self.runtime,
             starts: &self.starts,
             patience: self.patience,
+            progress_timeout: self.progress_timeout,
             labels: &labels,
         };
         match exec.run(program).await {

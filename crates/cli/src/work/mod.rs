@@ -106,6 +106,7 @@ async fn work(
         telling,
         starts: Starts::new(intake, runtime.clone()),
         patience: args.ttl,
+        progress_timeout: args.progress_timeout,
         ending: ending.clone(),
     });
 
@@ -172,6 +173,9 @@ fn start(
         .ttl(args.ttl)
         .claim_mode(args.claim.mode())
         .capacity(args.capacity)
+        .quarantine_after(args.quarantine_after.0)
+        .progress_timeout(args.progress_timeout)
+        .event_queue(args.event_queue)
         .retry(args.retry())
         .start()?)
 }

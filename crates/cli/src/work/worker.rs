@@ -26,6 +26,7 @@ pub(super) struct Worker {
     pub(super) starts: Arc<Starts>,
     /// So long a stream that is held waits for its program to start.
     pub(super) patience: Duration,
+    pub(super) progress_timeout: Option<Duration>,
     /// Closed once the work is about to end.
     pub(super) ending: Receiver<()>,
 }

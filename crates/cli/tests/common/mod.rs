@@ -25,6 +25,8 @@ pub(crate) fn command() -> Command {
         "POD_NAME",
         "POD_IP",
         "RUST_LOG",
+        "STREAMLEASE_REDIS",
+        "REDIS_URL",
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
     ] {
