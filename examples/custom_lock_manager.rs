@@ -136,16 +136,17 @@ fn locks(service: &str, clock: Arc<dyn Runtime>) -> Result<Arc<dyn LockManager>>
 
 fn main() -> Result<()> {
     let sim = SimRuntime::new(1);
-    let behaviours = conformance::lock_manager::behaviours();
-    for behaviour in &behaviours {
+    for behaviour in conformance::lock_manager::behaviours() {
         let runtime = Arc::new(sim.clone());
-        sim.block_on(behaviour.run(runtime.clone(), locks("orders", runtime)?));
-        println!("ok    {}", behaviour.name());
+        let locks = locks("orders", runtime.clone())?;
+        // It says itself that it is skipped, and why.
+        let is_skipped = behaviour.skipped(&locks).is_some();
+        sim.block_on(behaviour.run(runtime, locks));
+        if !is_skipped {
+            println!("ok    {}", behaviour.name());
+        }
     }
-    println!(
-        "\nThe backend does all {} things that the suite asks for. Now a client with it:\n",
-        behaviours.len()
-    );
+    println!("\nThe backend does all that the suite asks of plain keys. Now a client with it:\n",);
     sim.block_on(use_it(&sim))
 }
 

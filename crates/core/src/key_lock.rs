@@ -12,14 +12,36 @@
 //!   [`renew`](KeyLock::renew) sets the time to live to `ttl` only if the key is
 //!   there with this number, and never creates the key;
 //!   [`release`](KeyLock::release) deletes the key only if it is there with this number.
-//! - A key is gone, for everybody and for good, once its time to live has passed.
-//! - Keys are `<service>/stream/<data stream>` and `<service>/sweep`, up to
-//!   about 6 KiB of any characters; a store that cannot take such keys as they
-//!   are has to escape or hash them.
-//! - All methods may run at once; up to 32 calls of one page do. An `Err` means
-//!   unknown: it may have happened, now or later.
+//!   [`renew_many`](KeyLock::renew_many) is `renew` for a page. Each key is renewed or lost for
+//!   itself; the page need not be one step.
+//! - A key is gone, for everybody and for good, once its time to live has passed, by the
+//!   store's clock.
+//! - **Times to live** are between 200 ms and an hour. A store may round
+//!   them up by a little: a tenth of a second costs so much at each take-over. It must never
+//!   round down: the owner believes in the whole time.
+//! - **Keys** are `<service>/stream/<data stream>` and `<service>/sweep`, up to
+//!   about 6 KiB of any characters, NUL and line breaks among them. They differ if they differ in
+//!   one byte: no collation, no trimming. A store that cannot take such keys as they are has to
+//!   escape or hash them.
+//! - **Values** are at most 600 bytes: the consumer's name (UTF-8 without control characters),
+//!   and figures. They are compared byte by byte.
+//! - **Concurrency.** All methods may run at once; up to 32 calls of one page do.
+//! - **Errors.** An `Err` means unknown: it may have happened, now or later. Nothing else is
+//!   one: that a key is held, or gone, is an answer.
+//! - **Time limits** are the caller's. A client gives up on a call after a part of the TTL, by
+//!   dropping its future, and calls again. So a call may hang, but no state may be broken by a
+//!   future that is dropped; and a connection that does not answer has to be replaced some day.
+//! - **Hints.** None are needed. A stream that was released is tried again within a TTL by those
+//!   who were refused it. A store that can tell others may publish
+//!   [`Hint::Freed`](crate::Hint) in the step of the release, through a
+//!   [`Notifier`](crate::Notifier) of its own in the [`Backend`](crate::Backend);
+//!   [`KeyLockManager::stream_of`] says which data stream a key belongs to.
 //! - **Suite.** `streamlease_testkit::conformance::lock_manager`, run on the
 //!   `KeyLockManager` around it.
+//!
+//! Implement it with the attribute of the crate [`async-trait`](https://docs.rs/async-trait), as
+//! the trait is defined with it: `#[async_trait] impl KeyLock for …`.
+//! `docs/lock-backend.md` goes through an implementation on PostgreSQL.
 
 use std::fmt::{self, Debug};
 use std::future::poll_fn;
@@ -51,6 +73,16 @@ pub trait KeyLock: Debug + Send + Sync + 'static {
     /// Extends the key; `false` if it is not there with this number.
     async fn renew(&self, key: &str, number: u64, ttl: Duration) -> Result<bool>;
 
+    /// Extends a page of keys. One answer for each, in their order: `false` if it is not there
+    /// with its number. By default they are renewed one by one, some at a time; a store that can
+    /// do a page in one request saves most of what leases cost it.
+    async fn renew_many(&self, keys: &[HeldKey], ttl: Duration) -> Result<Vec<bool>> {
+        each(keys, |held| {
+            Box::pin(self.renew(&held.key, held.number, ttl))
+        })
+        .await
+    }
+
     /// Deletes the key; `false` if it is not there with this number.
     async fn release(&self, key: &str, number: u64) -> Result<bool>;
 
@@ -66,6 +98,15 @@ pub enum KeyAcquired {
     Acquired(u64),
     /// Somebody else's.
     Held(KeyHolder),
+}
+
+/// A key that is held, and the number that its acquisition returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldKey {
+    /// The key.
+    pub key: String,
+    /// The number.
+    pub number: u64,
 }
 
 /// Who has a key.
@@ -187,14 +228,21 @@ impl LockManager for KeyLockManager {
             leases,
             want_sweep,
         } = renew;
-        let renewed = each(leases, |lease| {
-            Box::pin(async {
-                self.lock
-                    .renew(&self.key(&lease.stream), lease.token.0, session.ttl)
-                    .await
-            })
-        })
-        .await?;
+        let held = |lease: &LeaseRef| HeldKey {
+            key: self.key(&lease.stream),
+            number: lease.token.0,
+        };
+        let mut renewed = Vec::with_capacity(leases.len());
+        for page in leases.chunks(RENEWED_AT_ONCE) {
+            let keys: Vec<HeldKey> = page.iter().map(held).collect();
+            let answers = self.lock.renew_many(&keys, session.ttl).await?;
+            if answers.len() != keys.len() {
+                let (got, asked) = (answers.len(), keys.len());
+                let message = format!("renew_many gave {got} answers for {asked} keys");
+                return Err(Error::new(ErrorKind::Protocol, message));
+            }
+            renewed.extend(answers);
+        }
         let lost = leases
             .iter()
             .zip(renewed)
@@ -286,6 +334,9 @@ fn held(holder: KeyHolder) -> Held {
     }
 }
 
+/// Keys in one [`KeyLock::renew_many`]: few enough that a server has done them in some ms.
+const RENEWED_AT_ONCE: usize = 250;
+
 /// Calls of one page that run at once: one after the other, a few thousand
 /// leases at a millisecond each would not be renewed within a TTL; all at once,
 /// they would be a burst for any server.
@@ -337,6 +388,8 @@ async fn each<'a, T, R>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::ConsumerName;
 
@@ -416,6 +469,69 @@ mod tests {
         assert_eq!(acquired(limit - 2).unwrap(), [greatest]);
         let refused = acquired(limit - 1).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Incompatible, "{refused}");
+    }
+
+    #[test]
+    fn renewals_come_in_pages_and_an_answer_that_is_missing_loses_no_lease() {
+        let service = ServiceName::new("orders").unwrap();
+        let session = Session {
+            id: SessionId::new(ConsumerName::from_wire("a"), 7),
+            ttl: Duration::from_secs(2),
+        };
+        let leases: Vec<_> = (0..600)
+            .map(|number| LeaseRef {
+                stream: StreamName::new(format!("s{number}")).unwrap(),
+                entry: EntryId::new(1, 0),
+                token: FencingToken(number),
+            })
+            .collect();
+        let renewed = |left_out| {
+            let pages = Pages {
+                left_out,
+                seen: Mutex::default(),
+            };
+            let pages = Arc::new(pages);
+            let locks = KeyLockManager::new(&service, pages.clone());
+            let renew = Renew::new(session.clone(), leases.clone());
+            let renewed = futures_lite::future::block_on(locks.renew(&renew));
+            (renewed, pages.seen.lock().unwrap().clone())
+        };
+        let (reply, pages) = renewed(0);
+        let RenewOutcome::Extended(reply) = reply.unwrap() else {
+            panic!("it keeps no sessions");
+        };
+        // The even ones are lost.
+        let lost: Vec<_> = leases.iter().step_by(2).cloned().collect();
+        assert_eq!((reply.lost, pages), (lost, vec![250, 250, 100]));
+        let error = renewed(1).0.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    }
+
+    #[derive(Debug)]
+    struct Pages {
+        left_out: usize,
+        seen: Mutex<Vec<usize>>,
+    }
+
+    #[async_trait]
+    impl KeyLock for Pages {
+        async fn acquire(&self, _: &str, _: &str, _: Duration, floor: u64) -> Result<KeyAcquired> {
+            Ok(KeyAcquired::Acquired(floor + 1))
+        }
+        async fn renew(&self, _: &str, _: u64, _: Duration) -> Result<bool> {
+            panic!("pages are renewed together")
+        }
+        async fn renew_many(&self, keys: &[HeldKey], _: Duration) -> Result<Vec<bool>> {
+            self.seen.lock().unwrap().push(keys.len());
+            let answers = keys.iter().map(|held| held.number % 2 == 1);
+            Ok(answers.skip(self.left_out).collect())
+        }
+        async fn release(&self, _: &str, _: u64) -> Result<bool> {
+            Ok(false)
+        }
+        async fn inspect(&self, _: &str) -> Result<Option<KeyHolder>> {
+            Ok(None)
+        }
     }
 
     /// The turn to sweep is a courtesy to the server.

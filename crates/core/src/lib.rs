@@ -52,7 +52,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use events::{Disowned, Event, Events, Orphan, QuarantinedEntry, Termination};
 pub use health::Health;
 pub use ids::{ConsumerName, EntryId, FencingToken, ServiceName, SessionId, StreamName};
-pub use key_lock::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
+pub use key_lock::{HeldKey, KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 pub use lease::Lease;
 pub use lease_admin::LeaseAdmin;
 pub use lock_manager::*;

@@ -38,7 +38,7 @@ pub use streamlease_core::{
 };
 
 // Locks of plain keys.
-pub use streamlease_core::{KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
+pub use streamlease_core::{HeldKey, KeyAcquired, KeyHolder, KeyLock, KeyLockManager};
 
 // The hints.
 pub use streamlease_core::{Hint, Notifier, Subscription};

@@ -92,7 +92,7 @@ impl<S> Behaviour<S> {
     /// When the service does not behave so, or takes over [`BOUND`](Self::BOUND).
     pub async fn run(&self, runtime: Arc<dyn Runtime>, service: S) {
         if let Some(why) = self.skipped(&service) {
-            println!("skipped: {why}");
+            println!("skipped: {why} ({})", self.name);
             return;
         }
         let check = (self.run)(runtime.clone(), service);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_lite::future;
 use streamlease_core::{
-    Error, ErrorKind, KeyAcquired, KeyHolder, KeyLock, KeyLockManager, LockManager, Result,
-    Runtime, ServiceName, Timestamp,
+    Error, ErrorKind, HeldKey, KeyAcquired, KeyHolder, KeyLock, KeyLockManager, LockManager,
+    Result, Runtime, ServiceName, Timestamp,
 };
 use streamlease_testkit::conformance;
 use streamlease_testkit::simulation::SimRuntime;
@@ -39,6 +39,12 @@ planted! { Bug:
     Delay RenewAdds = "a renewal adds its TTL to what was left",
     Safety RenewForgetsNumber = "a renewal resets the number",
     Delay RenewSaysNo = "a renewal says of every key that it is lost",
+    Safety RenewalsAreOfOneNumber = "a page of renewals goes by the number of its first key",
+    Safety RenewalsStop = "a page of renewals ends at the first key that is lost",
+    Safety RenewalsAreReversed = "the answers to a page of renewals come in the other order",
+    Safety RenewalsSayYesToAll = "a page of renewals says yes to all if it does to one",
+    Delay RenewalsFailTogether = "a page of renewals is an error if one of its keys is lost",
+    Safety RenewalsForgetTheLast = "a page of renewals says yes to its last key and leaves it",
     Safety ReleaseIgnoresNumber = "a release deletes whatever number the key has",
     Safety ReleaseTakesLower = "a release with a greater number deletes the key, too",
     Safety ReleaseTakesGreater = "a release with a lower number deletes the key, too",
@@ -338,6 +344,35 @@ impl KeyLock for Table {
             Some(Bug::RenewSaysNo) => false,
             _ => held,
         })
+    }
+
+    async fn renew_many(&self, keys: &[HeldKey], ttl: Duration) -> Result<Vec<bool>> {
+        let mut answers = Vec::new();
+        for (nth, held) in keys.iter().enumerate() {
+            let number = match self.bug {
+                Some(Bug::RenewalsAreOfOneNumber) => keys[0].number,
+                _ => held.number,
+            };
+            if self.is(Bug::RenewalsForgetTheLast) && nth + 1 == keys.len() {
+                answers.push(true);
+                break;
+            }
+            let renewed = self.renew(&held.key, number, ttl).await?;
+            if !renewed && self.is(Bug::RenewalsFailTogether) {
+                return Err(Error::new(ErrorKind::Protocol, "one is lost"));
+            }
+            answers.push(renewed);
+            if !renewed && self.is(Bug::RenewalsStop) {
+                answers.resize(keys.len(), true);
+                break;
+            }
+        }
+        match self.bug {
+            Some(Bug::RenewalsAreReversed) => answers.reverse(),
+            Some(Bug::RenewalsSayYesToAll) if answers.contains(&true) => answers.fill(true),
+            _ => {}
+        }
+        Ok(answers)
     }
 
     async fn release(&self, key: &str, number: u64) -> Result<bool> {
