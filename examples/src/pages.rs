@@ -16,6 +16,7 @@ pages! {
     glossary: "glossary.md",
     guide: "guide.md",
     handlers: "handlers.md",
+    lock_backend: "lock-backend.md",
     operations: "operations.md",
     protocol: "protocol.md",
     scaling: "scaling.md",

@@ -47,6 +47,11 @@
 //! }
 //! ```
 //!
+//! Run 200 seeds at least: a mistake that takes a pause at the wrong moment shows in one of ten or
+//! twenty. Handlers that write to a store of their own have the store tell the ledger what it did
+//! ([`Ledger::was_read`] and the two after it), which then checks the store's fencing. The example
+//! `fencing_redis` does so on 500 seeds.
+//!
 //! A failure names its seed; `Trial::of(seed)` with [`traced`](Trial::traced)
 //! replays it and writes down what the servers were asked. Faults can be taken
 //! out of [`Trial::faults`] one by one, or put there. As long as your code takes
