@@ -32,8 +32,8 @@ fn each_pod_is_a_consumer_with_a_name_of_its_own() {
     assert_eq!(name.as_str(), Some("metadata.name"));
     let options = options(&args(&container));
     assert!(!options.contains_key("consumer"), "{options:?}");
-    // A password is in a secret.
-    assert_eq!(options["redis"], "$(STREAMLEASE_REDIS)");
+    // A password is in a secret, and in no argument.
+    assert!(!options.contains_key("redis"), "{options:?}");
     assert!(!env["STREAMLEASE_REDIS"]["valueFrom"]["secretKeyRef"].is_null());
 }
 
@@ -76,6 +76,9 @@ fn systemd_waits_until_the_command_has_handed_back() {
     let given = duration(&unit["TimeoutStopSec"]);
     assert!(given > time_to_stop(&options), "{given:?}, {options:?}");
     assert_eq!(options["consumer"], "%H");
+    // A password is in a file, and in no argument.
+    assert!(!options.contains_key("redis"), "{options:?}");
+    assert_eq!(unit["EnvironmentFile"], "/etc/streamlease/%i.env");
     // The command tells its programs to stop.
     assert_eq!(unit["KillMode"], "mixed");
     assert_eq!(unit["Restart"], "on-failure");
@@ -101,6 +104,10 @@ fn compose_waits_until_the_command_has_handed_back() {
         assert!(text.contains(file), "{file}");
     }
     let submit = texts(&services["submit"]["entrypoint"]);
+    for service in ["worker", "submit"] {
+        let url = &services[service]["environment"]["STREAMLEASE_REDIS"];
+        assert_eq!(url.as_str(), Some("redis://redis/"), "{service}");
+    }
     assert_eq!(options["service"], self::options(&submit[1..])["service"]);
 }
 
@@ -175,6 +182,11 @@ fn the_command_has_every_option_that_it_is_given() {
         .collect();
     let unknown: Vec<_> = given.difference(&known).collect();
     assert!(unknown.is_empty(), "the command has no {unknown:?}");
+    let source = read("crates/cli/src/args/mod.rs");
+    assert!(
+        source.contains("\"STREAMLEASE_REDIS\""),
+        "it reads another variable"
+    );
 }
 
 /// What `work` may take to end after its SIGTERM: its programs' grace, and the time for which

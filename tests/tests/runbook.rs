@@ -87,6 +87,9 @@ fn logged() -> Vec<Logged> {
             })
             .collect();
         let code = code.join("\n");
+        if let Some(line) = unread(&code) {
+            panic!("{}: what does this log? {line:?}", file.display());
+        }
         let ends: Vec<_> = LOGGED
             .iter()
             .flat_map(|mark| code.match_indices(mark).map(|(at, _)| at + mark.len()))
@@ -109,6 +112,37 @@ fn logged() -> Vec<Logged> {
         }
     }
     logged
+}
+
+/// A line that names the level of a warning in a form for which this test does not look.
+fn unread(code: &str) -> Option<&str> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let found = code.match_indices("Warn").find(|(at, level)| {
+        let (before, after) = (&code[..*at], &code[at + level.len()..]);
+        let is_other_word = before.ends_with(is_word) || after.starts_with(is_word);
+        let is_read = before.ends_with("Level::")
+            || (before.ends_with('(') && after.starts_with(", "))
+            || (before.ends_with("=> ") && after.starts_with(','));
+        !is_other_word && !is_read
+    });
+    let (at, _) = found?;
+    let start = code[..at].rfind('\n').map_or(0, |end| end + 1);
+    code[start..].lines().next()
+}
+
+#[test]
+fn a_warning_in_a_form_that_is_not_looked_for_is_found_out() {
+    for read in [
+        "say(Warn, |c| x)",
+        "log(Level::Warn, x)",
+        "Lost => Warn,",
+        "Warning",
+    ] {
+        assert_eq!(unread(read), None, "{read}");
+    }
+    for form in ["let level = Warn;", "    Warn,", "Lost => { Warn }"] {
+        assert_eq!(unread(&format!("fn f() {{\n{form}\n}}")), Some(form));
+    }
 }
 
 /// The first string literal that is not empty, as the compiler reads it.
