@@ -5,7 +5,8 @@
 //! takes no memory; what changes meanwhile may be shown twice or not at all.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,11 +16,11 @@ use streamlease::spi::{
 };
 use streamlease::{
     Announcement, BackendProvider, EntryId, Error, ErrorKind, LockScheme, MalformedReason,
-    Quarantined, Result,
+    Quarantined, Result, StreamName,
 };
 
 use crate::Failure;
-use crate::args::{InspectArgs, RuntimeKind};
+use crate::args::{InspectArgs, RuntimeKind, State};
 use crate::output::{json_line, printable, raw_info};
 use crate::runtime;
 
@@ -40,8 +41,14 @@ pub(crate) fn run(args: InspectArgs) -> std::result::Result<(), Failure> {
         let scheme = recorded.unwrap_or(LockScheme::PerStream);
         let backend = backend.with_lock_scheme(scheme).backend(service)?;
         let mut view = View::new(args.json);
-        match show(&backend, &mut view).await {
-            Ok(()) => Ok(()),
+        let wanted = Wanted(&args);
+        match show(&backend, &wanted, &mut view).await {
+            Ok(false) if recorded.is_none() => {
+                let known = "nothing was announced for it, and nobody has worked on it";
+                eprintln!("there is no service {service} here: {known}");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
             Err(Stop::Output(err)) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(Stop::Output(err)) => Err(Failure::other(format!("standard output: {err}"))),
             Err(Stop::Backend(err)) => Err(err.into()),
@@ -67,17 +74,60 @@ impl From<io::Error> for Stop {
     }
 }
 
-async fn show(backend: &Backend, view: &mut View) -> std::result::Result<(), Stop> {
-    let mut counts = Summary::default();
+/// What is shown of what there is.
+struct Wanted<'a>(&'a InspectArgs);
 
-    view.table(ENTRY_COLUMNS);
+impl Wanted<'_> {
+    /// Whether tables other than those of entries are.
+    fn everything(&self) -> bool {
+        !self.0.summary && self.0.stream.is_empty() && self.0.state.is_empty()
+    }
+
+    /// Those of a page that are shown, where `shown` are already.
+    fn of<T>(
+        &self,
+        state: State,
+        shown: &mut usize,
+        page: Vec<T>,
+        name: impl Fn(&T) -> Option<StreamName>,
+    ) -> Vec<T> {
+        let args = self.0;
+        if args.summary || !(args.state.is_empty() || args.state.contains(&state)) {
+            return Vec::new();
+        }
+        let is_wanted = |entry: &T| {
+            args.stream.is_empty() || name(entry).is_some_and(|name| args.stream.contains(&name))
+        };
+        let mut chosen: Vec<T> = page.into_iter().filter(is_wanted).collect();
+        chosen.truncate(args.limit.unwrap_or(usize::MAX) - *shown);
+        *shown += chosen.len();
+        chosen
+    }
+}
+
+fn name_in(content: &Result<Announcement, MalformedReason>) -> Option<StreamName> {
+    content.as_ref().ok().map(|said| said.stream.clone())
+}
+
+/// Whether there is anything, be it a group without consumers.
+async fn show(
+    backend: &Backend,
+    wanted: &Wanted<'_>,
+    view: &mut View,
+) -> std::result::Result<bool, Stop> {
+    let mut counts = Summary::default();
+    let mut shown = [0; 4];
+
+    view.table(ENTRY_COLUMNS)?;
     let mut after = Some(EntryId::MIN);
     while let Some(from) = after {
         let scope = Scope::All { after: from };
         let page = or_empty(backend.transport.list_pending(&scope, PAGE).await)?;
         after = page.next;
         counts.pending += page.entries.len();
-        for (pending, lock) in with_locks(backend, page.entries).await? {
+        let name = |pending: &Pending| name_in(&pending.content);
+        let entries = wanted.of(State::Pending, &mut shown[0], page.entries, name);
+        for (pending, lock) in with_locks(backend, entries).await? {
             view.print(&pending_row(pending, lock))?;
         }
     }
@@ -89,8 +139,11 @@ async fn show(backend: &Backend, view: &mut View) -> std::result::Result<(), Sto
         let page = or_empty(backend.transport.list_pending(&scope, PAGE).await)?;
         // Somebody may have claimed it meanwhile.
         let stranded = page.entries.into_iter().filter(|p| p.consumer.is_none());
-        for (pending, lock) in with_locks(backend, stranded.collect()).await? {
-            counts.stranded += 1;
+        let stranded: Vec<_> = stranded.collect();
+        counts.stranded += stranded.len();
+        let name = |pending: &Pending| name_in(&pending.content);
+        let stranded = wanted.of(State::Stranded, &mut shown[1], stranded, name);
+        for (pending, lock) in with_locks(backend, stranded).await? {
             view.print(&pending_row(pending, lock))?;
         }
     }
@@ -100,42 +153,54 @@ async fn show(backend: &Backend, view: &mut View) -> std::result::Result<(), Sto
         let Some(last) = page.last() else { break };
         after = last.entry;
         counts.undelivered += page.len();
-        for delivery in page {
+        let name = |delivery: &Delivery| name_in(&delivery.content);
+        for delivery in wanted.of(State::Undelivered, &mut shown[2], page, name) {
             view.print(&undelivered_row(delivery))?;
         }
     }
 
-    view.table(CONSUMER_COLUMNS);
+    view.table(CONSUMER_COLUMNS)?;
     let mut sessions: BTreeMap<String, Member> = BTreeMap::new();
     if let Some(kept) = backend.locks.sessions() {
         for member in kept.members().await? {
             sessions.insert(member.session.consumer.to_string(), member);
         }
     }
-    for consumer in or_empty(backend.admin.consumers().await)? {
+    let consumers = match backend.admin.consumers().await {
+        Err(err) if err.kind() == ErrorKind::NotPrepared => None,
+        consumers => Some(consumers?),
+    };
+    let has_group = consumers.is_some();
+    for consumer in consumers.unwrap_or_default() {
         let session = sessions.remove(consumer.consumer.as_str());
         counts.consumers += 1;
-        view.print(&consumer_row(Some(&consumer), session.as_ref()))?;
+        if wanted.everything() {
+            view.print(&consumer_row(Some(&consumer), session.as_ref()))?;
+        }
     }
     // Those that live, but have not asked the group for anything yet.
     for member in sessions.values() {
         counts.consumers += 1;
-        view.print(&consumer_row(None, Some(member)))?;
+        if wanted.everything() {
+            view.print(&consumer_row(None, Some(member)))?;
+        }
     }
 
-    view.table(QUARANTINE_COLUMNS);
+    view.table(QUARANTINE_COLUMNS)?;
     let mut after = EntryId::MIN;
     loop {
         let page = backend.admin.list_quarantined(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = last.entry;
         counts.quarantined += page.len();
-        for quarantined in page {
+        let name = |quarantined: &Quarantined| name_in(&quarantined.content());
+        for quarantined in wanted.of(State::Quarantined, &mut shown[3], page, name) {
             view.print(&quarantine_row(quarantined))?;
         }
     }
     view.end(&counts)?;
-    Ok(())
+    let entries = counts.pending + counts.stranded + counts.undelivered + counts.quarantined;
+    Ok(has_group || entries + counts.consumers > 0)
 }
 
 /// A service that nobody has used yet has nothing, which is no error.
@@ -167,17 +232,17 @@ async fn with_locks(
     Ok(entries.into_iter().map(pair).collect())
 }
 
-const ENTRY_COLUMNS: &[(&str, usize)] = &[
-    ("ENTRY", 17),
-    ("STATE", 11),
-    ("STREAM", 20),
-    ("AT", 22),
-    ("HOLDER", 22),
-    ("LOCK", 8),
-    ("IDLE", 8),
-    ("DELIVERIES", 10),
-    ("TOKEN", 16),
-    ("NOTE", 0),
+const ENTRY_COLUMNS: &[&str] = &[
+    "ENTRY",
+    "STATE",
+    "STREAM",
+    "AT",
+    "HOLDER",
+    "LOCK",
+    "IDLE",
+    "DELIVERIES",
+    "TOKEN",
+    "NOTE",
 ];
 
 #[derive(Serialize)]
@@ -280,8 +345,8 @@ impl Row for EntryRow {
             or_dash(self.stream.clone()),
             or_dash(self.consumer.clone()),
             or_dash(self.holder.clone()),
-            or_dash(self.lock_ms.map(readable_ms)),
-            or_dash(self.idle_ms.map(readable_ms)),
+            or_dash(self.lock_ms.map(in_words)),
+            or_dash(self.idle_ms.map(in_words)),
             self.deliveries.to_string(),
             or_dash((self.token > 0).then(|| self.token.to_string())),
             notes.join(", "),
@@ -289,12 +354,7 @@ impl Row for EntryRow {
     }
 }
 
-const CONSUMER_COLUMNS: &[(&str, usize)] = &[
-    ("CONSUMER", 28),
-    ("PENDING", 8),
-    ("IDLE", 8),
-    ("SESSION", 0),
-];
+const CONSUMER_COLUMNS: &[&str] = &["CONSUMER", "PENDING", "IDLE", "SESSION"];
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename = "consumer")]
@@ -322,23 +382,17 @@ impl Row for ConsumerRow {
     fn cells(&self) -> Vec<String> {
         let session = self
             .session_ms
-            .map(|ms| format!("live for {}", readable_ms(ms)));
+            .map(|ms| format!("live for {}", in_words(ms)));
         vec![
             self.consumer.clone(),
             self.pending.to_string(),
-            or_dash(self.idle_ms.map(readable_ms)),
+            or_dash(self.idle_ms.map(in_words)),
             session.unwrap_or_else(|| "none".into()),
         ]
     }
 }
 
-const QUARANTINE_COLUMNS: &[(&str, usize)] = &[
-    ("ENTRY", 17),
-    ("FAILURES", 8),
-    ("QUARANTINED BY", 28),
-    ("REASON", 36),
-    ("PAYLOAD", 0),
-];
+const QUARANTINE_COLUMNS: &[&str] = &["ENTRY", "FAILURES", "QUARANTINED BY", "REASON", "PAYLOAD"];
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename = "quarantined")]
@@ -410,28 +464,49 @@ trait Row: Serialize {
 /// A table, or JSON lines.
 struct View {
     json: bool,
+    colours: bool,
     out: io::BufWriter<io::Stdout>,
-    /// Tables begun so far, and whether the last one has its column names.
+    /// Tables begun so far.
     tables: usize,
-    begun: bool,
-    columns: &'static [(&'static str, usize)],
+    columns: &'static [&'static str],
+    /// Rows that wait until it is known how wide the columns are.
+    waiting: Vec<Vec<String>>,
+    /// As wide as the first rows need; later ones stand out.
+    widths: Option<Vec<usize>>,
+}
+
+/// So many rows decide how wide a table's columns are.
+const MEASURED: usize = PAGE;
+
+const BOLD: &str = "\u{1b}[1m";
+const RED: &str = "\u{1b}[31m";
+const YELLOW: &str = "\u{1b}[33m";
+const PLAIN: &str = "\u{1b}[0m";
+
+/// Nobody but a terminal, and none whose user does not want them.
+fn wants_colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 impl View {
     fn new(json: bool) -> Self {
-        let out = io::BufWriter::new(io::stdout());
+        let no_color = std::env::var_os("NO_COLOR");
         Self {
             json,
-            out,
+            colours: wants_colours(io::stdout().is_terminal(), no_color.as_deref()),
+            out: io::BufWriter::new(io::stdout()),
             tables: 0,
-            begun: false,
             columns: &[],
+            waiting: Vec::new(),
+            widths: None,
         }
     }
 
     /// Begins a table, which is shown if it gets a row.
-    fn table(&mut self, columns: &'static [(&'static str, usize)]) {
-        (self.begun, self.columns) = (false, columns);
+    fn table(&mut self, columns: &'static [&'static str]) -> io::Result<()> {
+        self.flush()?;
+        (self.widths, self.columns) = (None, columns);
+        Ok(())
     }
 
     fn print(&mut self, row: &impl Row) -> io::Result<()> {
@@ -439,32 +514,50 @@ impl View {
             self.out.write_all(json_line(row).as_bytes())?;
             return self.out.flush();
         }
-        if !self.begun {
-            self.begun = true;
-            self.tables += 1;
-            if self.tables > 1 {
-                writeln!(self.out)?;
-            }
-            let names: Vec<String> = self
-                .columns
-                .iter()
-                .map(|(name, _)| (*name).into())
-                .collect();
-            self.line(&names)?;
-        }
         let cells: Vec<String> = row.cells().iter().map(|cell| printable(cell)).collect();
-        self.line(&cells)
+        if let Some(widths) = &self.widths {
+            let line = line(&cells, widths, self.colours);
+            return writeln!(self.out, "{line}");
+        }
+        self.waiting.push(cells);
+        match self.waiting.len() < MEASURED {
+            true => Ok(()),
+            false => self.flush(),
+        }
     }
 
-    fn line(&mut self, cells: &[String]) -> io::Result<()> {
-        let mut line = String::new();
-        for (cell, (_, width)) in cells.iter().zip(self.columns) {
-            line += &format!("{cell:width$}  ");
+    /// Shows what waits, below the columns' names.
+    fn flush(&mut self) -> io::Result<()> {
+        let rows = std::mem::take(&mut self.waiting);
+        if rows.is_empty() {
+            return Ok(());
         }
-        writeln!(self.out, "{}", line.trim_end())
+        self.tables += 1;
+        if self.tables > 1 {
+            writeln!(self.out)?;
+        }
+        let names: Vec<String> = self.columns.iter().map(ToString::to_string).collect();
+        let width = |column: usize| {
+            let cells = rows.iter().chain([&names]);
+            let cells = cells.filter_map(|cells| cells.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..names.len()).map(width).collect();
+        let head = line(&names, &widths, false);
+        match self.colours {
+            true => writeln!(self.out, "{BOLD}{head}{PLAIN}")?,
+            false => writeln!(self.out, "{head}")?,
+        }
+        for cells in rows {
+            let line = line(&cells, &widths, self.colours);
+            writeln!(self.out, "{line}")?;
+        }
+        self.widths = Some(widths);
+        self.out.flush()
     }
 
     fn end(&mut self, counts: &Summary) -> io::Result<()> {
+        self.flush()?;
         if self.json {
             self.out.write_all(json_line(counts).as_bytes())?;
         } else {
@@ -484,6 +577,24 @@ impl View {
     }
 }
 
+/// What is not as it should be stands out.
+fn line(cells: &[String], widths: &[usize], colours: bool) -> String {
+    let mut line = String::new();
+    for (cell, width) in cells.iter().zip(widths) {
+        line += &format!("{cell:width$}  ");
+    }
+    let line = line.trim_end();
+    let colour = cells.iter().find_map(|cell| match cell.as_str() {
+        "stranded" => Some(RED),
+        cell if cell.starts_with("failures=") || cell.contains(", failures=") => Some(YELLOW),
+        _ => None,
+    });
+    match colour {
+        Some(colour) if colours => format!("{colour}{line}{PLAIN}"),
+        _ => line.to_owned(),
+    }
+}
+
 fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".into())
 }
@@ -492,12 +603,22 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn readable_ms(ms: u64) -> String {
+/// An age as one says it: the two greatest units, or one where that is exact enough.
+fn in_words(ms: u64) -> String {
+    let two = |n: u64, unit: u64, great: &str, small: &str| match n % unit {
+        0 => format!("{} {great}", n / unit),
+        rest => format!("{} {great} {rest} {small}", n / unit),
+    };
     match ms {
-        0..10_000 => format!("{ms}ms"),
-        10_000..600_000 => format!("{}s", ms / 1000),
-        600_000..36_000_000 => format!("{}m", ms / 60_000),
-        _ => format!("{}h", ms / 3_600_000),
+        0..1_000 => format!("{ms} ms"),
+        1_000..10_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        10_000..60_000 => format!("{} s", ms / 1_000),
+        60_000..3_600_000 => two(ms / 1_000, 60, "min", "s"),
+        3_600_000..86_400_000 => two(ms / 60_000, 60, "h", "min"),
+        _ => match two(ms / 3_600_000, 24, "days", "h") {
+            one if one.starts_with("1 days") => one.replacen("days", "day", 1),
+            more => more,
+        },
     }
 }
 
@@ -505,5 +626,42 @@ fn shortened(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_said_in_words() {
+        for (ms, words) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1_450, "1.4 s"),
+            (59_999, "59 s"),
+            (60_000, "1 min"),
+            (61_500, "1 min 1 s"),
+            (3_600_000, "1 h"),
+            (3_660_000, "1 h 1 min"),
+            (86_400_000, "1 day"),
+            (90_000_000, "1 day 1 h"),
+            (172_800_000, "2 days"),
+            (950_400_000, "11 days"),
+        ] {
+            assert_eq!(in_words(ms), words);
+        }
+    }
+
+    #[test]
+    fn only_terminals_have_colours_and_only_if_they_are_wanted() {
+        assert!(wants_colours(true, None));
+        assert!(wants_colours(true, Some(OsStr::new(""))));
+        assert!(!wants_colours(true, Some(OsStr::new("1"))));
+        assert!(!wants_colours(false, None));
+        let cells = ["1-0", "stranded"].map(String::from);
+        assert_eq!(line(&cells, &[5, 8], false), "1-0    stranded");
+        let red = format!("{RED}1-0    stranded{PLAIN}");
+        assert_eq!(line(&cells, &[5, 8], true), red);
     }
 }

@@ -1,11 +1,13 @@
 //! `streamlease quarantine`: what is in quarantine, and what shall become of it.
 
+use std::io::{self, IsTerminal};
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use streamlease::{EntryId, QuarantineAdmin, QuarantineRelease, Quarantined};
 
 use crate::Failure;
-use crate::args::{ChooseArgs, InspectArgs, QuarantineCommand, RuntimeKind, Target};
+use crate::args::{ChooseArgs, ListArgs, QuarantineCommand, RuntimeKind, Target};
 use crate::output::{json_line, print, printable, raw_info};
 use crate::runtime;
 
@@ -17,7 +19,7 @@ pub(crate) fn run(command: QuarantineCommand) -> Result<(), Failure> {
         match command {
             QuarantineCommand::List(args) => list(args).await,
             QuarantineCommand::Release(args) => release(args).await,
-            QuarantineCommand::Drop(args) => drop_entries(args).await,
+            QuarantineCommand::Drop { chosen, yes } => drop_entries(chosen, yes).await,
         }
     })
 }
@@ -27,7 +29,7 @@ async fn connect(target: &Target) -> Result<QuarantineAdmin, Failure> {
     Ok(QuarantineAdmin::new(target.service.as_str(), &backend)?)
 }
 
-async fn list(args: InspectArgs) -> Result<(), Failure> {
+async fn list(args: ListArgs) -> Result<(), Failure> {
     let admin = connect(&args.target).await?;
     let out = Out { json: args.json };
     let mut after = EntryId::MIN;
@@ -58,17 +60,35 @@ async fn release(args: ChooseArgs) -> Result<(), Failure> {
     all_found(missed, &args)
 }
 
-async fn drop_entries(args: ChooseArgs) -> Result<(), Failure> {
+async fn drop_entries(args: ChooseArgs, yes: bool) -> Result<(), Failure> {
     let admin = connect(&args.target).await?;
     let out = Out { json: args.json };
     let mut missed = 0;
-    for page in chosen(&admin, &args).await?.chunks(PAGE) {
+    let chosen = chosen(&admin, &args).await?;
+    let asks = args.all && !yes && !chosen.is_empty() && io::stdin().is_terminal();
+    if asks && !confirmed(chosen.len())? {
+        return Err(Failure::other("nothing was dropped"));
+    }
+    for page in chosen.chunks(PAGE) {
         let drops = admin.drop(page).await?;
         let lines = page.iter().zip(&drops);
         out.print(lines.map(|(entry, dropped)| Line::dropped(*entry, *dropped)))?;
         missed += drops.iter().filter(|dropped| !**dropped).count();
     }
     all_found(missed, &args)
+}
+
+/// Asks whoever sits at the terminal.
+fn confirmed(entries: usize) -> Result<bool, Failure> {
+    eprint!("Drop {entries} entries for good? They cannot be had back. [y/N] ");
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(|err| Failure::other(format!("standard input: {err}")))?;
+    Ok(matches!(
+        answer.trim().to_ascii_lowercase().as_str(),
+        "y" | "yes"
+    ))
 }
 
 /// With --all, what is there now: what is quarantined again meanwhile stays.

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use common::{SOON, inspect, lines, run, run_with_input, submit, work};
@@ -313,4 +315,168 @@ fn inspect_shows_an_entry_with_the_greatest_id() {
         (pending.len(), &pending[0]["state"]),
         (1, &json!("pending"))
     );
+}
+
+/// What `inspect` prints with these arguments, and on standard error.
+fn shown(server: &RedisServer, more: &[&str]) -> (String, String) {
+    let url = server.url();
+    let args = [&["inspect", "--redis", &url, "--service", "s"], more].concat();
+    let output = run(&args);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    (text, common::stderr(&output))
+}
+
+#[test]
+fn a_service_that_does_not_exist_is_told() {
+    let server = RedisServer::start();
+    let note = "there is no service s here";
+    let (text, said) = shown(&server, &[]);
+    assert!(said.contains(note), "{said}");
+    assert_eq!(
+        text,
+        "0 pending, 0 undelivered, 0 consumers, 0 quarantined\n"
+    );
+    submit(&server, "s", &["a"]);
+    let (_, said) = shown(&server, &["--stream", "b"]);
+    assert!(!said.contains(note), "{said}");
+    // Nothing is left, but there is a group.
+    let worker = work(&server, "s", "one", &["--hold", "0s"]);
+    worker.wait_for("stream_done", SOON);
+    let (_, said) = shown(&server, &[]);
+    assert!(!said.contains(note), "{said}");
+}
+
+#[test]
+fn a_listing_can_be_limited_to_streams_states_and_numbers_and_all_are_counted() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["held"]);
+    let worker = work(&server, "s", "one", &["--capacity", "1"]);
+    worker.wait_for("stream_added", SOON);
+    submit(&server, "s", &["a", "b", "a"]);
+    let names = |more: &[&str]| -> Vec<String> {
+        let (text, _) = shown(&server, &[more, &["--json"]].concat());
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let lines: Vec<Value> = lines.collect();
+        let counts = lines.last().unwrap();
+        let sum = counts["pending"].as_u64().unwrap() + counts["undelivered"].as_u64().unwrap();
+        assert_eq!((sum, &counts["event"]), (4, &json!("summary")));
+        let entries = lines.iter().filter(|line| line["event"] != "summary");
+        entries
+            .map(|line| line["stream"].as_str().unwrap_or("?").to_owned())
+            .collect()
+    };
+    assert_eq!(names(&["--stream", "a"]), ["a", "a"]);
+    assert_eq!(names(&["--stream", "a", "--limit", "1"]), ["a"]);
+    assert_eq!(names(&["--stream", "b", "--stream", "held"]).len(), 2);
+    assert_eq!(names(&["--state", "quarantined"]).len(), 0);
+    assert_eq!(
+        names(&["--state", "pending", "--state", "undelivered"]).len(),
+        4
+    );
+    assert_eq!(names(&["--summary"]).len(), 0);
+    // Consumers are told of beside entries, but not if entries were asked for.
+    assert!(names(&[]).contains(&"?".to_owned()));
+    let (text, _) = shown(&server, &["--summary"]);
+    assert_eq!(text.lines().count(), 1);
+}
+
+#[test]
+fn columns_are_as_wide_as_what_is_in_them() {
+    let server = RedisServer::start();
+    let long = "a".repeat(60);
+    submit(&server, "s", &["b", &long]);
+    let (text, _) = shown(&server, &[]);
+    let lines: Vec<&str> = text.lines().collect();
+    let at = lines[0].find("  AT  ").unwrap() + 2;
+    assert!(at > 60, "{text}");
+    for line in &lines[1..3] {
+        assert_eq!(&line[at..=at], "-", "{text}");
+    }
+}
+
+#[test]
+fn everything_is_dropped_without_a_question_where_nobody_sits_at_a_terminal() {
+    let server = RedisServer::start();
+    server.run::<String>(&["XADD", "s-input", "*", "lbs-input", "bad"]);
+    let worker = work(&server, "s", "one", &[]);
+    worker.wait_for("quarantined", SOON);
+    let url = server.url();
+    let target = ["--redis", &url, "--service", "s", "--all"];
+    let drop = [&["quarantine", "drop"], &target[..]].concat();
+    let output = run(&drop);
+    assert_eq!(lines(&output).len(), 1, "{output:?}");
+}
+
+/// Both ends of a terminal: who sits there, and what a command has.
+fn terminal() -> (File, File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&person).unwrap();
+    unlockpt(&person).unwrap();
+    let name = ptsname(&person, Vec::new()).unwrap();
+    let options = File::options().read(true).write(true).clone();
+    (person.into(), options.open(name.to_str().unwrap()).unwrap())
+}
+
+#[test]
+fn at_a_terminal_somebody_is_asked_before_everything_is_dropped() {
+    let server = RedisServer::start();
+    server.run::<String>(&["XADD", "s-input", "*", "lbs-input", "bad"]);
+    let worker = work(&server, "s", "one", &[]);
+    worker.wait_for("quarantined", SOON);
+    let answered = |answer: &str, more: &[&str]| {
+        let (mut person, command_end) = terminal();
+        person.write_all(answer.as_bytes()).unwrap();
+        common::command()
+            .args(["quarantine", "drop", "--redis", &server.url()])
+            .args(["--service", "s", "--all"])
+            .args(more)
+            .stdin(command_end)
+            .output()
+            .unwrap()
+    };
+    for no in ["\n", "n\n", "what\n"] {
+        let output = answered(no, &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = common::stderr(&output);
+        assert!(said.contains("Drop 1 entries for good?"), "{said}");
+        assert!(said.contains("nothing was dropped"), "{said}");
+    }
+    let output = answered("y\n", &[]);
+    assert_eq!((lines(&output).len(), output.status.code()), (1, Some(0)));
+    // Nothing is left to ask about.
+    let output = answered("", &[]);
+    assert_eq!(
+        (common::stderr(&output), output.status.code()),
+        (String::new(), Some(0))
+    );
+    server.run::<String>(&["XADD", "s-input", "*", "lbs-input", "bad"]);
+    worker.wait_for_count("quarantined", 2, SOON);
+    let output = answered("", &["--yes"]);
+    assert_eq!(
+        (lines(&output).len(), common::stderr(&output)),
+        (1, String::new())
+    );
+}
+
+#[test]
+fn a_terminal_has_colours_unless_its_user_does_not_want_them() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["a"]);
+    for (no_color, coloured) in [("", true), ("1", false)] {
+        let (mut person, command_end) = terminal();
+        let status = common::command()
+            .args(["inspect", "--redis", &server.url(), "--service", "s"])
+            .env("NO_COLOR", no_color)
+            .stdout(command_end)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let mut shown = vec![0; 4096];
+        let n = person.read(&mut shown).unwrap();
+        let shown = String::from_utf8_lossy(&shown[..n]);
+        assert!(shown.contains("ENTRY"), "{shown}");
+        assert_eq!(shown.contains('\u{1b}'), coloured, "{shown}");
+    }
 }

@@ -30,6 +30,7 @@ Environment:
   STREAMLEASE_REDIS, REDIS_URL  URL of the server where --redis and --redis-file are not given;
                                 the first that is set
   POD_NAME, POD_IP              who `work` is where --consumer is not given
+  NO_COLOR                      if it is set, nothing is coloured on a terminal
   RUST_LOG                      what is logged where --log is not given: a level, or levels for
                                 single parts, like warn,streamlease_core=debug
 ";
@@ -101,11 +102,17 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum QuarantineCommand {
     /// Show each entry with its reason, failures and last owner, lowest id first
-    List(InspectArgs),
+    List(ListArgs),
     /// Announce entries again, as they were; each gets a new id, and its failures count from 0
     Release(ChooseArgs),
     /// Remove entries for good
-    Drop(ChooseArgs),
+    Drop {
+        #[command(flatten)]
+        chosen: ChooseArgs,
+        /// Do not ask before everything is dropped
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 const REVOKE_HELP: &str = "\
@@ -209,6 +216,39 @@ pub(crate) enum InfoSource {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Show at most so many entries of each kind; all are counted
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Show only entries of this data stream; may be given again
+    #[arg(long, value_name = "NAME", value_parser = stream)]
+    pub(crate) stream: Vec<StreamName>,
+    /// Show only entries of this kind; may be given again
+    #[arg(long, value_name = "STATE", value_enum)]
+    pub(crate) state: Vec<State>,
+    /// Show the counts only
+    #[arg(long, conflicts_with_all = ["limit", "stream", "state"])]
+    pub(crate) summary: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    /// At a consumer
+    Pending,
+    /// On the load balancer stream, and at nobody any more
+    Stranded,
+    /// Waits for a consumer
+    Undelivered,
+    Quarantined,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) target: Target,
     /// Print one JSON object per line
