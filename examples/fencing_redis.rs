@@ -218,29 +218,27 @@ mod tests {
         assert!(found.is_some(), "{name} is not found");
     }
 
-    #[test]
-    fn seeds_1_to_100_hold() {
-        holds(1..=100);
+    /// In parts, each of which takes a few seconds.
+    macro_rules! hold {
+        ($($name:ident: $seeds:expr,)*) => {$(
+            #[test]
+            fn $name() {
+                holds($seeds);
+            }
+        )*};
     }
 
-    #[test]
-    fn seeds_101_to_200_hold() {
-        holds(101..=200);
-    }
-
-    #[test]
-    fn seeds_201_to_300_hold() {
-        holds(201..=300);
-    }
-
-    #[test]
-    fn seeds_301_to_400_hold() {
-        holds(301..=400);
-    }
-
-    #[test]
-    fn seeds_401_to_500_hold() {
-        holds(401..=500);
+    hold! {
+        seeds_1_to_50_hold: 1..=50,
+        seeds_51_to_100_hold: 51..=100,
+        seeds_101_to_150_hold: 101..=150,
+        seeds_151_to_200_hold: 151..=200,
+        seeds_201_to_250_hold: 201..=250,
+        seeds_251_to_300_hold: 251..=300,
+        seeds_301_to_350_hold: 301..=350,
+        seeds_351_to_400_hold: 351..=400,
+        seeds_401_to_450_hold: 401..=450,
+        seeds_451_to_500_hold: 451..=500,
     }
 
     #[test]
