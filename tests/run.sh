@@ -168,6 +168,8 @@ step_features() {
         done
         check_features "$features"
     done
+    # It touches no other feature.
+    check_features metrics
 }
 
 # Each TLS with every set of runtimes that makes the redis crate differ.

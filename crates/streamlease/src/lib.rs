@@ -27,6 +27,8 @@ pub use streamlease_core::{
 pub use streamlease_backend_memory::MemoryBackend;
 #[cfg(feature = "redis-rs")]
 pub use streamlease_backend_redis_rs::{Credentials, RedisBackend, RedisBackendBuilder};
+#[cfg(feature = "metrics")]
+pub use streamlease_metrics as metrics;
 #[cfg(feature = "runtime-async-std")]
 pub use streamlease_runtime_async_std::AsyncStdRuntime;
 #[cfg(feature = "runtime-smol")]
