@@ -107,6 +107,14 @@ step_postgres() {
     has_postgres || fail "the package manager did not bring postgres; install PostgreSQL by hand"
 }
 
+# For the rules in ops/: a test fails without it.
+step_promtool() {
+    command -v promtool >/dev/null || get "promtool (of Prometheus)" apt-get=prometheus \
+        dnf=golang-github-prometheus apk=prometheus pacman=prometheus brew=prometheus
+    command -v promtool >/dev/null ||
+        fail "the package manager did not bring promtool; install Prometheus by hand"
+}
+
 # Only the feature tls-native-tls needs them; elsewhere the system's own TLS is used.
 openssl_headers() {
     if [ "$(uname)" = Linux ] && ! pkg-config --exists openssl 2>/dev/null; then
@@ -388,7 +396,7 @@ step_tests() {
 
 # --- all of it --------------------------------------------------------------------
 
-STEPS=(redis_server postgres format lints docs features tls_features tls_builds core_is_lean
+STEPS=(redis_server postgres promtool format lints docs features tls_features tls_builds core_is_lean
     async_std_without_tokio dependencies msrv package semver external_types deploy doctests bench_smoke
     on_other_servers tests)
 

@@ -17,6 +17,7 @@ pages! {
     guide: "guide.md",
     handlers: "handlers.md",
     lock_backend: "lock-backend.md",
+    metrics: "metrics.md",
     operations: "operations.md",
     protocol: "protocol.md",
     scaling: "scaling.md",
