@@ -5,6 +5,7 @@
 //! invalid; the message names it), 1 everything else. `doctor` has 3 for warnings.
 
 mod args;
+mod cancel;
 mod doctor;
 mod exec;
 mod inspect;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Quarantine(command) => quarantine::run(command),
         Command::Revoke(args) => revoke::run(args),
+        Command::Cancel(args) => cancel::run(args),
         Command::Migrate(args) => migrate::run(args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(dir.as_deref()),

@@ -7,6 +7,7 @@ mod action;
 pub mod admin;
 mod backend;
 mod belief;
+mod canceller;
 mod check;
 mod client;
 pub mod decorate;
@@ -43,6 +44,7 @@ pub mod transport;
 
 pub use admin::*;
 pub use backend::{Backend, BackendProvider};
+pub use canceller::Canceller;
 #[doc(hidden)]
 pub use check::PAGE as FINDINGS_PAGE;
 pub use check::{Finding, Report, Severity};

@@ -15,12 +15,12 @@ pub mod spi;
 
 // One by one: what users see is decided here. `tests/public_items.rs` compares.
 pub use streamlease_core::{
-    Announcement, BackendProvider, ClaimMode, ClaimResult, Client, ClientBuilder, Completion,
-    ConsumerName, DisownReason, Disowned, Done, EntryId, Error, ErrorKind, Event, Events,
-    FencingToken, Finding, HandBack, Health, Info, Lease, LeaseAdmin, LockScheme, MalformedReason,
-    Orphan, Producer, QuarantineAdmin, QuarantineRelease, Quarantined, QuarantinedEntry, Report,
-    Result, RetryPolicy, Run, Runtime, ServiceName, Severity, Stopping, StreamName, SubmitBatch,
-    Termination, Timestamp, shard,
+    Announcement, BackendProvider, Canceller, ClaimMode, ClaimResult, Client, ClientBuilder,
+    Completion, ConsumerName, DisownReason, Disowned, Done, EntryId, Error, ErrorKind, Event,
+    Events, FencingToken, Finding, HandBack, Health, Info, Lease, LeaseAdmin, LockScheme,
+    MalformedReason, Orphan, Producer, QuarantineAdmin, QuarantineRelease, Quarantined,
+    QuarantinedEntry, Report, Result, RetryPolicy, Run, Runtime, ServiceName, Severity, Stopping,
+    StreamName, SubmitBatch, Termination, Timestamp, shard,
 };
 
 #[cfg(feature = "memory")]

@@ -76,6 +76,9 @@ pub(crate) enum Command {
     /// Ask the owners of data streams to hand them back, so that others take them
     #[command(after_help = REVOKE_HELP)]
     Revoke(RevokeArgs),
+    /// Withdraw announcements, and end streams that are held
+    #[command(after_help = CANCEL_HELP)]
+    Cancel(RevokeArgs),
     /// Find out what is wrong with a server and a service; changes nothing
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
@@ -119,6 +122,12 @@ const REVOKE_HELP: &str = "\
 An owner learns of it by its next heartbeat, within a third of its TTL. Its programs are told to \
 stop, and whoever has room takes the stream, perhaps the same consumer again. Ends with 1 if \
 nobody holds one of the streams. Services with per-stream locks cannot do this.";
+
+const CANCEL_HELP: &str = "\
+Their entries are gone for good, in one fenced step each: nobody takes them up any more. An owner is \
+told by its next heartbeat, within a third of its TTL, and its program is ended; with per-stream locks \
+within a few TTLs, and a Go consumer works on to its end. What is in quarantine stays. Ends with 1 if \
+one of the streams was not announced.";
 
 const COMPLETIONS_HELP: &str = "\
 For bash: streamlease completions bash > /etc/bash_completion.d/streamlease";

@@ -1,0 +1,80 @@
+//! `streamlease cancel`: withdraws announcements.
+
+use serde::Serialize;
+use streamlease::{Canceller, EntryId, LockScheme};
+
+use crate::Failure;
+use crate::args::{RevokeArgs, RuntimeKind};
+use crate::output::{json_line, print, printable};
+use crate::runtime;
+
+pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
+    runtime::block_on(RuntimeKind::Tokio, |_| async move {
+        let backend = crate::connect(&args.target).await?;
+        let service = &args.target.service;
+        let recorded = backend.recorded_lock_scheme(service).await?;
+        // A group without that record was made by consumers of the wire format.
+        let backend = backend.with_lock_scheme(recorded.unwrap_or(LockScheme::PerStream));
+        let canceller = Canceller::new(service.as_str(), &backend)?;
+        let cancelled = canceller.cancel(&args.names).await?;
+        let mut text = String::new();
+        for (stream, entries) in args.names.iter().zip(&cancelled) {
+            let line = Line::new(stream.to_string(), entries);
+            text += &match args.json {
+                true => json_line(&line),
+                false => line.readable() + "\n",
+            };
+        }
+        print(&text)?;
+        match cancelled
+            .iter()
+            .filter(|entries| entries.is_empty())
+            .count()
+        {
+            0 => Ok(()),
+            missed => Err(Failure::other(format!(
+                "{missed} of {} streams were not announced",
+                args.names.len()
+            ))),
+        }
+    })
+}
+
+/// What is printed of one stream.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line {
+    Cancelled {
+        stream: String,
+        entries: Vec<String>,
+    },
+    NotAnnounced {
+        stream: String,
+    },
+}
+
+impl Line {
+    fn new(stream: String, entries: &[EntryId]) -> Self {
+        match entries {
+            [] => Self::NotAnnounced { stream },
+            _ => Self::Cancelled {
+                stream,
+                entries: entries.iter().map(ToString::to_string).collect(),
+            },
+        }
+    }
+
+    /// The same for people.
+    fn readable(&self) -> String {
+        match self {
+            Self::Cancelled { stream, entries } => format!(
+                "cancelled: stream={} entries={}",
+                printable(stream),
+                entries.join(",")
+            ),
+            Self::NotAnnounced { stream } => {
+                format!("not announced: stream={}", printable(stream))
+            }
+        }
+    }
+}
