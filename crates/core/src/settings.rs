@@ -196,9 +196,9 @@ impl ClientBuilder {
     /// When a process dies, nobody knows which of its streams was the cause, if any was. Once
     /// an owner has worked on an entry for this long, the deaths before it no longer count, so
     /// that a process that is killed again and again puts nothing into quarantine. An entry
-    /// after whose start two owners or more have died is tried together with few others, and
-    /// after the third death alone: a client begins to work on the next such entry only when
-    /// this time has passed. So the one that kills is found.
+    /// after whose start two owners or more have died is tried together with few others, after
+    /// each further death with fewer, and at last alone: a client begins to work on more such
+    /// entries only when this time has passed. So the one that kills is found.
     ///
     /// An entry that needs longer to kill its owner is never quarantined for that. Give a
     /// longer time if yours do.

@@ -135,7 +135,7 @@ impl Story {
 /// Three workers with everything that they do, and one stream that kills whoever begins it.
 #[test]
 fn a_stream_that_kills_goes_into_quarantine_alone_after_seven_deaths_at_most() {
-    everywhere(5, |fleet, same_name| async move {
+    everywhere(3, |fleet, same_name| async move {
         let mut story = Story::begin(fleet, 3).await;
         story.submit().await;
         story.fleet.sleep(Duration::from_secs(10)).await;
@@ -149,6 +149,42 @@ fn a_stream_that_kills_goes_into_quarantine_alone_after_seven_deaths_at_most() {
         assert_eq!(story.quarantined().await, ["kills"]);
         assert!((5..=7).contains(&story.deaths), "{} deaths", story.deaths);
         assert_eq!(story.fleet.left().await.len(), INNOCENT as usize);
+    });
+}
+
+/// Whatever killed them all twice is over.
+#[test]
+fn thousands_of_streams_whose_workers_all_died_twice_are_back_within_half_a_minute() {
+    const MANY: usize = 2_000;
+    everywhere(1, |fleet, same_name| async move {
+        let mut story = Story::begin(fleet, 3).await;
+        let names = (0..MANY).map(|n| format!("s{n}"));
+        story.fleet.producer().submit_all(names).await.unwrap();
+        for _ in 0..2 {
+            let end = story.fleet.sim.now() + Duration::from_secs(20);
+            let mut began = BTreeSet::new();
+            while began.len() < MANY {
+                match story.next(end).await {
+                    Some(Said::Began(name)) => began.insert(name),
+                    other => panic!("{} began, then {other:?}", began.len()),
+                };
+            }
+            for n in 0..3 {
+                story.workers[n].kill();
+            }
+            for n in 0..3 {
+                story.kill(n, same_name).await;
+            }
+        }
+        let end = story.fleet.sim.now() + Duration::from_secs(30);
+        let mut began = BTreeSet::new();
+        while began.len() < MANY {
+            match story.next(end).await {
+                Some(Said::Began(name)) => began.insert(name),
+                other => panic!("{} began, then {other:?}", began.len()),
+            };
+        }
+        assert_eq!(story.quarantined().await, [""; 0]);
     });
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Recovery;
 use super::page::NeedsInspection;
 use super::scan::{MOST_RECHECKS, SCAN_PAGE, Target};
+use super::trials::Suspicion;
 use crate::machine::Notice;
 use crate::machine::cx::Cx;
 use crate::machine::effects::Effect;
@@ -129,8 +130,11 @@ impl Recovery {
 
     /// Whether what owners died of has to wait until others have shown that they do no harm.
     fn waits_for_its_trial(&mut self, cx: &mut Cx, entry: EntryId, failures: u32) -> bool {
-        let window = cx.settings.crash_window;
-        match self.trials.begin(entry, failures, cx.now, window) {
+        let suspicion = Suspicion::of(failures, cx.settings.quarantine_after);
+        // The window begins with the lease, and when it is over the failures are still to be
+        // forgotten: who begins before that and kills makes them count.
+        let trial = cx.settings.crash_window + cx.settings.ttl / 2;
+        match self.trials.begin(entry, suspicion, cx.now, trial) {
             Ok(()) => false,
             Err(until) => {
                 self.recheck(until, entry);
