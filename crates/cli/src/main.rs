@@ -8,6 +8,7 @@ mod args;
 mod cancel;
 mod doctor;
 mod exec;
+mod http;
 mod inspect;
 mod logging;
 mod manual;

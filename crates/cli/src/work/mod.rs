@@ -17,6 +17,7 @@ use self::telling::Telling;
 use self::worker::Worker;
 use crate::args::{Hold, WorkArgs};
 use crate::exec::{Children, Exec, InfoFiles, Starts};
+use crate::http::Http;
 use crate::output::{Event, Events, Writer};
 use crate::runtime::{self, AnyRuntime};
 use crate::{Failure, signals};
@@ -75,7 +76,14 @@ async fn work(
     output: Events,
     writer: Writer,
 ) -> Result<(), Failure> {
-    let (client, events) = start(&args, identity, &runtime)?;
+    let service = args.target.service.as_str();
+    let http = args.http.map(|address| Http::listen(address, service));
+    let http = http.transpose()?;
+    let (client, events) = start(&args, identity, &runtime, http.as_ref())?;
+    if let Some(http) = http {
+        let failed = |err| Failure::other(format!("cannot start a thread for --http: {err}"));
+        http.serve(client.clone()).map_err(failed)?;
+    }
     let starting = async { Some(client.started().await) };
     let told_to_stop = async {
         let _ = stop.recv().await;
@@ -164,9 +172,14 @@ fn start(
     args: &WorkArgs,
     identity: String,
     runtime: &AnyRuntime,
+    http: Option<&Http>,
 ) -> Result<(Client, ClientEvents), Failure> {
     let backend = crate::backend(&args.target)?.with_lock_scheme(args.locks.scheme());
-    Ok(Client::builder(args.target.service.as_str())
+    let mut builder = Client::builder(args.target.service.as_str());
+    if let Some(http) = http {
+        builder = builder.recorder(http.recorder());
+    }
+    Ok(builder
         .consumer(identity)
         .backend(backend)
         .runtime(runtime.clone())

@@ -1,0 +1,219 @@
+//! `work --http`: answers probes, and shows the metrics to Prometheus.
+//!
+//! On threads of its own: an executor that is blocked must not keep anybody from hearing of it.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use streamlease::metrics::{ALL, Metrics};
+use streamlease::{Client, Health};
+
+use crate::Failure;
+
+/// The longest that a request or an answer takes.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// The longest head of a request.
+const MOST_BYTES: usize = 8_192;
+
+/// The most requests at a time. Who comes then is turned away.
+const MOST_REQUESTS: usize = 16;
+
+/// What was measured is summed up so often, also if nobody asks for it.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Listens already, and answers once there is a client to tell of.
+#[derive(Debug)]
+pub(crate) struct Http {
+    listener: TcpListener,
+    exporter: PrometheusHandle,
+    recorder: Arc<Metrics>,
+}
+
+impl Http {
+    pub(crate) fn listen(address: SocketAddr, service: &str) -> Result<Self, Failure> {
+        let failed = |what: &str, err: &dyn std::fmt::Display| {
+            Failure::other(format!("--http {address}: {what}: {err}"))
+        };
+        let listener = TcpListener::bind(address).map_err(|err| failed("cannot listen", &err))?;
+        let exporter = install_exporter().map_err(|err| failed("cannot measure", &err))?;
+        Ok(Self {
+            listener,
+            exporter,
+            recorder: Metrics::of(service),
+        })
+    }
+
+    pub(crate) fn recorder(&self) -> Arc<Metrics> {
+        self.recorder.clone()
+    }
+
+    /// Answers until the process ends.
+    pub(crate) fn serve(self, client: Client) -> io::Result<()> {
+        let address = self.listener.local_addr()?;
+        log::info!("probes and metrics are at http://{address}");
+        let exporter = self.exporter.clone();
+        let upkeep = move || {
+            loop {
+                thread::sleep(UPKEEP);
+                exporter.run_upkeep();
+            }
+        };
+        thread::Builder::new()
+            .name("metrics".into())
+            .spawn(upkeep)?;
+        let accept = move || {
+            let under_way = Arc::new(AtomicUsize::new(0));
+            for stream in self.listener.incoming() {
+                let Ok(stream) = stream else {
+                    // Too many open files, perhaps: not for ever.
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                };
+                if under_way.fetch_add(1, Ordering::Relaxed) >= MOST_REQUESTS {
+                    under_way.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                let (client, exporter) = (client.clone(), self.exporter.clone());
+                let ends = under_way.clone();
+                let answered = thread::Builder::new().name("http".into()).spawn(move || {
+                    if let Err(err) = answer(stream, &client, &exporter) {
+                        log::debug!("a request over HTTP failed: {err}");
+                    }
+                    ends.fetch_sub(1, Ordering::Relaxed);
+                });
+                if answered.is_err() {
+                    under_way.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        };
+        thread::Builder::new().name("http".into()).spawn(accept)?;
+        Ok(())
+    }
+}
+
+fn install_exporter() -> Result<PrometheusHandle, Box<dyn std::error::Error>> {
+    let mut exporter = PrometheusBuilder::new();
+    for of in ALL.iter().filter(|of| !of.buckets.is_empty()) {
+        let name = Matcher::Full(of.name.to_owned());
+        exporter = exporter.set_buckets_for_metric(name, of.buckets)?;
+    }
+    let recorder = exporter.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)?;
+    Ok(handle)
+}
+
+/// Status and body.
+type Answer = (&'static str, String);
+
+fn answer(mut stream: TcpStream, client: &Client, exporter: &PrometheusHandle) -> io::Result<()> {
+    stream.set_write_timeout(Some(LIMIT))?;
+    let (status, body) = match request(&mut stream)? {
+        Some((method, path)) if method == "GET" || method == "HEAD" => {
+            let (status, body) = page(&path, client, exporter);
+            (
+                status,
+                if method == "HEAD" {
+                    String::new()
+                } else {
+                    body
+                },
+            )
+        }
+        Some(_) => ("405 Method Not Allowed", "only GET and HEAD\n".to_owned()),
+        None => ("400 Bad Request", "this is no request\n".to_owned()),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())
+}
+
+/// Method and path; `None` if it is not HTTP, or too long.
+fn request(stream: &mut TcpStream) -> io::Result<Option<(String, String)>> {
+    let deadline = Instant::now() + LIMIT;
+    let mut head = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || head.len() > MOST_BYTES {
+            return Ok(None);
+        }
+        stream.set_read_timeout(Some(left))?;
+        let mut bytes = [0; 1_024];
+        let read = stream.read(&mut bytes)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        head.extend_from_slice(&bytes[..read]);
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&head) {
+            Ok(httparse::Status::Partial) => {}
+            Ok(httparse::Status::Complete(_)) => {
+                let (method, path) = (request.method, request.path);
+                return Ok(method
+                    .zip(path)
+                    .map(|(method, path)| (method.to_owned(), path.to_owned())));
+            }
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+fn page(path: &str, client: &Client, exporter: &PrometheusHandle) -> Answer {
+    let path = path.split('?').next().unwrap_or(path);
+    let health = client.health();
+    let status = |is_well: bool| match is_well {
+        true => "200 OK",
+        false => "503 Service Unavailable",
+    };
+    match path {
+        "/livez" => (status(health.is_live()), told(&health)),
+        "/readyz" => (status(health.is_ready()), told(&health)),
+        "/metrics" => ("200 OK", exporter.render()),
+        _ => (
+            "404 Not Found",
+            "there are /livez, /readyz and /metrics\n".to_owned(),
+        ),
+    }
+}
+
+/// Why it is as it is, for who looks by hand.
+fn told(health: &Health) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &dyn std::fmt::Debug| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name}: {value:?}");
+    };
+    line("live", &health.is_live());
+    line("ready", &health.is_ready());
+    line("session_alive", &health.session_alive);
+    let times = [
+        ("unreachable_for", health.unreachable_for),
+        ("last_heartbeat", health.last_heartbeat),
+        ("margin", health.margin),
+    ];
+    for (name, time) in times {
+        if let Some(time) = time {
+            line(name, &time);
+        }
+    }
+    line("late_by", &health.late_by);
+    line("held", &health.held);
+    line("capacity", &health.capacity);
+    if let Some(members) = health.members {
+        line("members", &members);
+    }
+    line("ending", &health.ending);
+    text
+}
