@@ -286,6 +286,7 @@ impl Lbs {
             token: entry.fence.token,
             handed_back: entry.fence.handed_back,
             failures: entry.fence.failures,
+            reasons: entry.fence.reasons(),
             content: entry.content(),
         })
     }

@@ -203,7 +203,17 @@ pub(crate) fn pending_ids(value: Value) -> Result<Vec<EntryId>> {
 }
 
 fn pending(value: Value) -> Result<Pending> {
-    let [entry, at, idle, deliveries, seen, state, failures, fields] = tuple(value)?;
+    let [
+        entry,
+        at,
+        idle,
+        deliveries,
+        seen,
+        state,
+        failures,
+        reasons,
+        fields,
+    ] = tuple(value)?;
     let (entry, state) = (entry_id(entry)?, number(state)?);
     if state == 2 {
         crate::transport::warn_of_unreadable(entry);
@@ -219,6 +229,10 @@ fn pending(value: Value) -> Result<Pending> {
         token: token(seen)?,
         handed_back: state != 0,
         failures: small(failures)?,
+        reasons: list(reasons)?
+            .into_iter()
+            .map(text)
+            .collect::<Result<_>>()?,
         content: match fields {
             // The length alone of what is too long to be read.
             Value::Int(_) => Err(MalformedReason::PayloadTooLong),

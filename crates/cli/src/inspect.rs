@@ -266,6 +266,8 @@ struct EntryRow {
     idle_ms: Option<u64>,
     deliveries: u64,
     failures: u32,
+    /// Why the last owners failed, oldest first.
+    reasons: Vec<String>,
     token: u64,
     handed_back: bool,
 }
@@ -287,6 +289,7 @@ fn pending_row(pending: Pending, lock: Option<LockState>) -> EntryRow {
         idle_ms: pending.consumer.is_some().then(|| ms(pending.idle)),
         deliveries: pending.deliveries,
         failures: pending.failures,
+        reasons: pending.reasons,
         token: pending.token.0,
         handed_back: pending.handed_back,
         ..EntryRow::new(state, pending.entry, pending.content)
@@ -327,6 +330,7 @@ impl EntryRow {
             idle_ms: None,
             deliveries: 0,
             failures: 0,
+            reasons: Vec::new(),
             token: 0,
             handed_back: false,
         }
@@ -338,7 +342,10 @@ impl Row for EntryRow {
         let mut notes = Vec::new();
         notes.extend(self.malformed.clone());
         notes.extend(self.handed_back.then(|| "handed back".to_owned()));
-        notes.extend((self.failures > 0).then(|| format!("failures={}", self.failures)));
+        notes.extend((self.failures > 0).then(|| match self.reasons.last() {
+            Some(last) => format!("failures={}, the last: {last}", self.failures),
+            None => format!("failures={}", self.failures),
+        }));
         vec![
             self.entry.clone(),
             self.state.into(),

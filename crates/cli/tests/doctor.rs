@@ -497,7 +497,7 @@ fn behind_sentinels_each_of_them_is_looked_at() {
 
     // To one as if it were a server.
     let one = format!("redis://127.0.0.1:{}", sentinels.sentinel(0).port());
-    Found::at(&one).says("mode", "error", "it is a sentinel");
+    Found::at(&one).says("settings", "error", "it is a sentinel");
 
     sentinels.sentinel_mut(0).kill();
     let found = Found::at(&sentinels.url());

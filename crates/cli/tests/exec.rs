@@ -57,7 +57,12 @@ fn a_program_is_not_ended_early_because_its_lease_is_new_however_long_the_ttl() 
                   while [ $n -lt 60 ]; do sleep 0.1; n=$((n + 1)); done";
     let worker = shell(&server, "one", &["--ttl", "60s"], script);
     eventually_blocking("its end", SOON, || {
-        let ends = ["stream_done", "stream_handed_back", "stream_disowned"];
+        let ends = [
+            "stream_done",
+            "stream_failed",
+            "stream_handed_back",
+            "stream_disowned",
+        ];
         ends.iter().any(|end| !worker.events_of(end).is_empty())
     });
     let done = worker.events_of("stream_done");
@@ -81,11 +86,14 @@ fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_quaranti
         let told = [&one, &two].map(|worker| worker.events_of("quarantined").len());
         told.iter().sum::<usize>() > 0
     });
-    let handed_back = [&one, &two]
-        .map(|worker| worker.events_of("stream_handed_back").len())
-        .iter()
-        .sum::<usize>();
-    assert!(handed_back >= 4, "{handed_back}");
+    let failed = [&one, &two].map(|worker| worker.events_of("stream_failed"));
+    assert!(failed.concat().len() >= 4, "{failed:?}");
+    assert_eq!(failed[0][0]["exit_code"], 3);
+    assert!(failed[1][0]["exit_code"].is_null(), "it was killed");
+    for failed in failed.concat() {
+        let reason = failed["reason"].as_str().unwrap();
+        assert!(reason.contains("the program failed ("), "{reason}");
+    }
     let quarantined = one.events_of("quarantined").into_iter();
     let quarantined: Vec<_> = quarantined.chain(two.events_of("quarantined")).collect();
     let reason = quarantined[0]["reason"].as_str().unwrap();
@@ -95,6 +103,19 @@ fn a_program_that_fails_hands_back_and_after_five_failures_the_entry_is_quaranti
         0
     );
     assert_eq!(unfinished(&server, "s"), 0);
+}
+
+#[test]
+fn why_programs_failed_is_shown_while_the_stream_is_still_tried() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call"]);
+    let worker = shell(&server, "one", &["--quarantine-after", "never"], "exit 3");
+    worker.wait_for("stream_failed", SOON);
+    let entry = &inspect(&server, "s")[0];
+    assert!(entry["failures"].as_u64().unwrap() >= 1, "{entry}");
+    let reasons = entry["reasons"].as_array().unwrap();
+    let last = reasons.last().unwrap().as_str().unwrap();
+    assert_eq!(last, "the program failed (exit status: 3)");
 }
 
 #[test]

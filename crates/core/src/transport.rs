@@ -248,6 +248,8 @@ pub struct Pending {
     pub handed_back: bool,
     /// How many owners failed on it.
     pub failures: u32,
+    /// Why the last ones failed, oldest first, at most [`KEPT_REASONS`].
+    pub reasons: Vec<String>,
     /// Its payload, or why there is none.
     pub content: Result<Announcement, MalformedReason>,
 }

@@ -110,14 +110,6 @@ fn version(hello: &Hello) -> Option<Finding> {
 
 fn wrong_mode(server: &Server, hello: &Hello) -> Option<Finding> {
     match hello.mode.as_deref()? {
-        "sentinel" => Some(
-            finding(
-                Severity::Error,
-                "mode",
-                "it is a sentinel, and no server that has data",
-            )
-            .advise("Use redis-sentinel://host:26379,…/MASTER"),
-        ),
         "cluster" if !server.is_asked_for() => Some(
             finding(
                 Severity::Warning,

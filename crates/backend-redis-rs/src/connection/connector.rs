@@ -67,8 +67,8 @@ impl Connector {
             .set_response_timeout(response_timeout);
         let Some(link) = self.dialed(&to).await else {
             let addr = to.addr().clone();
-            let connect = async {
-                let client = Client::open(to)?;
+            let connect = || async {
+                let client = Client::open(to.clone())?;
                 client
                     .get_multiplexed_async_connection_with_config(&config)
                     .await
@@ -90,7 +90,7 @@ impl Connector {
         let to = self.logging_in(what, to).await?;
         let Some(link) = self.dialed(&to).await else {
             let addr = to.addr().clone();
-            let connect = async { Client::open(to)?.get_async_pubsub().await };
+            let connect = || async { Client::open(to.clone())?.get_async_pubsub().await };
             return speech::connect(what, &addr, connect).await;
         };
         let connect = async { PubSub::new(to.redis_settings(), link?).await };

@@ -20,31 +20,41 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// How long its answer to that may take.
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
 
+/// How often a server may hang up on TLS without having said why. One that refuses our
+/// certificate tells us and hangs up at once: what we write may fail by that before what it
+/// said is read.
+const TRIES: usize = 3;
+
 /// What is said to hear whether a server knows no TLS: it answers, perhaps with an error.
 const PLAIN: &[u8] = b"PING\r\n";
 /// And whether it knows TLS: a hello in which everything is missing. It answers with an alert.
 const TLS: &[u8] = &[0x16, 3, 1, 0, 4, 1, 0, 0, 0];
 
 /// What `connect` brings, or that it cannot work like that.
-pub(super) async fn connect<T>(
+pub(super) async fn connect<T, F: Future<Output = RedisResult<T>>>(
     what: &str,
     to: &ConnectionAddr,
-    connect: impl Future<Output = RedisResult<T>>,
+    connect: impl Fn() -> F,
 ) -> Result<T> {
     let has_tls = matches!(to, ConnectionAddr::TcpTls { .. });
-    let found_out = async {
-        timer::sleep(SILENCE).await;
-        match has_tls && speaks_plain(to).await {
-            true => Err(without_tls(what)),
-            false => future::pending().await,
+    let mut tries = 0;
+    loop {
+        let found_out = async {
+            timer::sleep(SILENCE).await;
+            match has_tls && speaks_plain(to).await {
+                true => Err(without_tls(what)),
+                false => future::pending().await,
+            }
+        };
+        let connected = async { Ok(connect().await) };
+        let err = match future::or(connected, found_out).await? {
+            Ok(connection) => return Ok(connection),
+            Err(err) => err,
+        };
+        tries += 1;
+        if !has_hung_up(&err) {
+            return Err(from_redis(what, err));
         }
-    };
-    let connected = async { Ok(connect.await) };
-    let err = match future::or(connected, found_out).await? {
-        Ok(connection) => return Ok(connection),
-        Err(err) => err,
-    };
-    if has_hung_up(&err) {
         if has_tls && speaks_plain(to).await {
             return Err(without_tls(what));
         }
@@ -53,8 +63,10 @@ pub(super) async fn connect<T>(
                 "{what}: that port speaks TLS, so the URL has to begin with rediss"
             )));
         }
+        if !has_tls || tries >= TRIES {
+            return Err(from_redis(what, err));
+        }
     }
-    Err(from_redis(what, err))
 }
 
 fn without_tls(what: &str) -> Error {

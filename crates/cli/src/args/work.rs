@@ -64,6 +64,16 @@ pub(crate) struct WorkArgs {
         allow_hyphen_values = true
     )]
     pub(crate) quarantine_after: Failures,
+    /// How soon after the start of its work an owner must die for that to count against the
+    /// stream; 100ms to 1h
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "2s",
+        value_parser = duration,
+        allow_hyphen_values = true
+    )]
+    pub(crate) crash_window: Duration,
     /// A program that reports nothing for this long has failed: it is killed, and its stream
     /// goes to another. It reports by `touch \"$STREAMLEASE_INFO_FILE\"`; 10ms to 24h
     /// [default: no limit]
@@ -187,6 +197,7 @@ impl WorkArgs {
         settings.capacity = self.capacity;
         settings.claim = self.claim.mode();
         settings.quarantine_after = self.quarantine_after.0;
+        settings.crash_window = self.crash_window;
         settings.progress_timeout = self.progress_timeout;
         settings.event_queue = self.event_queue;
         settings.validate()?;
@@ -291,6 +302,7 @@ mod tests {
         let settings = Settings::default();
         assert_eq!((args.ttl, args.capacity), (settings.ttl, settings.capacity));
         assert_eq!(args.quarantine_after.0, settings.quarantine_after);
+        assert_eq!(args.crash_window, settings.crash_window);
         assert_eq!(args.event_queue, settings.event_queue);
         assert_eq!(
             (args.claim.mode(), args.hold),
@@ -326,6 +338,7 @@ mod tests {
             (["--consumer", "a/b"], "consumer identity"),
             (["--lost-grace", "3s"], "TTL of 5s"),
             (["--quarantine-after", "0"], "quarantine_after"),
+            (["--crash-window", "50ms"], "crash_window"),
             (["--event-queue", "0"], "event_queue"),
             (["--ttl=20s", "--lost-grace=8s"], "TTL of 20s"),
         ] {

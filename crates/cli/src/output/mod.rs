@@ -48,6 +48,15 @@ pub(crate) enum Event {
         entry: String,
         token: u64,
     },
+    /// Handed back, because the work failed.
+    StreamFailed {
+        stream: String,
+        entry: String,
+        token: u64,
+        reason: String,
+        /// Of the program; `None` if a signal ended it, or it was none that failed.
+        exit_code: Option<i32>,
+    },
     Quarantined {
         entry: String,
         reason: String,
@@ -104,6 +113,17 @@ impl Event {
         }
     }
 
+    pub(crate) fn failed(held: &HeldStream, failed: Failed) -> Self {
+        let (stream, entry, token) = held.parts();
+        Self::StreamFailed {
+            stream,
+            entry,
+            token,
+            reason: failed.reason,
+            exit_code: failed.exit_code,
+        }
+    }
+
     /// The same for people. Labels are spelled as in the logs.
     fn readable(&self) -> String {
         match self {
@@ -149,6 +169,17 @@ impl Event {
                 entry,
                 token,
             } => format!("handed back: {}", labels(stream, entry, *token)),
+            Self::StreamFailed {
+                stream,
+                entry,
+                token,
+                reason,
+                ..
+            } => format!(
+                "failed: {} reason={}",
+                labels(stream, entry, *token),
+                printable(reason)
+            ),
             Self::Quarantined { entry, reason } => {
                 format!("quarantined: entry={entry} reason={}", printable(reason))
             }
@@ -159,6 +190,13 @@ impl Event {
 
 fn labels(stream: &str, entry: &str, token: u64) -> String {
     format!("stream={} entry={entry} token={token}", printable(stream))
+}
+
+/// Why the work on a stream failed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) reason: String,
+    pub(crate) exit_code: Option<i32>,
 }
 
 /// What names a lease after it is over.

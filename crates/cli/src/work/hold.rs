@@ -9,7 +9,7 @@ use super::Job;
 use super::worker::Worker;
 use crate::args::{Hold, OnStop};
 use crate::exec::{self, Exec, Outcome};
-use crate::output::{Event, HeldStream};
+use crate::output::{Event, Failed, HeldStream};
 
 impl Worker {
     /// One stream that was told of, until its end is.
@@ -79,8 +79,13 @@ impl Worker {
             Outcome::Ended(status) if status.success() => Finish::Complete,
             Outcome::Ended(status) => {
                 log::warn!("the program failed ({status}): {labels}");
-                let failed = Some(format!("the program failed ({status})"));
-                Finish::HandBack { failed }
+                let failed = Failed {
+                    reason: format!("the program failed ({status})"),
+                    exit_code: status.code(),
+                };
+                Finish::HandBack {
+                    failed: Some(failed),
+                }
             }
             Outcome::Stopped(status) if self.on_stop == OnStop::ByExitCode && status.success() => {
                 Finish::Complete
@@ -91,8 +96,13 @@ impl Worker {
             Outcome::Lost => Finish::Lost,
             Outcome::BadStream(err) => {
                 log::warn!("the program cannot be run for this stream: {err}: {labels}");
-                let failed = Some(format!("the program cannot be run for it: {err}"));
-                Finish::HandBack { failed }
+                let failed = Failed {
+                    reason: format!("the program cannot be run for it: {err}"),
+                    exit_code: None,
+                };
+                Finish::HandBack {
+                    failed: Some(failed),
+                }
             }
         }
     }
@@ -110,9 +120,9 @@ impl Worker {
         }
     }
 
-    async fn hand_back(&self, lease: &Lease, held: &HeldStream, failed: Option<String>) {
-        let result = match failed {
-            Some(reason) => lease.fail(reason).await,
+    async fn hand_back(&self, lease: &Lease, held: &HeldStream, failed: Option<Failed>) {
+        let result = match &failed {
+            Some(failed) => lease.fail(failed.reason.as_str()).await,
             None => lease.hand_back().await,
         };
         if let Err(err) = &result {
@@ -123,17 +133,19 @@ impl Worker {
                 lease.token()
             );
         }
-        match result {
-            Ok(HandBack::HandedBack) => self.output.print(Event::handed_back(held)).await,
-            _ => self.output.print(Event::disowned(held)).await,
-        }
+        let event = match (result, failed) {
+            (Ok(HandBack::HandedBack), Some(failed)) => Event::failed(held, failed),
+            (Ok(HandBack::HandedBack), None) => Event::handed_back(held),
+            _ => Event::disowned(held),
+        };
+        self.output.print(event).await;
     }
 }
 
 /// How the work on a stream ended.
 enum Finish {
     Complete,
-    HandBack { failed: Option<String> },
+    HandBack { failed: Option<Failed> },
     Lost,
 }
 

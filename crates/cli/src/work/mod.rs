@@ -187,6 +187,7 @@ fn start(
         .claim_mode(args.claim.mode())
         .capacity(args.capacity)
         .quarantine_after(args.quarantine_after.0)
+        .crash_window(args.crash_window)
         .progress_timeout(args.progress_timeout)
         .event_queue(args.event_queue)
         .retry(args.retry())

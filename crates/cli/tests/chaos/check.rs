@@ -82,7 +82,7 @@ fn check_workers(evidence: &Evidence<'_>, violations: &mut Vec<String>) {
                         wrong("an entry that nobody announced", event);
                     }
                 }
-                "stream_done" | "stream_handed_back" | "stream_disowned"
+                "stream_done" | "stream_failed" | "stream_handed_back" | "stream_disowned"
                     if !held.remove(&lease(event)) =>
                 {
                     wrong("the end of what was not held", event);
@@ -257,7 +257,7 @@ fn failed_owners<'a>(evidence: &'a Evidence<'_>) -> BTreeMap<&'a str, BTreeSet<u
             match event["event"].as_str().unwrap_or_default() {
                 "stream_added" => _ = tokens.insert(token),
                 // Those that it lost it may have lost by being stopped.
-                "stream_done" | "stream_handed_back" => _ = tokens.remove(&token),
+                "stream_done" | "stream_failed" | "stream_handed_back" => _ = tokens.remove(&token),
                 _ => {}
             }
         }

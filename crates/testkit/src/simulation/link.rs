@@ -132,6 +132,7 @@ mod tests {
             token: streamlease_core::FencingToken::NONE,
             handed_back: false,
             failures: 0,
+            reasons: Vec::new(),
             content: Err(streamlease_core::MalformedReason::NotJson),
         }
     }

@@ -59,9 +59,14 @@ for i = 1, #found do
   local id, row = ids[i], found[i]
   local fields = fields_of(id)
   if fields then
-    local token, handed, failures = parse_record(stored[i], id)
+    local token, handed, failures, kept = parse_record(stored[i], id)
     local state = unreadable[id] and 2 or handed and 1 or 0
-    rows[#rows + 1] = {id, row[2], row[3], row[4], token, state, failures, payload_of(fields)}
+    local reasons = {}
+    for k, failure in ipairs(failures > 0 and split_kept(kept) or {}) do
+      reasons[k] = string.sub(failure, 42)
+    end
+    rows[#rows + 1] =
+      {id, row[2], row[3], row[4], token, state, failures, reasons, payload_of(fields)}
     -- Long payloads: a shorter page, so that neither server, link nor caller chokes.
     if budget <= 0 and i < #found then
       return {rows, id}

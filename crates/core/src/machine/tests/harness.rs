@@ -83,6 +83,7 @@ pub(super) fn pending_at(at: &str, n: u64, name: &str) -> Pending {
         token: FencingToken::NONE,
         handed_back: false,
         failures: 0,
+        reasons: Vec::new(),
         content: Ok(announcement(name)),
     }
 }

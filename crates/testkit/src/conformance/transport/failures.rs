@@ -79,6 +79,8 @@ pub async fn reasons_of_failures_are_kept(runtime: Arc<dyn Runtime>, backend: Ba
         assert_eq!((failures.counted_now, failures.deaths), (false, 0));
         let so_far = &said[..=n as usize];
         assert_eq!(failures.reasons, so_far);
+        let shown = t.pending(entry).await.expect("pending").reasons;
+        assert_eq!(shown, so_far, "operators see them, too");
     }
     // The owner with 10 dies; who reads that is told by which name to look for it.
     let failures = t.failures_at_claim(&t.b, entry, 11).await;

@@ -362,6 +362,7 @@ impl Lbs {
                 token: fence.token,
                 handed_back: fence.handed_back,
                 failures: fence.failures,
+                reasons: fence.reasons(),
                 content: content.clone(),
             });
         }
@@ -379,6 +380,7 @@ impl Lbs {
                 token: fence.token,
                 handed_back: fence.handed_back,
                 failures: fence.failures,
+                reasons: fence.reasons(),
                 content: content.clone(),
             });
         }

@@ -76,6 +76,7 @@ impl Bench {
                 token: FencingToken::NONE,
                 handed_back: false,
                 failures: 0,
+                reasons: Vec::new(),
                 content: Ok(Announcement::new(stream(), Info::NONE)),
             },
         }
