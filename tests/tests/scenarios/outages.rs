@@ -195,7 +195,8 @@ async fn terminates(world: &World, policy: RetryPolicy) -> Duration {
     let took = world.since(since);
     assert!(consumer.events.next().await.is_none());
     assert_eq!(lease.complete().await.unwrap(), Completion::NotOwner);
-    consumer.client.shutdown().await.unwrap();
+    let error = consumer.client.shutdown().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "nobody asked for it");
     world
         .eventually("its tasks end", async || consumer.process.tasks() == 0)
         .await;

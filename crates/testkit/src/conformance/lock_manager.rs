@@ -1,5 +1,4 @@
-//! The suite for [`LockManager`], of either
-//! [`LockScheme`](streamlease_core::LockScheme).
+//! The suite for [`LockManager`], of either [`LockScheme`].
 //!
 //! Give each behaviour an `Arc<dyn LockManager>` of a service that has never
 //! been used. What does not concern its kind is skipped, and says so:
