@@ -200,6 +200,9 @@ impl ClientBuilder {
     /// each further death with fewer, and at last alone: a client begins to work on more such
     /// entries only when this time has passed. So the one that kills is found.
     ///
+    /// With a [`quarantine_after`](Self::quarantine_after) of 1 or 2 nothing is tried alone:
+    /// then a death may quarantine entries that were only held beside the one that killed.
+    ///
     /// An entry that needs longer to kill its owner is never quarantined for that. Give a
     /// longer time if yours do.
     pub fn crash_window(mut self, window: Duration) -> Self {

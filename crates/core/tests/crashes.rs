@@ -132,7 +132,7 @@ impl Story {
     }
 }
 
-/// Three workers with everything that they do, and one stream that kills whoever begins it.
+/// Three workers at work on many streams, and one stream that kills whoever begins it.
 #[test]
 fn a_stream_that_kills_goes_into_quarantine_alone_after_seven_deaths_at_most() {
     everywhere(3, |fleet, same_name| async move {
