@@ -76,25 +76,38 @@ impl Http {
                     thread::sleep(Duration::from_millis(100));
                     continue;
                 };
-                if under_way.fetch_add(1, Ordering::Relaxed) >= MOST_REQUESTS {
-                    under_way.fetch_sub(1, Ordering::Relaxed);
+                let Some(place) = Place::take(&under_way) else {
                     continue;
-                }
+                };
                 let (client, exporter) = (client.clone(), self.exporter.clone());
-                let ends = under_way.clone();
-                let answered = thread::Builder::new().name("http".into()).spawn(move || {
+                // Without a thread it is turned away, too.
+                let _ = thread::Builder::new().name("http".into()).spawn(move || {
+                    let _place = place;
                     if let Err(err) = answer(stream, &client, &exporter) {
                         log::debug!("a request over HTTP failed: {err}");
                     }
-                    ends.fetch_sub(1, Ordering::Relaxed);
                 });
-                if answered.is_err() {
-                    under_way.fetch_sub(1, Ordering::Relaxed);
-                }
             }
         };
         thread::Builder::new().name("http".into()).spawn(accept)?;
         Ok(())
+    }
+}
+
+/// One of the requests that are answered at a time. It is free again however that ends.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(under_way: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Self(under_way.clone());
+        let before = under_way.fetch_add(1, Ordering::Relaxed);
+        (before < MOST_REQUESTS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
