@@ -124,8 +124,9 @@ run_suite() {
     export STREAMLEASE_REDIS_SERVER=$binary
     if cargo nextest --version >/dev/null 2>&1; then
         local filter='not test(/smol/)'
-        [ "$tls" = yes ] || filter="$filter - (test(/tls/) or binary(/tls/))"
-        cargo nextest run -p streamlease-backend-redis-rs --no-fail-fast -E "$filter"
+        [ "$tls" = yes ] || filter="$filter and not (test(/tls/) or binary(/tls/))"
+        # Of the workspace's build, which the other tests use, too.
+        cargo nextest run --workspace --no-fail-fast -E "package(streamlease-backend-redis-rs) and $filter"
     else
         local targets=(--tests)
         [ "$tls" = yes ] || mapfile -t targets < <(cd crates/backend-redis-rs/tests &&
@@ -141,6 +142,12 @@ if [ "${1:-}" = --install-one ]; then
     exit
 fi
 
+if [ "${1:-}" = --run-suite ]; then
+    describe "$2"
+    run_suite
+    exit
+fi
+
 what=${1:-install}
 [ $# -eq 0 ] || shift
 case $what in install | test) ;; *) fail "say install or test, not $what" ;; esac
@@ -149,6 +156,8 @@ failed=()
 for server in "$@"; do
     describe "$server"
 done
+# Tests wait for deadlines most of the time, so the suites of two servers run at once.
+declare -A running said_by
 for server in "$@"; do
     describe "$server"
     if ! said=$("$BASH" tests/servers.sh --install-one "$server"); then
@@ -157,8 +166,17 @@ for server in "$@"; do
     elif [ "$what" = install ]; then
         printf '%s %s: %s\n' "${server%%-*}" "$version" "$binary"
     else
-        printf '%s %s, TLS: %s\n' "${server%%-*}" "$version" "$tls"
-        (run_suite) || failed+=("$server")
+        said_by[$server]=$(mktemp)
+        "$BASH" tests/servers.sh --run-suite "$server" >"${said_by[$server]}" 2>&1 &
+        running[$server]=$!
     fi
+done
+for server in "$@"; do
+    [ -n "${running[$server]:-}" ] || continue
+    wait "${running[$server]}" || failed+=("$server")
+    describe "$server"
+    printf '%s %s, TLS: %s\n' "${server%%-*}" "$version" "$tls"
+    cat "${said_by[$server]}"
+    rm "${said_by[$server]}"
 done
 [ ${#failed[@]} -eq 0 ] || fail "the suite failed on: ${failed[*]}"

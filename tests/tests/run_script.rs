@@ -56,6 +56,7 @@ impl Sandbox {
         let mut command = Command::new(which("bash"));
         command.arg(script).args(args).env_clear();
         command.env("PATH", &self.bin);
+        command.env("TMPDIR", self.bin.with_file_name(""));
         if let Some(ci) = ci {
             command.env("CI", ci);
         }
@@ -109,6 +110,35 @@ fn what_is_missing_is_installed_when_told_to() {
             "user {uid}, {args:?}, CI {ci:?}: {said}\n{calls}"
         );
         assert_eq!(uid != 0, calls.contains("sudo apt-get"), "{calls}");
+    }
+}
+
+/// Also what runs behind other steps, and tells of its end elsewhere.
+#[test]
+fn all_steps_that_fail_are_named_at_the_end() {
+    let sandbox = Sandbox::new("all_fail", 1000);
+    for real in ["cat", "grep", "mktemp", "nice"] {
+        symlink(which(real), sandbox.bin.join(real)).expect("a link");
+    }
+    for there in ["redis-server", "postgres", "promtool"] {
+        sandbox.program(there, "true");
+    }
+    sandbox.program("cargo", "exit 1");
+    let Outcome { success, said, .. } = sandbox.run(&[], None);
+    assert!(!success, "{said}");
+    let (_, failed) = said
+        .rsplit_once("these steps failed: ")
+        .unwrap_or_else(|| panic!("it does not say what failed: {said}"));
+    let failed: Vec<&str> = failed.split_whitespace().collect();
+    for step in [
+        "format", "lints", "features", "package", "doctests", "tests",
+    ] {
+        assert!(said.contains(&format!("=== {step} (")), "{step}: {said}");
+        assert_eq!(
+            1,
+            failed.iter().filter(|one| **one == step).count(),
+            "{step}: {said}"
+        );
     }
 }
 
