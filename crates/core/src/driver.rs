@@ -2,8 +2,10 @@
 //! runtime, and feeds what happens back. It decides nothing.
 
 mod measures;
+mod notices;
 mod pulse;
 mod startup;
+mod subscription;
 mod voice;
 
 use std::collections::BTreeMap;
@@ -28,17 +30,10 @@ use crate::events::{Disowned, Event, Orphan, QuarantinedEntry, Termination};
 use crate::lease::Lease;
 use crate::limits::time_limit;
 use crate::machine::{
-    Action, ActionId, Answer, CallId, Command, DisownReason, End, Input, LbsCall, Machine, Notice,
-    Output, Reply,
+    Action, ActionId, Answer, CallId, Command, End, Input, LbsCall, Machine, Notice, Output, Reply,
 };
 use crate::recorder::{EndKind, Started};
 use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp};
-
-/// A subscription that takes longer has failed: `Client::started` waits for the first one.
-const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
-
-/// Until the next try after the first failure; doubling up to the same limit.
-const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(100);
 
 /// Most of what has come is handled at once: what comes without end must not keep
 /// the driver from its heartbeats.
@@ -429,72 +424,6 @@ impl Driver {
         cancel
     }
 
-    /// Subscribes, passes hints on, and does so anew after every failure.
-    fn spawn_subscription(&self, arrive: Sender<Arrival>, stop: Receiver<Infallible>) {
-        let notifier = self.backend.notifier.clone();
-        let runtime = self.runtime.clone();
-        let (consumer, voice) = (self.consumer.clone(), self.voice.clone());
-        let longest_wait = SUBSCRIBE_LIMIT.min(self.ttl).max(SUBSCRIBE_AGAIN);
-        let last_word = LastWord {
-            arrive: arrive.clone(),
-            about: None,
-            said: false,
-        };
-        self.runtime.spawn(Box::pin(async move {
-            // Hints are not needed; `Client::started` waits for the first try.
-            let _last_word = last_word;
-            let listen = async {
-                let mut wait = SUBSCRIBE_AGAIN;
-                loop {
-                    let overdue = async {
-                        runtime.sleep_until(runtime.now() + SUBSCRIBE_LIMIT).await;
-                        Err(Error::new(
-                            ErrorKind::Unavailable,
-                            format!("no subscription within {SUBSCRIBE_LIMIT:?}"),
-                        ))
-                    };
-                    match future::or(notifier.subscribe(), overdue).await {
-                        Ok(mut subscription) => {
-                            let since = runtime.now();
-                            let _ = arrive.try_send(Arrival::SubscriptionTried);
-                            let _ = arrive.try_send(Arrival::Hint(Hint::MayHaveMissed));
-                            let error = loop {
-                                match subscription.next().await {
-                                    Ok(hint) => {
-                                        let _ = arrive.try_send(Arrival::Hint(hint));
-                                    }
-                                    Err(error) => break error,
-                                }
-                            };
-                            voice.say(Level::Debug, || {
-                                format!("hints interrupted consumer={consumer}: {error:?}")
-                            });
-                            // Each new one makes the machine look around, so those
-                            // that break at once are to come ever more rarely.
-                            if runtime.now().saturating_since(since) >= SUBSCRIBE_LIMIT {
-                                wait = SUBSCRIBE_AGAIN;
-                            }
-                        }
-                        Err(error) => {
-                            let _ = arrive.try_send(Arrival::SubscriptionTried);
-                            voice.say(Level::Debug, || {
-                                format!("no hints for now consumer={consumer}: {error:?}")
-                            });
-                            // Whoever waits for a server is to have hints soon after it is back.
-                            wait = wait.min(longest_wait);
-                        }
-                    }
-                    runtime.sleep_until(runtime.now() + wait).await;
-                    wait = (wait * 2).min(SUBSCRIBE_LIMIT);
-                }
-            };
-            let stopped = async {
-                let _ = stop.recv().await;
-            };
-            future::or(listen, stopped).await;
-        }));
-    }
-
     /// Tells the user, then measures: what is slow comes last. The machine has made
     /// sure that there is a place in the queue.
     fn deliver(&mut self, notice: Notice, state: &mut StartState, freed: &mut Freed) {
@@ -611,82 +540,6 @@ impl Driver {
         };
         if before.as_ref() != Some(&vitals) {
             measure_change(before.as_ref(), &vitals, self.runtime.now(), &self.measures);
-        }
-    }
-
-    fn say(&self, level: Level, line: impl FnOnce(&ConsumerName) -> String) {
-        self.voice.say(level, || line(&self.consumer));
-    }
-
-    fn log(&self, notice: &Notice) {
-        use Level::{Error, Info, Warn};
-        match notice {
-            Notice::Started => self.say(Info, |c| format!("reading consumer={c}")),
-            Notice::Unreachable { part, error } => self.say(Warn, |c| {
-                format!("{part} cannot be reached, trying again consumer={c}: {error:?}")
-            }),
-            Notice::Refused { call, error } => self.say(Warn, |c| {
-                format!("{call} is refused, trying again consumer={c}: {error:?}")
-            }),
-            Notice::Reached { part, after } => self.say(Info, |c| {
-                format!("{part} can be reached again after {after:?} consumer={c}")
-            }),
-            Notice::Late { by } => self.say(Warn, |c| {
-                format!(
-                    "the client's task did not run for {by:.1?}, with a TTL of {:?}: \
-                     does a handler block a thread of the runtime? consumer={c}",
-                    self.ttl
-                )
-            }),
-            Notice::OwnListed { .. } => {}
-            Notice::Added {
-                entry,
-                stream,
-                token,
-                claimed_from,
-                ..
-            } => self.say(Info, |c| {
-                let from = claimed_from.as_ref().map_or("", |from| from.as_str());
-                format!(
-                    "leased stream={stream} consumer={c} token={token} entry={entry} from={from}"
-                )
-            }),
-            Notice::Ended {
-                entry,
-                stream,
-                token,
-                end,
-                ..
-            } => {
-                let level = match end {
-                    // Against the user's will.
-                    End::Disowned(reason) if *reason != DisownReason::ClientStopped => Warn,
-                    _ => Info,
-                };
-                self.say(level, |c| {
-                    format!(
-                        "ended stream={stream} consumer={c} token={token} entry={entry} end={end:?}"
-                    )
-                });
-            }
-            Notice::Expired { entry, stream, .. } => self.say(Info, |c| {
-                format!("orphaned stream={stream} consumer={c} entry={entry}")
-            }),
-            Notice::Quarantined {
-                entry,
-                content,
-                reason,
-                ..
-            } => self.say(Warn, |c| {
-                let stream = content.as_ref().map_or("", |of| of.stream.as_str());
-                format!("quarantined stream={stream} consumer={c} entry={entry}: {reason}")
-            }),
-            Notice::Terminated { error: Some(error) } => {
-                self.say(Error, |c| format!("gave up consumer={c}: {error:?}"));
-            }
-            Notice::Terminated { error: None } => {
-                self.say(Info, |c| format!("stopped consumer={c}"))
-            }
         }
     }
 }

@@ -1,0 +1,85 @@
+//! What the log says of each [`Notice`].
+
+use log::Level;
+
+use super::Driver;
+use crate::ConsumerName;
+use crate::machine::{DisownReason, End, Notice};
+
+impl Driver {
+    pub(super) fn say(&self, level: Level, line: impl FnOnce(&ConsumerName) -> String) {
+        self.voice.say(level, || line(&self.consumer));
+    }
+
+    pub(super) fn log(&self, notice: &Notice) {
+        use Level::{Error, Info, Warn};
+        match notice {
+            Notice::Started => self.say(Info, |c| format!("reading consumer={c}")),
+            Notice::Unreachable { part, error } => self.say(Warn, |c| {
+                format!("{part} cannot be reached, trying again consumer={c}: {error:?}")
+            }),
+            Notice::Refused { call, error } => self.say(Warn, |c| {
+                format!("{call} is refused, trying again consumer={c}: {error:?}")
+            }),
+            Notice::Reached { part, after } => self.say(Info, |c| {
+                format!("{part} can be reached again after {after:?} consumer={c}")
+            }),
+            Notice::Late { by } => self.say(Warn, |c| {
+                format!(
+                    "the client's task did not run for {by:.1?}, with a TTL of {:?}: \
+                     does a handler block a thread of the runtime? consumer={c}",
+                    self.ttl
+                )
+            }),
+            Notice::OwnListed { .. } => {}
+            Notice::Added {
+                entry,
+                stream,
+                token,
+                claimed_from,
+                ..
+            } => self.say(Info, |c| {
+                let from = claimed_from.as_ref().map_or("", |from| from.as_str());
+                format!(
+                    "leased stream={stream} consumer={c} token={token} entry={entry} from={from}"
+                )
+            }),
+            Notice::Ended {
+                entry,
+                stream,
+                token,
+                end,
+                ..
+            } => {
+                let level = match end {
+                    // Against the user's will.
+                    End::Disowned(reason) if *reason != DisownReason::ClientStopped => Warn,
+                    _ => Info,
+                };
+                self.say(level, |c| {
+                    format!(
+                        "ended stream={stream} consumer={c} token={token} entry={entry} end={end:?}"
+                    )
+                });
+            }
+            Notice::Expired { entry, stream, .. } => self.say(Info, |c| {
+                format!("orphaned stream={stream} consumer={c} entry={entry}")
+            }),
+            Notice::Quarantined {
+                entry,
+                content,
+                reason,
+                ..
+            } => self.say(Warn, |c| {
+                let stream = content.as_ref().map_or("", |of| of.stream.as_str());
+                format!("quarantined stream={stream} consumer={c} entry={entry}: {reason}")
+            }),
+            Notice::Terminated { error: Some(error) } => {
+                self.say(Error, |c| format!("gave up consumer={c}: {error:?}"));
+            }
+            Notice::Terminated { error: None } => {
+                self.say(Info, |c| format!("stopped consumer={c}"))
+            }
+        }
+    }
+}
