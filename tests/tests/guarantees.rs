@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where each mark of the page points to, and how what is there is run.
-const MARKS: [(&str, &str, Run); 10] = [
+const MARKS: [(&str, &str, Run); 11] = [
     ("M", "crates/core/src/machine/tests", Run::Attribute),
     ("F", "crates/core/tests", Run::Attribute),
     ("B", "crates/backend-redis-rs/tests", Run::Attribute),
@@ -16,6 +16,7 @@ const MARKS: [(&str, &str, Run); 10] = [
     ("D", "tests/tests/failovers", Run::Attribute),
     ("P", "crates/cli/tests/chaos", Run::Words),
     ("E", "crates/cli", Run::Attribute),
+    ("X", "examples", Run::Attribute),
     ("I", SIMULATION, Run::Words),
 ];
 
@@ -35,7 +36,7 @@ const DIRECT: [&str; 8] = [
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Run {
-    /// `#[test]` stands above it.
+    /// `#[test]`, or that of tokio, stands above it.
     Attribute,
     /// A macro is given its name, in a list with a line for each.
     List,
@@ -123,12 +124,12 @@ fn what_is_wrong(named: &Named) -> Option<String> {
     let is_right = match run {
         Run::Attribute => lines
             .iter()
-            .position(|line| line.starts_with(&head))
+            .position(|line| line.trim_start_matches("async ").starts_with(&head))
             .is_some_and(|at| {
                 let above = lines[..at].iter().rev();
                 above
                     .take_while(|line| line.starts_with("#["))
-                    .any(|line| *line == "#[test]")
+                    .any(|line| *line == "#[test]" || line.starts_with("#[tokio::test"))
             }),
         Run::List => {
             // In a list of behaviours, and not only as a function.

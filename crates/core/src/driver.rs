@@ -460,6 +460,7 @@ impl Driver {
                         failures,
                         belief,
                         handle,
+                        ending: Default::default(),
                     })
                 });
                 (event, Some(Measure::Started(started)))

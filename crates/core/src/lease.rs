@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_lite::future;
@@ -10,7 +11,7 @@ use crate::belief::Belief;
 use crate::client::Handle;
 use crate::machine::{Answer, Command, Completion, HandBack};
 use crate::settings::check_progress_timeout;
-use crate::{ConsumerName, EntryId, FencingToken, Info, Result, StreamName, Timestamp};
+use crate::{ConsumerName, EntryId, ErrorKind, FencingToken, Info, Result, StreamName, Timestamp};
 
 /// A data stream that is yours until you end its lease or lose it.
 ///
@@ -32,6 +33,8 @@ pub struct Lease {
     pub(crate) failures: u32,
     pub(crate) belief: Arc<Belief>,
     pub(crate) handle: Handle,
+    /// Its user has asked to end it, and the answer tells what became of it.
+    pub(crate) ending: AtomicBool,
 }
 
 impl Lease {
@@ -117,6 +120,14 @@ impl Lease {
         }
     }
 
+    /// As [`lost`](Self::lost), but never for a lease that its user has asked to end.
+    pub(crate) async fn lost_unasked(&self) {
+        self.lost().await;
+        if self.ending.load(Ordering::Acquire) {
+            future::pending::<()>().await;
+        }
+    }
+
     /// Reports that work goes on.
     ///
     /// If [`progress_timeout`](crate::ClientBuilder::progress_timeout) is set and passes
@@ -156,9 +167,8 @@ impl Lease {
     /// Cancel-safe: once polled, the completion goes on without the caller.
     pub async fn complete(&self) -> Result<Completion> {
         let (entry, token) = (self.entry, self.token);
-        self.handle
-            .complete(|call| Command::Complete { entry, token, call })
-            .await
+        let complete = |call| Command::Complete { entry, token, call };
+        self.ending(self.handle.complete(complete)).await
     }
 
     /// Hands the stream back with the work unfinished: another consumer continues at once.
@@ -186,21 +196,32 @@ impl Lease {
 
     async fn end_unfinished(&self, failed: Option<String>) -> Result<HandBack> {
         let (entry, token) = (self.entry, self.token);
-        let answer = self
-            .handle
-            .call(|call| Command::HandBack {
-                entry,
-                token,
-                failed,
-                call: Some(call),
-            })
-            .await;
-        match answer {
-            Some(Ok(Answer::HandBack(hand_back))) => Ok(hand_back),
-            Some(Err(error)) => Err(error),
-            // The client has ended, and with it every lease.
-            Some(Ok(_)) | None => Ok(HandBack::NotOwner),
+        let hand_back = |call| Command::HandBack {
+            entry,
+            token,
+            failed,
+            call: Some(call),
+        };
+        let answer = async {
+            match self.handle.call(hand_back).await {
+                Some(Ok(Answer::HandBack(hand_back))) => Ok(hand_back),
+                Some(Err(error)) => Err(error),
+                // The client has ended, and with it every lease.
+                Some(Ok(_)) | None => Ok(HandBack::NotOwner),
+            }
+        };
+        self.ending(answer).await
+    }
+
+    /// Whoever waits for `answer` is told by it what became of the lease, unless it says that
+    /// the lease is still held.
+    async fn ending<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        self.ending.store(true, Ordering::Release);
+        let answer = answer.await;
+        if matches!(&answer, Err(error) if error.kind() != ErrorKind::LeaseEnded) {
+            self.ending.store(false, Ordering::Release);
         }
+        answer
     }
 }
 

@@ -70,9 +70,8 @@ impl Run {
     /// Whether the future of a handler is dropped as soon as its lease is lost. Default:
     /// yes. If not, it runs on, and has to look at [`Lease::lost`] itself.
     ///
-    /// A lease that a handler ends itself is lost, too. So a handler that awaits
-    /// [`Lease::complete`] to see its answer sets this to `false`. What it returns then
-    /// changes nothing.
+    /// A handler that ends its lease itself, to see the answer of [`Lease::complete`] for
+    /// example, is not dropped by that. What it returns then changes nothing.
     pub fn drop_when_lost(mut self, drops: bool) -> Self {
         self.drops_lost = drops;
         self
@@ -256,7 +255,7 @@ impl<F: Future<Output: Into<Done>> + Send + 'static> Task<F> {
         } = self;
         let lost = async {
             match drops_lost {
-                true => lease.lost().await,
+                true => lease.lost_unasked().await,
                 false => future::pending().await,
             }
             None
@@ -284,7 +283,10 @@ impl<F: Future<Output: Into<Done>> + Send + 'static> Task<F> {
             Some(Done::Fail(reason)) => ("fail", lease.fail(reason).await.map(drop)),
         };
         if let Err(error) = ended {
-            log::warn!("cannot {what} {}: {error}", lease.stream());
+            log::warn!(
+                "the lease was not ended as its handler wished: stream={} wish={what:?} error={error}",
+                lease.stream()
+            );
         }
         drop(running);
     }

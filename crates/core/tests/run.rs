@@ -149,6 +149,39 @@ fn a_handler_is_dropped_when_its_lease_is_lost_or_only_told_if_wished() {
     }
 }
 
+/// It sees the answer, and what stands behind the call is run.
+#[test]
+fn a_handler_that_ends_its_lease_itself_runs_to_its_end() {
+    everywhere(async |fleet| {
+        let names = ["completes", "hands back", "fails"];
+        fleet.submit(&names).await;
+        let node = fleet
+            .start_with(fleet.builder("a").quarantine_after(Some(1)))
+            .await;
+        let went_on: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let handler = |lease: Arc<streamlease_core::Lease>, _| {
+            let went_on = went_on.clone();
+            async move {
+                match lease.stream().as_str() {
+                    "hands back" if lease.claimed_from().is_none() => {
+                        lease.hand_back().await.map(drop).unwrap();
+                    }
+                    "fails" => lease.fail("no such codec").await.map(drop).unwrap(),
+                    _ => lease.complete().await.map(drop).unwrap(),
+                }
+                went_on.lock().unwrap().insert(lease.stream().to_string());
+            }
+        };
+        let stop = at(&node.process, LONG);
+        node.client
+            .run(node.events, Run::until(stop), handler)
+            .await
+            .unwrap();
+        let went_on = went_on.lock().unwrap().clone();
+        assert_eq!(went_on, names.map(String::from).into());
+    });
+}
+
 #[test]
 fn a_stop_tells_handlers_waits_for_them_and_hands_the_rest_back() {
     everywhere(async |fleet| {
