@@ -10,7 +10,7 @@ use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
     Failures, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, KEPT_REASONS,
     MalformedReason, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
-    QuarantineRelease, Quarantined, Result, Scope, SubmitBatch, Timestamp,
+    QuarantineRelease, Quarantined, Result, Scope, ServiceCounts, SubmitBatch, Timestamp,
 };
 
 use crate::service::{REMEMBERED, not_prepared};
@@ -484,6 +484,22 @@ impl Lbs {
             content: entry.content(),
         };
         behind.take(limit).map(delivery).collect()
+    }
+
+    pub(crate) fn counts(&self, now: Timestamp) -> ServiceCounts {
+        let (cursor, waiting, pending) = match &self.group {
+            Some(group) => (group.cursor, group.undelivered, group.pending.len()),
+            None => (EntryId::MIN, self.entries.len() as u64, 0),
+        };
+        let mut behind = self.entries.range((Excluded(cursor), Unbounded));
+        let announced_at = |id: &EntryId| Timestamp::from_millis(id.ms);
+        let oldest = behind.next().map(|(id, _)| announced_at(id));
+        ServiceCounts::new(
+            Some(waiting),
+            oldest.map(|at| now.saturating_since(at)),
+            pending as u64,
+            self.quarantined.len() as u64,
+        )
     }
 
     pub(crate) fn list_quarantined(&self, after: EntryId, limit: usize) -> Vec<Quarantined> {

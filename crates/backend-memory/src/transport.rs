@@ -10,8 +10,8 @@ use futures_lite::future;
 use streamlease_core::{
     Admin, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
     FetchRequest, Fetched, HandBackOutcome, HandBackRequest, Hint, PendingIds, PendingPage,
-    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, SubmitBatch,
-    Submitter, Timestamp, Transport,
+    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, ServiceCounts,
+    SubmitBatch, Submitter, Timestamp, Transport,
 };
 
 use crate::lbs::Lbs;
@@ -174,6 +174,10 @@ impl Admin for MemoryTransport {
         Ok(self
             .service
             .step(|state, _| state.lbs.list_undelivered(after, limit)))
+    }
+
+    async fn counts(&self) -> Result<ServiceCounts> {
+        Ok(self.service.step(|state, now| state.lbs.counts(now)))
     }
 
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {

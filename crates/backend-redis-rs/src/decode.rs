@@ -11,7 +11,7 @@ use redis_rs::Value;
 use streamlease_core::{
     Announcement, ConsumerName, ConsumerState, Delivery, EntryId, FencingToken, Held, Holder,
     LeaseRef, MalformedReason, Pending, PendingIds, QuarantineRelease, Quarantined, Result,
-    SessionId, StreamName,
+    ServiceCounts, SessionId, StreamName,
 };
 
 use crate::error::protocol;
@@ -345,6 +345,24 @@ pub(crate) fn group_state(value: Value, group: &str) -> Result<Option<GroupState
     Ok(None)
 }
 
+/// The reply of `counts.lua`.
+pub(crate) fn service_counts(value: Value) -> Result<ServiceCounts> {
+    let mut items = list(value)?.into_iter();
+    let known = |item| match item {
+        Value::Nil => Ok(None),
+        item => count(item).map(Some),
+    };
+    let waiting = known(next(&mut items)?)?;
+    let oldest = known(next(&mut items)?)?;
+    let (pending, quarantined) = (count(next(&mut items)?)?, count(next(&mut items)?)?);
+    Ok(ServiceCounts::new(
+        waiting,
+        oldest.map(Duration::from_millis),
+        pending,
+        quarantined,
+    ))
+}
+
 /// The reply of `list_quarantined.lua`.
 #[derive(Debug)]
 pub(crate) enum QuarantinePage {
@@ -515,6 +533,8 @@ mod tests {
                     .err(),
                 consumer_state(value.clone()).err(),
                 group_state(value.clone(), "g").err(),
+                service_counts(value.clone()).err(),
+                service_counts(array([Value::Nil, value.clone(), Value::Int(1)])).err(),
                 quarantine_page(value.clone()).err(),
                 quarantine_page(array([value.clone(), value.clone()])).err(),
                 quarantine_release(value.clone()).err(),

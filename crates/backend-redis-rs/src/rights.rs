@@ -55,6 +55,7 @@ const COMMANDS: &[&str] = &[
     "lrange KEY 0 1",
     "rpush KEY v",
     "xadd KEY * f v",
+    "xlen KEY",
     "xack KEY g 1",
     "xdel KEY 1",
     "xclaim KEY g c 0 1",
@@ -82,6 +83,7 @@ const PER_STREAM: &[&str] = &[
 /// What is done without where it is missing; so are all channels.
 const OPTIONAL: &[&str] = &[
     "+info",
+    "+xlen",
     "+publish",
     "+subscribe",
     "+psubscribe",

@@ -6,6 +6,8 @@
 //!   twice. For at least five minutes its repeat also finds the new entry's id.
 //! - **Check.** [`check`](Admin::check) changes nothing. A finding has a code of lower case
 //!   letters and hyphens that stays the same, and an advice if something is wrong.
+//! - **Counts.** [`counts`](Admin::counts) costs the store the same however much there is,
+//!   and changes nothing. Each consumer may ask every few seconds.
 //! - **Suite.** `streamlease_testkit::conformance::transport`.
 
 use std::fmt::{self, Debug};
@@ -25,6 +27,10 @@ pub trait Admin: Debug + Send + Sync + 'static {
     /// inspection. Only an empty page is the last one.
     async fn list_undelivered(&self, after: EntryId, limit: usize) -> Result<Vec<Delivery>>;
 
+    /// How much there is, without a look at each entry: for metrics. Without a group all
+    /// that was announced waits.
+    async fn counts(&self) -> Result<ServiceCounts>;
+
     /// Quarantined entries with ids greater than `after`, at most `limit`, lowest id
     /// first. Only an empty page is the last one.
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>>;
@@ -43,6 +49,39 @@ pub trait Admin: Debug + Send + Sync + 'static {
     /// store that has nothing to say leaves this out.
     async fn check(&self) -> Result<Vec<Finding>> {
         Ok(Vec::new())
+    }
+}
+
+/// How much there is of a service at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceCounts {
+    /// Entries that no consumer has had yet. `None` if the store cannot say it without
+    /// counting them: Redis cannot while one that was withdrawn lies among them.
+    pub waiting: Option<u64>,
+    /// For how long the oldest of them has waited, by the store's clock. `None` if there is
+    /// none, and only then.
+    pub oldest_waiting: Option<Duration>,
+    /// Entries that are pending at a consumer, whether or not it lives and holds a lease.
+    pub pending: u64,
+    /// Entries in quarantine.
+    pub quarantined: u64,
+}
+
+impl ServiceCounts {
+    /// What a store has counted.
+    pub fn new(
+        waiting: Option<u64>,
+        oldest_waiting: Option<Duration>,
+        pending: u64,
+        quarantined: u64,
+    ) -> Self {
+        Self {
+            waiting,
+            oldest_waiting,
+            pending,
+            quarantined,
+        }
     }
 }
 

@@ -42,7 +42,7 @@ use crate::{
     HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
     Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
     QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew, RenewOutcome, Result, Scope,
-    Session, SessionId, Sessions, StreamName, SubmitBatch, Submitter, Subscription,
+    ServiceCounts, Session, SessionId, Sessions, StreamName, SubmitBatch, Submitter, Subscription,
     TakeOverOutcome, Transport,
 };
 
@@ -134,6 +134,7 @@ operations! {
     // `Admin`
     Consumers = "consumers";
     ListUndelivered = "list_undelivered";
+    Counts = "counts";
     ListQuarantined = "list_quarantined";
     ReleaseQuarantined = "release_quarantined";
     DropQuarantined = "drop_quarantined";
@@ -225,6 +226,7 @@ hand_on! {
     Consumers: consumers() -> Vec<ConsumerState>, ();
     ListUndelivered: list_undelivered(after: EntryId, limit: usize) -> Vec<Delivery>,
         (after, limit);
+    Counts: counts() -> ServiceCounts, ();
     ListQuarantined: list_quarantined(after: EntryId, limit: usize) -> Vec<Quarantined>,
         (after, limit);
     ReleaseQuarantined: release_quarantined(entries: &[EntryId]) -> Vec<QuarantineRelease>,

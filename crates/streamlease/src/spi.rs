@@ -27,7 +27,7 @@ pub use streamlease_core::{
     Admin, ClaimOutcome, CompleteOutcome, ConsumerState, Delivery, Failures, Fenced, FetchRequest,
     Fetched, HandBackOutcome, HandBackRequest, KEPT_REASONS, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES,
     PAYLOAD_FIELD, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Scope,
-    Submitter, Transport,
+    ServiceCounts, Submitter, Transport,
 };
 
 // The locks.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use redis_rs::cmd;
 use streamlease_core::{
     Admin, ConsumerState, Delivery, EntryId, Finding, QuarantineRelease, Quarantined, Result,
+    ServiceCounts,
 };
 
 use super::pace::Allowance;
@@ -18,6 +19,7 @@ use crate::keys::index_member;
 use crate::locks::flatten;
 use crate::pages::PAGE;
 
+static COUNTS: LazyLock<Script> = script!("lib/base", "lbs/group", "lbs/counts");
 static LIST_QUARANTINED: LazyLock<Script> = script!(beyond_full: "lbs/list_quarantined");
 static RELEASE_QUARANTINED: LazyLock<Script> = script!("lib/base", "lbs/release_quarantined");
 static DROP_QUARANTINED: LazyLock<Script> = script!("lbs/drop_quarantined");
@@ -80,6 +82,14 @@ impl Admin for RedisTransport {
             }
         }
         Ok(found)
+    }
+
+    async fn counts(&self) -> Result<ServiceCounts> {
+        let mut call = Call::new();
+        call.key(&self.keys.lbs).key(&self.keys.quarantine);
+        call.arg(&self.keys.group);
+        let what = self.what("counting");
+        decode::service_counts(self.server.run_one(&what, &COUNTS, call).await?)
     }
 
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {

@@ -3,6 +3,7 @@
 //! Give each behaviour a [`Backend`] of a service that has never been
 //! used: nothing announced, no group.
 
+mod counts;
 mod delivery;
 mod failures;
 mod fencing;
@@ -14,6 +15,7 @@ use streamlease_core::Backend;
 
 use super::suite;
 
+pub use counts::*;
 pub use delivery::*;
 pub use failures::*;
 pub use fencing::*;
@@ -21,6 +23,7 @@ pub use listing::*;
 pub use quarantine::*;
 
 suite!($ transport_conformance!, transport: Backend, [
+    counts: transport_counts!,
     delivery: transport_delivery!,
     failures: transport_failures!,
     fencing: transport_fencing!,

@@ -1,5 +1,7 @@
 //! A load balancer stream with bugs: the one in memory, and what each bug makes of its calls.
 
+mod counts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,8 +12,8 @@ use streamlease_core::{
     Admin, Announcement, Backend, BackendProvider, ClaimOutcome, CompleteOutcome, ConsumerName,
     ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FencingToken, FetchRequest,
     Fetched, HandBackOutcome, HandBackRequest, Info, Pending, PendingIds, PendingPage, Quarantine,
-    QuarantineOutcome, QuarantineRelease, Quarantined, Result, Runtime, Scope, ServiceName,
-    StreamName, SubmitBatch, Submitter, Timestamp, Transport,
+    QuarantineOutcome, QuarantineRelease, Quarantined, Result, Runtime, Scope, ServiceCounts,
+    ServiceName, StreamName, SubmitBatch, Submitter, Timestamp, Transport,
 };
 use streamlease_testkit::conformance;
 use streamlease_testkit::simulation::SimRuntime;
@@ -111,6 +113,17 @@ planted! { Bug:
     Delay NotRemoved = "a consumer's name is never removed",
     Delay UndeliveredAreDelivered = "a look at what nobody has had delivers it",
     Delay ConsumersCountNothing = "the list of consumers does not say what they have",
+    Delay CountsForgetTheQuarantine = "the counts leave the quarantine out",
+    Delay CountsTakeAllForWaiting = "what is pending counts as waiting, too",
+    Delay CountsTakeUnknownForNone = "as long as one that was withdrawn lies among them, none waits",
+    Delay CountsEstimate = "what was withdrawn is counted among those that wait",
+    Delay CountsNeedAGroup = "without a group nothing can be counted",
+    Delay CountsForgetTheHandedBack = "what was handed back is not pending",
+    Delay CountsAgeTheNewest = "the age of the oldest is that of the newest",
+    Delay CountsAgeStands = "the age of the oldest does not grow",
+    Delay CountsAgeOfNothing = "where nothing waits, the oldest has age 0",
+    Delay CountsTouch = "to count what is pending resets its idle time",
+    Delay CountsDeliver = "to count what waits delivers it",
     Safety ResultsAreSorted = "results come in the order of ids",
 }
 
@@ -137,6 +150,8 @@ struct State {
     fetching: usize,
     since: BTreeMap<EntryId, Timestamp>,
     lowered: BTreeMap<EntryId, u64>,
+    /// How many were completed that nobody had had.
+    withdrawn: u64,
 }
 
 const NOBODY: &str = "nobody";
@@ -277,6 +292,7 @@ impl Lbs {
             outcomes.map(|outcomes| outcomes.into_iter().next().expect("one"))
         };
         let refused = Ok(CompleteOutcome::NotOwner { seen: had });
+        self.state().withdrawn += u64::from(at.is_none());
         match self.bug {
             Some(Bug::CompleteOfHigherFails) if at.is_some() && done.token > had => return refused,
             Some(Bug::CompleteNeedsName) if at.is_some() && !own => return refused,
@@ -822,6 +838,10 @@ impl Admin for Lbs {
                 .await?;
         }
         Ok(there)
+    }
+
+    async fn counts(&self) -> Result<ServiceCounts> {
+        self.miscounted().await
     }
 
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {

@@ -13,8 +13,8 @@ use streamlease_core::{
     Fetched, HandBackOutcome, HandBackRequest, Hint, LeaseRef, LockId, LockManager, LockScheme,
     LockState, Member, Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine,
     QuarantineOutcome, QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew,
-    RenewOutcome, Result, Runtime, Scope, ServiceName, Session, SessionId, Sessions, StreamName,
-    SubmitBatch, Submitter, Subscription, TakeOverOutcome, Transport,
+    RenewOutcome, Result, Runtime, Scope, ServiceCounts, ServiceName, Session, SessionId, Sessions,
+    StreamName, SubmitBatch, Submitter, Subscription, TakeOverOutcome, Transport,
 };
 
 use super::servers::{HintsAre, Server, Shared, State, lock, unavailable};
@@ -449,6 +449,11 @@ impl Admin for SimBackend {
             Ok(state.servers.lbs.list_undelivered(after, limit))
         })
         .await
+    }
+
+    async fn counts(&self) -> Result<ServiceCounts> {
+        self.lbs("counts", |state, at, _| Ok(state.servers.lbs.counts(at)))
+            .await
     }
 
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {

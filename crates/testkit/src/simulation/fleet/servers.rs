@@ -450,7 +450,7 @@ impl Shared {
 /// What a call of that name asks of its server.
 fn needs(call: &str) -> Needs {
     match call {
-        "list_pending" | "list_pending_ids" | "consumers" | "list_undelivered"
+        "list_pending" | "list_pending_ids" | "consumers" | "list_undelivered" | "counts"
         | "list_quarantined" | "inspect" | "members" | "records" | "subscribe" => Needs::Read,
         "submit" | "release_quarantined" => Needs::Announce,
         "fetch" | "complete" | "release" | "close" | "remove_consumer" | "drop_quarantined" => {

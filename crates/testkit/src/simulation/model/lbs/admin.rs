@@ -7,7 +7,7 @@ use std::time::Duration;
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     ConsumerName, ConsumerState, Delivery, EntryId, Quarantine, QuarantineRelease, Quarantined,
-    Result, SubmitBatch,
+    Result, ServiceCounts, SubmitBatch,
 };
 
 use super::{Group, Kept, Lbs, Payload, no_group};
@@ -96,6 +96,20 @@ impl Lbs {
             content: content.clone(),
         };
         later.take(limit).map(delivery).collect()
+    }
+
+    pub(in crate::simulation) fn counts(&self, now_ms: u64) -> ServiceCounts {
+        let group = self.group.as_ref();
+        let delivered = group.map_or(EntryId::MIN, |group| group.last_delivered);
+        let later = self.stream.range((Excluded(delivered), Unbounded));
+        let oldest = later.clone().next();
+        let waited = |(id, _): (&EntryId, _)| Duration::from_millis(now_ms.saturating_sub(id.ms));
+        ServiceCounts::new(
+            Some(later.count() as u64),
+            oldest.map(waited),
+            group.map_or(0, |group| group.pending.len() as u64),
+            self.quarantined.len() as u64,
+        )
     }
 
     /// XADD to the quarantine, and off the stream.
