@@ -25,7 +25,7 @@ pub struct Run {
 
 /// What becomes of a stream whose handler has returned.
 ///
-/// A handler may return `()` for `Complete`, or a `Result<(), E>`, whose error is the reason
+/// A handler may return `()` for `Complete`, or a `Result` of either, whose error is the reason
 /// of a `Fail`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -104,10 +104,10 @@ impl From<()> for Done {
     }
 }
 
-impl<E: fmt::Display> From<Result<(), E>> for Done {
-    fn from(result: Result<(), E>) -> Self {
+impl<D: Into<Done>, E: fmt::Display> From<Result<D, E>> for Done {
+    fn from(result: Result<D, E>) -> Self {
         match result {
-            Ok(()) => Self::Complete,
+            Ok(done) => done.into(),
             Err(error) => Self::Fail(error.to_string()),
         }
     }

@@ -59,7 +59,9 @@ fn each_outcome_ends_its_lease_and_a_panic_is_a_failure_with_its_words() {
                     "fine" => Done::from(()),
                     "returns" => Done::from(Ok::<(), String>(())),
                     "fails" => Done::from(Err::<(), _>("no such codec")),
-                    "handed" if lease.claimed_from().is_none() => Done::HandBack,
+                    "handed" if lease.claimed_from().is_none() => {
+                        Done::from(Ok::<_, String>(Done::HandBack))
+                    }
                     "handed" => Done::Complete,
                     _ => panic!("index out of {}", "bounds"),
                 }
