@@ -197,4 +197,10 @@ mod tests {
         }
         promtool(&["check", "rules", ops("alerts.yml").to_str().unwrap()], "");
     }
+
+    #[test]
+    fn the_rules_say_what_they_are_to_say_also_while_nothing_is_known() {
+        let tests = ops("alerts_test.yml");
+        promtool(&["test", "rules", tests.to_str().unwrap()], "");
+    }
 }

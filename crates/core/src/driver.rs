@@ -1,6 +1,7 @@
 //! The driver: executes the machine's actions against the traits, on the given
 //! runtime, and feeds what happens back. It decides nothing.
 
+mod counting;
 mod measures;
 mod notices;
 mod pulse;
@@ -176,6 +177,7 @@ impl Driver {
             self.runtime.spawn(Box::pin(lines.write()));
         }
         self.spawn_subscription(arrive.clone(), stop.clone());
+        self.spawn_counting(stop.clone());
 
         let mut calls = BTreeMap::new();
         let mut cancels: BTreeMap<ActionId, Sender<Infallible>> = BTreeMap::new();

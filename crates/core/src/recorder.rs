@@ -4,7 +4,7 @@
 //! Every method has an empty body, so that a recorder overrides just what it
 //! exports.
 //!
-//! The driver's task makes these calls. They must not block: meanwhile no heartbeat is sent,
+//! The client's tasks make these calls. They must not block: meanwhile no heartbeat is sent,
 //! and leases expire (their owners are still told on time). A panic is caught, and a
 //! warning is logged once.
 //!
@@ -16,7 +16,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use crate::machine::Vitals;
-use crate::{DisownReason, Operation, Part, StreamOrigin};
+use crate::{DisownReason, Operation, Part, ServiceCounts, StreamOrigin};
 
 /// How an attempt ended: the one label most measurements have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,6 +139,15 @@ pub trait Recorder: Debug + Send + Sync + 'static {
     fn late(&self, by: Duration) {}
     /// What is held and queued has changed to this.
     fn load(&self, load: &Load) {}
+    /// How often a client is to count what there is in its whole service, and to tell it by
+    /// [`counted`](Self::counted). `None`: never. It takes no less than a second, and up to a
+    /// quarter off at random.
+    fn count_every(&self) -> Option<Duration> {
+        None
+    }
+    /// What there is in the service. `None`: that is unknown from now on. The backend cannot
+    /// be reached or refuses to tell, or the client has ended.
+    fn counted(&self, counts: Option<&ServiceCounts>) {}
     /// A producer's call to announce so many `streams` ended like this (`Ok` or `Error`),
     /// with all its retries, after `took`.
     fn submitted(&self, result: Attempt, streams: usize, took: Duration) {}

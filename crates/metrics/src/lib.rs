@@ -25,13 +25,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{SharedString, counter, gauge, histogram};
 use streamlease_core::recorder::{Attempt, EndKind, Load, Recorder, Started};
-use streamlease_core::{DisownReason, Operation, Part, StreamOrigin};
+use streamlease_core::{DisownReason, Operation, Part, ServiceCounts, StreamOrigin};
 
 pub use self::names::{ALL, Description, Kind};
 
 /// Announcements that seem older are no times since 1970: the ids of a backend in memory are
 /// times since its start.
 const OLDEST: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+/// How often what there is in the whole service is counted: as often as Prometheus looks.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// A [`Recorder`] that passes everything on to the recorder of the `metrics` crate.
 #[derive(Debug, Clone)]
@@ -230,6 +233,31 @@ impl Recorder for Metrics {
         self.set(names::EVENT_QUEUE, load.event_queue);
         if let Some(members) = load.members {
             self.set(names::MEMBERS, members as usize);
+        }
+    }
+
+    fn count_every(&self) -> Option<Duration> {
+        Some(COUNT_EVERY)
+    }
+
+    fn counted(&self, counts: Option<&ServiceCounts>) {
+        let unknown = f64::NAN;
+        let number = |count: Option<u64>| count.map_or(unknown, |count| count as f64);
+        let age = |counts: &ServiceCounts| counts.oldest_waiting.unwrap_or_default().as_secs_f64();
+        let values = [
+            (
+                names::SERVICE_WAITING,
+                number(counts.and_then(|of| of.waiting)),
+            ),
+            (names::SERVICE_OLDEST, counts.map_or(unknown, age)),
+            (names::SERVICE_PENDING, number(counts.map(|of| of.pending))),
+            (
+                names::SERVICE_QUARANTINED,
+                number(counts.map(|of| of.quarantined)),
+            ),
+        ];
+        for (name, value) in values {
+            gauge!(name, "service" => self.service()).set(value);
         }
     }
 

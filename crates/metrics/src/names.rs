@@ -33,8 +33,16 @@ impl Description {
     pub(crate) fn describe(&self) {
         match self.kind {
             Kind::Counter => metrics::describe_counter!(self.name, Unit::Count, self.text),
-            Kind::Gauge => metrics::describe_gauge!(self.name, Unit::Count, self.text),
-            Kind::Histogram => metrics::describe_histogram!(self.name, Unit::Seconds, self.text),
+            Kind::Gauge => metrics::describe_gauge!(self.name, self.unit(), self.text),
+            Kind::Histogram => metrics::describe_histogram!(self.name, self.unit(), self.text),
+        }
+    }
+
+    /// As the name says.
+    fn unit(&self) -> Unit {
+        match self.name.ends_with("_seconds") {
+            true => Unit::Seconds,
+            false => Unit::Count,
         }
     }
 }
@@ -123,6 +131,14 @@ metrics! {
         "Most events that may wait";
     MEMBERS: Gauge "streamlease_members" [] NONE
         "Live consumers of the service, if the backend tells";
+    SERVICE_WAITING: Gauge "streamlease_service_waiting" [] NONE
+        "Streams of the whole service that no consumer has had; NaN: unknown";
+    SERVICE_OLDEST: Gauge "streamlease_service_oldest_waiting_seconds" [] NONE
+        "For how long the oldest of them has waited, 0 if there is none; NaN: unknown";
+    SERVICE_PENDING: Gauge "streamlease_service_pending" [] NONE
+        "Streams of the whole service that consumers have, held or not; NaN: unknown";
+    SERVICE_QUARANTINED: Gauge "streamlease_service_quarantined" [] NONE
+        "Entries in the quarantine of the service; NaN: unknown";
     REACHABLE: Gauge "streamlease_backend_reachable" ["part"] NONE
         "1 if this part of the backend can be reached";
 }

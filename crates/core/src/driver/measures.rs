@@ -13,6 +13,7 @@ use crate::machine::{Action, LbsCall, LocksCall, Reply};
 use crate::recorder::{Attempt, EndKind, Load, Started};
 use crate::{
     AcquireOutcome, ClaimOutcome, Operation, Part, Recorder, ReleaseOutcome, RenewOutcome, Result,
+    ServiceCounts,
 };
 
 /// A panic in a recorder would end the driver, and every lease with it, without a word.
@@ -105,6 +106,16 @@ impl Recorder for Measures {
 
     fn load(&self, load: &Load) {
         self.record(|recorder| recorder.load(load));
+    }
+
+    fn count_every(&self) -> Option<Duration> {
+        let mut pace = None;
+        self.record(|recorder| pace = recorder.count_every());
+        pace
+    }
+
+    fn counted(&self, counts: Option<&ServiceCounts>) {
+        self.record(|recorder| recorder.counted(counts));
     }
 
     fn submitted(&self, result: Attempt, streams: usize, took: Duration) {
