@@ -1,7 +1,7 @@
 //! `streamlease cancel`: withdraws announcements.
 
 use serde::Serialize;
-use streamlease::{Canceller, EntryId, LockScheme};
+use streamlease::{Canceller, EntryId};
 
 use crate::Failure;
 use crate::args::{RevokeArgs, RuntimeKind};
@@ -10,12 +10,9 @@ use crate::runtime;
 
 pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
-        let backend = crate::connect(&args.target).await?;
-        let service = &args.target.service;
-        let recorded = backend.recorded_lock_scheme(service).await?;
-        // A group without that record was made by consumers of the wire format.
-        let backend = backend.with_lock_scheme(recorded.unwrap_or(LockScheme::PerStream));
-        let canceller = Canceller::new(service.as_str(), &backend)?;
+        let backend = crate::connect_as_recorded(&args.target).await?;
+        let service = args.target.service.as_str();
+        let canceller = Canceller::new(service, &backend)?;
         let cancelled = canceller.cancel(&args.names).await?;
         let mut text = String::new();
         for (stream, entries) in args.names.iter().zip(&cancelled) {

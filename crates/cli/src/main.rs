@@ -26,7 +26,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use streamlease::{Credentials, RedisBackend, RedisBackendBuilder};
+use streamlease::{Credentials, LockScheme, RedisBackend, RedisBackendBuilder};
 use streamlease::{Error, ErrorKind};
 
 use crate::args::{Cli, Command};
@@ -156,6 +156,14 @@ fn settings(target: &args::Target) -> Result<RedisBackendBuilder, Failure> {
 async fn connect(target: &args::Target) -> Result<RedisBackend, Failure> {
     let backend = settings(target)?.connect().await;
     backend.map_err(|err| of_redis(target, err))
+}
+
+/// The same, with the locks of the service's consumers.
+async fn connect_as_recorded(target: &args::Target) -> Result<RedisBackend, Failure> {
+    let backend = connect(target).await?;
+    let recorded = backend.recorded_lock_scheme(&target.service).await?;
+    // A group without that record was made by consumers of the wire format.
+    Ok(backend.with_lock_scheme(recorded.unwrap_or(LockScheme::PerStream)))
 }
 
 fn of_redis(target: &args::Target, err: Error) -> Failure {

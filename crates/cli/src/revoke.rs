@@ -1,7 +1,7 @@
 //! `streamlease revoke`: asks owners to hand streams back.
 
 use serde::Serialize;
-use streamlease::{LeaseAdmin, LockScheme};
+use streamlease::LeaseAdmin;
 
 use crate::Failure;
 use crate::args::{RevokeArgs, RuntimeKind};
@@ -13,12 +13,9 @@ const PAGE: usize = 500;
 
 pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
-        let backend = crate::connect(&args.target).await?;
-        let service = &args.target.service;
-        let recorded = backend.recorded_lock_scheme(service).await?;
-        // A group without that record was made by consumers of the wire format.
-        let backend = backend.with_lock_scheme(recorded.unwrap_or(LockScheme::PerStream));
-        let admin = LeaseAdmin::new(service.as_str(), &backend)?;
+        let backend = crate::connect_as_recorded(&args.target).await?;
+        let service = args.target.service.as_str();
+        let admin = LeaseAdmin::new(service, &backend)?;
         let mut missed = 0;
         for page in args.names.chunks(PAGE) {
             let asked = admin.revoke(page).await?;

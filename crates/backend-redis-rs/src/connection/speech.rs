@@ -128,3 +128,59 @@ fn answer(to: &Address, said: &[u8]) -> io::Result<[u8; 2]> {
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn hang_up() -> RedisError {
+        io::Error::from(io::ErrorKind::BrokenPipe).into()
+    }
+
+    /// A connect that fails so often; the answer, and how often it was asked.
+    fn connected(to: &ConnectionAddr, failures: usize, err: fn() -> RedisError) -> (bool, usize) {
+        let asked = Cell::new(0);
+        let connect = || {
+            asked.set(asked.get() + 1);
+            let result = if asked.get() <= failures {
+                Err(err())
+            } else {
+                Ok(())
+            };
+            future::ready(result)
+        };
+        let answer = future::block_on(super::connect("connecting", to, connect));
+        (answer.is_ok(), asked.get())
+    }
+
+    /// Nobody listens there, so that nothing is heard when it is asked what is spoken.
+    fn closed_port(is_tls: bool) -> ConnectionAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let host = "127.0.0.1".to_owned();
+        match is_tls {
+            true => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+            false => ConnectionAddr::Tcp(host, port),
+        }
+    }
+
+    #[test]
+    fn a_server_that_hangs_up_on_tls_without_a_reason_is_asked_three_times() {
+        let tls = closed_port(true);
+        assert_eq!(connected(&tls, 0, hang_up), (true, 1));
+        assert_eq!(connected(&tls, 2, hang_up), (true, 3));
+        assert_eq!(connected(&tls, 3, hang_up), (false, 3));
+        let says_why = || io::Error::other("received fatal alert: CertificateRequired").into();
+        assert_eq!(connected(&tls, 1, says_why), (false, 1));
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused).into();
+        assert_eq!(connected(&tls, 1, refused), (false, 1));
+        assert_eq!(connected(&closed_port(false), 1, hang_up), (false, 1));
+    }
+}

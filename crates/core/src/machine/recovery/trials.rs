@@ -1,9 +1,9 @@
 //! Trials: finding the entry that kills its owners.
 //!
 //! When a process dies, the death counts against every entry that it held. One of them may
-//! be the cause, or none. An entry after whose start owners died twice is a suspect. Suspects
+//! be the cause, or none. An entry is suspicious after two of its owners have died. Such entries
 //! are tried in groups. A trial lasts for the crash window and a little longer: an entry
-//! whose owner is alive by then is no suspect any more (see `failure_reset`).
+//! whose owner is alive by then is suspicious no more (see `failure_reset`).
 //!
 //! After two deaths a group has eight entries, after three it has one, and after each group
 //! that did no harm the next one may be twice as large. A process that dies begins small
@@ -200,7 +200,7 @@ mod tests {
             Ok(()),
             "not in its own way"
         );
-        assert_eq!(begin(&mut trials, 4, 1, 2_000), Ok(()), "no suspect");
+        assert_eq!(begin(&mut trials, 4, 1, 2_000), Ok(()), "not suspicious");
         assert_eq!(begin(&mut trials, 3, 4, 3_900), Ok(()));
         assert_eq!(begin(&mut trials, 5, 2, 3_900), Err(at(5_900)));
         // It was not full, so the next one is no larger.
