@@ -10,7 +10,8 @@ use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
     Failures, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, KEPT_REASONS,
     MalformedReason, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
-    QuarantineRelease, Quarantined, Result, Scope, ServiceCounts, SubmitBatch, Timestamp,
+    QuarantineRelease, Quarantined, Result, Scope, ServiceCounts, StreamName, SubmitBatch,
+    SubmitOutcome, Timestamp,
 };
 
 use crate::service::{REMEMBERED, not_prepared};
@@ -22,9 +23,11 @@ pub(crate) struct Lbs {
     /// The greatest id ever given: ids grow even where the newest entries are gone.
     last_id: EntryId,
     group: Option<Group>,
+    /// Of each readable data stream the entries.
+    announced: BTreeMap<StreamName, BTreeSet<EntryId>>,
     quarantined: BTreeMap<EntryId, Quarantined>,
     /// By their ids, when they were last sent and what they became.
-    batches: BTreeMap<u128, (Timestamp, Vec<EntryId>)>,
+    batches: BTreeMap<u128, (Timestamp, Vec<SubmitOutcome>)>,
     /// When batches were sent, oldest first.
     batch_ages: VecDeque<(Timestamp, u128)>,
     /// As what entries came back from the quarantine, and when.
@@ -34,6 +37,8 @@ pub(crate) struct Lbs {
 struct Entry {
     /// Bytes as they came, so that malformed entries can be put in.
     fields: Fields,
+    /// If it can be read.
+    stream: Option<StreamName>,
     fence: Fence,
 }
 
@@ -88,6 +93,7 @@ impl Default for Lbs {
             entries: BTreeMap::new(),
             last_id: EntryId::MIN,
             group: None,
+            announced: BTreeMap::new(),
             quarantined: BTreeMap::new(),
             batches: BTreeMap::new(),
             batch_ages: VecDeque::new(),
@@ -111,7 +117,7 @@ impl Lbs {
         self.group = None;
     }
 
-    pub(crate) fn submit(&mut self, batch: &SubmitBatch, now: Timestamp) -> Vec<EntryId> {
+    pub(crate) fn submit(&mut self, batch: &SubmitBatch, now: Timestamp) -> Vec<SubmitOutcome> {
         while let Some(&(submitted, id)) = self.batch_ages.front()
             && now.saturating_since(submitted) > REMEMBERED
         {
@@ -126,17 +132,25 @@ impl Lbs {
             }
         }
         let known = self.batches.remove(&batch.id);
-        let mut ids = known.map(|(_, ids)| ids).unwrap_or_default();
-        for announcement in batch.announcements.iter().skip(ids.len()) {
-            let payload = announcement.encode().into_bytes();
-            ids.push(self.append(vec![(PAYLOAD_FIELD.into(), payload)], now));
+        let mut outcomes = known.map(|(_, outcomes)| outcomes).unwrap_or_default();
+        for announcement in batch.announcements.iter().skip(outcomes.len()) {
+            let there = self.announced.get(&announcement.stream);
+            let there = there.and_then(|entries| entries.first().copied());
+            outcomes.push(match there.filter(|_| batch.if_absent) {
+                Some(entry) => SubmitOutcome::AlreadyAnnounced(entry),
+                None => {
+                    let payload = announcement.encode().into_bytes();
+                    let fields = vec![(PAYLOAD_FIELD.into(), payload)];
+                    SubmitOutcome::Announced(self.append(fields, now))
+                }
+            });
         }
-        let asked = ids
+        let asked = outcomes
             .iter()
             .take(batch.announcements.len())
             .copied()
             .collect();
-        self.batches.insert(batch.id, (now, ids));
+        self.batches.insert(batch.id, (now, outcomes));
         self.batch_ages.push_back((now, batch.id));
         asked
     }
@@ -149,8 +163,17 @@ impl Lbs {
             EntryId::new(self.last_id.ms, self.last_id.seq + 1)
         };
         self.last_id = id;
-        let fence = Fence::default();
-        self.entries.insert(id, Entry { fields, fence });
+        let mut entry = Entry {
+            fields,
+            stream: None,
+            fence: Fence::default(),
+        };
+        entry.stream = entry.content().ok().map(|content| content.stream);
+        if let Some(stream) = &entry.stream {
+            let entries = self.announced.entry(stream.clone()).or_default();
+            entries.insert(id);
+        }
+        self.entries.insert(id, entry);
         if let Some(group) = &mut self.group {
             group.undelivered += 1;
         }
@@ -429,7 +452,7 @@ impl Lbs {
         match fence.map(|fence| fence.failures) {
             Ok(failures) if failures < min_failures => QuarantineOutcome::FewerFailures,
             Ok(_) => {
-                if let Some(Entry { fields, fence }) = self.remove(entry) {
+                if let Some(Entry { fields, fence, .. }) = self.remove(entry) {
                     let quarantined = Quarantined {
                         entry,
                         reason: reason.clone(),
@@ -542,6 +565,14 @@ impl Lbs {
 
     fn remove(&mut self, id: EntryId) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
+        if let Some(stream) = &entry.stream
+            && let Some(entries) = self.announced.get_mut(stream)
+        {
+            entries.remove(&id);
+            if entries.is_empty() {
+                self.announced.remove(stream);
+            }
+        }
         if let Some(group) = &mut self.group {
             group.undelivered -= u64::from(id > group.cursor);
             group.unassign(id);

@@ -11,7 +11,7 @@ use streamlease_core::{
     Admin, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
     FetchRequest, Fetched, HandBackOutcome, HandBackRequest, Hint, PendingIds, PendingPage,
     Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, ServiceCounts,
-    SubmitBatch, Submitter, Timestamp, Transport,
+    SubmitBatch, SubmitOutcome, Submitter, Timestamp, Transport,
 };
 
 use crate::lbs::Lbs;
@@ -155,7 +155,7 @@ impl Transport for MemoryTransport {
 
 #[async_trait]
 impl Submitter for MemoryTransport {
-    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
         Ok(self.service.step(|state, now| {
             let ids = state.lbs.submit(batch, now);
             state.serve_fetches(now);

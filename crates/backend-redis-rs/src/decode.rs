@@ -11,7 +11,7 @@ use redis_rs::Value;
 use streamlease_core::{
     Announcement, ConsumerName, ConsumerState, Delivery, EntryId, FencingToken, Held, Holder,
     LeaseRef, MalformedReason, Pending, PendingIds, QuarantineRelease, Quarantined, Result,
-    ServiceCounts, SessionId, StreamName,
+    ServiceCounts, SessionId, StreamName, SubmitOutcome,
 };
 
 use crate::error::protocol;
@@ -102,6 +102,18 @@ pub(crate) fn millis(value: Value) -> Result<Duration> {
 pub(crate) fn entry_id(value: Value) -> Result<EntryId> {
     text(value)?
         .parse()
+        .map_err(|_| protocol("not an entry id"))
+}
+
+/// What became of an announcement: its id, or the one that was there, behind `=`.
+pub(crate) fn submit_outcome(value: Value) -> Result<SubmitOutcome> {
+    let text = text(value)?;
+    let (id, outcome): (_, fn(EntryId) -> SubmitOutcome) = match text.strip_prefix('=') {
+        Some(id) => (id, SubmitOutcome::AlreadyAnnounced),
+        None => (&*text, SubmitOutcome::Announced),
+    };
+    id.parse()
+        .map(outcome)
         .map_err(|_| protocol("not an entry id"))
 }
 

@@ -61,7 +61,7 @@ fn written_pieces(pieces: &[&[u8]]) -> Vec<u8> {
 /// replies: none panics, and what is refused is a protocol error.
 pub fn redis_reply(shape: &[u8]) {
     let value = tree(&mut Bytes(shape), 0);
-    let errors: [Option<Error>; 19] = [
+    let errors: [Option<Error>; 20] = [
         decode::list(value.clone()).err(),
         decode::pairs(value.clone()).err(),
         decode::text(value.clone()).err(),
@@ -69,6 +69,7 @@ pub fn redis_reply(shape: &[u8]) {
         decode::small(value.clone()).err(),
         decode::millis(value.clone()).err(),
         decode::entry_id(value.clone()).err(),
+        decode::submit_outcome(value.clone()).err(),
         decode::token(value.clone()).err(),
         decode::session(value.clone()).err(),
         decode::delivery(value.clone()).err(),

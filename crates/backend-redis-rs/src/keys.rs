@@ -16,6 +16,7 @@ pub(crate) struct Keys {
     pub(crate) lbs: String,
     pub(crate) group: String,
     pub(crate) tokens: String,
+    pub(crate) announced: String,
     pub(crate) quarantine: String,
     pub(crate) quarantine_index: String,
     pub(crate) counter: String,
@@ -55,6 +56,7 @@ impl Keys {
         Self {
             group: format!("{service}-group"),
             tokens: format!("{prefix}:tokens"),
+            announced: format!("{prefix}:announced"),
             quarantine: format!("{prefix}:quarantine"),
             quarantine_index: format!("{prefix}:quarantine:index"),
             counter: format!("{prefix}:counter"),
@@ -77,7 +79,7 @@ impl Keys {
         }
     }
 
-    /// The ids a batch was given so far.
+    /// What became of a batch so far.
     pub(crate) fn batch(&self, id: u128) -> String {
         format!("{}{id:032x}", self.batch)
     }

@@ -40,6 +40,7 @@ const COMMANDS: &[&str] = &[
     "hdel KEY f",
     "hexists KEY f",
     "hlen KEY",
+    "hrandfield KEY",
     "hscan KEY 0",
     "zadd KEY 1 m",
     "zcard KEY",
@@ -83,6 +84,7 @@ const PER_STREAM: &[&str] = &[
 /// What is done without where it is missing; so are all channels.
 const OPTIONAL: &[&str] = &[
     "+info",
+    "+hrandfield",
     "+xlen",
     "+publish",
     "+subscribe",
@@ -329,7 +331,8 @@ pub(crate) async fn check(server: &Server, keys: &Keys, scheme: LockScheme) -> R
     if !granted.done_without.is_empty() {
         log::info!(
             "{endpoint}: the user lacks rights that are done without (restarts of the server \
-             may go unnoticed, failover goes by deadlines); to grant them: {}",
+             may go unnoticed, failover goes by deadlines, names of finished streams are kept); \
+             to grant them: {}",
             grant(&granted.done_without)
         );
     }

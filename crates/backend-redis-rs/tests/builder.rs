@@ -143,7 +143,7 @@ fn a_transport_of_ones_own_carries_everything_also_to_nodes_that_were_found() {
         let backend = orders(&builder.build().unwrap());
         backend.transport.prepare().await.unwrap();
         let mut subscription = backend.notifier.subscribe().await.unwrap();
-        let ids = backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        let ids = submitted(&backend, &batch(1, &["s"])).await.unwrap();
         let fetched = backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         assert_eq!(fetched.entries[0].entry, ids[0]);
         let owner = cluster.node(cluster.owner_of("orders-input")).port();

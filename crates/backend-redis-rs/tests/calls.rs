@@ -178,12 +178,7 @@ impl<'a> Service<'a> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let transport = &self.backend.transport;
         self.watch.calls();
-        let ids = self
-            .backend
-            .submitter
-            .submit(&batch(id, &names))
-            .await
-            .unwrap();
+        let ids = submitted(&self.backend, &batch(id, &names)).await.unwrap();
         self.watch.expect("submit", MANY, PAGE);
         let fetched = transport.fetch(&fetch("me", MANY, 0)).await.unwrap();
         assert_eq!(fetched.entries.len(), MANY);
@@ -255,7 +250,7 @@ async fn every_call(backend: &Backend) {
     let claimer = me.id.consumer.clone();
     transport.prepare().await.unwrap();
     locks.sessions().unwrap().open(&me).await.unwrap();
-    let entry = backend.submitter.submit(&batch(1, &["s"])).await.unwrap()[0];
+    let entry = submitted(backend, &batch(1, &["s"])).await.unwrap()[0];
     locks
         .acquire(&me, &[acquire("s", entry, 1, 0)])
         .await

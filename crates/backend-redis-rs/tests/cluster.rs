@@ -51,7 +51,7 @@ fn session_leases_work_on_a_cluster_of_one_node() {
         let server = cluster_of_one().await;
         let backend = backend_with(&server, "orders", LockScheme::Session).await;
         backend.transport.prepare().await.unwrap();
-        let ids = backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        let ids = submitted(&backend, &batch(1, &["s"])).await.unwrap();
         let fetched = backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         assert_eq!(fetched.entries[0].entry, ids[0]);
         let provider = RedisBackend::connect(server.url()).await.unwrap();

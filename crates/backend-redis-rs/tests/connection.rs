@@ -149,7 +149,7 @@ fn what_a_user_may_not_do_is_denied() {
         // Also from within a script.
         let full = backend(&server, "orders").await;
         full.transport.prepare().await.unwrap();
-        let ids = full.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        let ids = submitted(&full, &batch(1, &["s"])).await.unwrap();
         full.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         let claim = denied
             .transport
@@ -202,9 +202,9 @@ fn a_killed_connection_costs_one_error_and_is_made_anew() {
             assert!(server.run::<u64>(&kill) > 0);
             // Not repeated behind the caller's back: a repeat may have another answer.
             let batch = batch(n, &["s"]);
-            let err = backend.submitter.submit(&batch).await.unwrap_err();
+            let err = submitted(&backend, &batch).await.unwrap_err();
             assert_eq!(err.kind(), ErrorKind::Unavailable);
-            backend.submitter.submit(&batch).await.unwrap();
+            submitted(&backend, &batch).await.unwrap();
         }
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 5);
     });
@@ -232,7 +232,7 @@ fn a_fetch_whose_connection_is_killed_is_an_error_and_the_next_one_works() {
         ))
         .await;
         assert_eq!(fetched.unwrap_err().kind(), ErrorKind::Unavailable);
-        backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        submitted(&backend, &batch(1, &["s"])).await.unwrap();
         assert_eq!(
             backend
                 .transport
@@ -254,11 +254,7 @@ fn scripts_survive_being_flushed() {
         backend.transport.prepare().await.unwrap();
         for n in 0..3u128 {
             server.run::<()>(&["SCRIPT", "FLUSH"]);
-            let ids = backend
-                .submitter
-                .submit(&batch(n, &["s"; 250]))
-                .await
-                .unwrap();
+            let ids = submitted(&backend, &batch(n, &["s"; 250])).await.unwrap();
             assert_eq!(ids.len(), 250);
         }
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 750);
@@ -340,28 +336,15 @@ fn a_full_server_is_waited_out() {
         let backend = backend(&server, "orders").await;
         backend.transport.prepare().await.unwrap();
         server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
-        let err = backend
-            .submitter
-            .submit(&batch(1, &["s"]))
-            .await
-            .unwrap_err();
+        let err = submitted(&backend, &batch(1, &["s"])).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
         server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
         server.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
-        let err = backend
-            .submitter
-            .submit(&batch(1, &["s"]))
-            .await
-            .unwrap_err();
+        let err = submitted(&backend, &batch(1, &["s"])).await.unwrap_err();
         assert!(err.is_retryable(), "{err:?}");
         server.run::<()>(&["REPLICAOF", "NO", "ONE"]);
         assert_eq!(
-            backend
-                .submitter
-                .submit(&batch(1, &["s"]))
-                .await
-                .unwrap()
-                .len(),
+            submitted(&backend, &batch(1, &["s"])).await.unwrap().len(),
             1
         );
     });
@@ -420,7 +403,7 @@ fn a_demoted_server_behind_a_name_is_left_by_every_connection() {
         ));
         let err = fetched.await.0.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
-        let ids = backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        let ids = submitted(&backend, &batch(1, &["s"])).await.unwrap();
         let ended = soon(subscription.next()).await.unwrap_err();
         assert_eq!(
             ended.kind(),

@@ -32,7 +32,7 @@ fn where_the_server_cannot_tell_how_many_wait_nobody_says_that_none_does() {
         let server = RedisServer::start();
         let backend = prepared(&server).await;
         let names = ["a", "b", "c", "d", "e"];
-        let entries = backend.submitter.submit(&batch(1, &names)).await.unwrap();
+        let entries = submitted(&backend, &batch(1, &names)).await.unwrap();
         backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         assert_eq!(counts(&backend).await.waiting, Some(4));
         delete(&server, entries[2]);

@@ -38,18 +38,12 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
             let backend = backend_with(&server, "orders", scheme).await;
             let (transport, locks) = (&backend.transport, &backend.locks);
             transport.prepare().await.unwrap();
-            backend
-                .submitter
-                .submit(&batch(1, &["a", "b", "c", "d", "e"]))
+            submitted(&backend, &batch(1, &["a", "b", "c", "d", "e"]))
                 .await
                 .unwrap();
             let a = opened(&backend, "a", TTL).await;
             fill(&server);
-            let refused = backend
-                .submitter
-                .submit(&batch(2, &["more"]))
-                .await
-                .unwrap_err();
+            let refused = submitted(&backend, &batch(2, &["more"])).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
             assert!(refused.to_string().contains("OOM"), "{refused}");
 
@@ -157,7 +151,7 @@ fn when_memory_is_full_an_unreadable_record_fails_no_other_of_its_page() {
         let backend = sessions(&server).await;
         backend.transport.prepare().await.unwrap();
         let names = batch(1, &["a", "b"]);
-        let ids = backend.submitter.submit(&names).await.unwrap();
+        let ids = submitted(&backend, &names).await.unwrap();
         backend.transport.fetch(&fetch("a", 9, 0)).await.unwrap();
         let (transport, a) = (&backend.transport, consumer("a"));
         let all = [fenced(ids[0], 7), fenced(ids[1], 7)];

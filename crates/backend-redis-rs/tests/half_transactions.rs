@@ -39,7 +39,7 @@ async fn nothing_is_left_behind(last: impl AsyncFn(&Backend, EntryId)) {
         let mut server = keeping_all();
         let backend = backend(&server, "orders").await;
         backend.transport.prepare().await.unwrap();
-        let entry = backend.submitter.submit(&batch(1, &["s"])).await.unwrap()[0];
+        let entry = submitted(&backend, &batch(1, &["s"])).await.unwrap()[0];
         backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         let claim = [fenced(entry, 5)];
         let claimed = backend.transport.claim(&consumer("a"), &claim).await;

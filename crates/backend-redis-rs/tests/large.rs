@@ -37,7 +37,7 @@ fn orders_at(url: &str) -> Backend {
 async fn long_entries_at_a(server: &RedisServer, count: usize, bytes: usize) -> Vec<EntryId> {
     let backend = orders_at(&server.url());
     backend.transport.prepare().await.unwrap();
-    let ids = backend.submitter.submit(&long_batch(1, count, bytes)).await;
+    let ids = submitted(&backend, &long_batch(1, count, bytes)).await;
     let mut delivered = 0;
     while delivered < count {
         let fetched = backend
@@ -161,7 +161,7 @@ fn a_fetch_brings_about_as_much_as_fits_once_it_knows_how_long_entries_are() {
         let backend = orders_at(&server.url());
         backend.transport.prepare().await.unwrap();
         let batch = long_batch(1, 60, 100_000);
-        backend.submitter.submit(&batch).await.unwrap();
+        submitted(&backend, &batch).await.unwrap();
         let mut pages = Vec::new();
         while pages.iter().sum::<usize>() < 60 {
             let fetched = backend.transport.fetch(&fetch("a", 500, 0)).await.unwrap();
@@ -181,10 +181,10 @@ fn a_long_batch_makes_its_way_over_a_slow_link() {
         backend.transport.prepare().await.unwrap();
         link.set_rate(Some(1_000_000));
         let batch = long_batch(1, 60, 50_000);
-        let ids = soon(backend.submitter.submit(&batch)).await.unwrap();
+        let ids = soon(submitted(&backend, &batch)).await.unwrap();
         assert_eq!(ids.len(), 60);
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 60);
-        assert_eq!(soon(backend.submitter.submit(&batch)).await.unwrap(), ids);
+        assert_eq!(soon(submitted(&backend, &batch)).await.unwrap(), ids);
     });
 }
 
@@ -204,12 +204,12 @@ fn the_repeat_of_a_long_batch_sends_only_what_is_missing() {
             .await;
         };
         let submit = async {
-            let _ = backend.submitter.submit(&batch).await;
+            let _ = submitted(&backend, &batch).await;
         };
         futures_lite::future::or(given_up, submit).await;
         link.set_rate(None);
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
-        let ids = soon(backend.submitter.submit(&batch)).await.unwrap();
+        let ids = soon(submitted(&backend, &batch)).await.unwrap();
         assert_eq!(ids.len(), 60);
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 60);
         let info: String = server.run(&["INFO", "stats"]);
@@ -234,7 +234,7 @@ fn a_payload_that_is_too_long_is_told_of_without_being_sent_and_can_be_quarantin
         for _ in 0..3 {
             server.run::<String>(&["XADD", "orders-input", "*", "lbs-input", &long]);
         }
-        backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        submitted(&backend, &batch(1, &["s"])).await.unwrap();
         let mut fetched = Vec::new();
         while fetched.len() < 4 {
             let page = backend.transport.fetch(&fetch("a", 4, 0)).await.unwrap();
@@ -276,7 +276,7 @@ fn what_waits_and_what_is_quarantined_is_listed_in_short_pages_too() {
         let backend = orders_at(&server.url());
         backend.transport.prepare().await.unwrap();
         let batch = long_batch(1, 40, 100_000);
-        let ids = backend.submitter.submit(&batch).await.unwrap();
+        let ids = submitted(&backend, &batch).await.unwrap();
         let (mut after, mut found) = (EntryId::MIN, Vec::new());
         loop {
             let page = backend.admin.list_undelivered(after, 500).await.unwrap();

@@ -232,6 +232,7 @@ fn each_right_that_is_missing_is_named_by_a_server_as_it_is_granted() {
                     || [
                         "resetchannels",
                         "+info",
+                        "+hrandfield",
                         "+xlen",
                         "+publish",
                         "+subscribe",

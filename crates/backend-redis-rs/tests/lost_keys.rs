@@ -63,11 +63,7 @@ fn fencing_records_that_vanish_show_in_the_generation() {
         let server = RedisServer::start();
         let backend = sessions(&server).await;
         backend.transport.prepare().await.unwrap();
-        backend
-            .submitter
-            .submit(&batch(1, &["s", "t"]))
-            .await
-            .unwrap();
+        submitted(&backend, &batch(1, &["s", "t"])).await.unwrap();
         let fetched = backend.transport.fetch(&fetch("a", 2, 0)).await.unwrap();
         let a = opened(&backend, "a", TTL).await;
         let claim = async |nth: usize| {
@@ -137,7 +133,7 @@ fn either_half_of_the_quarantine_may_vanish() {
         let transport = &backend.transport;
         transport.prepare().await.unwrap();
         let quarantine = async |id: u128, names: &[&str]| {
-            backend.submitter.submit(&batch(id, names)).await.unwrap();
+            submitted(&backend, &batch(id, names)).await.unwrap();
             let fetched = transport.fetch(&fetch("a", 9, 0)).await.unwrap();
             for entry in fetched.entries {
                 let wanted =
@@ -205,7 +201,7 @@ fn a_foreign_field_in_the_quarantine_has_its_index_built_once() {
         let backend = sessions(&server).await;
         backend.transport.prepare().await.unwrap();
         let names = batch(1, &["a"]);
-        let ids = backend.submitter.submit(&names).await.unwrap();
+        let ids = submitted(&backend, &names).await.unwrap();
         backend.transport.fetch(&fetch("a", 9, 0)).await.unwrap();
         let transport = &backend.transport;
         let quarantined = Quarantine::new(ids[0], FencingToken::NONE, 0, "of the test".to_owned());

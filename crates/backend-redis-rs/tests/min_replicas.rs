@@ -33,7 +33,7 @@ fn without_enough_replicas_each_write_is_refused_whole_and_waited_for() {
             let (transport, locks) = (&backend.transport, &backend.locks);
             let sessions = locks.sessions().unwrap();
             transport.prepare().await.unwrap();
-            let entries = backend.submitter.submit(&batch(1, &["a", "b"])).await;
+            let entries = submitted(&backend, &batch(1, &["a", "b"])).await;
             let entries = entries.unwrap();
             transport.fetch(&fetch("one", 1, 0)).await.unwrap();
             let owner = session("one", 1, 60_000);
@@ -49,7 +49,7 @@ fn without_enough_replicas_each_write_is_refused_whole_and_waited_for() {
 
             needs(&server, "1");
             let before = data(&server);
-            refused(backend.submitter.submit(&batch(2, &["c"]))).await;
+            refused(submitted(&backend, &batch(2, &["c"]))).await;
             refused(transport.fetch(&fetch("one", 1, 0))).await;
             refused(transport.claim(name, &own)).await;
             refused(transport.complete(name, &own)).await;
@@ -62,7 +62,7 @@ fn without_enough_replicas_each_write_is_refused_whole_and_waited_for() {
             assert_eq!(page.entries.len(), 1);
 
             needs(&server, "0");
-            let ids = backend.submitter.submit(&batch(2, &["c"])).await.unwrap();
+            let ids = submitted(&backend, &batch(2, &["c"])).await.unwrap();
             assert_eq!(ids.len(), 1);
             let done = transport.complete(name, &own).await.unwrap();
             assert_eq!(done, [CompleteOutcome::Completed]);

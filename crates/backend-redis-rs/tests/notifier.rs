@@ -138,7 +138,7 @@ fn hand_backs_releases_and_closes_are_announced_by_those_who_do_them() {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
         backend.transport.prepare().await.unwrap();
-        let ids = backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        let ids = submitted(&backend, &batch(1, &["s"])).await.unwrap();
         backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         let mut hints = backend.notifier.subscribe().await.unwrap();
         let back = HandBackRequest::new(ids[0], FencingToken(1));

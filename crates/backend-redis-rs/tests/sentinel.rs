@@ -102,7 +102,7 @@ fn a_killed_primarys_successor_is_found_and_has_what_was_replicated() {
         let mut all = Sentinels::start();
         let backend = orders_at(&all.url());
         backend.transport.prepare().await.unwrap();
-        let ids = backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        let ids = submitted(&backend, &batch(1, &["s"])).await.unwrap();
         eventually("replicated", || {
             let length = |index| all.server(index).run::<usize>(&["XLEN", "orders-input"]);
             length(1) == 1 && length(2) == 1
@@ -111,7 +111,7 @@ fn a_killed_primarys_successor_is_found_and_has_what_was_replicated() {
         all.server_mut(0).kill();
         let killed = Instant::now();
         let mut kinds = Vec::new();
-        while let Err(err) = backend.submitter.submit(&batch(2, &["t"])).await {
+        while let Err(err) = submitted(&backend, &batch(2, &["t"])).await {
             kinds.push(err.kind());
             assert!(killed.elapsed() < Duration::from_secs(10), "{err}");
             pause(Duration::from_millis(20)).await;
@@ -144,7 +144,7 @@ fn a_primary_that_was_replaced_by_hand_is_left_though_it_still_accepts_writes() 
             let named = Instant::now();
             // Accepted by the old one, until the sentinels are asked again.
             while all.server(new).run::<usize>(&["XLEN", "orders-input"]) == 0 {
-                let _ = backend.submitter.submit(&batch(1, &["s"])).await;
+                let _ = submitted(&backend, &batch(1, &["s"])).await;
                 assert!(
                     named.elapsed() < Duration::from_secs(3),
                     "stays with the old one"

@@ -41,7 +41,7 @@ async fn announced(backend: &Backend) -> Vec<EntryId> {
     let transport = &backend.transport;
     transport.prepare().await.unwrap();
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
-    let entries = backend.submitter.submit(&batch(1, &names)).await.unwrap();
+    let entries = submitted(backend, &batch(1, &names)).await.unwrap();
     for (who, done) in [("a", entries[2]), ("b", entries[5])] {
         transport.fetch(&fetch(who, 3, 0)).await.unwrap();
         let done = [fenced(done, 1)];
@@ -125,7 +125,7 @@ fn a_gap_of_any_length_and_a_long_pending_list_are_gone_through_in_pages() {
         transport.prepare().await.unwrap();
         let names: Vec<String> = (0..1_500).map(|n| format!("s{n}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let entries = backend.submitter.submit(&batch(1, &names)).await.unwrap();
+        let entries = submitted(&backend, &batch(1, &names)).await.unwrap();
         for (who, most) in [("a", 100), ("b", 600), ("a", 50), ("b", 750)] {
             transport.fetch(&fetch(who, most, 0)).await.unwrap();
         }

@@ -14,7 +14,7 @@ use support::*;
 async fn delivered(server: &RedisServer, names: &[&str]) -> (Backend, Vec<EntryId>) {
     let backend = backend(server, "orders").await;
     backend.transport.prepare().await.unwrap();
-    let ids = backend.submitter.submit(&batch(1, names)).await.unwrap();
+    let ids = submitted(&backend, &batch(1, names)).await.unwrap();
     let fetched = backend.transport.fetch(&fetch("a", 1000, 0)).await.unwrap();
     assert_eq!(fetched.entries.len(), names.len());
     (backend, ids)
@@ -93,7 +93,7 @@ fn an_entry_stands_on_the_lbs_as_the_wire_format_says() {
         let announcement =
             Announcement::new(stream("call-1"), Info::from_json("{\"a\":1}").unwrap());
         let one = SubmitBatch::with_id(7, vec![announcement]);
-        let ids = backend.submitter.submit(&one).await.unwrap();
+        let ids = submitted(&backend, &one).await.unwrap();
         let entries: Vec<(String, Vec<String>)> = server.run(&["XRANGE", "orders-input", "-", "+"]);
         let payload = "{\"DataStreamName\":\"call-1\",\"Info\":{\"a\":1}}";
         let fields = vec!["lbs-input".to_owned(), payload.to_owned()];
@@ -112,9 +112,7 @@ fn what_was_submitted_before_the_group_existed_is_delivered() {
     on_both(|| async {
         let server = RedisServer::start();
         let backend = backend(&server, "orders").await;
-        backend
-            .submitter
-            .submit(&batch(1, &["a", "b", "c"]))
+        submitted(&backend, &batch(1, &["a", "b", "c"]))
             .await
             .unwrap();
         backend.transport.prepare().await.unwrap();
@@ -137,15 +135,13 @@ fn a_repeated_batch_appends_nothing_and_a_long_one_keeps_its_order() {
         let backend = backend(&server, "orders").await;
         let names: Vec<String> = (0..1234).map(|n| format!("s{n}")).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-        let first = backend.submitter.submit(&batch(1, &names)).await.unwrap();
-        let again = backend.submitter.submit(&batch(1, &names)).await.unwrap();
+        let first = submitted(&backend, &batch(1, &names)).await.unwrap();
+        let again = submitted(&backend, &batch(1, &names)).await.unwrap();
         assert_eq!(first, again);
         assert!(first.is_sorted() && first.len() == 1234);
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 1234);
         assert!(
-            backend
-                .submitter
-                .submit(&batch(2, &[]))
+            submitted(&backend, &batch(2, &[]))
                 .await
                 .unwrap()
                 .is_empty()
@@ -166,12 +162,8 @@ fn a_batch_whose_first_pages_only_were_appended_is_finished_by_its_repeat() {
         let names: Vec<String> = (0..150).map(|n| format!("s{n}")).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         // A first page is what a call that broke off after 100 leaves.
-        backend
-            .submitter
-            .submit(&batch(1, &names[..100]))
-            .await
-            .unwrap();
-        backend.submitter.submit(&batch(1, &names)).await.unwrap();
+        submitted(&backend, &batch(1, &names[..100])).await.unwrap();
+        submitted(&backend, &batch(1, &names)).await.unwrap();
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 150);
     });
 }
@@ -196,7 +188,7 @@ fn a_fetch_may_block_longer_than_any_default_time_out() {
             })
             .await;
             let began = Instant::now();
-            backend.submitter.submit(&submitting).await.unwrap();
+            submitted(&backend, &submitting).await.unwrap();
             assert!(began.elapsed() < Duration::from_secs(1));
         };
         let (fetched, ()) = soon(futures_lite::future::zip(blocked, submit)).await;
@@ -231,7 +223,7 @@ fn a_cancelled_fetch_leaves_no_reader_behind() {
             clients(&server, "xreadgroup") == 0
         })
         .await;
-        backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        submitted(&backend, &batch(1, &["s"])).await.unwrap();
         assert!(
             pending(&backend).await.is_empty(),
             "the abandoned read took it"
@@ -285,7 +277,7 @@ fn a_missing_stream_or_group_is_not_prepared_and_preparing_helps() {
             backend.admin.consumers().await.map(|_| ()).map_err(kind),
             not_prepared
         );
-        backend.submitter.submit(&batch(1, &["s"])).await.unwrap();
+        submitted(&backend, &batch(1, &["s"])).await.unwrap();
         let id = backend
             .admin
             .list_undelivered(EntryId::MIN, 1)
@@ -321,11 +313,7 @@ fn a_key_of_the_wrong_type_is_incompatible_and_named() {
                 .fetch(&fetch("a", 1, 0))
                 .await
                 .unwrap_err(),
-            backend
-                .submitter
-                .submit(&batch(1, &["s"]))
-                .await
-                .unwrap_err(),
+            submitted(&backend, &batch(1, &["s"])).await.unwrap_err(),
             backend.transport.list_pending(&ALL, 1).await.unwrap_err(),
         ] {
             assert_eq!(err.kind(), ErrorKind::Incompatible, "{err}");

@@ -8,8 +8,8 @@ use async_channel::Receiver;
 use futures_lite::future;
 use indicatif::{ProgressBar, ProgressStyle};
 use streamlease::{
-    Announcement, EntryId, Error, ErrorKind, Info, Producer, RetryPolicy, Runtime, StreamName,
-    SubmitBatch,
+    Announcement, Error, ErrorKind, Info, Producer, RetryPolicy, Runtime, StreamName, SubmitBatch,
+    SubmitOutcome,
 };
 
 use crate::Failure;
@@ -161,18 +161,18 @@ impl Progress {
             Some(key) => SubmitBatch::with_key(format!("{key}/{}", self.batches), announcements),
             None => SubmitBatch::new(announcements)?,
         };
-        let entries = self.submit_batch(&batch).await?;
+        let outcomes = self.submit_batch(&batch).await?;
         self.batches += 1;
-        self.submitted += entries.len();
-        self.bar.suspend(|| print(&entries));
+        self.submitted += outcomes.len();
+        self.bar.suspend(|| print(&outcomes));
         self.bar
-            .inc(u64::try_from(entries.len()).unwrap_or(u64::MAX));
+            .inc(u64::try_from(outcomes.len()).unwrap_or(u64::MAX));
         Ok(())
     }
 
     /// The same batch again and again, which appends nothing twice, until it is
     /// answered or time is up.
-    async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>, Failure> {
+    async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>, Failure> {
         let give_up_at = self.runtime.now() + self.timeout;
         let mut rest = REST_FIRST;
         let mut last_error = None;
@@ -184,7 +184,7 @@ impl Progress {
             };
             let answer = async { Some(self.producer.submit_batch(batch).await) };
             match future::or(answer, overdue).await {
-                Some(Ok(entries)) => return Ok(entries),
+                Some(Ok(outcomes)) => return Ok(outcomes),
                 Some(Err(err)) => {
                     // What has worked before will work again, unless it is this batch.
                     let again = err.is_retryable()
@@ -254,8 +254,11 @@ fn standing(submitted: usize, unknown: usize, key: Option<&str>) -> String {
     text
 }
 
-fn print(entries: &[EntryId]) {
-    let lines: String = entries.iter().map(|entry| format!("{entry}\n")).collect();
+fn print(outcomes: &[SubmitOutcome]) {
+    let lines: String = outcomes
+        .iter()
+        .map(|outcome| format!("{}\n", outcome.entry()))
+        .collect();
     let mut stdout = io::stdout().lock();
     // If nobody reads the ids, the streams shall be submitted all the same.
     let _ = stdout

@@ -42,8 +42,8 @@ use crate::{
     HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
     Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
     QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew, RenewOutcome, Result, Scope,
-    ServiceCounts, Session, SessionId, Sessions, StreamName, SubmitBatch, Submitter, Subscription,
-    TakeOverOutcome, Transport,
+    ServiceCounts, Session, SessionId, Sessions, StreamName, SubmitBatch, SubmitOutcome, Submitter,
+    Subscription, TakeOverOutcome, Transport,
 };
 
 /// What is done around the calls of a backend.
@@ -218,7 +218,7 @@ hand_on! {
 
 hand_on! {
     Submitter for Submitter by itself {}
-    Submit: submit(batch: &SubmitBatch) -> Vec<EntryId>, (&batch);
+    Submit: submit(batch: &SubmitBatch) -> Vec<SubmitOutcome>, (&batch);
 }
 
 hand_on! {

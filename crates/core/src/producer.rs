@@ -10,7 +10,7 @@ use crate::limits::REPEATABLE;
 use crate::machine::mix;
 use crate::{
     Announcement, Attempt, BackendProvider, EntryId, Error, ErrorKind, Info, NoRecorder, Recorder,
-    Result, RetryPolicy, Runtime, ServiceName, SubmitBatch, Submitter,
+    Result, RetryPolicy, Runtime, ServiceName, SubmitBatch, SubmitOutcome, Submitter,
 };
 
 /// How long a producer waits by default: about half a minute, in steps of at most 2 s.
@@ -76,13 +76,7 @@ impl Producer {
 
     /// Announces one data stream; see [`submit_batch`](Self::submit_batch).
     pub async fn submit(&self, stream: impl AsRef<str>, info: Info) -> Result<EntryId> {
-        let entries = self.submit_all([(stream, info)]).await?;
-        entries.first().copied().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Protocol,
-                "one stream was submitted, but no entry id came back",
-            )
-        })
+        one(self.submit_all([(stream, info)]).await?)
     }
 
     /// Announces many data streams, in this order; see [`submit_batch`](Self::submit_batch).
@@ -99,16 +93,52 @@ impl Producer {
     where
         A: TryInto<Announcement, Error: fmt::Display>,
     {
-        let announcements = announcements.into_iter();
-        let announcements = announcements.map(|one| {
-            let is_invalid = |err: A::Error| Error::config(err.to_string());
-            one.try_into().map_err(is_invalid)
-        });
-        let batch = SubmitBatch::new(announcements.collect::<Result<Vec<_>>>()?)?;
+        let batch = SubmitBatch::new(valid(announcements)?)?;
+        let outcomes = self.submit_batch(&batch).await?;
+        Ok(outcomes.into_iter().map(SubmitOutcome::entry).collect())
+    }
+
+    /// Announces one data stream, unless it is announced: asking and announcing is one step,
+    /// so of two producers that call this at once only one announces it.
+    ///
+    /// A data stream is announced while the LBS has an entry of it: until it is completed,
+    /// cancelled or quarantined. What came back from the quarantine is announced again. The
+    /// info of what is there already stays as it is.
+    ///
+    /// Not seen is what a Go producer, or streamlease before this call was there, has announced;
+    /// and of a stream that [`submit`](Self::submit) has announced twice the earlier entry,
+    /// once the later one is gone. Such a stream is announced once more; it has one owner at a
+    /// time all the same, and is worked on again after its first end.
+    ///
+    /// # Errors
+    /// As [`submit_batch`](Self::submit_batch).
+    pub async fn submit_if_absent(
+        &self,
+        stream: impl AsRef<str>,
+        info: Info,
+    ) -> Result<SubmitOutcome> {
+        one(self.submit_all_if_absent([(stream, info)]).await?)
+    }
+
+    /// Announces those of many data streams that are not announced, each as
+    /// [`submit_if_absent`](Self::submit_if_absent). Of two with one name the second is there
+    /// already. The rest is as with [`submit_all`](Self::submit_all).
+    ///
+    /// # Errors
+    /// As [`submit_all`](Self::submit_all).
+    pub async fn submit_all_if_absent<A>(
+        &self,
+        announcements: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<SubmitOutcome>>
+    where
+        A: TryInto<Announcement, Error: fmt::Display>,
+    {
+        let batch = SubmitBatch::new(valid(announcements)?)?.if_absent();
         self.submit_batch(&batch).await
     }
 
-    /// Appends a batch to the LBS and returns the entry ids in the order given.
+    /// Appends a batch to the LBS and returns what became of each announcement, in the order
+    /// given.
     ///
     /// The producer waits for a server that is away, as the [retry policy](Self::retry) says.
     /// It also waits if the server refuses a call that has worked for this producer before.
@@ -123,7 +153,7 @@ impl Producer {
     /// [`SubmitBatch::with_key`] makes one that another process can repeat.
     ///
     /// Dropping the future means the same: it may have happened.
-    pub async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+    pub async fn submit_batch(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
         let begun = self.runtime.now();
         let result = self.submit_with_retries(batch).await;
         let took = self.runtime.now().saturating_since(begun);
@@ -139,14 +169,14 @@ impl Producer {
         result
     }
 
-    async fn submit_with_retries(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+    async fn submit_with_retries(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
         let mut failed = 0;
         let mut first_failure = None;
         loop {
             let error = match self.submitter.submit(batch).await {
-                Ok(entries) => {
+                Ok(outcomes) => {
                     self.answered.store(true, Ordering::Relaxed);
-                    return Ok(entries);
+                    return Ok(outcomes);
                 }
                 Err(error) => error,
             };
@@ -169,6 +199,26 @@ impl Producer {
             self.runtime.sleep_until(again_at).await;
         }
     }
+}
+
+fn valid<A>(announcements: impl IntoIterator<Item = A>) -> Result<Vec<Announcement>>
+where
+    A: TryInto<Announcement, Error: fmt::Display>,
+{
+    let is_invalid = |err: A::Error| Error::config(err.to_string());
+    let announcements = announcements.into_iter();
+    announcements
+        .map(|one| one.try_into().map_err(is_invalid))
+        .collect()
+}
+
+fn one<T>(of_one: Vec<T>) -> Result<T> {
+    of_one.into_iter().next().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Protocol,
+            "one stream was submitted, but nothing came back",
+        )
+    })
 }
 
 /// Between half of `wait` and `wait`: producers that an outage stopped together are not to

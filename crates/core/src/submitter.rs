@@ -3,7 +3,16 @@
 //! # Contract
 //! As of a [`Transport`](crate::transport), and besides:
 //! - **Idempotence.** The batch's id makes a repeat append nothing, for at least five
-//!   minutes after the batch was last sent.
+//!   minutes after the batch was last sent, and gets the same answers: also which streams were
+//!   there already, whatever has become of them since.
+//! - **Only if absent.** A batch that asks for it appends no data stream of which the LBS has
+//!   an entry that a submitter appended. To look and to append is one atomic step for each
+//!   stream: of two such batches at once one appends it. So are they for two announcements
+//!   of one stream in a batch: the second finds the first. What was completed, cancelled or
+//!   quarantined is not on the LBS; what came back from the quarantine is. What other
+//!   libraries appended may be overlooked; and of a stream that was announced twice without
+//!   asking the earlier entry, once the later one is gone. A backend that has lost its record
+//!   of names appends each once more at most.
 //! - **Suite.** `streamlease_testkit::conformance::transport`.
 
 use std::fmt::Debug;
@@ -16,9 +25,29 @@ use crate::{Announcement, EntryId, Result};
 /// The LBS of one service, as producers use it. See the [module docs](self) for the contract.
 #[async_trait]
 pub trait Submitter: Debug + Send + Sync + 'static {
-    /// Appends announcements; returns their ids in the order given. Of a batch that is
-    /// remembered, what stands behind its last place is appended and nothing else.
-    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>>;
+    /// Appends announcements; returns what became of each, in the order given. Of a batch that
+    /// is remembered, what stands behind its last place is appended and nothing else.
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>>;
+}
+
+/// What became of an announcement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubmitOutcome {
+    /// It was appended, with this id.
+    Announced(EntryId),
+    /// Nothing was appended: the LBS had this entry of the data stream already. Only if the
+    /// batch is to announce [what is absent](SubmitBatch::if_absent).
+    AlreadyAnnounced(EntryId),
+}
+
+impl SubmitOutcome {
+    /// The data stream's entry, whoever has announced it.
+    pub const fn entry(self) -> EntryId {
+        match self {
+            Self::Announced(entry) | Self::AlreadyAnnounced(entry) => entry,
+        }
+    }
 }
 
 /// Announcements to append together.
@@ -29,6 +58,9 @@ pub struct SubmitBatch {
     pub id: u128,
     /// What to append, in this order.
     pub announcements: Vec<Announcement>,
+    /// Announce only the data streams that are not on the LBS; see
+    /// [`if_absent`](Self::if_absent).
+    pub if_absent: bool,
 }
 
 impl SubmitBatch {
@@ -39,12 +71,16 @@ impl SubmitBatch {
     /// numbers.
     pub fn new(announcements: Vec<Announcement>) -> Result<Self> {
         let id = (u128::from(random()?) << 64) | u128::from(random()?);
-        Ok(Self { id, announcements })
+        Ok(Self::with_id(id, announcements))
     }
 
     /// A batch with this id, which the caller has drawn.
     pub fn with_id(id: u128, announcements: Vec<Announcement>) -> Self {
-        Self { id, announcements }
+        Self {
+            id,
+            announcements,
+            if_absent: false,
+        }
     }
 
     /// A batch whose id follows from `key`, by which another process, or the same one
@@ -57,10 +93,15 @@ impl SubmitBatch {
     /// after it was last sent (ten on Redis and in memory); later the same key appends it
     /// anew. Keys count per service.
     pub fn with_key(key: impl AsRef<[u8]>, announcements: Vec<Announcement>) -> Self {
-        Self {
-            id: fnv1a(key.as_ref()),
-            announcements,
-        }
+        Self::with_id(fnv1a(key.as_ref()), announcements)
+    }
+
+    /// The same batch, of which only the data streams are announced that are not announced,
+    /// as [`Producer::submit_if_absent`](crate::Producer::submit_if_absent) says.
+    #[must_use]
+    pub fn if_absent(mut self) -> Self {
+        self.if_absent = true;
+        self
     }
 }
 

@@ -20,7 +20,7 @@ pub use streamlease_core::{
     Events, FencingToken, Finding, HandBack, Health, Info, Lease, LeaseAdmin, LockScheme,
     MalformedReason, Orphan, Producer, QuarantineAdmin, QuarantineRelease, Quarantined,
     QuarantinedEntry, Report, Result, RetryPolicy, Run, Runtime, ServiceName, Severity, Stopping,
-    StreamName, SubmitBatch, Termination, Timestamp, shard,
+    StreamName, SubmitBatch, SubmitOutcome, Termination, Timestamp, shard,
 };
 
 #[cfg(feature = "memory")]

@@ -9,6 +9,7 @@ use futures_lite::future;
 use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::{
     Announcement, Client, Event, Events, Info, Producer, Runtime, StreamName, SubmitBatch,
+    SubmitOutcome,
 };
 use streamlease_runtime_tokio::TokioRuntime;
 use streamlease_tests::{RedisServer, eventually_blocking, in_real_time};
@@ -148,5 +149,6 @@ async fn a_submit_across_a_restart_appends_each_stream_once() {
     let ids = submitting.await.unwrap().unwrap();
     let server = tokio::task::block_in_place(|| restarting.join().unwrap());
     assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 20_000);
-    assert_eq!(BTreeSet::from_iter(ids).len(), 20_000);
+    let ids = ids.into_iter().map(SubmitOutcome::entry);
+    assert_eq!(ids.collect::<BTreeSet<_>>().len(), 20_000);
 }

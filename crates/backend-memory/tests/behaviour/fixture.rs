@@ -14,8 +14,8 @@ use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Fenced, FencingToken, FetchRequest,
     Fetched, HandBackOutcome, HandBackRequest, Held, Holder, Info, LeaseRef, LockId, LockManager,
     LockState, Notifier, OpenOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Renewal,
-    Runtime, Scope, ServiceName, Session, SessionId, StreamName, SubmitBatch, Submitter,
-    TakeOverOutcome, Timestamp, Transport,
+    Runtime, Scope, ServiceName, Session, SessionId, StreamName, SubmitBatch, SubmitOutcome,
+    Submitter, TakeOverOutcome, Timestamp, Transport,
 };
 
 pub(crate) const TTL: Duration = Duration::from_secs(5);
@@ -126,11 +126,9 @@ impl Fixture {
     pub(crate) fn submit_batch(&self, id: u128, names: &[&str]) -> Vec<EntryId> {
         let announce = |name: &&str| Announcement::new(stream(name), Info::NONE);
         let announcements = names.iter().map(announce).collect();
-        ready(
-            self.submitter
-                .submit(&SubmitBatch::with_id(id, announcements)),
-        )
-        .unwrap()
+        let batch = SubmitBatch::with_id(id, announcements);
+        let outcomes = ready(self.submitter.submit(&batch)).unwrap();
+        outcomes.into_iter().map(SubmitOutcome::entry).collect()
     }
 
     /// Fetches without waiting.

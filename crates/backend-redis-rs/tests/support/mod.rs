@@ -106,6 +106,12 @@ pub(crate) fn batch(id: u128, names: &[&str]) -> SubmitBatch {
     SubmitBatch::with_id(id, announcements)
 }
 
+/// The ids of a batch that announces whatever is there already.
+pub(crate) async fn submitted(backend: &Backend, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+    let outcomes = backend.submitter.submit(batch).await?;
+    Ok(outcomes.into_iter().map(SubmitOutcome::entry).collect())
+}
+
 pub(crate) fn fetch(identity: &str, max: usize, wait_ms: u64) -> FetchRequest {
     FetchRequest::new(consumer(identity), max, Duration::from_millis(wait_ms))
 }

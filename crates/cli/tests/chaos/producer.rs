@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use streamlease::{
-    Announcement, Info, Producer, RedisBackend, SmolRuntime, StreamName, SubmitBatch,
+    Announcement, Info, Producer, RedisBackend, SmolRuntime, StreamName, SubmitBatch, SubmitOutcome,
 };
 
 use crate::plan::Work;
@@ -126,5 +126,6 @@ async fn submit(
             SmolRuntime::new(),
         )?),
     };
-    producer.submit_batch(batch).await
+    let outcomes = producer.submit_batch(batch).await?;
+    Ok(outcomes.into_iter().map(SubmitOutcome::entry).collect())
 }

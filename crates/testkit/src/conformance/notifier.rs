@@ -13,7 +13,7 @@ use futures_lite::future;
 use streamlease_core::{
     Acquire, AcquireOutcome, Announcement, Backend, ConsumerName, EntryId, Fenced, FencingToken,
     FetchRequest, HandBackRequest, Hint, Info, LeaseRef, OpenOutcome, Release, Runtime, Session,
-    SessionId, StreamName, SubmitBatch, Subscription,
+    SessionId, StreamName, SubmitBatch, SubmitOutcome, Subscription,
 };
 
 use super::support::{PATIENCE, consumer, nonce, pass, stream, streams, unique, within};
@@ -257,7 +257,8 @@ impl Harness {
         let announce = |stream| Announcement::new(stream, Info::NONE);
         let announcements = streams("s", n).into_iter().map(announce).collect();
         let batch = SubmitBatch::with_id(unique(), announcements);
-        let entries = self.backend.submitter.submit(&batch).await.expect("submit");
+        let submitted = self.backend.submitter.submit(&batch).await.expect("submit");
+        let entries: Vec<EntryId> = submitted.into_iter().map(SubmitOutcome::entry).collect();
         let request = FetchRequest::new(self.consumer.clone(), n, Duration::ZERO);
         self.backend.transport.fetch(&request).await.expect("fetch");
         let claims: Vec<_> = entries

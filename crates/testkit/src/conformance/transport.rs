@@ -3,6 +3,7 @@
 //! Give each behaviour a [`Backend`] of a service that has never been
 //! used: nothing announced, no group.
 
+mod absent;
 mod counts;
 mod delivery;
 mod failures;
@@ -15,6 +16,7 @@ use streamlease_core::Backend;
 
 use super::suite;
 
+pub use absent::*;
 pub use counts::*;
 pub use delivery::*;
 pub use failures::*;
@@ -23,6 +25,7 @@ pub use listing::*;
 pub use quarantine::*;
 
 suite!($ transport_conformance!, transport: Backend, [
+    absent: transport_absent!,
     counts: transport_counts!,
     delivery: transport_delivery!,
     failures: transport_failures!,

@@ -13,7 +13,7 @@ use streamlease_core::{
     ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FencingToken, FetchRequest,
     Fetched, HandBackOutcome, HandBackRequest, Info, Pending, PendingIds, PendingPage, Quarantine,
     QuarantineOutcome, QuarantineRelease, Quarantined, Result, Runtime, Scope, ServiceCounts,
-    ServiceName, StreamName, SubmitBatch, Submitter, Timestamp, Transport,
+    ServiceName, StreamName, SubmitBatch, SubmitOutcome, Submitter, Timestamp, Transport,
 };
 use streamlease_testkit::conformance;
 use streamlease_testkit::simulation::SimRuntime;
@@ -152,6 +152,10 @@ struct State {
     lowered: BTreeMap<EntryId, u64>,
     /// How many were completed that nobody had had.
     withdrawn: u64,
+}
+
+fn entries(outcomes: &[SubmitOutcome]) -> Vec<EntryId> {
+    outcomes.iter().map(|outcome| outcome.entry()).collect()
 }
 
 const NOBODY: &str = "nobody";
@@ -459,6 +463,11 @@ impl Lbs {
         })
     }
 
+    /// Of a batch of one.
+    async fn submit_inner(&self, batch: &SubmitBatch) -> Result<EntryId> {
+        Ok(self.inner.submitter.submit(batch).await?[0].entry())
+    }
+
     fn new_id(&self) -> u128 {
         let state = &mut *self.state();
         state.renamed += 1;
@@ -731,13 +740,14 @@ impl Transport for Lbs {
 
 #[async_trait]
 impl Submitter for Lbs {
-    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
         let announcements: Vec<_> = batch
             .announcements
             .iter()
             .map(|a| self.as_announced(a))
             .collect();
         let mut sent = SubmitBatch::with_id(batch.id, announcements);
+        sent.if_absent = batch.if_absent;
         let known = self.state().batches.get(&batch.id).copied();
         match self.bug {
             Some(Bug::RepeatAppends) => sent.id = self.new_id(),
@@ -745,7 +755,7 @@ impl Submitter for Lbs {
                 let first = self.inner.submitter.submit(&sent).await?;
                 let there = self
                     .lbs()
-                    .list_pending(&Scope::Entries(first.clone()), 10_000)
+                    .list_pending(&Scope::Entries(entries(&first)), 10_000)
                     .await;
                 let waiting = self
                     .inner
@@ -754,7 +764,7 @@ impl Submitter for Lbs {
                     .await?;
                 let waits = |id: &EntryId| waiting.iter().any(|delivery| delivery.entry == *id);
                 let there = there.map_or(0, |page| page.entries.len());
-                if there > 0 || first.iter().any(waits) {
+                if there > 0 || entries(&first).iter().any(waits) {
                     return Ok(first);
                 }
                 sent.id = self.new_id();
@@ -783,8 +793,11 @@ impl Submitter for Lbs {
             Some(Bug::SubmitLosesTheLast) if sent.announcements.len() > 1 => {
                 sent.announcements.pop();
                 let mut ids = self.inner.submitter.submit(&sent).await?;
-                let last = ids[ids.len() - 1];
-                ids.push(EntryId::new(last.ms, last.seq + 1));
+                let last = ids[ids.len() - 1].entry();
+                ids.push(SubmitOutcome::Announced(EntryId::new(
+                    last.ms,
+                    last.seq + 1,
+                )));
                 return Ok(ids);
             }
             Some(Bug::SameStreamIsOneEntry) => {
@@ -886,8 +899,7 @@ impl Admin for Lbs {
                     let stream = content.expect("readable").stream;
                     let bare = vec![Announcement::new(stream, Info::NONE)];
                     let batch = SubmitBatch::with_id(self.new_id(), bare);
-                    outcome =
-                        QuarantineRelease::Released(self.inner.submitter.submit(&batch).await?[0]);
+                    outcome = QuarantineRelease::Released(self.submit_inner(&batch).await?);
                 }
                 (Some(Bug::ReleaseAppendsAgain), QuarantineRelease::Released(new))
                     if there.is_none() =>
@@ -895,8 +907,7 @@ impl Admin for Lbs {
                     let stream = StreamName::new(format!("again-{new}")).expect("short");
                     let again = vec![Announcement::new(stream, Info::NONE)];
                     let batch = SubmitBatch::with_id(self.new_id(), again);
-                    outcome =
-                        QuarantineRelease::Released(self.inner.submitter.submit(&batch).await?[0]);
+                    outcome = QuarantineRelease::Released(self.submit_inner(&batch).await?);
                 }
                 (Some(Bug::ReleaseIsGone), QuarantineRelease::Released(new)) => {
                     let fenced = Fenced {

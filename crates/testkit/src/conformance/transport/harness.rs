@@ -8,7 +8,7 @@ use streamlease_core::{
     Admin, Announcement, Backend, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId,
     Failures, Fenced, FencingToken, FetchRequest, HandBackOutcome, HandBackRequest, Info, Pending,
     Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Runtime, Scope,
-    StreamName, SubmitBatch, Transport,
+    StreamName, SubmitBatch, SubmitOutcome, Transport,
 };
 
 use super::super::support::{consumer, stream, streams, unique};
@@ -47,8 +47,14 @@ impl Harness {
         harness
     }
 
+    /// Of a batch that announces whatever is there already.
     pub(super) async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
-        self.backend.submitter.submit(batch).await
+        let outcomes = self.backend.submitter.submit(batch).await?;
+        let entry = |outcome| match outcome {
+            SubmitOutcome::Announced(entry) => entry,
+            other => panic!("{other:?}, and nobody asked"),
+        };
+        Ok(outcomes.into_iter().map(entry).collect())
     }
 
     pub(super) fn admin(&self) -> &dyn Admin {

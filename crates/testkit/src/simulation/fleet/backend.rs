@@ -14,7 +14,7 @@ use streamlease_core::{
     LockState, Member, Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine,
     QuarantineOutcome, QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew,
     RenewOutcome, Result, Runtime, Scope, ServiceCounts, ServiceName, Session, SessionId, Sessions,
-    StreamName, SubmitBatch, Submitter, Subscription, TakeOverOutcome, Transport,
+    StreamName, SubmitBatch, SubmitOutcome, Submitter, Subscription, TakeOverOutcome, Transport,
 };
 
 use super::servers::{HintsAre, Server, Shared, State, lock, unavailable};
@@ -426,7 +426,7 @@ impl Transport for SimBackend {
 
 #[async_trait]
 impl Submitter for SimBackend {
-    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<EntryId>> {
+    async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
         let batch = batch.clone();
         self.lbs("submit", move |state, at, _| {
             let ids = state.servers.lbs.submit(&batch, at);

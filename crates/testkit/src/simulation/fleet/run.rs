@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use streamlease_core::{
-    Announcement, BoxFuture, EntryId, Info, Producer, Runtime, StreamName, SubmitBatch, Timestamp,
+    Announcement, BoxFuture, EntryId, Info, Producer, Runtime, StreamName, SubmitBatch,
+    SubmitOutcome, Timestamp,
 };
 
 use super::servers::lock;
@@ -190,8 +191,8 @@ impl<'a> Run<'a> {
                 Producer::new(Trial::SERVICE, &backend, sim.clone()).expect("their own service");
             let mut batch = SubmitBatch::new(vec![announcement.clone()]).expect("random numbers");
             loop {
-                let entries = match producer.submit_batch(&batch).await {
-                    Ok(entries) => entries,
+                let entries: Vec<EntryId> = match producer.submit_batch(&batch).await {
+                    Ok(outcomes) => outcomes.into_iter().map(SubmitOutcome::entry).collect(),
                     Err(_) => {
                         sim.sleep_until(sim.now() + Duration::from_millis(100))
                             .await;

@@ -14,7 +14,7 @@ use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
     Failures, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, Hint,
     MalformedReason, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result,
-    Scope, StreamName,
+    Scope, StreamName, SubmitOutcome,
 };
 
 use self::fence::Fence;
@@ -35,7 +35,7 @@ pub(in super::super) struct Lbs {
     quarantined: BTreeMap<EntryId, Kept>,
     /// What became of entries that were released from the quarantine.
     released: BTreeMap<EntryId, EntryId>,
-    batches: BTreeMap<u128, Vec<EntryId>>,
+    batches: BTreeMap<u128, Vec<SubmitOutcome>>,
     /// What fetches are told of the backlog.
     pub(in super::super) estimate: Estimate,
     /// A fetch that finds nothing comes back when so much of its wait is over.

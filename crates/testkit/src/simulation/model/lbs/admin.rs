@@ -7,7 +7,7 @@ use std::time::Duration;
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     ConsumerName, ConsumerState, Delivery, EntryId, Quarantine, QuarantineRelease, Quarantined,
-    Result, ServiceCounts, SubmitBatch,
+    Result, ServiceCounts, StreamName, SubmitBatch, SubmitOutcome,
 };
 
 use super::{Group, Kept, Lbs, Payload, no_group};
@@ -18,18 +18,35 @@ impl Lbs {
         &mut self,
         batch: &SubmitBatch,
         now_ms: u64,
-    ) -> Vec<EntryId> {
-        let mut ids = self.batches.remove(&batch.id).unwrap_or_default();
-        for announcement in batch.announcements.iter().skip(ids.len()) {
-            ids.push(self.append(Ok(announcement.clone()), now_ms));
+    ) -> Vec<SubmitOutcome> {
+        let mut outcomes = self.batches.remove(&batch.id).unwrap_or_default();
+        for announcement in batch.announcements.iter().skip(outcomes.len()) {
+            let there = match batch.if_absent {
+                true => self.announced(&announcement.stream),
+                false => None,
+            };
+            outcomes.push(match there {
+                Some(entry) => SubmitOutcome::AlreadyAnnounced(entry),
+                None => {
+                    let entry = self.append(Ok(announcement.clone()), now_ms);
+                    SubmitOutcome::Announced(entry)
+                }
+            });
         }
-        let asked = ids
+        let asked = outcomes
             .iter()
             .take(batch.announcements.len())
             .copied()
             .collect();
-        self.batches.insert(batch.id, ids);
+        self.batches.insert(batch.id, outcomes);
         asked
+    }
+
+    /// The entry of a data stream that is on the stream.
+    fn announced(&self, stream: &StreamName) -> Option<EntryId> {
+        let is_its = |content: &Payload| content.as_ref().is_ok_and(|a| a.stream == *stream);
+        let mut entries = self.stream.iter();
+        entries.find_map(|(entry, content)| is_its(content).then_some(*entry))
     }
 
     /// XGROUP DELCONSUMER of one at which something is pending.
