@@ -23,18 +23,7 @@ use streamlease::{
 /// Returns the position; nothing to an owner whose token is lower than one that was there.
 ///
 /// Tokens are compared as text of one width, for Lua's numbers are not exact above 2^53.
-const STEP: &str = r"
-    local function wide(token) return string.rep('0', 20 - #token) .. token end
-    local seen = redis.call('HGET', KEYS[1], 'token') or '0'
-    if wide(ARGV[1]) < wide(seen) then
-        return false
-    end
-    redis.call('HSET', KEYS[1], 'token', ARGV[1])
-    if ARGV[2] ~= '' then
-        redis.call('HSET', KEYS[1], 'position', ARGV[2])
-    end
-    return redis.call('HGET', KEYS[1], 'position') or '0'
-";
+const STEP: &str = include_str!("whole_service/step.lua");
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

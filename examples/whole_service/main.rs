@@ -80,8 +80,6 @@ mod tests {
         assert!(include_str!("../../docs/getting-started.md").contains(program()));
         let lines = program().lines().filter(|line| !line.trim().is_empty());
         assert!(lines.count() < 40);
-        let fencing = include_str!("../../docs/fencing.md");
-        assert!(fencing.contains(include_str!("step.lua")));
     }
 
     #[tokio::test(flavor = "multi_thread")]
