@@ -1,7 +1,7 @@
 //! [`Pulse`]: how the client fares, as its driver saw it last; and [`Freed`], since when
 //! streams are known to be free. Both are for measurements and probes only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::machine::{Reply, StreamOrigin, Vitals};
@@ -12,6 +12,10 @@ use crate::{
 
 /// Most entries, and most dead sessions, that are remembered.
 const MOST: usize = 10_000;
+
+/// A stream that was free for longer has had other owners in the meantime, perhaps: only what
+/// comes next is a hint, too. What failed rests for half a minute at most.
+const HINT_AGE: Duration = Duration::from_secs(60);
 
 /// What the driver saw when it last had nothing to do.
 #[derive(Debug, Clone)]
@@ -53,6 +57,8 @@ pub(super) struct Freed {
     ttl: Duration,
     /// Handed back, or their lock ran out, by hints.
     entries: BTreeMap<EntryId, Timestamp>,
+    /// The same by age, and those that a later hint has replaced.
+    hints: VecDeque<(Timestamp, EntryId)>,
     /// Dead sessions, as heartbeats tell of them: since when they are known, and when they
     /// were told of last.
     dead: BTreeMap<SessionId, (Timestamp, Timestamp)>,
@@ -63,6 +69,7 @@ impl Freed {
         Self {
             ttl,
             entries: BTreeMap::new(),
+            hints: VecDeque::new(),
             dead: BTreeMap::new(),
         }
     }
@@ -75,10 +82,16 @@ impl Freed {
         };
         for entry in entries {
             self.entries.insert(*entry, now);
+            self.hints.push_back((now, *entry));
         }
         // Those of others, mostly: they have long been taken.
-        while self.entries.len() > MOST {
-            self.entries.pop_first();
+        while let Some(&(at, entry)) = self.hints.front()
+            && (self.hints.len() > MOST || now > at + HINT_AGE)
+        {
+            self.hints.pop_front();
+            if self.entries.get(&entry) == Some(&at) {
+                self.entries.remove(&entry);
+            }
         }
     }
 
@@ -106,6 +119,7 @@ impl Freed {
         now: Timestamp,
     ) -> Option<Duration> {
         let hinted = self.entries.remove(&entry);
+        let hinted = hinted.filter(|at| now <= *at + HINT_AGE);
         let since = match origin {
             StreamOrigin::Fresh => None,
             StreamOrigin::HandedBack => hinted,
@@ -154,6 +168,43 @@ mod tests {
             None,
             "its name may be another's by now"
         );
+    }
+
+    #[test]
+    fn a_hint_is_too_old_once_others_have_surely_had_the_stream_meanwhile() {
+        let (mut freed, name) = (Freed::new(TTL), ConsumerName::from_wire("a"));
+        let (first, second) = (EntryId::new(2, 0), EntryId::new(1, 0));
+        freed.hinted(&Hint::HandedBack(vec![first]), at(1_000));
+        let taken =
+            |freed: &mut Freed, entry, at| freed.taken(entry, StreamOrigin::HandedBack, &name, at);
+        // It may rest for so long before anybody takes it.
+        let still = at(1_000) + HINT_AGE;
+        assert_eq!(taken(&mut freed, first, still), Some(HINT_AGE));
+        freed.hinted(&Hint::HandedBack(vec![first]), at(1_000));
+        let too_late = still + Duration::from_millis(1);
+        assert_eq!(taken(&mut freed, first, too_late), None);
+
+        // The next hint begins anew, and does not end with the age of the one before.
+        freed.hinted(&Hint::HandedBack(vec![second]), at(1_000));
+        freed.hinted(&Hint::HandedBack(vec![second]), still);
+        freed.hinted(&Hint::HandedBack(vec![first]), too_late);
+        assert_eq!(
+            taken(&mut freed, second, too_late),
+            Some(Duration::from_millis(1))
+        );
+    }
+
+    #[test]
+    fn of_too_many_hints_the_oldest_are_forgotten() {
+        let (mut freed, name) = (Freed::new(TTL), ConsumerName::from_wire("a"));
+        let entries = |ids: std::ops::Range<u64>| ids.map(|ms| EntryId::new(ms, 0)).collect();
+        // Long streams are handed back last, and have the lowest ids.
+        freed.hinted(&Hint::HandedBack(entries(10..10 + MOST as u64)), at(1_000));
+        freed.hinted(&Hint::HandedBack(entries(1..2)), at(2_000));
+        let entry = EntryId::new(1, 0);
+        let taken = freed.taken(entry, StreamOrigin::HandedBack, &name, at(2_010));
+        assert_eq!(taken, Some(Duration::from_millis(10)));
+        assert!(freed.entries.len() <= MOST && freed.hints.len() <= MOST);
     }
 
     #[test]
