@@ -4,19 +4,41 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use streamlease_core::{Completion, Event, LockScheme};
 use support::{World, on_async_std, on_memory, on_tokio};
 
 /// What a user has: some implementation of `log::Log`.
-struct Collected(Mutex<Vec<(Level, String, String)>>);
+struct Collected(Mutex<Vec<Line>>);
+
+#[derive(Debug)]
+struct Line {
+    level: Level,
+    target: String,
+    message: String,
+    keys: BTreeMap<String, String>,
+}
+
+/// Collects what loggers that know keys show apart.
+#[derive(Default)]
+struct Keys(BTreeMap<String, String>);
+
+impl<'kvs> VisitSource<'kvs> for Keys {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        let before = self.0.insert(key.to_string(), value.to_string());
+        assert_eq!(before, None, "{key} comes twice");
+        Ok(())
+    }
+}
 
 static LOGGER: Collected = Collected(Mutex::new(Vec::new()));
 
 impl Collected {
-    fn take(&self) -> Vec<(Level, String, String)> {
+    fn take(&self) -> Vec<Line> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -24,9 +46,7 @@ impl Collected {
 impl Collected {
     fn has(&self, word: &str) -> bool {
         let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        messages
-            .iter()
-            .any(|(_, _, message)| message.contains(word))
+        messages.iter().any(|line| line.message.contains(word))
     }
 }
 
@@ -37,9 +57,15 @@ impl Log for Collected {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let message = record.args().to_string();
+            let mut keys = Keys::default();
+            record.key_values().visit(&mut keys).unwrap();
             let mut messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            messages.push((record.level(), record.target().to_owned(), message));
+            messages.push(Line {
+                level: record.level(),
+                target: record.target().to_owned(),
+                message: record.args().to_string(),
+                keys: keys.0,
+            });
         }
     }
 
@@ -84,14 +110,14 @@ async fn a_life(world: World) {
     let (a, b) = (&*label("a"), &*label("b"));
     let saw = |level: Level, words: &[&str]| {
         assert!(
-            messages.iter().any(|(at, target, message)| {
-                *at == level
+            messages.iter().any(|line| {
+                line.level == level
                     && if words.contains(&b) {
-                        target == "streamlease::mine"
+                        line.target == "streamlease::mine"
                     } else {
-                        target == "streamlease_core::driver"
+                        line.target == "streamlease_core::driver"
                     }
-                    && words.iter().all(|word| message.contains(word))
+                    && words.iter().all(|word| line.message.contains(word))
             }),
             "no {level} with {words:?} among {messages:#?}"
         );
@@ -106,7 +132,27 @@ async fn a_life(world: World) {
         &["ended", "stream=call-7", b, &token(&lease), "Completed"],
     );
     saw(Level::Info, &["stopped", b]);
-    for (_, _, message) in &messages {
-        assert!(!message.contains("secret"), "a payload in {message:?}");
+    for line in &messages {
+        assert!(!line.message.contains("secret"), "a payload in {line:?}");
     }
+    keys_are_as_in_the_text(&messages);
+}
+
+/// Each line of a client has whose it is as keys, and one about a stream which. The text
+/// says the same, for those who search it.
+fn keys_are_as_in_the_text(messages: &[Line]) {
+    let of_clients = |line: &&Line| line.message.contains(" consumer=");
+    let mut about_streams = 0;
+    for line in messages.iter().filter(of_clients) {
+        let key = |name: &str| line.keys.get(name).map(String::as_str);
+        assert_eq!(key("service"), Some("orders"), "{line:?}");
+        for name in ["consumer", "stream", "entry", "token"] {
+            let labelled = line.message.split_once(&format!("{name}="));
+            let value = labelled.and_then(|(_, rest)| rest.split([' ', ':']).next());
+            let value = value.filter(|value| !value.is_empty());
+            assert_eq!(key(name), value, "{name} of {line:?}");
+        }
+        about_streams += u32::from(key("stream").is_some());
+    }
+    assert!(about_streams >= 3, "{messages:#?}");
 }

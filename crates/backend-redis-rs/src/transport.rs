@@ -500,6 +500,7 @@ fn refused_by(mut rest: std::vec::IntoIter<Value>) -> Result<FencingToken> {
 /// The scripts have replaced the record; it is told once.
 pub(crate) fn warn_of_unreadable(entry: EntryId) {
     log::warn!(
+        entry:% = entry;
         "somebody has overwritten the fencing record of {entry}: \
          it cannot be read, and only owners that come from now on are let in"
     );

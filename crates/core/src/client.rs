@@ -403,7 +403,7 @@ impl ClientBuilder {
             scheme: backend.locks.scheme(),
             seed,
         };
-        let (voice, lines) = Voice::new(self.log_target);
+        let (voice, lines) = Voice::new(self.log_target, service, consumer.clone());
         let now = runtime.now();
         let machine = Machine::new(config, now);
         let shared = Arc::new(Shared::new(&machine, now));

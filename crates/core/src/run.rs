@@ -284,6 +284,7 @@ impl<F: Future<Output: Into<Done>> + Send + 'static> Task<F> {
         };
         if let Err(error) = ended {
             log::warn!(
+                stream:% = lease.stream(), entry:% = lease.entry, token = lease.token().get();
                 "the lease was not ended as its handler wished: stream={} wish={what:?} error={error}",
                 lease.stream()
             );

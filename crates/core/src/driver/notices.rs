@@ -1,13 +1,14 @@
-//! What the log says of each [`Notice`].
+//! What the log says of each [`Notice`]: here the lines about streams are made.
 
 use log::Level;
 
 use super::Driver;
+use super::voice::Line;
 use crate::ConsumerName;
 use crate::machine::{DisownReason, End, Notice};
 
 impl Driver {
-    pub(super) fn say(&self, level: Level, line: impl FnOnce(&ConsumerName) -> String) {
+    pub(super) fn say<L: Into<Line>>(&self, level: Level, line: impl FnOnce(&ConsumerName) -> L) {
         self.voice.say(level, || line(&self.consumer));
     }
 
@@ -40,9 +41,10 @@ impl Driver {
                 ..
             } => self.say(Info, |c| {
                 let from = claimed_from.as_ref().map_or("", |from| from.as_str());
-                format!(
+                let text = format!(
                     "leased stream={stream} consumer={c} token={token} entry={entry} from={from}"
-                )
+                );
+                Line::new(text).stream(stream).entry(*entry).token(*token)
             }),
             Notice::Ended {
                 entry,
@@ -57,13 +59,15 @@ impl Driver {
                     _ => Info,
                 };
                 self.say(level, |c| {
-                    format!(
+                    let text = format!(
                         "ended stream={stream} consumer={c} token={token} entry={entry} end={end:?}"
-                    )
+                    );
+                    Line::new(text).stream(stream).entry(*entry).token(*token)
                 });
             }
             Notice::Expired { entry, stream, .. } => self.say(Info, |c| {
-                format!("orphaned stream={stream} consumer={c} entry={entry}")
+                let text = format!("orphaned stream={stream} consumer={c} entry={entry}");
+                Line::new(text).stream(stream).entry(*entry)
             }),
             Notice::Quarantined {
                 entry,
@@ -71,8 +75,15 @@ impl Driver {
                 reason,
                 ..
             } => self.say(Warn, |c| {
-                let stream = content.as_ref().map_or("", |of| of.stream.as_str());
-                format!("quarantined stream={stream} consumer={c} entry={entry}: {reason}")
+                let stream = content.as_ref().map(|of| &of.stream);
+                let name = stream.map_or("", |stream| stream.as_str());
+                let text =
+                    format!("quarantined stream={name} consumer={c} entry={entry}: {reason}");
+                let line = Line::new(text).entry(*entry);
+                match stream {
+                    Some(stream) => line.stream(stream),
+                    None => line,
+                }
             }),
             Notice::Terminated { error: Some(error) } => {
                 self.say(Error, |c| format!("gave up consumer={c}: {error:?}"));

@@ -2,6 +2,9 @@
 //!
 //! A logger may block: on a pipe that nobody reads, on a full disk. So lines are written
 //! by a task of their own, and neither heartbeats nor the end of a lease wait for it.
+//!
+//! What a line is about stands in its text, to be searched for, and in its keys (`service`,
+//! `consumer`, `stream`, `entry`, `token`), for loggers that show them apart.
 
 use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,9 +14,10 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
-use log::Level;
+use log::kv::{self, Key, Source, Value, VisitSource};
+use log::{Level, Record};
 
-use crate::Runtime;
+use crate::{ConsumerName, EntryId, FencingToken, Runtime, ServiceName, StreamName};
 
 /// The default target of the lines.
 pub(crate) const TARGET: &str = "streamlease_core::driver";
@@ -29,44 +33,102 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Voice {
-    lines: Sender<Line>,
+    lines: Sender<Queued>,
     lost: Arc<AtomicU64>,
 }
 
 /// What was said and is to be written.
 #[derive(Debug)]
 pub(crate) struct Lines {
-    waiting: Receiver<Line>,
+    waiting: Receiver<Queued>,
     lost: Arc<AtomicU64>,
+    client: Named,
+}
+
+/// Whose lines they are.
+#[derive(Debug)]
+struct Named {
     target: String,
+    service: ServiceName,
+    consumer: ConsumerName,
+}
+
+/// What is said, and of which stream.
+#[derive(Debug)]
+pub(crate) struct Line {
+    text: String,
+    stream: Option<StreamName>,
+    entry: Option<EntryId>,
+    token: Option<FencingToken>,
+}
+
+impl Line {
+    pub(crate) fn new(text: String) -> Self {
+        Self {
+            text,
+            stream: None,
+            entry: None,
+            token: None,
+        }
+    }
+
+    pub(crate) fn stream(mut self, stream: &StreamName) -> Self {
+        self.stream = Some(stream.clone());
+        self
+    }
+
+    pub(crate) fn entry(mut self, entry: EntryId) -> Self {
+        self.entry = Some(entry);
+        self
+    }
+
+    pub(crate) fn token(mut self, token: FencingToken) -> Self {
+        self.token = Some(token);
+        self
+    }
+}
+
+/// Of the client alone.
+impl From<String> for Line {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
 }
 
 #[derive(Debug)]
-enum Line {
-    Said(Level, String),
+enum Queued {
+    Said(Level, Line),
     /// Everything before it is written once this is dropped.
     Mark(#[expect(dead_code, reason = "what counts is that it is dropped")] Sender<Infallible>),
 }
 
 impl Voice {
-    pub(crate) fn new(target: String) -> (Self, Lines) {
+    pub(crate) fn new(
+        target: String,
+        service: ServiceName,
+        consumer: ConsumerName,
+    ) -> (Self, Lines) {
         let (lines, waiting) = async_channel::bounded(MOST_WAITING);
         let lost = Arc::new(AtomicU64::new(0));
         let unwritten = Lines {
             waiting,
             lost: lost.clone(),
-            target,
+            client: Named {
+                target,
+                service,
+                consumer,
+            },
         };
         (Self { lines, lost }, unwritten)
     }
 
     /// Never waits.
-    pub(crate) fn say(&self, level: Level, line: impl FnOnce() -> String) {
+    pub(crate) fn say<L: Into<Line>>(&self, level: Level, line: impl FnOnce() -> L) {
         // Not whether this logger wants it: to ask it may block.
         if level > log::max_level() {
             return;
         }
-        if let Err(err) = self.lines.try_send(Line::Said(level, line()))
+        if let Err(err) = self.lines.try_send(Queued::Said(level, line().into()))
             && err.is_full()
         {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -78,7 +140,7 @@ impl Voice {
         let written = async {
             let (mark, passed) = async_channel::bounded(1);
             // An error means that nobody writes any more.
-            let _ = self.lines.send(Line::Mark(mark)).await;
+            let _ = self.lines.send(Queued::Mark(mark)).await;
             let _ = passed.recv().await;
         };
         let too_long = runtime.sleep_until(runtime.now() + LAST_LINES);
@@ -91,16 +153,15 @@ impl Lines {
     pub(super) async fn write(self) {
         let mut written = 0_usize;
         while let Ok(line) = self.waiting.recv().await {
-            let Line::Said(level, line) = line else {
+            let Queued::Said(level, line) = line else {
                 continue;
             };
-            write(&self.target, level, &line);
+            self.client.write(level, &line);
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
-                write(
-                    &self.target,
+                self.client.write(
                     Level::Warn,
-                    &format!("{lost} lines are missing here: the logger was too slow"),
+                    &format!("{lost} lines are missing here: the logger was too slow").into(),
                 );
             }
             written = written.wrapping_add(1);
@@ -111,10 +172,52 @@ impl Lines {
     }
 }
 
-/// A logger that panics costs its line.
-fn write(target: &str, level: Level, line: &str) {
-    let written = panic::catch_unwind(AssertUnwindSafe(|| {
-        log::log!(target: target, level, "{line}");
-    }));
-    drop(written);
+impl Named {
+    /// A logger that panics costs its line.
+    fn write(&self, level: Level, line: &Line) {
+        let keys = Keys { client: self, line };
+        let written = panic::catch_unwind(AssertUnwindSafe(|| {
+            if level > log::max_level() {
+                return;
+            }
+            // As `log!` does it, with keys that are not the same for all lines.
+            log::logger().log(
+                &Record::builder()
+                    .target(&self.target)
+                    .level(level)
+                    .args(format_args!("{}", line.text))
+                    .module_path_static(Some(module_path!()))
+                    .file_static(Some(file!()))
+                    .line(Some(line!()))
+                    .key_values(&keys)
+                    .build(),
+            );
+        }));
+        drop(written);
+    }
+}
+
+#[derive(Debug)]
+struct Keys<'a> {
+    client: &'a Named,
+    line: &'a Line,
+}
+
+impl Source for Keys<'_> {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
+        let Self { client, line } = self;
+        let mut visit = |key, value| visitor.visit_pair(Key::from_str(key), value);
+        visit("service", client.service.as_str().into())?;
+        visit("consumer", client.consumer.as_str().into())?;
+        if let Some(stream) = &line.stream {
+            visit("stream", stream.as_str().into())?;
+        }
+        if let Some(entry) = &line.entry {
+            visit("entry", Value::from_display(entry))?;
+        }
+        if let Some(token) = line.token {
+            visit("token", token.get().into())?;
+        }
+        Ok(())
+    }
 }
