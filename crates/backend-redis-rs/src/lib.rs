@@ -85,7 +85,7 @@
 //! | `{orders-input}:sessions:buried` | sorted set: removed sessions, for an hour: they must not come back |
 //! | `{orders-input}:refused` | sorted set: data streams that somebody was refused → until when |
 //! | `{orders-input}:sweep` | who has the turn to sweep |
-//! | `{orders-input}:announced` | hash: data stream → its latest entry; where to look for it, no more |
+//! | `{orders-input}:announced` | hash: data stream → its latest entry, for submits that ask what is absent |
 //! | `{orders-input}:batch:<id>` | list: what became of a submitted batch, for 10 minutes |
 //! | `{orders-input}:quarantine` | hash: entry id → reason, failures with their last reasons, who, when, raw fields |
 //! | `{orders-input}:quarantine:index` | sorted set: the quarantine in the order of the LBS |

@@ -5,14 +5,12 @@
 //! - **Idempotence.** The batch's id makes a repeat append nothing, for at least five
 //!   minutes after the batch was last sent, and gets the same answers: also which streams were
 //!   there already, whatever has become of them since.
-//! - **Only if absent.** A batch that asks for it appends no data stream of which the LBS has
-//!   an entry that a submitter appended. To look and to append is one atomic step for each
-//!   stream: of two such batches at once one appends it. So are they for two announcements
-//!   of one stream in a batch: the second finds the first. What was completed, cancelled or
-//!   quarantined is not on the LBS; what came back from the quarantine is. What other
-//!   libraries appended may be overlooked; and of a stream that was announced twice without
-//!   asking the earlier entry, once the later one is gone. A backend that has lost its record
-//!   of names appends each once more at most.
+//! - **Only if absent.** A batch that asks for it appends no data stream that the LBS has an
+//!   entry of, whoever appended that. To look and to append is one atomic step for each
+//!   stream: of two such batches at once one appends it. Of two announcements of one stream in
+//!   a batch the second finds the first. What was completed, cancelled or quarantined is not on
+//!   the LBS; what came back from the quarantine is. Of a stream that was announced twice, by
+//!   batches that did not ask, the earlier entry may be overlooked once the later one is gone.
 //! - **Suite.** `streamlease_testkit::conformance::transport`.
 
 use std::fmt::Debug;

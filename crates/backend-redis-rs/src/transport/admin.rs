@@ -4,7 +4,6 @@ use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use redis_rs::cmd;
-use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     Admin, ConsumerState, Delivery, EntryId, Finding, QuarantineRelease, Quarantined, Result,
     ServiceCounts,
@@ -22,8 +21,7 @@ use crate::pages::PAGE;
 
 static COUNTS: LazyLock<Script> = script!("lib/base", "lbs/group", "lbs/counts");
 static LIST_QUARANTINED: LazyLock<Script> = script!(beyond_full: "lbs/list_quarantined");
-static RELEASE_QUARANTINED: LazyLock<Script> =
-    script!("lib/base", "lbs/announced", "lbs/release_quarantined");
+static RELEASE_QUARANTINED: LazyLock<Script> = script!("lib/base", "lbs/release_quarantined");
 static DROP_QUARANTINED: LazyLock<Script> = script!("lbs/drop_quarantined");
 
 #[async_trait]
@@ -139,10 +137,9 @@ impl Admin for RedisTransport {
     async fn release_quarantined(&self, entries: &[EntryId]) -> Result<Vec<QuarantineRelease>> {
         let call = |page: &[EntryId]| {
             let mut call = self.quarantine_call();
-            call.key(&self.keys.lbs).key(&self.keys.announced);
+            call.key(&self.keys.lbs);
             call.arg(MEMORY.as_millis().to_string())
-                .arg(QUARANTINE_BYTES.to_string())
-                .arg(PAYLOAD_FIELD);
+                .arg(QUARANTINE_BYTES.to_string());
             for entry in page {
                 call.key(self.keys.released(*entry));
                 call.arg(entry.to_string()).arg(index_member(*entry));

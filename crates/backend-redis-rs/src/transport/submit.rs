@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
-use redis_rs::cmd;
+use redis_rs::{Value, cmd};
 use streamlease_core::payload::PAYLOAD_FIELD;
-use streamlease_core::{Result, SubmitBatch, SubmitOutcome, Submitter};
+use streamlease_core::{Error, ErrorKind, Result, SubmitBatch, SubmitOutcome, Submitter};
 
 use super::{MEMORY, RedisTransport};
 use crate::connection::{Call, Script, script};
@@ -20,7 +20,11 @@ const PAGE_BYTES: usize = 64 << 10;
 /// Ids asked for at once.
 const ID_PAGE: usize = 2_000;
 
-static SUBMIT: LazyLock<Script> = script!("lbs/announced", "lbs/submit");
+static SUBMIT: LazyLock<Script> = script!("lbs/batch", "lbs/submit");
+static SUBMIT_ABSENT: LazyLock<Script> = script!("lbs/batch", "lbs/announced", "lbs/submit_absent");
+
+/// How often a batch is sent anew because others announce faster than it is read which.
+const TRIES: usize = 10;
 
 /// A page of a batch, and how long it is.
 struct Page {
@@ -31,25 +35,52 @@ struct Page {
 
 #[async_trait]
 impl Submitter for RedisTransport {
-    /// Appends what of the batch is not on the LBS yet.
     async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
         let payloads: Vec<String> = batch.announcements.iter().map(|a| a.encode()).collect();
+        for _ in 0..TRIES {
+            if let Some(outcomes) = self.append(batch, &payloads).await? {
+                return Ok(outcomes);
+            }
+            self.read_announced(batch.id).await?;
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "{}: more is announced than can be read meanwhile",
+                self.what("submitting to")
+            ),
+        ))
+    }
+}
+
+impl RedisTransport {
+    /// Appends what of the batch is not on the LBS yet. `None`: not all is done, and what
+    /// is announced has to be read first.
+    async fn append(
+        &self,
+        batch: &SubmitBatch,
+        payloads: &[String],
+    ) -> Result<Option<Vec<SubmitOutcome>>> {
+        let script = if batch.if_absent {
+            &SUBMIT_ABSENT
+        } else {
+            &SUBMIT
+        };
         let what = self.what("submitting to");
         if payloads.iter().map(String::len).sum::<usize>() <= SMALL {
-            let pages = self.submit_pages(batch, 0, &payloads);
+            let pages = self.submit_pages(batch.id, 0, payloads);
             let (calls, items): (Vec<_>, Vec<_>) = pages
                 .into_iter()
                 .map(|page| (page.call, page.items))
                 .unzip();
-            let replies = self.server.run(&what, &SUBMIT, &calls).await?;
-            let outcomes = flatten(items.into_iter().sum(), replies)?;
-            return outcomes.into_iter().map(decode::submit_outcome).collect();
+            let replies = self.server.run(&what, script, &calls).await?;
+            return became(items.into_iter().sum(), replies);
         }
         // On a slow link each attempt gets further than the one before.
         let mut outcomes = self.outcomes_of(batch.id).await?;
         outcomes.truncate(payloads.len());
         let mut pages = self
-            .submit_pages(batch, outcomes.len(), &payloads[outcomes.len()..])
+            .submit_pages(batch.id, outcomes.len(), &payloads[outcomes.len()..])
             .into_iter()
             .peekable();
         while pages.peek().is_some() {
@@ -62,37 +93,50 @@ impl Submitter for RedisTransport {
                 calls.push(page.call);
             }
             let piece = self.writing.begin();
-            let replies = self.server.run_large(&what, &SUBMIT, &calls).await?;
+            let replies = self.server.run_large(&what, script, &calls).await?;
             piece.answered(bytes);
-            for outcome in flatten(items, replies)? {
-                outcomes.push(decode::submit_outcome(outcome)?);
+            match became(items, replies)? {
+                Some(more) => outcomes.extend(more),
+                None => return Ok(None),
             }
         }
-        Ok(outcomes)
+        Ok(Some(outcomes))
     }
-}
 
-impl RedisTransport {
-    /// `payloads` are those of the batch behind the first `before`.
-    fn submit_pages(&self, batch: &SubmitBatch, before: usize, payloads: &[String]) -> Vec<Page> {
-        let key = self.keys.batch(batch.id);
+    /// Has the server read which data streams are announced, in short steps.
+    async fn read_announced(&self, batch: u128) -> Result<()> {
+        let what = self.what("reading the announcements of");
+        loop {
+            let call = self.submit_call(batch, 0);
+            let reply = self.server.run_one(&what, &SUBMIT_ABSENT, call).await?;
+            if !matches!(reply, Value::Int(_)) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn submit_call(&self, batch: u128, before: usize) -> Call {
+        let mut call = Call::new();
+        call.key(&self.keys.lbs)
+            .key(self.keys.batch(batch))
+            .key(&self.keys.announced);
+        call.arg(&self.keys.group)
+            .arg(before.to_string())
+            .arg(MEMORY.as_millis().to_string())
+            .arg(PAYLOAD_FIELD);
+        call
+    }
+
+    fn submit_pages(&self, batch: u128, before: usize, payloads: &[String]) -> Vec<Page> {
         let mut pages: Vec<Page> = Vec::new();
-        let announcements = batch.announcements.iter().skip(before);
-        for (index, (payload, announcement)) in payloads.iter().zip(announcements).enumerate() {
+        for (index, payload) in payloads.iter().enumerate() {
             let fits =
                 |page: &&mut Page| page.items < PAGE && page.bytes + payload.len() <= PAGE_BYTES;
             let page = match pages.last_mut().filter(fits) {
                 Some(page) => page,
                 None => {
-                    let mut call = Call::new();
-                    call.key(&self.keys.lbs).key(&key).key(&self.keys.announced);
-                    call.arg(&self.keys.group)
-                        .arg((before + index).to_string())
-                        .arg(MEMORY.as_millis().to_string())
-                        .arg(PAYLOAD_FIELD)
-                        .arg(if batch.if_absent { "1" } else { "" });
                     pages.push(Page {
-                        call,
+                        call: self.submit_call(batch, before + index),
                         items: 0,
                         bytes: 0,
                     });
@@ -100,7 +144,7 @@ impl RedisTransport {
                     &mut pages[last]
                 }
             };
-            page.call.arg(payload).arg(announcement.stream.as_str());
+            page.call.arg(payload);
             page.items += 1;
             page.bytes += payload.len();
         }
@@ -126,4 +170,16 @@ impl RedisTransport {
             }
         }
     }
+}
+
+/// What became of so many announcements; `None` if something has to be read first.
+fn became(count: usize, replies: Vec<Value>) -> Result<Option<Vec<SubmitOutcome>>> {
+    if replies.iter().any(|reply| matches!(reply, Value::Int(_))) {
+        return Ok(None);
+    }
+    let outcomes = flatten(count, replies)?.into_iter();
+    outcomes
+        .map(decode::submit_outcome)
+        .collect::<Result<_>>()
+        .map(Some)
 }

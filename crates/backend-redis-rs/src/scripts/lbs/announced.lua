@@ -1,12 +1,27 @@
--- Which data stream an entry announces; for scripts that keep the hash of the announced ones.
+-- Which data streams are announced; behind batch.lua.
+-- KEYS: …, the announced data streams.
+--
+-- A hash has the latest entry of each data stream, and in the field without a name up to
+-- where the LBS was read for it. So whoever appends, deletes or quarantines need not know of
+-- it: what was appended since is read first, and an entry counts only if it is there still.
+-- If the hash is lost, the LBS is read anew.
+local announced = KEYS[K + 1]
 
--- What every producer begins a payload with; those of Go, too.
+-- Entries, and bytes, that are read at once at most: a millisecond.
+local MOST_READ, MOST_BYTES = 400, 262144
+-- What nearly all payloads begin with; those of Go, too.
 local HEAD = '{"DataStreamName":'
 
--- The data stream of a payload; nil if it does not begin as producers write it. The rest is
--- not read: an info may be long.
+-- The data stream of a payload, nil if it cannot be told. Of a long one only the beginning
+-- is read.
 local function stream_of(payload)
   if string.sub(payload, 1, #HEAD + 1) ~= HEAD .. '"' then
+    local is_read, all = pcall(cjson.decode, #payload < 65536 and payload or '')
+    for key, value in pairs(is_read and type(all) == 'table' and all or {}) do
+      if type(key) == 'string' and string.lower(key) == 'datastreamname' then
+        return type(value) == 'string' and value or nil
+      end
+    end
     return nil
   end
   local at = #HEAD + 2
@@ -28,11 +43,87 @@ local function stream_of(payload)
   return is_read and names[1] or nil
 end
 
--- The payload among an entry's fields.
-local function payload_in(fields, field)
+local unread = MOST_BYTES
+-- The data stream of an entry.
+local function stream_in(fields)
+  local stream
   for f = 1, #fields, 2 do
-    if fields[f] == field then
-      return fields[f + 1]
+    unread = unread - #fields[f] - #fields[f + 1]
+    if fields[f] == field and not stream then
+      stream = stream_of(fields[f + 1])
     end
   end
+  return stream
+end
+
+-- Whether this is an entry of that data stream, and on the LBS. That can be asked only with
+-- its payload; once those were long, an entry that is pending counts as there.
+local function is_there(id, stream)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  if not ms or #ms > 19 or #seq > 19 then
+    return false
+  end
+  -- pcall: there may be no group.
+  if unread <= 0 and redis.pcall('XPENDING', lbs, group, id, id, 1)[1] then
+    return true
+  end
+  local found = redis.call('XRANGE', lbs, id, id)[1]
+  return found and stream_in(found[2]) == stream
+end
+
+-- If more than half of the hash is gone from the LBS: to look at twice as much as was added
+-- keeps it from growing. Who lacks the rights does not tidy up.
+local function tidy(added)
+  local total = redis.pcall('XLEN', lbs)
+  if type(total) == 'table' or redis.call('HLEN', announced) <= 2 * total + 100 then
+    return
+  end
+  local some = redis.pcall('HRANDFIELD', announced, 2 * added + 20, 'WITHVALUES')
+  local gone = {}
+  for i = 1, #some, 2 do
+    if some[i] ~= '' and not is_there(some[i + 1], some[i]) then
+      gone[#gone + 1] = some[i]
+    end
+  end
+  if #gone > 0 then
+    redis.call('HDEL', announced, unpack(gone))
+  end
+end
+
+-- Reads what was appended since, up to a limit. Returns whether that is all, or an error.
+local function catch_up()
+  local cursor = redis.pcall('HGET', announced, '')
+  if type(cursor) == 'table' then
+    local is_no_hash = string.sub(cursor.err, 1, 9) == 'WRONGTYPE'
+    return is_no_hash and redis.error_reply('WRONGTYPE ' .. announced .. ' is no hash') or cursor
+  end
+  local ms, seq = string.match(cursor or '', '^(%d+)%-(%d+)$')
+  if not ms or #ms > 19 or #seq > 19 then
+    cursor = '0-0'
+  end
+  local added, read, ask = {}, 0, 1
+  while read < MOST_READ and unread > 0 do
+    local entries = redis.call('XRANGE', lbs, '(' .. cursor, '+', 'COUNT', ask)
+    for i = 1, #entries do
+      cursor = entries[i][1]
+      local stream = stream_in(entries[i][2])
+      if stream and stream ~= '' then
+        added[#added + 1] = stream
+        added[#added + 1] = cursor
+      end
+    end
+    read = read + #entries
+    if #entries < ask then
+      break
+    end
+    -- As many as will fit if the next are as long as these.
+    local each = (MOST_BYTES - unread) / read
+    ask = math.max(1, math.min(MOST_READ - read, math.floor(unread / each / 2)))
+  end
+  local is_all = read < MOST_READ and unread > 0
+  if read > 0 then
+    redis.call('HSET', announced, '', cursor, unpack(added))
+    tidy(read)
+  end
+  return is_all
 end

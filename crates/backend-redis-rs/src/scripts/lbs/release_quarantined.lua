@@ -1,13 +1,11 @@
 -- Puts a page of quarantined entries back on the LBS, each once.
--- KEYS: quarantine, its index, LBS, the announced data streams, then for each entry where
--- its new id is remembered.
--- ARGV: how long to remember (ms), most bytes, the payload's field name, then (id, index
--- member) each.
+-- KEYS: quarantine, its index, LBS, then for each entry where its new id is remembered.
+-- ARGV: how long to remember (ms), most bytes, then (id, index member) each.
 -- Returns for each: {'released', new id}, {'unreadable'} or {'gone'}. Once it has read so
 -- many bytes it stops: the answer is shorter then, and nothing was done about the rest.
-local quarantine, index, lbs, announced = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local memory, budget, field = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local K, A = 4, 3
+local quarantine, index, lbs = KEYS[1], KEYS[2], KEYS[3]
+local memory, budget = ARGV[1], tonumber(ARGV[2])
+local K, A = 3, 2
 -- What XADD is given at most: the stack of Lua ends at about 8,000.
 local MOST_PARTS = 7000
 
@@ -38,12 +36,6 @@ for i = 1, (#ARGV - A) / 2 do
       redis.call('SET', new_id, released, 'PX', memory)
       redis.call('HDEL', quarantine, id)
       redis.call('ZREM', index, member)
-      local payload = payload_in(fields, field)
-      local stream = payload and stream_of(payload)
-      if stream then
-        -- pcall: whatever somebody has put in the hash's place.
-        redis.pcall('HSET', announced, stream, released)
-      end
       reply = {'released', released}
     else
       reply = {'unreadable'}

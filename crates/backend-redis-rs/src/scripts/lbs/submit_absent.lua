@@ -1,0 +1,43 @@
+-- Appends those data streams of a page of a batch that the LBS has no entry of, once.
+-- KEYS: ….  ARGV: …; without payloads it only reads what was announced.
+-- Returns what became of each: its id, behind '=' if it was there. Or 0 if nothing was done:
+-- there is more to read first, or the server has lost what it knew of the batch.
+if known < before then
+  return 0
+end
+local first = #ids + 1
+if first <= count or count == 0 then
+  local is_all = catch_up()
+  if is_all ~= true then
+    return is_all or 0
+  end
+end
+if first <= count then
+  local streams = {}
+  for i = first, count do
+    streams[i] = stream_of(ARGV[A + i])
+  end
+  local latest = redis.call('HMGET', announced, unpack(streams, first, count))
+  local here, named = {}, {}
+  for i = first, count do
+    local stream, id = streams[i], latest[i - first + 1]
+    if here[stream] then
+      ids[i] = '=' .. here[stream]
+    elseif id and is_there(id, stream) then
+      ids[i] = '=' .. id
+    else
+      ids[i] = redis.call('XADD', lbs, '*', field, ARGV[A + i])
+      here[stream] = ids[i]
+      named[#named + 1] = stream
+      named[#named + 1] = ids[i]
+    end
+    added[#added + 1] = ids[i]
+  end
+  redis.call('RPUSH', batch, unpack(added))
+  if #named > 0 then
+    redis.call('HSET', announced, '', named[#named], unpack(named))
+    tidy(#named / 2)
+  end
+end
+redis.call('PEXPIRE', batch, ttl)
+return ids
