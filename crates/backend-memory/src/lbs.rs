@@ -9,7 +9,7 @@ use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId,
     Failures, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, KEPT_REASONS,
-    MalformedReason, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    MalformedReason, Pause, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
     QuarantineRelease, Quarantined, Result, Scope, ServiceCounts, StreamName, SubmitBatch,
     SubmitOutcome, Timestamp,
 };
@@ -26,6 +26,7 @@ pub(crate) struct Lbs {
     /// Of each readable data stream the entries.
     announced: BTreeMap<StreamName, BTreeSet<EntryId>>,
     quarantined: BTreeMap<EntryId, Quarantined>,
+    pause: Option<Pause>,
     /// By their ids, when they were last sent and what they became.
     batches: BTreeMap<u128, (Timestamp, Vec<SubmitOutcome>)>,
     /// When batches were sent, oldest first.
@@ -95,6 +96,7 @@ impl Default for Lbs {
             group: None,
             announced: BTreeMap::new(),
             quarantined: BTreeMap::new(),
+            pause: None,
             batches: BTreeMap::new(),
             batch_ages: VecDeque::new(),
             released: BTreeMap::new(),
@@ -156,7 +158,7 @@ impl Lbs {
     }
 
     pub(crate) fn append(&mut self, fields: Fields, now: Timestamp) -> EntryId {
-        let ms = u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX);
+        let ms = millis(now);
         let id = if ms > self.last_id.ms {
             EntryId::new(ms, 0)
         } else {
@@ -318,6 +320,7 @@ impl Lbs {
         &mut self,
         consumer: &ConsumerName,
         claims: &[Fenced],
+        keeps: bool,
         now: Timestamp,
     ) -> Result<Vec<ClaimOutcome>> {
         if self.group.is_none() {
@@ -325,7 +328,7 @@ impl Lbs {
         }
         Ok(claims
             .iter()
-            .map(|claim| self.claim_one(consumer, *claim, now))
+            .map(|claim| self.claim_one(consumer, *claim, keeps, now))
             .collect())
     }
 
@@ -333,8 +336,10 @@ impl Lbs {
         &mut self,
         consumer: &ConsumerName,
         claim: Fenced,
+        keeps: bool,
         now: Timestamp,
     ) -> ClaimOutcome {
+        let refuses_new = self.pause.is_some() && !keeps;
         let owner = self.pending_at(claim.entry);
         let fence = match self.admit(claim) {
             Ok(fence) => fence,
@@ -344,6 +349,10 @@ impl Lbs {
         if fence.handed_back && claim.token == fence.token {
             // The late copy of a claim from before the hand back.
             return ClaimOutcome::Stale { seen: fence.token };
+        }
+        let has_new_owner = claim.token > fence.token || fence.token == FencingToken::NONE;
+        if refuses_new && has_new_owner {
+            return ClaimOutcome::Paused;
         }
         fence.count_death(claim.token, owner);
         fence.token = claim.token;
@@ -360,6 +369,23 @@ impl Lbs {
             .as_mut()
             .and_then(|group| group.assign(claim.entry, consumer, now));
         ClaimOutcome::Claimed { from, failures }
+    }
+
+    pub(crate) fn paused(&self) -> Option<Pause> {
+        self.pause.clone()
+    }
+
+    /// Whether it was not paused before.
+    pub(crate) fn begin_pause(&mut self, reason: &str, now: Timestamp) -> bool {
+        let is_new = self.pause.is_none();
+        self.pause
+            .get_or_insert_with(|| Pause::new(Some(millis(now)), reason));
+        is_new
+    }
+
+    /// Whether it was paused before.
+    pub(crate) fn end_pause(&mut self) -> bool {
+        self.pause.take().is_some()
     }
 
     pub(crate) fn clear_failures(&mut self, owner: Fenced) {
@@ -459,7 +485,7 @@ impl Lbs {
                         failures: fence.failures,
                         reasons: fence.reasons(),
                         last_owner: consumer.clone(),
-                        at_ms: u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX),
+                        at_ms: millis(now),
                         fields,
                     };
                     self.quarantined.insert(entry, quarantined);
@@ -579,6 +605,10 @@ impl Lbs {
         }
         Some(entry)
     }
+}
+
+fn millis(now: Timestamp) -> u64 {
+    u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Group {

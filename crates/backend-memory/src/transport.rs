@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_lite::future;
 use streamlease_core::{
     Admin, ClaimOutcome, CompleteOutcome, ConsumerName, ConsumerState, Delivery, EntryId, Fenced,
-    FetchRequest, Fetched, HandBackOutcome, HandBackRequest, Hint, PendingIds, PendingPage,
+    FetchRequest, Fetched, HandBackOutcome, HandBackRequest, Hint, Pause, PendingIds, PendingPage,
     Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Scope, ServiceCounts,
     SubmitBatch, SubmitOutcome, Submitter, Timestamp, Transport,
 };
@@ -90,7 +90,16 @@ impl Transport for MemoryTransport {
 
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
         self.service
-            .step(|state, now| state.lbs.claim(consumer, claims, now))
+            .step(|state, now| state.lbs.claim(consumer, claims, false, now))
+    }
+
+    async fn keep(&self, consumer: &ConsumerName, held: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
+        self.service
+            .step(|state, now| state.lbs.claim(consumer, held, true, now))
+    }
+
+    async fn paused(&self) -> Result<Option<Pause>> {
+        Ok(self.service.step(|state, _| state.lbs.paused()))
     }
 
     async fn clear_failures(&self, entries: &[Fenced]) -> Result<()> {
@@ -166,6 +175,20 @@ impl Submitter for MemoryTransport {
 
 #[async_trait]
 impl Admin for MemoryTransport {
+    async fn pause(&self, reason: &str) -> Result<bool> {
+        Ok(self.service.step(|state, now| {
+            state.publish(Hint::PauseChanged);
+            state.lbs.begin_pause(reason, now)
+        }))
+    }
+
+    async fn resume(&self) -> Result<bool> {
+        Ok(self.service.step(|state, _| {
+            state.publish(Hint::PauseChanged);
+            state.lbs.end_pause()
+        }))
+    }
+
     async fn consumers(&self) -> Result<Vec<ConsumerState>> {
         self.service.step(|state, now| state.lbs.consumers(now))
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis_rs::Value;
 use streamlease_core::{
     Announcement, ConsumerName, ConsumerState, Delivery, EntryId, FencingToken, Held, Holder,
-    LeaseRef, MalformedReason, Pending, PendingIds, QuarantineRelease, Quarantined, Result,
+    LeaseRef, MalformedReason, Pause, Pending, PendingIds, QuarantineRelease, Quarantined, Result,
     ServiceCounts, SessionId, StreamName, SubmitOutcome,
 };
 
@@ -306,6 +306,22 @@ pub(crate) fn holder(value: &str) -> Holder {
         session.parse::<SessionId>().ok()
     };
     ours().map_or_else(|| Holder::Foreign(value.to_owned()), Holder::Session)
+}
+
+/// What is on record of a pause: since when (ms) and why. Whatever else somebody has put
+/// there pauses the service as well.
+pub(crate) fn pause(value: Value) -> Result<Option<Pause>> {
+    if value == Value::Nil {
+        return Ok(None);
+    }
+    let record = bytes(value)?;
+    let record = String::from_utf8_lossy(&record);
+    let known = record.split_once(':');
+    let known = known.and_then(|(since, reason)| Some((since.parse().ok()?, reason)));
+    Ok(Some(match known {
+        Some((since, reason)) => Pause::new(Some(since), reason),
+        None => Pause::new(None, &*record),
+    }))
 }
 
 /// One row of XINFO CONSUMERS.

@@ -48,6 +48,7 @@ fn written_hint(hint: &Hint) -> Vec<u8> {
             [b"F", &*written_pieces(&names)].concat()
         }
         Hint::HolderGone(consumer) => format!("G{consumer}").into_bytes(),
+        Hint::PauseChanged => b"P".to_vec(),
         other => panic!("scripts do not publish {other:?}"),
     }
 }

@@ -19,6 +19,7 @@ pub(crate) struct Keys {
     pub(crate) announced: String,
     pub(crate) quarantine: String,
     pub(crate) quarantine_index: String,
+    pub(crate) paused: String,
     pub(crate) counter: String,
     pub(crate) sessions: String,
     /// `buried` on the wire.
@@ -59,6 +60,7 @@ impl Keys {
             announced: format!("{prefix}:announced"),
             quarantine: format!("{prefix}:quarantine"),
             quarantine_index: format!("{prefix}:quarantine:index"),
+            paused: format!("{prefix}:paused"),
             counter: format!("{prefix}:counter"),
             sessions: format!("{prefix}:sessions"),
             removed: format!("{prefix}:sessions:buried"),

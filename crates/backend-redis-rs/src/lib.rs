@@ -90,6 +90,7 @@
 //! | `{orders-input}:quarantine` | hash: entry id → reason, failures with their last reasons, who, when, raw fields |
 //! | `{orders-input}:quarantine:index` | sorted set: the quarantine in the order of the LBS |
 //! | `{orders-input}:released:<id>` | the new id of an entry that came back from the quarantine, for 10 minutes |
+//! | `{orders-input}:paused` | while the service is paused: since when (ms), a colon, why |
 //! | `{orders-input}:hints` | a pub/sub channel |
 //! | `{orders-input}:probe` | expires at once, to see whether the server tells of it |
 //!

@@ -345,6 +345,7 @@ pub(crate) fn read_hint(payload: &[u8]) -> Option<Hint> {
             let name = |name| StreamName::new(std::str::from_utf8(name).ok()?).ok();
             Some(Hint::Freed(names.map(name).collect::<Option<_>>()?))
         }
+        b'P' if rest.is_empty() => Some(Hint::PauseChanged),
         b'G' => Some(Hint::HolderGone(ConsumerName::from_wire(
             std::str::from_utf8(rest).ok()?,
         ))),
@@ -384,6 +385,7 @@ mod tests {
         assert_eq!(read_hint(b"F2:a,,"), Some(freed));
         let gone = Hint::HolderGone(ConsumerName::from_wire("redis-consumer-a"));
         assert_eq!(read_hint(b"Gredis-consumer-a"), Some(gone));
+        assert_eq!(read_hint(b"P"), Some(Hint::PauseChanged));
         for odd in [
             &b""[..],
             b"x",

@@ -21,8 +21,8 @@ use redis_rs::{Pipeline, Value, cmd};
 use streamlease_core::limits::{FETCH_PAGE, HANDED_BACK_IDLE, REPEATABLE};
 use streamlease_core::{
     ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Failures, Fenced, FencingToken,
-    FetchRequest, Fetched, HandBackOutcome, HandBackRequest, LockScheme, PendingIds, PendingPage,
-    Quarantine, QuarantineOutcome, Result, Scope, Transport,
+    FetchRequest, Fetched, HandBackOutcome, HandBackRequest, LockScheme, Pause, PendingIds,
+    PendingPage, Quarantine, QuarantineOutcome, Result, Scope, Transport,
 };
 
 use self::pace::Pace;
@@ -135,6 +135,31 @@ impl RedisTransport {
             .collect();
         let replies = self.server.run(&self.what(doing), script, &calls).await?;
         flatten(count, replies)?.into_iter().map(read).collect()
+    }
+
+    /// Claims entries; as one who `keeps` what it holds, or as a new owner.
+    async fn claim_pages(
+        &self,
+        doing: &str,
+        consumer: &ConsumerName,
+        claims: &[Fenced],
+        keeps: bool,
+    ) -> Result<Vec<ClaimOutcome>> {
+        let pages = pages_without_repeats(claims, |claim| claim.entry);
+        let fill = |call: &mut Call, page: &[Fenced]| {
+            call.key(&self.keys.paused);
+            call.arg(consumer.as_str());
+            // Consumers of the wire format own entries without a fencing record.
+            call.arg(match self.scheme {
+                LockScheme::Session => "1",
+                LockScheme::PerStream => "0",
+            });
+            call.arg(if keeps { "1" } else { "0" });
+            add_span(call, page.iter().map(|claim| claim.entry));
+            add_fenced(call, page);
+        };
+        let read = |reply| claimed(consumer, reply);
+        self.paged(doing, &CLAIM, pages, fill, read).await
     }
 
     /// Runs a script that stops when it has moved enough, until it has done all pages.
@@ -315,19 +340,20 @@ impl Transport for RedisTransport {
     }
 
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
-        let pages = pages_without_repeats(claims, |claim| claim.entry);
-        let fill = |call: &mut Call, page: &[Fenced]| {
-            call.arg(consumer.as_str());
-            // Consumers of the wire format own entries without a fencing record.
-            call.arg(match self.scheme {
-                LockScheme::Session => "1",
-                LockScheme::PerStream => "0",
-            });
-            add_span(call, page.iter().map(|claim| claim.entry));
-            add_fenced(call, page);
-        };
-        let read = |reply| claimed(consumer, reply);
-        self.paged("claiming from", &CLAIM, pages, fill, read).await
+        self.claim_pages("claiming from", consumer, claims, false)
+            .await
+    }
+
+    async fn keep(&self, consumer: &ConsumerName, held: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
+        self.claim_pages("keeping entries of", consumer, held, true)
+            .await
+    }
+
+    async fn paused(&self) -> Result<Option<Pause>> {
+        let mut get = cmd("GET");
+        get.arg(&self.keys.paused);
+        let what = self.what("looking for a pause of");
+        decode::pause(self.server.command(&what, &get).await?)
     }
 
     async fn clear_failures(&self, entries: &[Fenced]) -> Result<()> {
@@ -481,6 +507,7 @@ pub(crate) fn claimed(claimer: &ConsumerName, reply: Value) -> Result<ClaimOutco
             Ok(ClaimOutcome::Claimed { from, failures })
         }
         "gone" => Ok(ClaimOutcome::Gone),
+        "paused" => Ok(ClaimOutcome::Paused),
         "stale" => Ok(ClaimOutcome::Stale {
             seen: refused_by(rest)?,
         }),

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use crate::{
     Acquire, AcquireOutcome, Backend, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, Fenced,
     FetchRequest, Fetched, HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager,
-    LockScheme, LockState, Member, OpenOutcome, Operation, PendingIds, PendingPage, Quarantine,
-    QuarantineOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Result, Scope, Session,
-    SessionId, Sessions, StreamName, TakeOverOutcome, Transport,
+    LockScheme, LockState, Member, OpenOutcome, Operation, Pause, PendingIds, PendingPage,
+    Quarantine, QuarantineOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Result, Scope,
+    Session, SessionId, Sessions, StreamName, TakeOverOutcome, Transport,
 };
 
 /// Something to do against a trait.
@@ -79,6 +79,8 @@ pub enum LbsCall {
         limit: usize,
     },
     Claim(Vec<Fenced>),
+    Keep(Vec<Fenced>),
+    Paused,
     ClearFailures(Vec<Fenced>),
     Complete(Vec<Fenced>),
     HandBack(Vec<HandBackRequest>),
@@ -95,6 +97,8 @@ impl LbsCall {
             Self::ListIds { .. } => Operation::ListPendingIds,
             Self::ListStranded { .. } => Operation::ListStranded,
             Self::Claim(_) => Operation::Claim,
+            Self::Keep(_) => Operation::Keep,
+            Self::Paused => Operation::Paused,
             Self::ClearFailures(_) => Operation::ClearFailures,
             Self::Complete(_) => Operation::Complete,
             Self::HandBack(_) => Operation::HandBack,
@@ -130,6 +134,8 @@ impl LbsCall {
                 Reply::ListedIds(lbs.list_stranded(after, limit).await?)
             }
             Self::Claim(claims) => Reply::Claimed(lbs.claim(&consumer, &claims).await?),
+            Self::Keep(held) => Reply::Claimed(lbs.keep(&consumer, &held).await?),
+            Self::Paused => Reply::Paused(lbs.paused().await?),
             Self::ClearFailures(page) => {
                 lbs.clear_failures(&page).await?;
                 Reply::FailuresCleared
@@ -238,6 +244,7 @@ pub enum Reply {
     Listed(PendingPage),
     ListedIds(PendingIds),
     Claimed(Vec<ClaimOutcome>),
+    Paused(Option<Pause>),
     FailuresCleared,
     Completed(Vec<CompleteOutcome>),
     HandedBack(Vec<HandBackOutcome>),

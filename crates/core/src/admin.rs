@@ -4,6 +4,10 @@
 //! As of a [`Transport`](crate::transport), and besides:
 //! - **Idempotence.** [`release_quarantined`](Admin::release_quarantined) never appends
 //!   twice. For at least five minutes its repeat also finds the new entry's id.
+//! - **Pause.** Once [`pause`](Admin::pause) has returned, no claim makes a new owner until
+//!   [`resume`](Admin::resume) is called; see the contract of [`Transport`](crate::transport).
+//!   A pause has no end of its own. Both publish [`Hint::PauseChanged`](crate::Hint) in the
+//!   same step, a repeat too: it may be there because a hint was lost.
 //! - **Check.** [`check`](Admin::check) changes nothing. A finding has a code of lower case
 //!   letters and hyphens that stays the same, and an advice if something is wrong.
 //! - **Counts.** [`counts`](Admin::counts) costs the store the same however much there is,
@@ -15,7 +19,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Announcement, ConsumerName, Delivery, EntryId, Finding, MalformedReason, Result};
+use crate::{
+    Announcement, ConsumerName, Delivery, EntryId, Error, ErrorKind, Finding, MalformedReason,
+    Result,
+};
 
 /// The LBS of one service, as operators use it. See the [module docs](self) for the contract.
 #[async_trait]
@@ -43,6 +50,27 @@ pub trait Admin: Debug + Send + Sync + 'static {
     /// Removes quarantined entries for good. `true` for each that this call
     /// removed; a repeat says `false`.
     async fn drop_quarantined(&self, entries: &[EntryId]) -> Result<Vec<bool>>;
+
+    /// Pauses the service: until it is resumed nothing is taken, neither what is fresh nor
+    /// what others have left, and what is held stays held. `reason` is for people to read.
+    ///
+    /// `true` if this call began the pause; in one that lasts already nothing changes, not
+    /// even the reason. Needs no group: a service can be paused before its first consumer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Environment`] from a backend that cannot pause services.
+    async fn pause(&self, reason: &str) -> Result<bool> {
+        let _ = reason;
+        Err(cannot_pause())
+    }
+
+    /// Ends the pause. `true` if this call ended one.
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    async fn resume(&self) -> Result<bool> {
+        Err(cannot_pause())
+    }
 
     /// What only the store knows of itself: whether it can be reached, may do all that is
     /// needed, and is set up well. It changes nothing, and an error is a finding, too. A
@@ -83,6 +111,13 @@ impl ServiceCounts {
             quarantined,
         }
     }
+}
+
+fn cannot_pause() -> Error {
+    Error::new(
+        ErrorKind::Environment,
+        "this backend cannot pause services: its transport does not implement it",
+    )
 }
 
 /// How the release of a quarantined entry ended.

@@ -2,7 +2,7 @@
 //! [`Operation`], the calls' names.
 //!
 //! For traces, for measurements, for faults in a test: implement [`Decorator`], and the
-//! thirty methods of the backend's traits need not be repeated.
+//! methods of the backend's traits need not be repeated.
 //!
 //! ```
 //! use streamlease_core::decorate::{Decorator, decorate};
@@ -40,7 +40,7 @@ use crate::{
     Acquire, AcquireOutcome, Admin, Backend, ClaimOutcome, CompleteOutcome, ConsumerName,
     ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest, Fetched, Finding,
     HandBackOutcome, HandBackRequest, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
-    Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    Notifier, OpenOutcome, Pause, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
     QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew, RenewOutcome, Result, Scope,
     ServiceCounts, Session, SessionId, Sessions, StreamName, SubmitBatch, SubmitOutcome, Submitter,
     Subscription, TakeOverOutcome, Transport,
@@ -124,6 +124,8 @@ operations! {
     ListPendingIds = "list_pending_ids";
     ListStranded = "list_stranded";
     Claim = "claim";
+    Keep = "keep";
+    Paused = "paused";
     ClearFailures = "clear_failures";
     Complete = "complete";
     HandBack = "hand_back";
@@ -138,6 +140,8 @@ operations! {
     ListQuarantined = "list_quarantined";
     ReleaseQuarantined = "release_quarantined";
     DropQuarantined = "drop_quarantined";
+    Pause = "pause";
+    Resume = "resume";
     Check = "check";
     // `LockManager`
     Acquire = "acquire";
@@ -205,6 +209,9 @@ hand_on! {
     ListStranded: list_stranded(after: EntryId, limit: usize) -> PendingIds, (after, limit);
     Claim: claim(consumer: &ConsumerName, claims: &[Fenced]) -> Vec<ClaimOutcome>,
         (&consumer, &claims);
+    Keep: keep(consumer: &ConsumerName, held: &[Fenced]) -> Vec<ClaimOutcome>,
+        (&consumer, &held);
+    Paused: paused() -> Option<Pause>, ();
     ClearFailures: clear_failures(entries: &[Fenced]) -> (), (&entries);
     Complete: complete(consumer: &ConsumerName, entries: &[Fenced]) -> Vec<CompleteOutcome>,
         (&consumer, &entries);
@@ -232,6 +239,8 @@ hand_on! {
     ReleaseQuarantined: release_quarantined(entries: &[EntryId]) -> Vec<QuarantineRelease>,
         (&entries);
     DropQuarantined: drop_quarantined(entries: &[EntryId]) -> Vec<bool>, (&entries);
+    Pause: pause(reason: &str) -> bool, (&reason);
+    Resume: resume() -> bool, ();
     Check: check() -> Vec<Finding>, ();
 }
 

@@ -435,6 +435,7 @@ impl Driver {
                 return;
             }
             Notice::Unreachable { .. } | Notice::Refused { .. } | Notice::Reached { .. } => return,
+            Notice::Paused(_) | Notice::Resumed => return,
             Notice::Late { by } => return self.measures.late(by),
             Notice::OwnListed { entries } => return self.measures.startup_recovery(entries),
             Notice::Added {

@@ -3,9 +3,10 @@
 //! # Contract
 //! - **Hints only.** Neither safety nor liveness depends on a hint: each may be
 //!   lost, doubled, late or wrong. The client looks up what a hint names before it acts.
-//! - **The publisher is who makes the change.** Hints about a hand back, a release or a
-//!   closed session are published by the [`Transport`](crate::Transport) or
-//!   [`LockManager`](crate::LockManager) in the same step as the change.
+//! - **The publisher is who makes the change.** Hints about a hand back, a release, a
+//!   closed session or a pause are published by the [`Transport`](crate::Transport),
+//!   [`Admin`](crate::Admin) or [`LockManager`](crate::LockManager) in the same step as the
+//!   change.
 //! - **Known loss is reported.** After a reconnect, or when a
 //!   buffer overflowed, a subscription yields [`Hint::MayHaveMissed`]. Each
 //!   fresh subscription counts as having missed everything before it; the
@@ -53,6 +54,8 @@ pub enum Hint {
     Freed(Vec<StreamName>),
     /// A session of this consumer was closed or found dead.
     HolderGone(ConsumerName),
+    /// The service was paused, or resumed.
+    PauseChanged,
     /// Hints may have been lost.
     MayHaveMissed,
 }

@@ -36,6 +36,12 @@
 //!
 //!   The reasons of the last five failures are kept as they were given, and only these
 //!   five can be taken back. They survive claims and go into quarantine with the entry.
+//! - **Pauses.** While the service is [paused](crate::Admin::pause) a claim that would make
+//!   a new owner, with a token greater than the remembered one, is answered with
+//!   [`ClaimOutcome::Paused`] and changes nothing: no failure counts, and the entry stays
+//!   pending where it is. That is decided in the same atomic step. All else goes on:
+//!   claims with the remembered token, [`keep`](Transport::keep), complete, hand back and
+//!   quarantine.
 //! - **Nothing vanishes (R7).** Only `complete` and `quarantine` remove an entry from the
 //!   LBS. Only an [`Admin`](crate::Admin) removes it from quarantine. A new group
 //!   starts at the very first entry.
@@ -111,6 +117,22 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// Counts a failure if the entry had a lower token that was never handed
     /// back: its owner has died.
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>>;
+
+    /// Claims again what the consumer holds: as [`claim`](Self::claim), but never answered
+    /// with `Paused`. An owner whose fencing record was lost has it again, and keeps what
+    /// it holds in a pause.
+    ///
+    /// A transport that cannot be paused may leave it to `claim`.
+    async fn keep(&self, consumer: &ConsumerName, held: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
+        self.claim(consumer, held).await
+    }
+
+    /// Whether the service is paused, and what is known of that. Needs no group.
+    ///
+    /// A transport that cannot be paused may leave it out: it never is.
+    async fn paused(&self) -> Result<Option<Pause>> {
+        Ok(None)
+    }
 
     /// Sets the failures of entries to 0, because an owner has held them for long enough. An
     /// entry that has another token by now, was handed back or is gone is left alone.
@@ -391,6 +413,30 @@ pub enum ClaimOutcome {
         /// The remembered token.
         seen: FencingToken,
     },
+    /// The service is [paused](crate::Admin::pause), and this would have made a new owner:
+    /// nothing changed.
+    Paused,
+}
+
+/// A pause of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pause {
+    /// Since when, in milliseconds of the server's clock since the Unix epoch; `None` if
+    /// that cannot be told.
+    pub since_ms: Option<u64>,
+    /// Why, as whoever paused it said; may be empty.
+    pub reason: String,
+}
+
+impl Pause {
+    /// A pause since then, for this reason.
+    pub fn new(since_ms: Option<u64>, reason: impl Into<String>) -> Self {
+        Self {
+            since_ms,
+            reason: reason.into(),
+        }
+    }
 }
 
 /// How a completion ended.

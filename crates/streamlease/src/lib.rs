@@ -18,9 +18,9 @@ pub use streamlease_core::{
     Announcement, BackendProvider, Canceller, ClaimMode, ClaimResult, Client, ClientBuilder,
     Completion, ConsumerName, DisownReason, Disowned, Done, EntryId, Error, ErrorKind, Event,
     Events, FencingToken, Finding, HandBack, Health, Info, Lease, LeaseAdmin, LockScheme,
-    MalformedReason, Orphan, Producer, QuarantineAdmin, QuarantineRelease, Quarantined,
-    QuarantinedEntry, Report, Result, RetryPolicy, Run, Runtime, ServiceName, Severity, Stopping,
-    StreamName, SubmitBatch, SubmitOutcome, Termination, Timestamp, shard,
+    MalformedReason, Orphan, Pause, Producer, QuarantineAdmin, QuarantineRelease, Quarantined,
+    QuarantinedEntry, Report, Result, RetryPolicy, Run, Runtime, ServiceAdmin, ServiceName,
+    Severity, Stopping, StreamName, SubmitBatch, SubmitOutcome, Termination, Timestamp, shard,
 };
 
 #[cfg(feature = "memory")]

@@ -24,10 +24,31 @@ static LIST_QUARANTINED: LazyLock<Script> = script!(beyond_full: "lbs/list_quara
 static RELEASE_QUARANTINED: LazyLock<Script> = script!("lib/base", "lbs/release_quarantined");
 static DROP_QUARANTINED: LazyLock<Script> = script!("lbs/drop_quarantined");
 
+// However full the server's memory is: then operators may need it.
+static PAUSE: LazyLock<Script> = script!(beyond_full: "lib/base", "lbs/pause");
+static RESUME: LazyLock<Script> = script!("lib/base", "lbs/resume");
+
 #[async_trait]
 impl Admin for RedisTransport {
     async fn check(&self) -> Result<Vec<Finding>> {
         Ok(check::look(&self.server, &self.keys, self.scheme).await)
+    }
+
+    async fn pause(&self, reason: &str) -> Result<bool> {
+        let mut call = Call::new();
+        call.key(&self.keys.paused).key(&self.keys.hints);
+        call.arg(reason);
+        let what = self.what("pausing");
+        let reply = self.server.run_one(&what, &PAUSE, call).await?;
+        Ok(decode::number(reply)? == 1)
+    }
+
+    async fn resume(&self) -> Result<bool> {
+        let mut call = Call::new();
+        call.key(&self.keys.paused).key(&self.keys.hints);
+        let what = self.what("resuming");
+        let reply = self.server.run_one(&what, &RESUME, call).await?;
+        Ok(decode::number(reply)? == 1)
     }
 
     async fn consumers(&self) -> Result<Vec<ConsumerState>> {

@@ -126,7 +126,7 @@ impl Recorder for Measures {
 /// How many streams an action is about, for the measurements.
 pub(super) fn size_of(action: &Action) -> usize {
     match action {
-        Action::Lbs(LbsCall::Claim(page)) => page.len(),
+        Action::Lbs(LbsCall::Claim(page) | LbsCall::Keep(page)) => page.len(),
         Action::Locks(LocksCall::Acquire(_, page)) => page.len(),
         Action::Locks(LocksCall::Renew { leases, .. }) => leases.len().max(1),
         Action::Locks(LocksCall::Release(_, page)) => page.len(),
@@ -144,7 +144,9 @@ pub(super) fn measured(
     result: &Result<Reply>,
 ) -> impl FnOnce(&dyn Recorder) + use<> {
     let method: Option<Method> = match operation {
-        Operation::Claim => Some(|recorder, attempt, n| recorder.claim(attempt, n)),
+        Operation::Claim | Operation::Keep => {
+            Some(|recorder, attempt, n| recorder.claim(attempt, n))
+        }
         Operation::Acquire => Some(|recorder, attempt, n| recorder.lock_acquire(attempt, n)),
         Operation::Renew => Some(|recorder, attempt, n| recorder.lock_extend(attempt, n)),
         Operation::Release => Some(|recorder, attempt, n| recorder.lock_release(attempt, n)),

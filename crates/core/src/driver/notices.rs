@@ -22,6 +22,18 @@ impl Driver {
             Notice::Refused { call, error } => self.say(Warn, |c| {
                 format!("{call} is refused, trying again consumer={c}: {error:?}")
             }),
+            Notice::Paused(pause) => self.say(Info, |c| {
+                let why = match &*pause.reason {
+                    "" => String::new(),
+                    reason => format!(" ({reason:?})"),
+                };
+                format!(
+                    "the service is paused{why}: nothing is taken until it is resumed consumer={c}"
+                )
+            }),
+            Notice::Resumed => self.say(Info, |c| {
+                format!("the service is resumed: streams are taken again consumer={c}")
+            }),
             Notice::Reached { part, after } => self.say(Info, |c| {
                 format!("{part} can be reached again after {after:?} consumer={c}")
             }),

@@ -66,9 +66,10 @@ impl Budget {
 
 impl Leases {
     /// How many more streams may be taken now: within the capacity (R11) and
-    /// the event queue, which each will need a place in (R10).
+    /// the event queue, which each will need a place in (R10). None in a pause.
     pub(crate) fn room(&self, cx: &Cx) -> usize {
-        if cx.budget.receiver_dropped || cx.phase != Phase::Running || !cx.is_open() {
+        let takes_nothing = cx.budget.receiver_dropped || cx.is_paused;
+        if takes_nothing || cx.phase != Phase::Running || !cx.is_open() {
             return 0;
         }
         let arriving = self.arriving(cx);

@@ -39,6 +39,7 @@ pub(crate) struct InFlight {
 #[derive(Debug)]
 pub(crate) enum Flight {
     Prepare,
+    Paused,
     Open,
     Close,
     Heartbeat {
@@ -156,6 +157,7 @@ impl Machine {
                 });
                 self.outages.prepare_done(&mut self.cx, result);
             }
+            Flight::Paused => self.pauses.answered(&mut self.cx, result),
             Flight::Fetch { max, wait } => {
                 let result = self.vital(Vital::Fetch, result, |reply| match reply {
                     Reply::Fetched(fetched) => Some(fetched),

@@ -23,6 +23,8 @@ pub(crate) struct Cx {
     pub(crate) now: Timestamp,
     pub(crate) rng: Rng,
     pub(crate) phase: Phase,
+    /// The service is paused, as far as is known: nothing is taken.
+    pub(crate) is_paused: bool,
     pub(crate) session: CurrentSession,
     /// Greatest token seen anywhere (R5).
     pub(crate) floor: FencingToken,
@@ -89,6 +91,7 @@ impl Cx {
             now,
             rng,
             phase: Phase::Running,
+            is_paused: false,
             session,
             floor: FencingToken::NONE,
             peers: Peers::unknown(now),

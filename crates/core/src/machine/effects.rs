@@ -17,8 +17,14 @@ pub(crate) enum Effect {
     Recheck(EntryId, Timestamp),
     /// Nobody owned the entry when it was seen last: that is not to be waited for again.
     Unowned(EntryId),
-    /// There was no room for an orphan.
-    LeftBehind,
+    /// There was no room for this orphan.
+    LeftBehind(EntryId),
+    /// A claim was refused because the service is paused.
+    ClaimPaused,
+    /// The service is paused, as is known from now on.
+    Paused,
+    /// It is paused no more.
+    Resumed,
     /// Scan these entries.
     Rescan(Vec<EntryId>),
     /// Scan what is pending at this consumer.
@@ -86,7 +92,10 @@ impl Machine {
             match effect {
                 Effect::Recheck(entry, at) => self.recovery.recheck(at, entry),
                 Effect::Unowned(entry) => self.recovery.remember_expired(&mut self.cx, entry),
-                Effect::LeftBehind => self.recovery.sweeps.leave_behind(),
+                Effect::LeftBehind(entry) => self.recovery.left_behind(&self.cx, entry),
+                Effect::ClaimPaused => self.pauses.refused(&mut self.cx),
+                Effect::Paused => self.intake.give_up(&mut self.cx),
+                Effect::Resumed => self.recovery.resumed(&mut self.cx),
                 Effect::Rescan(entries) => self.recovery.rescan(entries),
                 Effect::RescanOwn => self.recovery.rescan_own(&mut self.cx),
                 Effect::HeartbeatBy(at) => self.session.heartbeat_by(at),

@@ -22,7 +22,12 @@ impl Machine {
                 }
             }
             Hint::HolderGone(consumer) => self.recovery.suspect(&mut self.cx, consumer, None),
+            Hint::PauseChanged => self.pauses.ask(&self.cx),
             Hint::MayHaveMissed => {
+                // One that begins is learnt of by the first claim.
+                if self.cx.is_paused {
+                    self.pauses.ask(&self.cx);
+                }
                 // Hints come again: so may everything else.
                 self.outages.retry_soon(&mut self.cx);
                 self.recovery.rescan_after_silence(&mut self.cx);

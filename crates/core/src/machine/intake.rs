@@ -99,6 +99,16 @@ impl Intake {
         }
     }
 
+    /// The service is paused: what a fetch that waits would bring is for whoever fetches
+    /// after the pause. What it has brought already is found then, by listing.
+    pub(crate) fn give_up(&mut self, cx: &mut Cx) {
+        if self.busy {
+            self.busy = false;
+            self.was_full = 0;
+            cx.cancel(|flight| matches!(flight, Flight::Fetch { .. }));
+        }
+    }
+
     /// Nothing is fetched before then.
     pub(crate) fn wait_until(&mut self, at: Timestamp) {
         self.not_before = self.not_before.max(at);

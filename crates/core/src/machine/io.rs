@@ -9,8 +9,8 @@ use super::lifecycle::outages::Part;
 use crate::action::{Action, Reply};
 use crate::belief::Belief;
 use crate::{
-    Announcement, ConsumerName, EntryId, Error, FencingToken, Hint, Info, Result, StreamName,
-    Timestamp,
+    Announcement, ConsumerName, EntryId, Error, FencingToken, Hint, Info, Pause, Result,
+    StreamName, Timestamp,
 };
 
 /// Names one action, so that its reply finds back.
@@ -204,6 +204,10 @@ pub enum Notice {
         /// With which words.
         error: Error,
     },
+    /// The service is paused: nothing is taken until it is resumed.
+    Paused(Pause),
+    /// The service is paused no more.
+    Resumed,
     /// It answers again.
     Reached {
         /// Which.
@@ -337,4 +341,6 @@ pub enum ClaimResult {
     Gone,
     /// This client holds as many streams as its capacity allows.
     Full,
+    /// The service is paused: nothing is taken until it is resumed.
+    Paused,
 }

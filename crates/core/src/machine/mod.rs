@@ -15,7 +15,8 @@
 //! - `session`: one session after the other, and its heartbeats (R1, R2);
 //! - `recovery`: what others hold or have left: finding streams that nobody serves, and
 //!   taking them over (R7, R9, R11);
-//! - `lifecycle`: outages, giving up, shutting down (R8).
+//! - `lifecycle`: outages, giving up, shutting down (R8);
+//! - `pause`: whether the service is paused, as far as is known.
 //!
 //! A part is given the context (`cx`) and, where it needs one, a view of another part.
 //! What it wants of another part is an `Effect`, which the machine carries out as soon as
@@ -36,6 +37,7 @@ mod io;
 mod leases;
 mod lifecycle;
 mod pages;
+mod pause;
 mod punctuality;
 mod recovery;
 mod rng;
@@ -65,6 +67,7 @@ pub(crate) use lifecycle::closed;
 use lifecycle::drain::Drain;
 use lifecycle::outages::Outages;
 pub use lifecycle::outages::Part;
+use pause::Pauses;
 use recovery::Recovery;
 use rng::Rng;
 pub(crate) use rng::mix;
@@ -93,6 +96,7 @@ pub struct Machine {
     session: SessionState,
     recovery: Recovery,
     outages: Outages,
+    pauses: Pauses,
     drain: Drain,
 }
 
@@ -106,6 +110,7 @@ impl Machine {
             session: SessionState::new(now),
             recovery: Recovery::new(now),
             outages: Outages::default(),
+            pauses: Pauses::new(now),
             drain: Drain::default(),
         };
         machine.pump();
@@ -198,6 +203,7 @@ impl Machine {
         }
         self.drain.pump_bound(&mut self.cx);
         self.outages.pump(&mut self.cx);
+        self.pauses.pump(&mut self.cx, &self.outages);
         self.apply();
         if self.cx.phase != Phase::Stopped && self.cx.is_open() {
             self.pump_session();
@@ -231,6 +237,7 @@ impl Machine {
             .drain
             .timeout(cx)
             .min(self.outages.timeout(cx))
+            .min(self.pauses.timeout(cx, &self.outages))
             .min(self.leases.late.timeout());
         if cx.is_open() {
             next = next

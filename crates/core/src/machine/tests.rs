@@ -10,6 +10,7 @@ mod late;
 mod leasing;
 mod manual;
 mod orphans;
+mod pause;
 mod progress_timeout;
 mod rank;
 mod refusals;

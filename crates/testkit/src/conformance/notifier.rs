@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use futures_lite::future;
 use streamlease_core::{
-    Acquire, AcquireOutcome, Announcement, Backend, ConsumerName, EntryId, Fenced, FencingToken,
-    FetchRequest, HandBackRequest, Hint, Info, LeaseRef, OpenOutcome, Release, Runtime, Session,
-    SessionId, StreamName, SubmitBatch, SubmitOutcome, Subscription,
+    Acquire, AcquireOutcome, Announcement, Backend, ConsumerName, EntryId, ErrorKind, Fenced,
+    FencingToken, FetchRequest, HandBackRequest, Hint, Info, LeaseRef, OpenOutcome, Release,
+    Runtime, Session, SessionId, StreamName, SubmitBatch, SubmitOutcome, Subscription,
 };
 
 use super::support::{PATIENCE, consumer, nonce, pass, stream, streams, unique, within};
@@ -24,6 +24,7 @@ behaviours!($ notifier_behaviours!, notifier: Backend, [
     a_release_that_asks_for_it_is_announced,
     a_release_of_what_somebody_was_refused_is_announced,
     a_closed_session_is_announced,
+    a_pause_and_its_end_are_announced,
     a_change_right_after_subscribing_is_heard,
     every_subscription_hears_every_hint,
     a_dropped_subscription_disturbs_no_other,
@@ -95,6 +96,28 @@ pub async fn a_closed_session_is_announced(runtime: Arc<dyn Runtime>, backend: B
     sessions.close(&a.id).await.expect("close");
     let gone = Hint::HolderGone(a.id.consumer.clone());
     t.hear(&mut hints, "HolderGone", |hint| *hint == gone).await;
+}
+
+/// Each time: a repeat is there because a hint may have been lost.
+pub async fn a_pause_and_its_end_are_announced(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
+    let mut hints = t.subscribe().await;
+    let admin = t.backend.admin.clone();
+    let is_it = |hint: &Hint| *hint == Hint::PauseChanged;
+    for _ in 0..2 {
+        match admin.pause("a reason").await {
+            Err(error) if error.kind() == ErrorKind::Environment => {
+                println!("skipped: cannot pause services");
+                return;
+            }
+            paused => paused.expect("pause"),
+        };
+        t.hear(&mut hints, "PauseChanged", is_it).await;
+    }
+    for _ in 0..2 {
+        admin.resume().await.expect("resume");
+        t.hear(&mut hints, "PauseChanged", is_it).await;
+    }
 }
 
 /// Once `subscribe` has returned, nothing is too early.

@@ -10,6 +10,7 @@ mod failures;
 mod fencing;
 mod harness;
 mod listing;
+mod pauses;
 mod quarantine;
 
 use streamlease_core::Backend;
@@ -22,6 +23,7 @@ pub use delivery::*;
 pub use failures::*;
 pub use fencing::*;
 pub use listing::*;
+pub use pauses::*;
 pub use quarantine::*;
 
 suite!($ transport_conformance!, transport: Backend, [
@@ -31,5 +33,6 @@ suite!($ transport_conformance!, transport: Backend, [
     failures: transport_failures!,
     fencing: transport_fencing!,
     listing: transport_listing!,
+    pauses: transport_pauses!,
     quarantine: transport_quarantine!,
 ]);

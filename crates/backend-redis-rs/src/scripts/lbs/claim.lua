@@ -1,15 +1,16 @@
 -- Fenced claim of a page of entries, none of them twice.
--- KEYS: ….
--- ARGV: …, claimer, '1' if all owners leave a fencing record, lowest and highest
--- id of the page, then the ids, then a token for each.
+-- KEYS: …, pause.
+-- ARGV: …, claimer, '1' if all owners leave a fencing record, '1' if it keeps what it
+-- holds, lowest and highest id of the page, then the ids, then a token for each.
 -- Returns for each: 0 if no owner ever failed on it and it was pending at the claimer
 -- already; {'claimed', failures, where it was pending, whether this claim counted the
--- last of them, how many of the kept ones are deaths, the reasons that are kept}; {'stale', token} or {'gone'}.
+-- last of them, how many of the kept ones are deaths, the reasons that are kept}; {'stale', token}, {'paused'} or {'gone'}.
 --
 -- Every command costs more than the work it does, so the page is looked up and
 -- claimed as a whole; what is decided about each entry is decided in between.
-local consumer, all_recorded, low, high = ARGV[A + 1], ARGV[A + 2], ARGV[A + 3], ARGV[A + 4]
-local IDS = A + 4
+local consumer, all_recorded, keeps = ARGV[A + 1], ARGV[A + 2], ARGV[A + 3]
+local low, high = ARGV[A + 4], ARGV[A + 5]
+local IDS = A + 5
 local count = (#ARGV - IDS) / 2
 local TOKENS = IDS + count
 local ids = {unpack(ARGV, IDS + 1, IDS + count)}
@@ -23,6 +24,18 @@ for i = 1, look and 0 or count do
 end
 local pending = look and pending_rows(ids, low, high)
 
+-- While the service is paused nobody becomes an owner. Who is one goes on.
+local is_paused
+local function is_put_off(token, seen)
+  if keeps == '1' or (token == seen and seen ~= NO_TOKEN) then
+    return false
+  end
+  if is_paused == nil then
+    is_paused = redis.call('GET', KEYS[K + 1]) and true
+  end
+  return is_paused
+end
+
 local command, claims = {'XCLAIM', lbs, group, consumer, '0'}, 0
 local replies, records = {}, {}
 for i = 1, count do
@@ -33,6 +46,8 @@ for i = 1, count do
   end
   if stored[i] and (token < seen or (token == seen and handed) or unreadable[id]) then
     replies[i] = refusal('stale', seen, id)
+  elseif is_put_off(token, seen) then
+    replies[i] = {'paused'}
   else
     local row = pending and pending[id]
     -- A lower token that was never handed back: its owner died of it.

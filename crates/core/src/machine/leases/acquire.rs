@@ -124,7 +124,8 @@ impl Leases {
             LockScheme::Session => valid_at_most.min(self.fresh_until(cx, &lease, sent)),
         };
         let lock = Lock { token, deadline };
-        self.items.set(entry, State::Claiming { lock });
+        let unanswered = false;
+        self.items.set(entry, State::Claiming { lock, unanswered });
         if !self.may_take(cx) || deadline <= cx.now {
             return self.drop_item(cx, entry);
         }

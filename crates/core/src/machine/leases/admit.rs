@@ -89,7 +89,7 @@ impl Leases {
                 }
                 Origin::HandedBack | Origin::Orphan => {
                     self.items.remove(entry);
-                    cx.effect(Effect::LeftBehind);
+                    cx.effect(Effect::LeftBehind(entry));
                     // There was room when it was seen. That nobody owns it is known
                     // already, and who had it may be removed before the next sweep.
                     if origin == Origin::Orphan {
@@ -100,7 +100,11 @@ impl Leases {
                 }
                 Origin::Call(call) => {
                     self.items.remove(entry);
-                    cx.answer(call, Ok(Answer::Claim(ClaimResult::Full)));
+                    let why = match cx.is_paused {
+                        true => ClaimResult::Paused,
+                        false => ClaimResult::Full,
+                    };
+                    cx.answer(call, Ok(Answer::Claim(why)));
                 }
             };
         }

@@ -5,6 +5,7 @@ use super::lanes::{Lanes, ToQuarantine, outcomes, still_locked};
 use super::table::{Ending, Holding, Origin, State};
 use crate::belief::Belief;
 use crate::machine::cx::Cx;
+use crate::machine::effects::Effect;
 use crate::machine::pages::Lane;
 use crate::machine::{Answer, ClaimResult, Notice, Reply, StreamOrigin};
 use crate::{
@@ -31,6 +32,7 @@ impl Leases {
                     self.drop_item(cx, entry);
                 }
                 ClaimOutcome::Stale { seen } => self.claim_with_greater_token(cx, entry, seen),
+                ClaimOutcome::Paused => self.put_back(cx, entry),
             }
         }
     }
@@ -52,10 +54,57 @@ impl Leases {
         match lane(&mut self.lanes).settle(cx, outcomes, again) {
             Ok(outcomes) => outcomes,
             Err(error) => {
+                for &(entry, token) in page {
+                    self.may_execute_late(entry, token);
+                }
                 cx.step_failed("claim", error);
                 Vec::new()
             }
         }
+    }
+
+    /// What became of its claim is unknown.
+    fn may_execute_late(&mut self, entry: EntryId, token: FencingToken) {
+        if let Some(item) = self.items.get_mut(entry)
+            && let State::Claiming { lock, unanswered } = &mut item.state
+            && lock.token == token
+        {
+            *unanswered = true;
+        }
+    }
+
+    /// The service is paused: the lock is given back, and the entry waits for room, as what
+    /// comes in a pause does.
+    fn put_back(&mut self, cx: &mut Cx, entry: EntryId) {
+        cx.effect(Effect::ClaimPaused);
+        let Some(item) = self.items.get(entry) else {
+            return;
+        };
+        let State::Claiming { lock, unanswered } = item.state else {
+            return;
+        };
+        let (stream, token) = (item.stream.clone(), lock.token);
+        // An earlier try of it may be executed after the pause still, for an owner that is
+        // none. Whoever comes next would count it as dead.
+        if unanswered {
+            self.owe_present(cx, entry);
+        }
+        if !self.may_take(cx) {
+            return self.drop_item(cx, entry);
+        }
+        if matches!(self.items.get(entry), Some(item) if matches!(item.origin, Origin::Call(_))) {
+            self.answer_claim(cx, entry, ClaimResult::Paused);
+            return self.drop_item(cx, entry);
+        }
+        self.items.set(entry, State::Waiting { refused: 0 });
+        let lease = LeaseRef {
+            stream,
+            entry,
+            token,
+        };
+        // Its answer wakes the stream's lowest entry, be it this one or not.
+        self.release(cx, lease, true);
+        self.wake_at(cx.now + cx.settings.ttl, entry);
     }
 
     pub(crate) fn claimed(
@@ -68,7 +117,7 @@ impl Leases {
         let Some(item) = self.items.get(entry) else {
             return;
         };
-        let State::Claiming { lock } = item.state else {
+        let State::Claiming { lock, .. } = item.state else {
             return;
         };
         let mut holding = Holding {

@@ -173,7 +173,7 @@ impl Leases {
         let page = self.lanes.refresh.take(now);
         if !page.is_empty() {
             let page = self.with_tokens(page);
-            cx.act(LbsCall::Claim(fenced(&page)), Flight::Refresh(page));
+            cx.act(LbsCall::Keep(fenced(&page)), Flight::Refresh(page));
         }
         self.lanes.gather_completions(now);
         let page = self.lanes.complete.take(now);

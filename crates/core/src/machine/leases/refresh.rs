@@ -64,7 +64,8 @@ impl Leases {
                 // Only a hand back makes a token stale that nobody has gone above.
                 ClaimOutcome::Stale { seen } if seen == token => End::HandedBack,
                 ClaimOutcome::Stale { .. } => End::Disowned(DisownReason::Superseded),
-                _ => continue,
+                // (Not in a pause either: these claims are of an owner.)
+                ClaimOutcome::Claimed { .. } | ClaimOutcome::Paused => continue,
             };
             self.end(cx, entry, end, Completion::NotOwner);
         }

@@ -50,7 +50,11 @@ pub(crate) enum State {
         freed: bool,
     },
     /// Locked, and in the claim lane.
-    Claiming { lock: Lock },
+    Claiming {
+        lock: Lock,
+        /// A try of the claim was not answered: it may be executed still.
+        unanswered: bool,
+    },
     /// The user's.
     Held(Holding),
     /// On its way out.
@@ -112,7 +116,7 @@ impl State {
     pub(crate) fn lock(&self) -> Option<&Lock> {
         match self {
             Self::Waiting { .. } | Self::Acquiring { .. } => None,
-            Self::Claiming { lock } => Some(lock),
+            Self::Claiming { lock, .. } => Some(lock),
             Self::Held(holding) | Self::Ending(holding, _) => Some(&holding.lock),
         }
     }
@@ -120,7 +124,7 @@ impl State {
     pub(crate) fn lock_mut(&mut self) -> Option<&mut Lock> {
         match self {
             Self::Waiting { .. } | Self::Acquiring { .. } => None,
-            Self::Claiming { lock } => Some(lock),
+            Self::Claiming { lock, .. } => Some(lock),
             Self::Held(holding) | Self::Ending(holding, _) => Some(&mut holding.lock),
         }
     }

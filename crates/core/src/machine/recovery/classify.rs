@@ -301,9 +301,8 @@ impl Recovery {
             self.report(cx, leases, pending, content);
         } else if leases.room(cx) == 0 {
             self.leave_behind(cx, entry, origin);
-            let left = &mut self.scanner.stranded_left;
-            if pending.consumer.is_none() && left.len() < MOST_RECHECKS {
-                left.insert(entry);
+            if pending.consumer.is_none() {
+                self.scanner.leave(entry);
             }
         } else if self.goes_now(cx, &pending, &content, origin) {
             self.admit_from(cx, pending, content, origin);
@@ -313,7 +312,7 @@ impl Recovery {
     /// No room: a sweep takes it once there is some. Whatever was known of its
     /// owner then is forgotten but this, which must not be waited for again.
     fn leave_behind(&mut self, cx: &mut Cx, entry: EntryId, origin: Origin) {
-        self.sweeps.leave_behind();
+        self.left_behind(cx, entry);
         if origin == Origin::Orphan && self.scanner.expired.len() < MOST_RECHECKS {
             self.remember_expired(cx, entry);
         }

@@ -34,8 +34,9 @@ use self::takeover::Orphans;
 use self::trials::Trials;
 use self::watch::Watched;
 use super::cx::Cx;
+use super::effects::Effect;
 use super::leases::Leases;
-use crate::{Renewal, Timestamp};
+use crate::{EntryId, Renewal, Timestamp};
 
 #[derive(Debug)]
 pub(crate) struct Recovery {
@@ -76,6 +77,24 @@ impl Recovery {
         if reply.sweep {
             self.begin_sweep(cx);
         }
+    }
+
+    /// There was no room for this orphan. In a pause, which may be over at any moment, it is
+    /// remembered: then it is taken without a sweep.
+    pub(crate) fn left_behind(&mut self, cx: &Cx, entry: EntryId) {
+        self.sweeps.leave_behind();
+        if cx.is_paused {
+            self.scanner.leave(entry);
+        }
+    }
+
+    /// The service is paused no more. What was left behind meanwhile has room now; what
+    /// nobody here has heard of a sweep finds, with the next turn.
+    pub(crate) fn resumed(&mut self, cx: &mut Cx) {
+        self.rescan_own(cx);
+        self.sweeps.begin_soon(cx.now);
+        let at = cx.now + cx.deadline_jitter();
+        cx.effect(Effect::HeartbeatBy(at));
     }
 
     /// A new session looks at its own part first.

@@ -40,9 +40,10 @@ pub(crate) struct Scanner {
     /// Entries whose lock was reported or seen to expire, and when.
     pub(crate) expired: BTreeMap<EntryId, Timestamp>,
     pub(super) own: Own,
-    /// Orphans that there was no room for and that are pending at nobody. Nothing else tells of them, and they may
-    /// be all that the LBS had: freed room serves them, without another sweep.
-    pub(crate) stranded_left: BTreeSet<EntryId>,
+    /// Orphans that there was no room for: those that are pending at nobody, and those of a
+    /// pause. Nothing else tells of them, and they may be all that the LBS had: freed room
+    /// serves them, without another sweep.
+    left: BTreeSet<EntryId>,
     /// Entries at live consumers that nobody has locked, since when (R9).
     pub(crate) unlocked_since: BTreeMap<EntryId, Timestamp>,
     pub(super) rechecks: Deadlines<EntryId>,
@@ -87,7 +88,7 @@ impl Scanner {
             hinted: BTreeSet::new(),
             expired: BTreeMap::new(),
             own: Own::new(now),
-            stranded_left: BTreeSet::new(),
+            left: BTreeSet::new(),
             unlocked_since: BTreeMap::new(),
             rechecks: Deadlines::default(),
             resting: BTreeMap::new(),
@@ -98,6 +99,13 @@ impl Scanner {
     pub(crate) fn start_over(&mut self, now: Timestamp) {
         self.own.start_over(now);
         self.page = None;
+    }
+
+    /// There was no room for it.
+    pub(super) fn leave(&mut self, entry: EntryId) {
+        if self.left.len() < MOST_RECHECKS {
+            self.left.insert(entry);
+        }
     }
 
     #[cfg(test)]
@@ -183,19 +191,19 @@ impl Recovery {
             self.scanner.hinted.insert(entry);
         }
         self.pump_sweep(cx, leases);
-        self.pump_stranded(cx, leases);
+        self.pump_left(cx, leases);
     }
 
-    /// As many of what was left at nobody as there is room for. Others have some of them
+    /// As many of what was left as there is room for. Others have some of them
     /// by then: what comes of a look is taken off before the next one.
-    pub(super) fn pump_stranded(&mut self, cx: &mut Cx, leases: &Leases) {
-        if self.scanner.stranded_left.is_empty() || !self.scanner.hinted.is_empty() {
+    pub(super) fn pump_left(&mut self, cx: &mut Cx, leases: &Leases) {
+        if self.scanner.left.is_empty() || !self.scanner.hinted.is_empty() {
             return;
         }
         let room = leases.room(cx);
         let scanner = &mut self.scanner;
         while scanner.hinted.len() < room
-            && let Some(entry) = scanner.stranded_left.pop_first()
+            && let Some(entry) = scanner.left.pop_first()
         {
             scanner.hinted.insert(entry);
         }

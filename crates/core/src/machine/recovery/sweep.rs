@@ -74,6 +74,11 @@ impl Sweeps {
         self.left_behind = true;
     }
 
+    /// What there is was left alone for a while.
+    pub(crate) fn begin_soon(&mut self, now: Timestamp) {
+        self.due = self.due.min(now);
+    }
+
     /// Whether no turn is needed: with manual claiming everybody is to hear of
     /// every orphan, and without sessions everybody must see others' deadlines.
     pub(crate) fn needs_no_turn(cx: &Cx, leases: &Leases) -> bool {

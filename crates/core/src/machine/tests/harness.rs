@@ -16,8 +16,8 @@ use crate::machine::{
 use crate::{
     AcquireOutcome, Announcement, ClaimOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
     FencingToken, Fetched, HandBackOutcome, Held, Holder, Info, LeaseRef, LockId, LockScheme,
-    LockState, Member, OpenOutcome, Pending, PendingIds, PendingPage, ReleaseOutcome, RenewOutcome,
-    Renewal, Result, Scope, SessionId, Settings, StreamName, Timestamp,
+    LockState, Member, OpenOutcome, Pause, Pending, PendingIds, PendingPage, ReleaseOutcome,
+    RenewOutcome, Renewal, Result, Scope, SessionId, Settings, StreamName, Timestamp,
 };
 
 pub(super) const TTL: Duration = Duration::from_secs(2);
@@ -36,6 +36,8 @@ pub(super) struct Harness {
     pub(super) pending: BTreeMap<EntryId, Pending>,
     /// How many at most, as if they were long.
     pub(super) most_listed: usize,
+    /// Whether the service is paused.
+    pub(super) pause: Option<Pause>,
     /// What inspections find; absent is free.
     pub(super) locks: BTreeMap<StreamName, Held>,
     pub(super) members: Vec<Member>,
@@ -132,6 +134,7 @@ impl Harness {
             stopped: false,
             pending: BTreeMap::new(),
             most_listed: usize::MAX,
+            pause: None,
             locks: BTreeMap::new(),
             members: Vec::new(),
             heartbeat: Renewal {
@@ -276,6 +279,7 @@ impl Harness {
     pub(super) fn routine(&self, action: &Action) -> Option<Reply> {
         Some(match action {
             Action::Lbs(LbsCall::Prepare) => Reply::Prepared,
+            Action::Lbs(LbsCall::Paused) => Reply::Paused(self.pause.clone()),
             Action::Locks(LocksCall::Open(_)) => Reply::Opened(OpenOutcome::Opened),
             Action::Locks(LocksCall::Renew { .. }) => {
                 let on_record = self

@@ -235,7 +235,7 @@ fn a_hand_back_whose_answer_was_lost_counts_although_the_next_try_was_refused() 
         harness.input(Input::Hint(Hint::MayHaveMissed));
         harness.housekeep();
         harness.answer(
-            "Claim",
+            "Keep",
             Reply::Claimed(vec![ClaimOutcome::Stale { seen: token }]),
         );
         assert_eq!(harness.ends(1), [End::HandedBack]);

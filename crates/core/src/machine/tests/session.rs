@@ -276,10 +276,10 @@ fn when_the_record_may_have_lost_something_owners_claim_again_what_they_hold() {
     let mut harness = Harness::new(LockScheme::Session);
     let token = harness.leased(1, "s");
     harness.heartbeat_with(|_| {});
-    assert!(!harness.has("Claim"));
+    assert!(!harness.has("Keep"));
     harness.heartbeat_with(|reply| reply.generation = 2);
-    let (_, claim) = harness.take("Claim");
-    let Action::Lbs(LbsCall::Claim(page)) = claim else {
+    let (_, claim) = harness.take("Keep");
+    let Action::Lbs(LbsCall::Keep(page)) = claim else {
         panic!("{claim:?}");
     };
     assert_eq!(page[0].token, token);

@@ -21,8 +21,8 @@ fn what_was_taken_from_under_its_owner_is_claimed_again() {
         harness.leased(2, "kept");
         harness.put_pending(at_nobody(1, "s"));
         harness.live(TTL * 3);
-        let (_, claim) = harness.take("Claim");
-        let Action::Lbs(LbsCall::Claim(page)) = claim else {
+        let (_, claim) = harness.take("Keep");
+        let Action::Lbs(LbsCall::Keep(page)) = claim else {
             panic!("{claim:?}");
         };
         assert_eq!(page.len(), 1, "{scheme:?}: only what is missing");

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_core::{
-    Backend, ClaimOutcome, CompleteOutcome, ConsumerName, EntryId, FencingToken, HandBackOutcome,
-    HandBackRequest, Pending, Quarantine, QuarantineOutcome, Runtime,
+    Backend, ClaimOutcome, CompleteOutcome, EntryId, FencingToken, HandBackOutcome,
+    HandBackRequest, Quarantine, QuarantineOutcome, Runtime,
 };
 
 use super::super::behaviours;
 use super::super::support::{PATIENCE, consumer, pass, within};
-use super::harness::{Harness, claimed, counted, fenced, ids, listed, stale};
+use super::harness::{Harness, but_idle, claimed, counted, fenced, ids, listed, stale};
 
 behaviours!($ transport_fencing!, transport: Backend, [
     a_claim_remembers_its_token,
@@ -565,16 +565,4 @@ pub async fn large_batches_are_answered_whole(runtime: Arc<dyn Runtime>, backend
     let outcomes = t.complete(&t.b, &done).await.expect("complete");
     assert_eq!(outcomes, vec![CompleteOutcome::Completed; N]);
     assert!(t.list_all(None, 500).await.is_empty());
-}
-
-/// Everything about a pending entry that only a call that takes effect changes.
-fn but_idle(pending: &Pending) -> (EntryId, Option<&ConsumerName>, u64, FencingToken, bool, u32) {
-    (
-        pending.entry,
-        pending.consumer.as_ref(),
-        pending.deliveries,
-        pending.token,
-        pending.handed_back,
-        pending.failures,
-    )
 }

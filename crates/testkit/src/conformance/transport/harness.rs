@@ -350,3 +350,17 @@ pub(super) fn stale(seen: u64) -> ClaimOutcome {
         seen: FencingToken(seen),
     }
 }
+
+/// Everything about a pending entry that only a call that takes effect changes.
+pub(super) fn but_idle(
+    pending: &Pending,
+) -> (EntryId, Option<&ConsumerName>, u64, FencingToken, bool, u32) {
+    (
+        pending.entry,
+        pending.consumer.as_ref(),
+        pending.deliveries,
+        pending.token,
+        pending.handed_back,
+        pending.failures,
+    )
+}

@@ -11,7 +11,7 @@ use streamlease_core::{
     Acquire, AcquireOutcome, Admin, Backend, BackendProvider, ClaimOutcome, CompleteOutcome,
     ConsumerName, ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FetchRequest,
     Fetched, HandBackOutcome, HandBackRequest, Hint, LeaseRef, LockId, LockManager, LockScheme,
-    LockState, Member, Notifier, OpenOutcome, PendingIds, PendingPage, Quarantine,
+    LockState, Member, Notifier, OpenOutcome, Pause, PendingIds, PendingPage, Quarantine,
     QuarantineOutcome, QuarantineRelease, Quarantined, Release, ReleaseOutcome, Renew,
     RenewOutcome, Result, Runtime, Scope, ServiceCounts, ServiceName, Session, SessionId, Sessions,
     StreamName, SubmitBatch, SubmitOutcome, Submitter, Subscription, TakeOverOutcome, Transport,
@@ -364,9 +364,22 @@ impl Transport for SimBackend {
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
         let (consumer, claims) = (consumer.clone(), claims.to_vec());
         self.lbs("claim", move |state, at, _| {
-            state.servers.lbs.claim(&consumer, &claims, at)
+            state.servers.lbs.claim(&consumer, &claims, false, at)
         })
         .await
+    }
+
+    async fn keep(&self, consumer: &ConsumerName, held: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
+        let (consumer, held) = (consumer.clone(), held.to_vec());
+        self.lbs("keep", move |state, at, _| {
+            state.servers.lbs.claim(&consumer, &held, true, at)
+        })
+        .await
+    }
+
+    async fn paused(&self) -> Result<Option<Pause>> {
+        self.lbs("paused", |state, _, _| Ok(state.servers.lbs.pause.clone()))
+            .await
     }
 
     async fn clear_failures(&self, entries: &[Fenced]) -> Result<()> {
@@ -454,6 +467,23 @@ impl Admin for SimBackend {
     async fn counts(&self) -> Result<ServiceCounts> {
         self.lbs("counts", |state, at, _| Ok(state.servers.lbs.counts(at)))
             .await
+    }
+
+    async fn pause(&self, reason: &str) -> Result<bool> {
+        let reason = reason.to_owned();
+        self.lbs("pause", move |state, at, hints| {
+            hints.push(Hint::PauseChanged);
+            Ok(state.servers.lbs.begin_pause(&reason, at))
+        })
+        .await
+    }
+
+    async fn resume(&self) -> Result<bool> {
+        self.lbs("resume", |state, _, hints| {
+            hints.push(Hint::PauseChanged);
+            Ok(state.servers.lbs.end_pause())
+        })
+        .await
     }
 
     async fn list_quarantined(&self, after: EntryId, limit: usize) -> Result<Vec<Quarantined>> {

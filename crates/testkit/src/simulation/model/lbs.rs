@@ -13,8 +13,8 @@ use streamlease_core::machine::{LbsCall, Reply};
 use streamlease_core::{
     Announcement, ClaimOutcome, CompleteOutcome, ConsumerName, Delivery, EntryId, Error, ErrorKind,
     Failures, Fenced, FencingToken, Fetched, HandBackOutcome, HandBackRequest, Hint,
-    MalformedReason, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome, Result,
-    Scope, StreamName, SubmitOutcome,
+    MalformedReason, Pause, Pending, PendingIds, PendingPage, Quarantine, QuarantineOutcome,
+    Result, Scope, StreamName, SubmitOutcome,
 };
 
 use self::fence::Fence;
@@ -36,6 +36,7 @@ pub(in super::super) struct Lbs {
     /// What became of entries that were released from the quarantine.
     released: BTreeMap<EntryId, EntryId>,
     batches: BTreeMap<u128, Vec<SubmitOutcome>>,
+    pub(in super::super) pause: Option<Pause>,
     /// What fetches are told of the backlog.
     pub(in super::super) estimate: Estimate,
     /// A fetch that finds nothing comes back when so much of its wait is over.
@@ -82,6 +83,7 @@ impl Lbs {
             quarantined: BTreeMap::new(),
             released: BTreeMap::new(),
             batches: BTreeMap::new(),
+            pause: None,
             estimate: Estimate::True,
             waits_permille: 1_000,
             mutant,
@@ -111,7 +113,9 @@ impl Lbs {
             LbsCall::ListStranded { after, limit } => {
                 Reply::ListedIds(self.list_stranded(*after, *limit)?)
             }
-            LbsCall::Claim(claims) => Reply::Claimed(self.claim(me, claims, now)?),
+            LbsCall::Claim(claims) => Reply::Claimed(self.claim(me, claims, false, now)?),
+            LbsCall::Keep(held) => Reply::Claimed(self.claim(me, held, true, now)?),
+            LbsCall::Paused => Reply::Paused(self.pause.clone()),
             LbsCall::ClearFailures(entries) => {
                 self.clear_failures(entries);
                 Reply::FailuresCleared
@@ -424,6 +428,7 @@ impl Lbs {
         &mut self,
         consumer: &ConsumerName,
         claims: &[Fenced],
+        keeps: bool,
         now_ms: u64,
     ) -> Result<Vec<ClaimOutcome>> {
         if self.group.is_none() {
@@ -431,11 +436,17 @@ impl Lbs {
         }
         Ok(claims
             .iter()
-            .map(|claim| self.claim_one(consumer, *claim, now_ms))
+            .map(|claim| self.claim_one(consumer, *claim, keeps, now_ms))
             .collect())
     }
 
-    fn claim_one(&mut self, consumer: &ConsumerName, claim: Fenced, now_ms: u64) -> ClaimOutcome {
+    fn claim_one(
+        &mut self,
+        consumer: &ConsumerName,
+        claim: Fenced,
+        keeps: bool,
+        now_ms: u64,
+    ) -> ClaimOutcome {
         if !self.stream.contains_key(&claim.entry) {
             return match self.mutant {
                 Some(Mutant::ClaimsTheGone) => ClaimOutcome::Claimed {
@@ -454,6 +465,10 @@ impl Lbs {
         let stale = claim.token < fence.token || (fence.handed_back && claim.token == fence.token);
         if stale && !unfenced {
             return ClaimOutcome::Stale { seen: fence.token };
+        }
+        let is_owner = claim.token == fence.token && fence.token != FencingToken::NONE;
+        if self.pause.is_some() && !keeps && !is_owner {
+            return ClaimOutcome::Paused;
         }
         fence.find_dead(claim.token, pending.map(|slot| &slot.consumer));
         fence.token = claim.token;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
-    ConsumerName, ConsumerState, Delivery, EntryId, Quarantine, QuarantineRelease, Quarantined,
-    Result, ServiceCounts, StreamName, SubmitBatch, SubmitOutcome,
+    ConsumerName, ConsumerState, Delivery, EntryId, Pause, Quarantine, QuarantineRelease,
+    Quarantined, Result, ServiceCounts, StreamName, SubmitBatch, SubmitOutcome,
 };
 
 use super::{Group, Kept, Lbs, Payload, no_group};
@@ -83,6 +83,19 @@ impl Lbs {
             pending: BTreeMap::new(),
             consumers: BTreeMap::new(),
         });
+    }
+
+    /// Whether it was not paused before.
+    pub(in crate::simulation) fn begin_pause(&mut self, reason: &str, now_ms: u64) -> bool {
+        let is_new = self.pause.is_none();
+        self.pause
+            .get_or_insert_with(|| Pause::new(Some(now_ms), reason));
+        is_new
+    }
+
+    /// Whether it was paused before.
+    pub(in crate::simulation) fn end_pause(&mut self) -> bool {
+        self.pause.take().is_some()
     }
 
     pub(in crate::simulation) fn consumers(&self, now_ms: u64) -> Result<Vec<ConsumerState>> {
