@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use streamlease::metrics::{ALL, Metrics};
+use streamlease::spi::readable;
 use streamlease::{Client, Health};
 
 use crate::Failure;
@@ -218,10 +219,10 @@ fn told(health: &Health) -> String {
     ];
     for (name, time) in times {
         if let Some(time) = time {
-            line(name, &time);
+            line(name, &format_args!("{}", readable(time)));
         }
     }
-    line("late_by", &health.late_by);
+    line("late_by", &format_args!("{}", readable(health.late_by)));
     line("held", &health.held);
     line("capacity", &health.capacity);
     if let Some(members) = health.members {

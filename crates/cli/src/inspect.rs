@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use streamlease::spi::{
     Backend, ConsumerState, Delivery, Held, Holder, LockId, LockState, Member, Pending, Scope,
+    readable,
 };
 use streamlease::{
     Announcement, BackendProvider, EntryId, Error, ErrorKind, LockScheme, MalformedReason,
@@ -610,23 +611,8 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An age as one says it: the two greatest units, or one where that is exact enough.
 fn in_words(ms: u64) -> String {
-    let two = |n: u64, unit: u64, great: &str, small: &str| match n % unit {
-        0 => format!("{} {great}", n / unit),
-        rest => format!("{} {great} {rest} {small}", n / unit),
-    };
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..10_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        10_000..60_000 => format!("{} s", ms / 1_000),
-        60_000..3_600_000 => two(ms / 1_000, 60, "min", "s"),
-        3_600_000..86_400_000 => two(ms / 60_000, 60, "h", "min"),
-        _ => match two(ms / 3_600_000, 24, "days", "h") {
-            one if one.starts_with("1 days") => one.replacen("days", "day", 1),
-            more => more,
-        },
-    }
+    readable(Duration::from_millis(ms)).to_string()
 }
 
 fn shortened(text: &str, chars: usize) -> String {
@@ -639,26 +625,6 @@ fn shortened(text: &str, chars: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ages_are_said_in_words() {
-        for (ms, words) in [
-            (0, "0 ms"),
-            (999, "999 ms"),
-            (1_450, "1.4 s"),
-            (59_999, "59 s"),
-            (60_000, "1 min"),
-            (61_500, "1 min 1 s"),
-            (3_600_000, "1 h"),
-            (3_660_000, "1 h 1 min"),
-            (86_400_000, "1 day"),
-            (90_000_000, "1 day 1 h"),
-            (172_800_000, "2 days"),
-            (950_400_000, "11 days"),
-        ] {
-            assert_eq!(in_words(ms), words);
-        }
-    }
 
     #[test]
     fn only_terminals_have_colours_and_only_if_they_are_wanted() {

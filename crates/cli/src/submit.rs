@@ -7,6 +7,7 @@ use std::{fmt, fs, thread};
 use async_channel::Receiver;
 use futures_lite::future;
 use indicatif::{ProgressBar, ProgressStyle};
+use streamlease::spi::readable;
 use streamlease::{
     Announcement, Error, ErrorKind, Info, Producer, RetryPolicy, Runtime, StreamName, SubmitBatch,
     SubmitOutcome,
@@ -205,7 +206,7 @@ impl Progress {
                 let err = last_error.unwrap_or_else(|| {
                     Error::new(
                         ErrorKind::Unavailable,
-                        format!("no answer within {:?}", self.timeout),
+                        format!("no answer within {}", readable(self.timeout)),
                     )
                 });
                 return Err(self.failed(crate::of_redis(&self.target, err), unknown));

@@ -109,7 +109,7 @@ fn invalid_arguments_exit_2_and_are_named_before_anything_starts() {
     fails_to_work(&["--consumer", "c", "--retries", "-1"], &["--retries"]);
     fails_to_work(
         &["--consumer", "c", "--lost-grace", "4s"],
-        &["--lost-grace is 4s", "at most 2.125s"],
+        &["--lost-grace is 4s", "at most 2.1s"],
     );
     fails_to_work(
         &["--consumer", "c", "--claim", "maybe"],

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_lite::future;
 
-use crate::{Backend, BoxFuture, Error, ErrorKind, Result, Runtime};
+use crate::{Backend, BoxFuture, Error, ErrorKind, Result, Runtime, readable};
 
 /// Where each finding of ours is explained, under its code.
 #[doc(hidden)]
@@ -202,7 +202,7 @@ async fn asked(runtime: &dyn Runtime, check: BoxFuture<'_, Result<Vec<Finding>>>
 async fn within<T>(runtime: &dyn Runtime, look: impl Future<Output = Result<T>>) -> Result<T> {
     let late = async {
         runtime.sleep_until(runtime.now() + LIMIT).await;
-        let message = format!("the backend has not answered for {LIMIT:?}");
+        let message = format!("the backend has not answered for {}", readable(LIMIT));
         Err(Error::new(ErrorKind::Unavailable, message))
     };
     future::or(look, late).await

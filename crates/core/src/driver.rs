@@ -34,7 +34,9 @@ use crate::machine::{
     Action, ActionId, Answer, CallId, Command, End, Input, LbsCall, Machine, Notice, Output, Reply,
 };
 use crate::recorder::{EndKind, Started};
-use crate::{Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp};
+use crate::{
+    Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp, readable,
+};
 
 /// Most of what has come is handled at once: what comes without end must not keep
 /// the driver from its heartbeats.
@@ -395,7 +397,7 @@ impl Driver {
                     runtime.sleep_until(deadline).await;
                     Err(Error::new(
                         ErrorKind::Unavailable,
-                        format!("no answer to {operation} within {limit:?}"),
+                        format!("no answer to {operation} within {}", readable(limit)),
                     ))
                 };
                 let result = future::or(work, overdue).await;

@@ -32,6 +32,7 @@ pub mod notifier;
 pub mod payload;
 mod producer;
 mod quarantine;
+mod readable;
 pub mod recorder;
 mod run;
 pub mod runtime;
@@ -66,6 +67,7 @@ pub use payload::{
 };
 pub use producer::Producer;
 pub use quarantine::QuarantineAdmin;
+pub use readable::readable;
 pub use recorder::{Attempt, EndKind, Load, NoRecorder, Recorder, Started};
 pub use run::{Done, Run, Stopping};
 pub use runtime::{BoxFuture, Runtime};

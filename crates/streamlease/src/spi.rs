@@ -53,6 +53,9 @@ pub use streamlease_core::BoxFuture;
 // A client's settings, with their bounds and the times that follow from them.
 pub use streamlease_core::Settings;
 
+// How times are written in messages.
+pub use streamlease_core::readable;
+
 // The metrics.
 pub use streamlease_core::{
     Attempt, EndKind, Load, NoRecorder, Part, Recorder, Started, StreamOrigin,

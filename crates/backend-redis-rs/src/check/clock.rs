@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis_rs::cmd;
-use streamlease_core::{Finding, Result, Severity};
+use streamlease_core::{Finding, Result, Severity, readable};
 
 use super::{finding, unknown};
 use crate::connection::Server;
@@ -24,8 +24,8 @@ pub(super) async fn look(server: &Server) -> Finding {
         ),
         Ok((apart, ahead)) => {
             let direction = if ahead { "ahead of" } else { "behind" };
-            let apart_ms = apart.as_millis();
-            let message = format!("the server's clock is {apart_ms} ms {direction} this machine's");
+            let difference = readable(apart);
+            let message = format!("the server's clock is {difference} {direction} this machine's");
             match apart >= APART {
                 false => finding(Severity::Ok, CODE, message),
                 true => finding(Severity::Warning, CODE, message).advise(

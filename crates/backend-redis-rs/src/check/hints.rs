@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_lite::StreamExt;
 use redis_rs::cmd;
-use streamlease_core::{ErrorKind, Finding, LockScheme, Result, Severity};
+use streamlease_core::{ErrorKind, Finding, LockScheme, Result, Severity, readable};
 
 use super::{finding, unknown};
 use crate::connection::Server;
@@ -29,7 +29,7 @@ async fn hints(server: &Server, keys: &Keys) -> Finding {
                   Grant the channel, and +publish +subscribe";
     match come_back(server, keys).await {
         Ok(Some(after)) => {
-            let message = format!("a hint came back after {:.1} ms", after.as_secs_f64() * 1e3);
+            let message = format!("a hint came back after {}", readable(after));
             finding(Severity::Ok, CODE, message)
         }
         Ok(None) => finding(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis_rs::{Pipeline, Value};
-use streamlease_core::{Finding, Result, Severity};
+use streamlease_core::{Finding, Result, Severity, readable};
 
 use super::{finding, unknown};
 use crate::connection::Server;
@@ -27,12 +27,13 @@ pub(super) async fn look(server: &Server, keys: &Keys) -> Finding {
              minute: connect to the server itself, or find out why it restarts",
         );
     }
-    match grace.as_millis() {
-        0 => finding(Severity::Ok, CODE, "no restart holds new leases back"),
-        ms => {
+    match grace {
+        Duration::ZERO => finding(Severity::Ok, CODE, "no restart holds new leases back"),
+        grace => {
             let message = format!(
-                "new leases are held back for {ms} ms more: the server was restarted, or its \
-                 clock was set forward, or keys are gone"
+                "new leases are held back for {} more: the server was restarted, or its clock \
+                 was set forward, or keys are gone",
+                readable(grace)
             );
             finding(Severity::Info, CODE, message)
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use streamlease::spi::{LONGEST_GRACE, Settings};
+use streamlease::spi::{LONGEST_GRACE, Settings, readable};
 use streamlease::{ClaimMode, ConsumerName, Error, LockScheme, RetryPolicy};
 
 use super::values::{duration, failures, hold};
@@ -242,10 +242,13 @@ impl WorkArgs {
             None => Ok((settings.ttl / 4).min(most)),
             Some(grace) if grace <= most => Ok(grace),
             Some(grace) => Err(Error::config(format!(
-                "--lost-grace is {grace:?}; with a TTL of {:?} it must be at most {most:?}, for a \
-                 lease that is well ends in {left:?} if the next heartbeat fails (--grace is for when \
+                "--lost-grace is {}; with a TTL of {} it must be at most {}, for a \
+                 lease that is well ends in {} if the next heartbeat fails (--grace is for when \
                  this command stops)",
-                settings.ttl
+                readable(grace),
+                readable(settings.ttl),
+                readable(most),
+                readable(left)
             ))),
         }
     }

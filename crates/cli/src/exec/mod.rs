@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::future;
+use streamlease::spi::readable;
 use streamlease::{Lease, Runtime, Stopping, Timestamp};
 
 use self::children::Program;
@@ -202,8 +203,8 @@ impl Exec {
         };
         let too_late = async {
             job.runtime.sleep_until(give_up_at).await;
-            let limit = job.patience;
-            let message = format!("its start takes longer than {limit:?}");
+            let limit = readable(job.patience);
+            let message = format!("its start takes longer than {limit}");
             let err = io::Error::new(io::ErrorKind::TimedOut, message);
             job.starts.failed(&err);
             if !start.withdraw() {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Finding, PAGE, Severity};
-use crate::{Backend, EntryId, ErrorKind, Result, Runtime};
+use crate::{Backend, EntryId, ErrorKind, Result, Runtime, readable};
 
 /// Naps of the executor that are measured, each that long.
 const NAPS: u32 = 20;
@@ -40,7 +40,7 @@ pub(super) async fn executor_lag(runtime: &dyn Runtime, ttl: Duration) -> Findin
         worst = worst.max(runtime.now().saturating_since(began));
     }
     let severity = severity(worst, ttl);
-    let message = format!("tasks of this process run at most {} late", ms(worst));
+    let message = format!("tasks of this process run at most {} late", readable(worst));
     let finding = Finding::new(severity, "executor-lag", message).explained_on(PAGE);
     match severity {
         Severity::Ok => finding,
@@ -72,20 +72,17 @@ pub(super) async fn latency(
     let severity = severity(worst, ttl);
     let message = format!(
         "an answer takes {}, the slowest of {} took {}",
-        ms(median),
+        readable(median),
         times.len(),
-        ms(worst)
+        readable(worst)
     );
     let finding = Finding::new(severity, "latency", message).explained_on(PAGE);
     Ok(match severity {
         Severity::Ok => finding,
         _ => finding.advise(format!(
-            "For a TTL of {ttl:?} that is long. Look for slow commands (SLOWLOG GET), a full \
-             machine or a slow network; or give consumers a longer TTL"
+            "For a TTL of {} that is long. Look for slow commands (SLOWLOG GET), a full \
+             machine or a slow network; or give consumers a longer TTL",
+            readable(ttl)
         )),
     })
-}
-
-fn ms(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }

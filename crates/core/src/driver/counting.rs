@@ -16,6 +16,7 @@ use crate::machine::mix;
 use crate::recorder::Attempt;
 use crate::{
     Admin, ConsumerName, Error, ErrorKind, Operation, Recorder, Result, Runtime, ServiceCounts,
+    readable,
 };
 
 /// Nobody needs it more often.
@@ -91,7 +92,8 @@ impl Counting {
         let sent = self.runtime.now();
         let overdue = async {
             self.runtime.sleep_until(sent + LIMIT).await;
-            let text = format!("no answer to {} within {LIMIT:?}", Operation::Counts);
+            let limit = readable(LIMIT);
+            let text = format!("no answer to {} within {limit}", Operation::Counts);
             Err(Error::new(ErrorKind::Unavailable, text))
         };
         let result = future::or(self.admin.counts(), overdue).await;

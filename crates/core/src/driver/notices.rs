@@ -4,8 +4,8 @@ use log::Level;
 
 use super::Driver;
 use super::voice::Line;
-use crate::ConsumerName;
 use crate::machine::{DisownReason, End, Notice};
+use crate::{ConsumerName, readable};
 
 impl Driver {
     pub(super) fn say<L: Into<Line>>(&self, level: Level, line: impl FnOnce(&ConsumerName) -> L) {
@@ -35,13 +35,15 @@ impl Driver {
                 format!("the service is resumed: streams are taken again consumer={c}")
             }),
             Notice::Reached { part, after } => self.say(Info, |c| {
-                format!("{part} can be reached again after {after:?} consumer={c}")
+                let after = readable(*after);
+                format!("{part} can be reached again after {after} consumer={c}")
             }),
             Notice::Late { by } => self.say(Warn, |c| {
                 format!(
-                    "the client's task did not run for {by:.1?}, with a TTL of {:?}: \
+                    "the client's task did not run for {}, with a TTL of {}: \
                      does a handler block a thread of the runtime? consumer={c}",
-                    self.ttl
+                    readable(*by),
+                    readable(self.ttl)
                 )
             }),
             Notice::OwnListed { .. } => {}

@@ -8,7 +8,7 @@ use futures_lite::future;
 use log::Level;
 
 use super::{Arrival, Driver, LastWord};
-use crate::{Error, ErrorKind, Hint};
+use crate::{Error, ErrorKind, Hint, readable};
 
 /// A subscription that takes longer has failed: `Client::started` waits for the first one.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ impl Driver {
                         runtime.sleep_until(runtime.now() + SUBSCRIBE_LIMIT).await;
                         Err(Error::new(
                             ErrorKind::Unavailable,
-                            format!("no subscription within {SUBSCRIBE_LIMIT:?}"),
+                            format!("no subscription within {}", readable(SUBSCRIBE_LIMIT)),
                         ))
                     };
                     match future::or(notifier.subscribe(), overdue).await {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::table::State;
 use crate::belief::Belief;
 use crate::machine::DisownReason;
-use crate::{EntryId, FencingToken, Timestamp};
+use crate::{EntryId, FencingToken, Timestamp, readable};
 
 /// The one door through which the machine sees what did not come in as an input: when a
 /// handler reported progress last.
@@ -79,7 +79,7 @@ impl Leases {
             // A handler that hangs has failed: an entry that makes every one
             // hang ends in quarantine.
             let limit = holding.progress_timeout.unwrap_or_default();
-            let reason = format!("its handler reported no progress for {limit:?}");
+            let reason = format!("its handler reported no progress for {}", readable(limit));
             self.begin_hand_back(cx, entry, Some(reason), Some(DisownReason::NoProgress));
         }
     }
