@@ -277,8 +277,8 @@ pub async fn what_is_held_is_announced_however_much_comes_and_goes(
     let held = streams("held", 40);
     let entries = t.submit_streams(&held).await;
     t.take(&t.a, 100).await;
-    let passing = streams("passing", 200);
     for round in 0..6 {
+        let passing = streams("passing", 200);
         let outcomes = match round % 2 {
             0 => t.if_absent(&passing).await,
             _ => t.outcomes(&batch(&passing)).await,
