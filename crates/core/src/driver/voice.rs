@@ -22,7 +22,7 @@ use crate::{ConsumerName, EntryId, FencingToken, Runtime, ServiceName, StreamNam
 /// The default target of the lines.
 pub(crate) const TARGET: &str = "streamlease_core::driver";
 
-/// Most lines that wait for a logger that blocks; what comes then is counted only.
+/// About how many lines wait for a logger that blocks; what comes then is counted only.
 const MOST_WAITING: usize = 65_536;
 
 /// Lines between which others may run.
@@ -108,7 +108,8 @@ impl Voice {
         service: ServiceName,
         consumer: ConsumerName,
     ) -> (Self, Lines) {
-        let (lines, waiting) = async_channel::bounded(MOST_WAITING);
+        // A bounded one would take memory for all of them at once.
+        let (lines, waiting) = async_channel::unbounded();
         let lost = Arc::new(AtomicU64::new(0));
         let unwritten = Lines {
             waiting,
@@ -128,19 +129,19 @@ impl Voice {
         if level > log::max_level() {
             return;
         }
-        if let Err(err) = self.lines.try_send(Queued::Said(level, line().into()))
-            && err.is_full()
-        {
+        if self.lines.len() >= MOST_WAITING {
             self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
         }
+        // An error means that nobody writes any more.
+        let _ = self.lines.try_send(Queued::Said(level, line().into()));
     }
 
     /// Resolves once everything is written that was said until now, or after a while.
     pub(super) async fn finish(&self, runtime: &dyn Runtime) {
         let written = async {
             let (mark, passed) = async_channel::bounded(1);
-            // An error means that nobody writes any more.
-            let _ = self.lines.send(Queued::Mark(mark)).await;
+            let _ = self.lines.try_send(Queued::Mark(mark));
             let _ = passed.recv().await;
         };
         let too_long = runtime.sleep_until(runtime.now() + LAST_LINES);
@@ -219,5 +220,23 @@ impl Source for Keys<'_> {
             visit("token", token.get().into())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_logger_that_blocks_cannot_take_is_counted_and_never_waited_for() {
+        log::set_max_level(log::LevelFilter::Info);
+        let service = ServiceName::new("s").unwrap();
+        let consumer = ConsumerName::from_wire("c");
+        let (voice, lines) = Voice::new(TARGET.to_owned(), service, consumer);
+        for n in 0..MOST_WAITING + 10 {
+            voice.say(Level::Info, || n.to_string());
+        }
+        assert_eq!(lines.waiting.len(), MOST_WAITING);
+        assert_eq!(lines.lost.load(Ordering::Relaxed), 10);
     }
 }
