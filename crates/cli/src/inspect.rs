@@ -4,6 +4,8 @@
 //! delivery counts alone. Pages are printed as they come, so that a long list
 //! takes no memory; what changes meanwhile may be shown twice or not at all.
 
+mod summary;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
@@ -20,6 +22,7 @@ use streamlease::{
     Quarantined, Result, StreamName,
 };
 
+use self::summary::Summary;
 use crate::Failure;
 use crate::args::{InspectArgs, RuntimeKind, State};
 use crate::output::{json_line, printable, raw_info};
@@ -81,7 +84,7 @@ struct Wanted<'a>(&'a InspectArgs);
 impl Wanted<'_> {
     /// Whether tables other than those of entries are.
     fn everything(&self) -> bool {
-        !self.0.summary && self.0.stream.is_empty() && self.0.state.is_empty()
+        self.0.stream.is_empty() && self.0.state.is_empty()
     }
 
     /// Those of a page that are shown, where `shown` are already.
@@ -93,7 +96,7 @@ impl Wanted<'_> {
         name: impl Fn(&T) -> Option<StreamName>,
     ) -> Vec<T> {
         let args = self.0;
-        if args.summary || !(args.state.is_empty() || args.state.contains(&state)) {
+        if !(args.state.is_empty() || args.state.contains(&state)) {
             return Vec::new();
         }
         let is_wanted = |entry: &T| {
@@ -116,6 +119,9 @@ async fn show(
     wanted: &Wanted<'_>,
     view: &mut View,
 ) -> std::result::Result<bool, Stop> {
+    if wanted.0.summary {
+        return summary::show(backend, view).await;
+    }
     let mut counts = Summary::default();
     let mut shown = [0; 4];
 
@@ -161,16 +167,7 @@ async fn show(
     }
 
     view.table(CONSUMER_COLUMNS)?;
-    let mut sessions: BTreeMap<String, Member> = BTreeMap::new();
-    if let Some(kept) = backend.locks.sessions() {
-        for member in kept.members().await? {
-            sessions.insert(member.session.consumer.to_string(), member);
-        }
-    }
-    let consumers = match backend.admin.consumers().await {
-        Err(err) if err.kind() == ErrorKind::NotPrepared => None,
-        consumers => Some(consumers?),
-    };
+    let (consumers, mut sessions) = consumers(backend).await?;
     let has_group = consumers.is_some();
     for consumer in consumers.unwrap_or_default() {
         let session = sessions.remove(consumer.consumer.as_str());
@@ -200,8 +197,24 @@ async fn show(
         }
     }
     view.end(&counts)?;
-    let entries = counts.pending + counts.stranded + counts.undelivered + counts.quarantined;
-    Ok(has_group || entries + counts.consumers > 0)
+    Ok(has_group || counts.has_any())
+}
+
+/// Those of the group, if there is one, and the live sessions by the consumer's name.
+async fn consumers(
+    backend: &Backend,
+) -> Result<(Option<Vec<ConsumerState>>, BTreeMap<String, Member>)> {
+    let mut sessions = BTreeMap::new();
+    if let Some(kept) = backend.locks.sessions() {
+        for member in kept.members().await? {
+            sessions.insert(member.session.consumer.to_string(), member);
+        }
+    }
+    let consumers = match backend.admin.consumers().await {
+        Err(err) if err.kind() == ErrorKind::NotPrepared => None,
+        consumers => Some(consumers?),
+    };
+    Ok((consumers, sessions))
 }
 
 /// A service that nobody has used yet has nothing, which is no error.
@@ -448,23 +461,6 @@ impl Row for QuarantineRow {
     }
 }
 
-/// The last line: that the listing is complete.
-#[derive(Default, Serialize)]
-#[serde(tag = "event", rename = "summary")]
-struct Summary {
-    pending: usize,
-    /// Shown where there are any: consumers take them up again by themselves.
-    #[serde(skip_serializing_if = "is_zero")]
-    stranded: usize,
-    undelivered: usize,
-    consumers: usize,
-    quarantined: usize,
-}
-
-fn is_zero(count: &usize) -> bool {
-    *count == 0
-}
-
 trait Row: Serialize {
     fn cells(&self) -> Vec<String>;
 }
@@ -572,14 +568,7 @@ impl View {
             if self.tables > 0 {
                 writeln!(self.out)?;
             }
-            if counts.stranded > 0 {
-                write!(self.out, "{} stranded, ", counts.stranded)?;
-            }
-            writeln!(
-                self.out,
-                "{} pending, {} undelivered, {} consumers, {} quarantined",
-                counts.pending, counts.undelivered, counts.consumers, counts.quarantined
-            )?;
+            writeln!(self.out, "{counts}")?;
         }
         self.out.flush()
     }

@@ -382,6 +382,37 @@ fn a_listing_can_be_limited_to_streams_states_and_numbers_and_all_are_counted() 
 }
 
 #[test]
+fn a_summary_counts_what_a_listing_does_and_says_for_how_long_the_oldest_has_waited() {
+    let server = RedisServer::start();
+    let counted = |more: &[&str]| {
+        let (text, _) = shown(&server, &[&["--json"], more].concat());
+        let last = text.lines().last().unwrap();
+        let mut counts: Value = serde_json::from_str(last).unwrap();
+        let fields = counts.as_object_mut().unwrap();
+        fields.remove("ts");
+        let oldest = fields.remove("oldest_undelivered_ms");
+        (counts, oldest.and_then(|ms| ms.as_u64()))
+    };
+    assert_eq!(counted(&["--summary"]), (counted(&[]).0, None));
+    submit(&server, "s", &["held"]);
+    let worker = work(&server, "s", "one", &["--capacity", "1"]);
+    worker.wait_for("stream_added", SOON);
+    submit(&server, "s", &["a", "b", "c"]);
+    let (listed, _) = counted(&[]);
+    assert_eq!(listed["undelivered"], json!(3));
+    let (summed_up, oldest) = counted(&["--summary"]);
+    assert_eq!(summed_up, listed);
+    assert!(oldest.is_some());
+    let (text, _) = shown(&server, &["--summary"]);
+    assert!(text.contains("3 undelivered (the oldest for "), "{text}");
+
+    // What the server cannot tell is counted one by one.
+    let page = server.run::<Vec<(String, Vec<String>)>>(&["XRANGE", "s-input", "-", "+"]);
+    server.run::<u64>(&["XDEL", "s-input", &page[2].0]);
+    assert_eq!(counted(&["--summary"]).0["undelivered"], json!(2));
+}
+
+#[test]
 fn columns_are_as_wide_as_what_is_in_them() {
     let server = RedisServer::start();
     let long = "a".repeat(60);

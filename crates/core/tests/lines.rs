@@ -4,32 +4,73 @@
 
 mod common;
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use common::{Fleet, TTL, everywhere};
+use log::kv::{self, Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 use streamlease_core::decorate::decorate;
 use streamlease_core::{Backend, BackendProvider, Result, ServiceName};
 use streamlease_testkit::faults::Faults;
 
-struct Lines(Mutex<Vec<String>>);
+struct Lines(Mutex<Vec<Line>>);
+
+#[derive(Debug, Default)]
+struct Line {
+    target: String,
+    text: String,
+    keys: BTreeMap<String, String>,
+}
+
+impl<'kvs> VisitSource<'kvs> for Line {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        self.keys.insert(key.to_string(), value.to_string());
+        Ok(())
+    }
+}
 
 static LINES: Lines = Lines(Mutex::new(Vec::new()));
 
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "lines"
+        metadata.target().starts_with("lines")
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            lines.push(record.args().to_string());
+            let mut line = Line {
+                target: record.target().to_owned(),
+                text: record.args().to_string(),
+                keys: BTreeMap::new(),
+            };
+            record.key_values().visit(&mut line).unwrap();
+            self.lines().push(line);
         }
     }
 
     fn flush(&self) {}
+}
+
+impl Lines {
+    fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was said with this target since the last time.
+    fn take(&self, target: &str) -> Vec<Line> {
+        let mut lines = self.lines();
+        lines.extract_if(.., |line| line.target == target).collect()
+    }
+}
+
+fn log_everything() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&LINES).unwrap();
+        log::set_max_level(LevelFilter::Debug);
+    });
 }
 
 #[derive(Debug)]
@@ -71,7 +112,8 @@ async fn an_outage_and_a_frozen_process(fleet: Fleet) {
     fleet.sleep(Duration::from_nanos(1_234_567_891)).await;
     node.process.thaw();
     fleet.sleep(TTL * 4).await;
-    let lines = std::mem::take(&mut *LINES.0.lock().unwrap());
+    let lines = LINES.take("lines");
+    let lines: Vec<_> = lines.into_iter().map(|line| line.text).collect();
     for said in [
         "can be reached again after ",
         "did not run for ",
@@ -88,7 +130,37 @@ async fn an_outage_and_a_frozen_process(fleet: Fleet) {
 
 #[test]
 fn times_in_the_log_are_for_people() {
-    log::set_logger(&LINES).unwrap();
-    log::set_max_level(LevelFilter::Debug);
+    log_everything();
     everywhere(an_outage_and_a_frozen_process);
+}
+
+#[test]
+fn lines_have_keys_for_what_they_are_about() {
+    log_everything();
+    everywhere(|fleet| async move {
+        let builder = fleet.builder("n").log_target("lines of streams");
+        let mut node = fleet.start_with(builder).await;
+        fleet.submit(&["a stream"]).await;
+        let lease = node.lease(TTL).await;
+        let (entry, token) = (lease.entry().to_string(), lease.token().to_string());
+        lease.complete().await.unwrap();
+        node.client.shutdown().await.unwrap();
+        let lines = LINES.take("lines of streams");
+        let client = [("service", "orders"), ("consumer", "n")];
+        let stream = [("stream", "a stream"), ("entry", &entry), ("token", &token)];
+        let both = [&client[..], &stream].concat();
+        for (said, keys) in [
+            ("reading ", &client[..]),
+            ("leased ", &both),
+            ("ended ", &both),
+            ("stopped ", &client),
+        ] {
+            let line = lines.iter().find(|line| line.text.starts_with(said));
+            let line = line.unwrap_or_else(|| panic!("{said}: {lines:#?}"));
+            let keys = keys
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.to_string()));
+            assert_eq!(line.keys, keys.collect(), "{line:?}");
+        }
+    });
 }
