@@ -196,6 +196,7 @@ async fn show(
             view.print(&quarantine_row(quarantined))?;
         }
     }
+    counts.paused = summary::paused(backend).await?;
     view.end(&counts)?;
     Ok(has_group || counts.has_any())
 }
@@ -569,6 +570,9 @@ impl View {
                 writeln!(self.out)?;
             }
             writeln!(self.out, "{counts}")?;
+            if let Some(paused) = &counts.paused {
+                writeln!(self.out, "{paused}")?;
+            }
         }
         self.out.flush()
     }

@@ -14,6 +14,7 @@ mod logging;
 mod manual;
 mod migrate;
 mod output;
+mod pause;
 mod quarantine;
 mod revoke;
 mod runtime;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
         Command::Quarantine(command) => quarantine::run(command),
         Command::Revoke(args) => revoke::run(args),
         Command::Cancel(args) => cancel::run(args),
+        Command::Pause(args) => pause::pause(args),
+        Command::Resume(args) => pause::resume(args),
         Command::Migrate(args) => migrate::run(args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(dir.as_deref()),

@@ -79,6 +79,11 @@ pub(crate) enum Command {
     /// Withdraw announcements, and end streams that are held
     #[command(after_help = CANCEL_HELP)]
     Cancel(RevokeArgs),
+    /// Stop a service from taking anything: what is held stays held
+    #[command(after_help = PAUSE_HELP)]
+    Pause(PauseArgs),
+    /// Let a service that was paused take streams again
+    Resume(ResumeArgs),
     /// Find out what is wrong with a server and a service; changes nothing
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
@@ -128,6 +133,12 @@ Their entries are gone for good, in one fenced step each: nobody takes them up a
 told by its next heartbeat, within a third of its TTL, and its program is ended; with per-stream locks \
 within a few TTLs, and a Go consumer works on to its end. What is in quarantine stays. Ends with 1 if \
 one of the streams was not announced.";
+
+const PAUSE_HELP: &str = "\
+Once this has returned no consumer takes a stream, until `resume`: neither what is announced, nor what \
+is handed back, nor what a dead consumer leaves. What is held is renewed, completed and handed back as \
+ever. Consumers of the Go library, and of versions without pauses, go on taking. Pausing twice is no \
+error.";
 
 const COMPLETIONS_HELP: &str = "\
 For bash: streamlease completions bash > /etc/bash_completion.d/streamlease";
@@ -291,6 +302,32 @@ pub(crate) struct RevokeArgs {
     /// Data streams
     #[arg(value_name = "NAME", value_parser = stream, required = true)]
     pub(crate) names: Vec<StreamName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Why, for people to read: shown by `inspect` and in the consumers' logs
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) reason: String,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,8 @@ use serde::Serialize;
 use streamlease::EntryId;
 use streamlease::spi::{Backend, readable};
 
+use crate::output::{printable, unix_ms};
+
 use super::{PAGE, Stop, View, consumers, ms, or_empty};
 
 /// The last line: that the listing is complete.
@@ -23,6 +25,16 @@ pub(super) struct Summary {
     oldest_undelivered_ms: Option<u64>,
     pub(super) consumers: usize,
     pub(super) quarantined: usize,
+    /// Shown while the service is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) paused: Option<Paused>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Paused {
+    /// Unix time in milliseconds, by the server's clock; `null` if it cannot be told.
+    since: Option<u64>,
+    reason: String,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -38,6 +50,7 @@ pub(super) async fn show(backend: &Backend, view: &mut View) -> Result<bool, Sto
         undelivered: size(counted.waiting.unwrap_or_default()),
         oldest_undelivered_ms: counted.oldest_waiting.map(ms),
         quarantined: size(counted.quarantined),
+        paused: paused(backend).await?,
         ..Summary::default()
     };
     let mut after = EntryId::MIN;
@@ -62,6 +75,28 @@ pub(super) async fn show(backend: &Backend, view: &mut View) -> Result<bool, Sto
     counts.consumers += sessions.len();
     view.end(&counts)?;
     Ok(has_group || counts.has_any())
+}
+
+pub(super) async fn paused(backend: &Backend) -> Result<Option<Paused>, Stop> {
+    let pause = backend.transport.paused().await?;
+    Ok(pause.map(|pause| Paused {
+        since: pause.since_ms,
+        reason: pause.reason,
+    }))
+}
+
+impl fmt::Display for Paused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the service has been paused")?;
+        if let Some(since) = self.since {
+            let age = Duration::from_millis(unix_ms().saturating_sub(since));
+            write!(f, " for {}", readable(age))?;
+        }
+        if !self.reason.is_empty() {
+            write!(f, " ({})", printable(&self.reason))?;
+        }
+        write!(f, ": nothing is taken until it is resumed")
+    }
 }
 
 impl Summary {

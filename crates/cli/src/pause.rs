@@ -1,0 +1,102 @@
+//! `streamlease pause` and `streamlease resume`.
+
+use serde::Serialize;
+use streamlease::{BackendProvider, LockScheme, ServiceAdmin};
+
+use crate::Failure;
+use crate::args::{PauseArgs, ResumeArgs, RuntimeKind, Target};
+use crate::output::{json_line, print, printable};
+use crate::runtime;
+
+pub(crate) fn pause(args: PauseArgs) -> Result<(), Failure> {
+    runtime::block_on(RuntimeKind::Tokio, |_| async move {
+        let backend = crate::connect(&args.target).await?;
+        let service = &args.target.service;
+        let recorded = backend.recorded_lock_scheme(service).await?;
+        let admin = ServiceAdmin::new(service, &backend)?;
+        let began = admin.pause(&args.reason).await?;
+        // Of one that lasts already: that one's.
+        let reason = match admin.paused().await? {
+            Some(pause) => pause.reason,
+            None => args.reason,
+        };
+        let event = match began {
+            true => Event::Paused,
+            false => Event::AlreadyPaused,
+        };
+        tell(&args.target, args.json, event, Some(reason))?;
+        // A group without a record of its locks was made by consumers of the wire format.
+        let may_be_mixed = match recorded {
+            Some(scheme) => scheme == LockScheme::PerStream,
+            None => backend.backend(service)?.admin.consumers().await.is_ok(),
+        };
+        if may_be_mixed {
+            eprintln!(
+                "warning: a fleet with per-stream locks may have consumers of the Go library: they \
+                 do not know of pauses, and go on taking"
+            );
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn resume(args: ResumeArgs) -> Result<(), Failure> {
+    runtime::block_on(RuntimeKind::Tokio, |_| async move {
+        let backend = crate::connect(&args.target).await?;
+        let admin = ServiceAdmin::new(&args.target.service, &backend)?;
+        let event = match admin.resume().await? {
+            true => Event::Resumed,
+            false => Event::NotPaused,
+        };
+        tell(&args.target, args.json, event, None)
+    })
+}
+
+fn tell(target: &Target, json: bool, event: Event, reason: Option<String>) -> Result<(), Failure> {
+    let service = target.service.as_str();
+    let line = Line {
+        event,
+        service,
+        reason,
+    };
+    print(&match json {
+        true => json_line(&line),
+        false => line.readable() + "\n",
+    })?;
+    Ok(())
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Line<'a> {
+    event: Event,
+    service: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Event {
+    Paused,
+    AlreadyPaused,
+    Resumed,
+    NotPaused,
+}
+
+impl Line<'_> {
+    /// The same for people.
+    fn readable(&self) -> String {
+        let what = match self.event {
+            Event::Paused => "paused",
+            Event::AlreadyPaused => "paused already",
+            Event::Resumed => "resumed",
+            Event::NotPaused => "not paused",
+        };
+        let service = printable(self.service);
+        match self.reason.as_deref() {
+            None | Some("") => format!("{what}: service={service}"),
+            Some(reason) => format!("{what}: service={service} ({})", printable(reason)),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `streamlease pause` and `resume`.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use common::{SOON, lines, run, stderr, submit, work};
+use serde_json::Value;
+use streamlease_tests::{RedisServer, Signal};
+
+fn with(server: &RedisServer, command: &str, more: &[&str]) -> std::process::Output {
+    let url = server.url();
+    let mut args = vec![command, "--redis", &url, "--service", "s"];
+    args.extend(more);
+    let output = run(&args);
+    assert!(output.status.success(), "{output:?}");
+    output
+}
+
+#[test]
+fn a_paused_service_takes_nothing_and_goes_on_where_it_was() {
+    let server = RedisServer::start();
+    let limits = ["--hold", "10m", "--ttl", "2s"];
+    // The other service is not paused: it shows that there was time enough.
+    let [first, control] = ["s", "control"].map(|service| {
+        submit(&server, service, &["before"]);
+        let holder = work(&server, service, "one", &limits);
+        holder.wait_for("stream_added", SOON);
+        holder
+    });
+
+    let paused = with(&server, "pause", &["--reason", "a migration"]);
+    assert_eq!(lines(&paused), ["paused: service=s (a migration)"]);
+    assert_eq!(stderr(&paused), "");
+    let again = with(&server, "pause", &["--reason", "another"]);
+    assert_eq!(lines(&again), ["paused already: service=s (a migration)"]);
+
+    // A consumer that starts in the pause takes nothing, nor does it when a holder dies.
+    submit(&server, "s", &["during"]);
+    let second = work(&server, "s", "two", &limits);
+    let heir = work(&server, "control", "two", &limits);
+    first.signal(Signal::KILL);
+    control.signal(Signal::KILL);
+    let shown = lines(&with(&server, "inspect", &["--summary"]));
+    let told = shown.last().unwrap();
+    assert!(
+        told.starts_with("the service has been paused for"),
+        "{told}"
+    );
+    assert!(told.contains("(a migration): nothing is taken"), "{told}");
+    let json = lines(&with(&server, "inspect", &["--json"]));
+    let summary: Value = serde_json::from_str(json.last().unwrap()).unwrap();
+    assert_eq!(summary["paused"]["reason"], "a migration");
+    assert!(summary["paused"]["since"].as_u64().unwrap() > 1_700_000_000_000);
+    heir.wait_for("stream_added", SOON);
+    assert!(second.events_of("stream_added").is_empty());
+
+    assert_eq!(lines(&with(&server, "resume", &[])), ["resumed: service=s"]);
+    second.wait_for_count("stream_added", 2, SOON);
+    assert_eq!(
+        lines(&with(&server, "resume", &[])),
+        ["not paused: service=s"]
+    );
+    let shown = lines(&with(&server, "inspect", &[])).join("\n");
+    assert!(!shown.contains("paused"), "{shown}");
+}
+
+#[test]
+fn each_line_is_an_object_where_that_is_asked_for() {
+    let server = RedisServer::start();
+    let event = |command, more: &[&str]| -> Value {
+        let output = with(&server, command, &[more, &["--json"]].concat());
+        serde_json::from_str(&lines(&output)[0]).unwrap()
+    };
+    let paused = event("pause", &["--reason", "why \"not\""]);
+    assert_eq!(
+        (&paused["event"], &paused["service"], &paused["reason"]),
+        (&"paused".into(), &"s".into(), &"why \"not\"".into())
+    );
+    assert_eq!(event("pause", &[])["event"], "already_paused");
+    assert_eq!(event("resume", &[])["event"], "resumed");
+    assert_eq!(event("resume", &[])["event"], "not_paused");
+}
+
+/// Consumers of the wire format know nothing of it.
+#[test]
+fn with_per_stream_locks_a_pause_warns_of_consumers_that_do_not_obey() {
+    let server = RedisServer::start();
+    let worker = work(&server, "s", "one", &["--locks", "per-stream"]);
+    worker.wait_for("started", SOON);
+    let paused = with(&server, "pause", &[]);
+    assert!(stderr(&paused).contains("Go library"), "{paused:?}");
+    assert_eq!(lines(&paused), ["paused: service=s"]);
+}
