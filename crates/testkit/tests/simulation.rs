@@ -109,7 +109,12 @@ fn what_is_drawn_last_changes_nothing_that_was_drawn_before() {
         let later = &plan.faults[early.faults.len()..];
         kinds.extend(later.iter().map(|(_, fault)| fault.kind()));
     }
-    for kind in ["thin link", "both add nothing", "all rights gone"] {
+    for kind in [
+        "thin link",
+        "both add nothing",
+        "all rights gone",
+        "service paused",
+    ] {
         assert!(kinds.contains(kind), "{kind}: {kinds:?}");
     }
 }

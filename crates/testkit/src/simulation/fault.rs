@@ -220,6 +220,11 @@ pub enum Fault {
     },
     /// An operator makes the group anew, at the end of the LBS.
     GroupAtTheEnd,
+    /// An operator pauses the service, and resumes it later.
+    ServicePaused {
+        /// How much later.
+        length: Duration,
+    },
     /// A key of the service is evicted, or deleted by somebody.
     KeyGone {
         /// Which.
@@ -446,6 +451,7 @@ impl Fault {
             Self::ConsumerRemoved { .. } => "consumer removed",
             Self::Acknowledged { .. } => "acknowledged by hand",
             Self::GroupAtTheEnd => "group made at the end",
+            Self::ServicePaused { .. } => "service paused",
             Self::KeyGone { key, .. } => key.kind(),
         }
     }

@@ -3,6 +3,7 @@
 
 mod last;
 mod later;
+mod pauses;
 
 use std::time::Duration;
 
@@ -78,7 +79,8 @@ impl Plan {
     pub(super) fn with(seed: u64, fits: impl Fn(&Fault) -> bool) -> Self {
         let mut plan = Self::early_with(seed, &fits);
         plan.draw_later(&fits);
-        plan.draw_last(fits);
+        plan.draw_last(&fits);
+        plan.draw_pauses(fits);
         plan
     }
 

@@ -98,9 +98,15 @@ impl Checker {
                     self.minted(node, lease.entry, &lease.stream, lease.token);
                 }
             }
-            (Action::Lbs(LbsCall::Claim(claims)), Reply::Claimed(outcomes)) => {
+            (
+                Action::Lbs(call @ (LbsCall::Claim(claims) | LbsCall::Keep(claims))),
+                Reply::Claimed(outcomes),
+            ) => {
                 for (claim, outcome) in claims.iter().zip(outcomes) {
                     if matches!(outcome, ClaimOutcome::Claimed { .. }) {
+                        if self.is_paused && matches!(call, LbsCall::Claim(_)) {
+                            self.check_owner(node, claim.entry, claim.token);
+                        }
                         self.acts("claims", node, claim.entry, claim.token);
                         self.claimed(node, claim.entry, claim.token);
                     }
@@ -276,6 +282,15 @@ impl Checker {
 
     pub(in super::super) fn is_quarantined(&self, stream: &StreamName) -> bool {
         self.entries.quarantined.contains(stream)
+    }
+
+    /// In a pause only who is an owner already claims.
+    fn check_owner(&mut self, node: usize, entry: EntryId, token: FencingToken) {
+        let known = self.entries.claims.get(&entry).map(|(token, _)| *token);
+        if known.is_none_or(|known| token > known) {
+            let what = format!("n{node} claims {entry} with {token:?}, a new owner");
+            self.fail("pause", "taken in a pause", what);
+        }
     }
 
     fn gone(&mut self, entry: EntryId, fate: Fate) {

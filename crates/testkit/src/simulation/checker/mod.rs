@@ -80,6 +80,8 @@ pub(super) struct Checker {
     jumps: VecDeque<(Duration, Duration)>,
     /// The lock server's clock was set back.
     set_back: bool,
+    /// Between the return of a pause and the call that ends it.
+    pub(super) is_paused: bool,
 }
 
 impl Checker {
@@ -113,6 +115,7 @@ impl Checker {
             stated_jump,
             jumps: VecDeque::new(),
             set_back: false,
+            is_paused: false,
         }
     }
 

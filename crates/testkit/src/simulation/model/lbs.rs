@@ -467,7 +467,8 @@ impl Lbs {
             return ClaimOutcome::Stale { seen: fence.token };
         }
         let is_owner = claim.token == fence.token && fence.token != FencingToken::NONE;
-        if self.pause.is_some() && !keeps && !is_owner {
+        let takes_pauses = self.mutant != Some(Mutant::ClaimIgnoresPause);
+        if self.pause.is_some() && takes_pauses && !keeps && !is_owner {
             return ClaimOutcome::Paused;
         }
         fence.find_dead(claim.token, pending.map(|slot| &slot.consumer));

@@ -53,13 +53,17 @@ pub enum Mutant {
     AsksAgain,
     /// Notices of an end come twice (R12).
     EndsTwice,
+    /// A claim in a pause makes a new owner.
+    ClaimIgnoresPause,
+    /// Who knows of a pause never asks whether it is over, and hears no hint.
+    PauseHasNoEnd,
     /// Hanging handlers are reported as making progress (`progress_timeout`).
     HangingIsProgress,
 }
 
 impl Mutant {
     /// All of them, each with the rule whose check is to find it.
-    pub const ALL: [(Self, &'static str); 23] = [
+    pub const ALL: [(Self, &'static str); 25] = [
         (Self::ClockStops, "R1"),
         (Self::TimersAreLate, "R1"),
         (Self::ErrorIsLoss, "R2"),
@@ -82,6 +86,8 @@ impl Mutant {
         (Self::HeldForNoTime, "R11"),
         (Self::AsksAgain, "R11"),
         (Self::EndsTwice, "R12"),
+        (Self::ClaimIgnoresPause, "pause"),
+        (Self::PauseHasNoEnd, "R9"),
         (Self::HangingIsProgress, "progress"),
     ];
 }

@@ -51,6 +51,8 @@ pub(super) struct Node {
     /// It has no connection yet.
     pub(super) connects_until: Time,
     pub(super) link: Link,
+    /// It has been told that the service is paused.
+    pub(super) knows_of_pause: bool,
     last_call: u64,
     /// What its user has asked for, of which lease.
     pub(super) asked: BTreeMap<CallId, (EntryId, FencingToken, StreamName)>,
@@ -173,6 +175,7 @@ impl World {
             demoted_until: 0,
             connects_until: 0,
             link: Link::default(),
+            knows_of_pause: false,
             last_call: 0,
             asked: BTreeMap::new(),
             worked: Vec::new(),
@@ -270,6 +273,9 @@ impl World {
                 self.nodes[node].answered = answered.max(Some(id));
                 let result = self.inject_mutant(&sent, result);
                 self.nodes[node].learn(sent.call, &result);
+                if let Ok(Reply::Paused(pause)) = &result {
+                    self.nodes[node].knows_of_pause = pause.is_some();
+                }
                 if let Ok(reply) = &result {
                     self.checker.hears(node, &sent, reply);
                     let local = self.nodes[node].clock.read(self.now);

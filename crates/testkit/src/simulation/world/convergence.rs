@@ -61,6 +61,12 @@ impl World {
         trace!(self, "HEALED");
         self.faults_over = true;
         self.servers.heal();
+        // In half of the seeds nobody hears that it is resumed.
+        self.service_paused_until = 0;
+        if self.plan.seed.is_multiple_of(2) {
+            self.no_hints_until = self.now + 1;
+        }
+        self.resume_service();
         self.storm_until = 0;
         self.bad_hints_until = 0;
         self.no_hints_until = 0;
@@ -117,6 +123,8 @@ impl World {
         let late = self.plan.most_late().max(self.listing_timeout());
         // a restarted lock server is quiet for a TTL, and may have been away for one;
         let quiet = 2 * ttl;
+        // who missed a hint asks whether the service is paused still;
+        let resumed = longest.heartbeat_interval();
         // an entry that a foreign consumer or an abandoned fetch took is left
         // alone, and this begins when a clock that was set back is where it was;
         let left_alone = longest.foreign_grace() + Duration::from_millis(self.set_back_ms as u64);
@@ -130,7 +138,7 @@ impl World {
         // it is worked on, after all others of its data stream, each of which
         // waits for a TTL at most.
         let work = (1 + self.most_of_one_stream()) * (ttl + self.plan.ttl / 2);
-        ns(late + quiet + left_alone + seen + unlocked + rest + work) + self.by_hand()
+        ns(late + quiet + resumed + left_alone + seen + unlocked + rest + work) + self.by_hand()
     }
 
     /// How long a listing is waited for, by a clock that ran at 0.7 of the true rate.

@@ -123,6 +123,7 @@ enum Event {
     Foreigner(usize),
     Fault(usize),
     Submit,
+    Resume,
     Sample,
     Heal,
 }
@@ -182,6 +183,8 @@ pub(super) struct World {
     storm_until: Time,
     bad_hints_until: Time,
     no_hints_until: Time,
+    /// The service is paused until then.
+    service_paused_until: Time,
     faults_over: bool,
     /// Leases are worked on without end.
     endless: bool,
@@ -226,6 +229,7 @@ impl World {
             storm_until: 0,
             bad_hints_until: 0,
             no_hints_until: 0,
+            service_paused_until: 0,
             faults_over: false,
             endless: false,
             streams: Vec::new(),
@@ -332,6 +336,7 @@ impl World {
                 self.unsubmitted -= 1;
                 self.submit_new();
             }
+            Event::Resume => self.resume_service(),
             Event::Sample => self.sample(),
             Event::Heal => self.heal(),
             _ => {}

@@ -29,6 +29,12 @@ impl World {
         let limit = time_limit(&action, n.settings.ttl);
         let give_up = n.clock.when(sent + limit, now);
         let cut = n.requests_lost_until > now;
+        if self.mutant == Some(Mutant::PauseHasNoEnd)
+            && matches!(action, Action::Lbs(LbsCall::Paused))
+            && n.knows_of_pause
+        {
+            return;
+        }
         self.push(give_up, Event::GiveUp(node, id));
         if self.mutant == Some(Mutant::SlowUserStopsHeartbeats)
             && matches!(action, Action::Locks(LocksCall::Renew { .. }))

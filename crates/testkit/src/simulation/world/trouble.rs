@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use streamlease_core::{Error, ErrorKind, Timestamp};
+use streamlease_core::{Error, ErrorKind, Hint, Timestamp};
 
 use super::{Event, World, trace, unavailable};
 use crate::clock::ns;
@@ -207,6 +207,7 @@ impl World {
                 self.checker.stranded(&self.servers.lbs);
                 self.fail_waiters(|| Error::new(ErrorKind::NotPrepared, "UNBLOCKED"));
             }
+            Fault::ServicePaused { length } => return self.pause_service(length),
             Fault::KeyGone { key, nth } => return self.key_gone(key, nth),
             _ => {}
         }
@@ -246,6 +247,35 @@ impl World {
         }
     }
 
+    /// Who wants it tries again if the server does not answer.
+    fn pause_service(&mut self, length: Duration) -> bool {
+        if self.servers.lbs_serves_from(Needs::Add) > self.now {
+            return false;
+        }
+        let until = (self.now + ns(length)).max(self.service_paused_until);
+        self.service_paused_until = until;
+        let now = self.servers.lbs_now(self.now);
+        self.servers.lbs.begin_pause("drawn", now);
+        self.checker.is_paused = true;
+        self.publish(vec![Hint::PauseChanged]);
+        self.push(until, Event::Resume);
+        true
+    }
+
+    pub(super) fn resume_service(&mut self) {
+        let at = self.servers.lbs_serves_from(Needs::Write);
+        let at = at.max(self.service_paused_until);
+        if at > self.now {
+            return self.push(at, Event::Resume);
+        }
+        if self.checker.is_paused {
+            trace!(self, "the service is resumed");
+            self.checker.is_paused = false;
+            self.servers.lbs.end_pause();
+            self.publish(vec![Hint::PauseChanged]);
+        }
+    }
+
     /// What depends on a key that vanished is as if its server had lost writes.
     fn key_gone(&mut self, key: Key, nth: u64) -> bool {
         let (now, ttl) = (self.now, self.checker.longest_ttl);
@@ -260,6 +290,12 @@ impl World {
         if !self.servers.restore_lbs(self.now, lost) {
             return false;
         }
+        // Who has paused or resumed the service looks whether it still is.
+        let now = self.servers.lbs_now(self.now);
+        match self.checker.is_paused {
+            true => self.servers.lbs.begin_pause("drawn", now),
+            false => self.servers.lbs.end_pause(),
+        };
         self.checker.restored(&self.servers.lbs);
         self.fail_waiters(|| unavailable("the server went down"));
         self.serve_waiters();
