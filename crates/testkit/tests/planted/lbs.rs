@@ -11,9 +11,10 @@ use streamlease_backend_memory::MemoryBackend;
 use streamlease_core::{
     Admin, Announcement, Backend, BackendProvider, ClaimOutcome, CompleteOutcome, ConsumerName,
     ConsumerState, Delivery, EntryId, Error, ErrorKind, Fenced, FencingToken, FetchRequest,
-    Fetched, HandBackOutcome, HandBackRequest, Info, Pending, PendingIds, PendingPage, Quarantine,
-    QuarantineOutcome, QuarantineRelease, Quarantined, Result, Runtime, Scope, ServiceCounts,
-    ServiceName, StreamName, SubmitBatch, SubmitOutcome, Submitter, Timestamp, Transport,
+    Fetched, HandBackOutcome, HandBackRequest, Info, Pause, Pending, PendingIds, PendingPage,
+    Quarantine, QuarantineOutcome, QuarantineRelease, Quarantined, Result, Runtime, Scope,
+    ServiceCounts, ServiceName, StreamName, SubmitBatch, SubmitOutcome, Submitter, Timestamp,
+    Transport,
 };
 use streamlease_testkit::conformance;
 use streamlease_testkit::simulation::SimRuntime;
@@ -124,6 +125,21 @@ planted! { Bug:
     Delay CountsAgeOfNothing = "where nothing waits, the oldest has age 0",
     Delay CountsTouch = "to count what is pending resets its idle time",
     Delay CountsDeliver = "to count what waits delivers it",
+    Safety PauseIsIgnored = "a claim in a pause makes a new owner",
+    Safety PauseLetsTakeOver = "in a pause what had an owner is taken over",
+    Safety PauseLetsTakeTheHandedBack = "in a pause what was handed back is taken",
+    Safety PauseNeedsAGroup = "a pause is forgotten when the group is made",
+    Safety PausedAgainIsResumed = "to pause a service twice resumes it",
+    Delay PauseStopsOwners = "in a pause an owner that claims again is refused",
+    Safety PauseStopsKeeping = "in a pause who keeps what was forgotten of it is refused",
+    Safety KeepIsUnfenced = "who keeps an entry needs no token",
+    Delay PausedClaimMoves = "a claim that a pause refused moves the entry to the claimer",
+    Delay PausedClaimCounts = "a claim that a pause refused counts a failure",
+    Delay PauseBeginsAnew = "to pause a service again begins another pause",
+    Delay PauseSaysNew = "to pause a service again says that it was not paused",
+    Delay PauseHasNoReason = "a pause keeps no reason",
+    Delay PauseIsNotShown = "nothing shows that a service is paused",
+    Delay ResumeDoesNothing = "a resume is answered and ends nothing",
     Safety ResultsAreSorted = "results come in the order of ids",
 }
 
@@ -241,6 +257,9 @@ impl Lbs {
             _ => consumer.clone(),
         };
         let mut outcome = self.claim_inner(&mover, claim).await?;
+        if let Some(otherwise) = self.in_a_pause(consumer, claim, before.as_ref()).await? {
+            outcome = otherwise;
+        }
         match (&mut outcome, self.bug) {
             (ClaimOutcome::Stale { seen }, Some(Bug::ClaimTakesLower)) if claim.token < *seen => {
                 return self.claim_inner(consumer, with(*seen)).await;
@@ -281,6 +300,45 @@ impl Lbs {
             self.state().claimed.insert(entry);
         }
         Ok(outcome)
+    }
+
+    /// What a claim is answered in a pause, if the bug is about that.
+    async fn in_a_pause(
+        &self,
+        consumer: &ConsumerName,
+        claim: Fenced,
+        before: Option<&Pending>,
+    ) -> Result<Option<ClaimOutcome>> {
+        let Some(before) = before.filter(|before| claim.token >= before.token) else {
+            return Ok(None);
+        };
+        if self.lbs().paused().await?.is_none() {
+            return Ok(None);
+        }
+        let had_owner = before.token != FencingToken::NONE;
+        let is_granted = match self.bug {
+            Some(Bug::PauseIsIgnored) => true,
+            Some(Bug::PauseLetsTakeOver) => had_owner && !before.handed_back,
+            Some(Bug::PauseLetsTakeTheHandedBack) => before.handed_back,
+            Some(Bug::PauseStopsOwners) => return Ok(Some(ClaimOutcome::Paused)),
+            Some(Bug::PausedClaimMoves) => {
+                let token = before.token;
+                let moved = Fenced { token, ..claim };
+                self.lbs().keep(consumer, &[moved]).await?;
+                false
+            }
+            Some(Bug::PausedClaimCounts) => {
+                let back = HandBackRequest::new(claim.entry, before.token).failed(Some("?".into()));
+                self.lbs().hand_back(consumer, &[back]).await?;
+                false
+            }
+            _ => false,
+        };
+        if !is_granted {
+            return Ok(None);
+        }
+        let outcomes = self.lbs().keep(consumer, &[claim]).await?;
+        Ok(outcomes.into_iter().next())
     }
 
     async fn complete_one(&self, consumer: &ConsumerName, done: Fenced) -> Result<CompleteOutcome> {
@@ -549,6 +607,9 @@ impl Transport for Lbs {
         if self.is(Bug::PrepareMakesAnew) {
             self.memory.destroy_group(&self.service);
         }
+        if self.is(Bug::PauseNeedsAGroup) {
+            self.inner.admin.resume().await?;
+        }
         self.lbs().prepare().await?;
         if first && self.is(Bug::GroupBeginsAtTheEnd) {
             self.lbs()
@@ -642,6 +703,30 @@ impl Transport for Lbs {
             return self.lbs().list_pending_ids(None, after, limit).await;
         }
         self.lbs().list_stranded(after, limit).await
+    }
+
+    async fn keep(&self, consumer: &ConsumerName, held: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
+        if self.is(Bug::PauseStopsKeeping) {
+            return self.lbs().claim(consumer, held).await;
+        }
+        let outcomes = self.lbs().keep(consumer, held).await?;
+        match outcomes[..] {
+            [ClaimOutcome::Stale { seen }] if self.is(Bug::KeepIsUnfenced) => {
+                let token = FencingToken(seen.0 + 1);
+                let held = Fenced { token, ..held[0] };
+                self.lbs().keep(consumer, &[held]).await
+            }
+            _ => Ok(outcomes),
+        }
+    }
+
+    async fn paused(&self) -> Result<Option<Pause>> {
+        let pause = self.lbs().paused().await?;
+        Ok(match self.bug {
+            Some(Bug::PauseIsNotShown) => None,
+            Some(Bug::PauseHasNoReason) => pause.map(|pause| Pause::new(pause.since_ms, "")),
+            _ => pause,
+        })
     }
 
     async fn claim(&self, consumer: &ConsumerName, claims: &[Fenced]) -> Result<Vec<ClaimOutcome>> {
@@ -851,6 +936,31 @@ impl Admin for Lbs {
                 .await?;
         }
         Ok(there)
+    }
+
+    async fn pause(&self, reason: &str) -> Result<bool> {
+        let admin = &self.inner.admin;
+        let was_paused = self.lbs().paused().await?.is_some();
+        match self.bug {
+            Some(Bug::PausedAgainIsResumed) if was_paused => {
+                admin.resume().await?;
+                Ok(false)
+            }
+            Some(Bug::PauseBeginsAnew) if was_paused => {
+                admin.resume().await?;
+                admin.pause(reason).await?;
+                Ok(false)
+            }
+            Some(Bug::PauseSaysNew) => admin.pause(reason).await.map(|_| true),
+            _ => admin.pause(reason).await,
+        }
+    }
+
+    async fn resume(&self) -> Result<bool> {
+        match self.bug {
+            Some(Bug::ResumeDoesNothing) => Ok(self.lbs().paused().await?.is_some()),
+            _ => self.inner.admin.resume().await,
+        }
     }
 
     async fn counts(&self) -> Result<ServiceCounts> {
