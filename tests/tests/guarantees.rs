@@ -198,7 +198,7 @@ fn checks(source: &str) -> Vec<(String, String)> {
         };
         let is_rule = |text: &str| {
             let number = text.strip_prefix('R').and_then(|n| n.parse::<u8>().ok());
-            number.is_some() || text == "progress"
+            number.is_some() || matches!(text, "progress" | "pause")
         };
         let rule = rule.trim();
         let quoted = rule.strip_prefix('"').and_then(|r| r.strip_suffix('"'));
