@@ -135,6 +135,11 @@ fn meant<'a>(code: &'a str, detail: &'a str) -> &'a str {
     if code != "ERR" {
         return code;
     }
+    // What a server says that wants a password to a command of more than ten words, or with
+    // a long one; then it hangs up.
+    if detail.contains("unauthenticated") {
+        return "NOAUTH";
+    }
     let words = detail.split_whitespace();
     words
         .map(|word| word.trim_start_matches('-'))
@@ -273,6 +278,11 @@ mod tests {
                 "Error running script (call to f_1): @user_script:3: -READONLY You can't write \
                  against a read only replica.",
                 ErrorKind::Unavailable,
+            ),
+            (
+                "ERR",
+                "Protocol error: unauthenticated multibulk length",
+                ErrorKind::Denied,
             ),
             ("BATCHLOST", "", ErrorKind::Unavailable),
             ("WHATEVER", "", ErrorKind::Protocol),

@@ -7,6 +7,7 @@ use std::{fmt, fs, thread};
 use async_channel::Receiver;
 use futures_lite::future;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use streamlease::spi::readable;
 use streamlease::{
     Announcement, Error, ErrorKind, Info, Producer, RetryPolicy, Runtime, StreamName, SubmitBatch,
@@ -15,6 +16,7 @@ use streamlease::{
 
 use crate::Failure;
 use crate::args::{InfoSource, RuntimeKind, SubmitArgs, Target};
+use crate::output::json_line;
 use crate::runtime::{self, AnyRuntime};
 
 /// Most announcements sent together.
@@ -79,6 +81,8 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
         info,
         timeout: args.timeout,
         key: args.batch_key,
+        if_absent: args.if_absent,
+        json: args.json,
         batches: 0,
         submitted: 0,
     };
@@ -135,6 +139,8 @@ struct Progress {
     info: Info,
     timeout: Duration,
     key: Option<String>,
+    if_absent: bool,
+    json: bool,
     batches: usize,
     submitted: usize,
 }
@@ -158,17 +164,28 @@ impl Progress {
             .into_iter()
             .map(|name| Announcement::new(name, self.info.clone()))
             .collect();
-        let batch = match &self.key {
+        let mut batch = match &self.key {
             Some(key) => SubmitBatch::with_key(format!("{key}/{}", self.batches), announcements),
             None => SubmitBatch::new(announcements)?,
         };
+        batch.if_absent = self.if_absent;
         let outcomes = self.submit_batch(&batch).await?;
         self.batches += 1;
         self.submitted += outcomes.len();
-        self.bar.suspend(|| print(&outcomes));
+        let text = self.text(&batch, &outcomes);
+        self.bar.suspend(|| print(&text));
         self.bar
             .inc(u64::try_from(outcomes.len()).unwrap_or(u64::MAX));
         Ok(())
+    }
+
+    fn text(&self, batch: &SubmitBatch, outcomes: &[SubmitOutcome]) -> String {
+        let announced = batch.announcements.iter().zip(outcomes);
+        let lines = announced.map(|(a, outcome)| Line::new(a.stream.as_str(), *outcome));
+        match self.json {
+            true => lines.map(|line| json_line(&line)).collect(),
+            false => lines.map(|line| line.readable()).collect(),
+        }
     }
 
     /// The same batch again and again, which appends nothing twice, until it is
@@ -255,15 +272,37 @@ fn standing(submitted: usize, unknown: usize, key: Option<&str>) -> String {
     text
 }
 
-fn print(outcomes: &[SubmitOutcome]) {
-    let lines: String = outcomes
-        .iter()
-        .map(|outcome| format!("{}\n", outcome.entry()))
-        .collect();
+/// What is printed of one stream.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line<'a> {
+    Submitted { stream: &'a str, entry: String },
+    AlreadyAnnounced { stream: &'a str, entry: String },
+}
+
+impl<'a> Line<'a> {
+    fn new(stream: &'a str, outcome: SubmitOutcome) -> Self {
+        let entry = outcome.entry().to_string();
+        match outcome {
+            SubmitOutcome::AlreadyAnnounced(_) => Self::AlreadyAnnounced { stream, entry },
+            _ => Self::Submitted { stream, entry },
+        }
+    }
+
+    /// The same for people, and for scripts: the entry id first.
+    fn readable(&self) -> String {
+        match self {
+            Self::Submitted { entry, .. } => format!("{entry}\n"),
+            Self::AlreadyAnnounced { entry, .. } => format!("{entry} already announced\n"),
+        }
+    }
+}
+
+fn print(text: &str) {
     let mut stdout = io::stdout().lock();
     // If nobody reads the ids, the streams shall be submitted all the same.
     let _ = stdout
-        .write_all(lines.as_bytes())
+        .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
 }
 

@@ -6,6 +6,8 @@ mod common;
 
 use std::process::{Output, Stdio};
 
+use serde_json::Value;
+
 use common::{command, lines, run, run_with_input, stderr, submit};
 use streamlease_tests::{Proxy, RedisServer, Sentinels, eventually_blocking};
 
@@ -93,6 +95,49 @@ fn a_rerun_with_the_same_batch_key_submits_what_is_missing_and_doubles_nothing()
     let other = [&args[..5], &["--batch-key", "job 8", "s0"]].concat();
     submitted(&run(&other));
     assert_eq!(on_the_lbs(&server), 1_202);
+}
+
+#[test]
+fn only_what_is_absent_is_announced_and_the_rest_is_told() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let args = ["submit", "--redis", &url, "--service", "s", "--if-absent"];
+    let first = submit(&server, "s", &["a"]).remove(0);
+    // Two of one name, and names on standard input.
+    let said = submitted(&run_with_input(&[&args[..], &["-"]].concat(), b"a\nb\nb\n"));
+    assert_eq!(said[0], format!("{first} already announced"));
+    assert_eq!(said[2], format!("{} already announced", said[1]));
+    assert_eq!((said.len(), on_the_lbs(&server)), (3, 2));
+
+    let as_json = submitted(&run(&[&args[..], &["--json", "a", "c"]].concat()));
+    let as_json: Vec<Value> = as_json
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told = |nth: usize, key: &str| as_json[nth][key].as_str().unwrap().to_owned();
+    assert_eq!(told(0, "event"), "already_announced");
+    assert_eq!(
+        (told(0, "stream"), told(0, "entry")),
+        ("a".into(), first.clone())
+    );
+    assert_eq!(told(1, "event"), "submitted");
+    assert_eq!((told(1, "stream"), on_the_lbs(&server)), ("c".into(), 3));
+
+    // A rerun has the same answers, also once a stream is gone; without the key it is absent.
+    let keyed = [&args[..], &["--batch-key", "k", "a", "d"]].concat();
+    let said = submitted(&run(&keyed));
+    assert_eq!(said[0], format!("{first} already announced"));
+    server.run::<()>(&["XTRIM", "s-input", "MAXLEN", "0"]);
+    assert_eq!(submitted(&run(&keyed)), said);
+    assert_eq!(on_the_lbs(&server), 0);
+    let anew = submitted(&run(&[&args[..], &["a", "d"]].concat()));
+    assert!(anew.iter().all(|line| !line.contains(' ')), "{anew:?}");
+    assert_eq!(on_the_lbs(&server), 2);
+
+    // Without the flag everything is announced; as JSON, too.
+    let plain = submitted(&run(&[&args[..5], &["--json", "a"]].concat()));
+    assert!(plain[0].contains("\"event\":\"submitted\""), "{plain:?}");
+    assert_eq!(on_the_lbs(&server), 3);
 }
 
 #[test]

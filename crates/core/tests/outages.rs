@@ -10,7 +10,7 @@ use streamlease_core::Operation;
 use streamlease_core::decorate::decorate;
 use streamlease_core::{
     Announcement, Backend, BackendProvider, ErrorKind, Event, Info, Producer, Result, RetryPolicy,
-    Runtime, ServiceName, StreamName, SubmitBatch,
+    Runtime, ServiceName, StreamName, SubmitBatch, SubmitOutcome,
 };
 use streamlease_testkit::faults::Faults;
 use streamlease_testkit::simulation::SimRuntime;
@@ -177,6 +177,29 @@ fn a_producer_gives_up_while_the_lbs_is_sure_to_remember_the_batch() {
 }
 
 /// A job that is run again, by another process, with the key that it was given.
+#[test]
+fn a_lost_answer_announces_nothing_twice_and_is_told_as_announced() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    sim.block_on(async {
+        let (given, way) = Way::of(&fleet);
+        let producer = Producer::new("orders", &given, sim.clone()).unwrap();
+        way.transport.lose_reply(Operation::Submit);
+        let outcome = producer.submit_if_absent("s", Info::NONE).await.unwrap();
+        assert!(
+            matches!(outcome, SubmitOutcome::Announced(_)),
+            "{outcome:?}"
+        );
+        assert_eq!(way.transport.calls(Operation::Submit), 2);
+        let there = SubmitOutcome::AlreadyAnnounced(outcome.entry());
+        let again = producer.submit_all_if_absent(["s", "t"]).await.unwrap();
+        assert_eq!(again[0], there);
+        assert!(matches!(again[1], SubmitOutcome::Announced(_)), "{again:?}");
+        let _node = fleet.start("n").await;
+        assert_eq!(fleet.left().await.len(), 2);
+    });
+}
+
 #[test]
 fn a_batch_that_is_submitted_again_by_its_key_doubles_nothing() {
     let sim = SimRuntime::new(1);

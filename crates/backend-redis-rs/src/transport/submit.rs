@@ -41,7 +41,7 @@ impl Submitter for RedisTransport {
             if let Some(outcomes) = self.append(batch, &payloads).await? {
                 return Ok(outcomes);
             }
-            self.read_announced(batch.id).await?;
+            self.read_announced(batch).await?;
         }
         Err(Error::new(
             ErrorKind::Unavailable,
@@ -68,7 +68,7 @@ impl RedisTransport {
         };
         let what = self.what("submitting to");
         if payloads.iter().map(String::len).sum::<usize>() <= SMALL {
-            let pages = self.submit_pages(batch.id, 0, payloads);
+            let pages = self.submit_pages(batch, 0, payloads);
             let (calls, items): (Vec<_>, Vec<_>) = pages
                 .into_iter()
                 .map(|page| (page.call, page.items))
@@ -80,7 +80,7 @@ impl RedisTransport {
         let mut outcomes = self.outcomes_of(batch.id).await?;
         outcomes.truncate(payloads.len());
         let mut pages = self
-            .submit_pages(batch.id, outcomes.len(), &payloads[outcomes.len()..])
+            .submit_pages(batch, outcomes.len(), &payloads[outcomes.len()..])
             .into_iter()
             .peekable();
         while pages.peek().is_some() {
@@ -104,7 +104,7 @@ impl RedisTransport {
     }
 
     /// Has the server read which data streams are announced, in short steps.
-    async fn read_announced(&self, batch: u128) -> Result<()> {
+    async fn read_announced(&self, batch: &SubmitBatch) -> Result<()> {
         let what = self.what("reading the announcements of");
         loop {
             let call = self.submit_call(batch, 0);
@@ -115,11 +115,12 @@ impl RedisTransport {
         }
     }
 
-    fn submit_call(&self, batch: u128, before: usize) -> Call {
+    fn submit_call(&self, batch: &SubmitBatch, before: usize) -> Call {
         let mut call = Call::new();
-        call.key(&self.keys.lbs)
-            .key(self.keys.batch(batch))
-            .key(&self.keys.announced);
+        call.key(&self.keys.lbs).key(self.keys.batch(batch.id));
+        if batch.if_absent {
+            call.key(&self.keys.announced);
+        }
         call.arg(&self.keys.group)
             .arg(before.to_string())
             .arg(MEMORY.as_millis().to_string())
@@ -127,7 +128,7 @@ impl RedisTransport {
         call
     }
 
-    fn submit_pages(&self, batch: u128, before: usize, payloads: &[String]) -> Vec<Page> {
+    fn submit_pages(&self, batch: &SubmitBatch, before: usize, payloads: &[String]) -> Vec<Page> {
         let mut pages: Vec<Page> = Vec::new();
         for (index, payload) in payloads.iter().enumerate() {
             let fits =

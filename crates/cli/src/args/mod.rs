@@ -220,6 +220,13 @@ pub(crate) struct SubmitArgs {
     /// within five minutes of the first, submits what is missing and prints the same ids
     #[arg(long, value_name = "KEY")]
     pub(crate) batch_key: Option<String>,
+    /// Announce only the streams that are not announced, in one step with looking; the entry id of
+    /// one that is there already stands with the words `already announced`
+    #[arg(long)]
+    pub(crate) if_absent: bool,
+    /// Print one JSON object per line, `submitted` or `already_announced`
+    #[arg(long)]
+    pub(crate) json: bool,
     /// Data streams. `-`, or none at all: names are read from standard input, one a line; a
     /// stream that is called so is given there
     #[arg(value_name = "NAME", value_parser = stream)]

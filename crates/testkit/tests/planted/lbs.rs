@@ -2,6 +2,8 @@
 
 mod counts;
 
+mod absent;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +21,7 @@ use streamlease_core::{
 use streamlease_testkit::conformance;
 use streamlease_testkit::simulation::SimRuntime;
 
+use self::absent::Absent;
 use super::{assert_right, planted, table};
 
 planted! { Bug:
@@ -32,6 +35,20 @@ planted! { Bug:
     Safety GrownBatchIsAppendedWhole = "a batch that has grown is appended from its start",
     Safety SubmitLosesTheLast = "of a batch with several the last is not appended",
     Safety SameStreamIsOneEntry = "a data stream is announced once at most in a batch",
+    Safety AbsentIsIgnored = "what is announced is announced again although it was asked",
+    Safety AbsentSeesItsOwn = "only what was announced by batches that asked counts as announced",
+    Safety AbsentForgetsThePending = "what is pending counts as absent",
+    Safety AbsentForgetsTheReleased = "what came back from the quarantine counts as absent",
+    Safety AbsentForgetsTheOld = "what was announced long ago counts as absent, though it is held",
+    Safety AbsentRemembersTheGone = "what is completed counts as announced",
+    Safety AbsentIsTwoSteps = "between looking and announcing others announce it",
+    Safety AbsentRepeatLooksAnew = "a batch that asks is answered anew when it is repeated",
+    Safety AbsentDoublesInABatch = "two of one name in a batch that asks are both announced",
+    Safety AbsentCutsNames = "of names that are asked for 255 bytes are compared",
+    Safety AbsentIgnoresCase = "names that are asked for are compared without case",
+    Safety AbsentTrimsNames = "names that are asked for are compared without blanks around",
+    Delay AbsentTellsNoEntry = "of what is announced another entry is told",
+    Delay AbsentSaysAnnounced = "what was announced already is told as announced now",
     Safety SubmitReverses = "a batch is appended in the other order",
     Safety NamesAreCut = "names are cut at 1000 bytes",
     Safety NamesAreTrimmed = "line breaks in names are blanks",
@@ -166,6 +183,7 @@ struct State {
     fetching: usize,
     since: BTreeMap<EntryId, Timestamp>,
     lowered: BTreeMap<EntryId, u64>,
+    absent: Absent,
     /// How many were completed that nobody had had.
     withdrawn: u64,
 }
@@ -826,6 +844,9 @@ impl Transport for Lbs {
 #[async_trait]
 impl Submitter for Lbs {
     async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
+        if batch.if_absent && self.is_of_absent() {
+            return self.submit_absent(batch).await;
+        }
         let announcements: Vec<_> = batch
             .announcements
             .iter()
@@ -912,6 +933,9 @@ impl Submitter for Lbs {
         if self.is(Bug::SubmitReverses) {
             ids.reverse();
         }
+        let names = sent.announcements.into_iter().map(|a| a.stream);
+        let submitted = names.zip(entries(&ids));
+        self.state().absent.submitted.extend(submitted);
         Ok(ids)
     }
 }
