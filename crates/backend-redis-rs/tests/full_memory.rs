@@ -47,6 +47,9 @@ fn when_memory_is_full_all_is_done_but_what_appends() {
             assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
             assert!(refused.to_string().contains("OOM"), "{refused}");
 
+            // Operators may need that just then.
+            assert!(backend.admin.pause("the memory is full").await.unwrap());
+            assert!(backend.admin.resume().await.unwrap());
             transport.prepare().await.unwrap();
             let b = opened(&backend, "b", TTL).await;
             let fetched = transport.fetch(&fetch("a", 10, 0)).await.unwrap();

@@ -285,3 +285,56 @@ fn an_odd_value_of_what_is_known_of_the_server_stops_nothing() {
         }
     });
 }
+
+/// Nothing is taken, and nobody who holds something is stopped.
+#[test]
+fn whatever_somebody_puts_where_a_pause_is_pauses_the_service() {
+    const PAUSED: &str = "{orders-input}:paused";
+    on_both(|| async {
+        for scheme in SCHEMES {
+            let server = RedisServer::start();
+            let backend = backend_with(&server, "orders", scheme).await;
+            let (transport, admin) = (&backend.transport, &backend.admin);
+            transport.prepare().await.unwrap();
+            let entries = submitted(&backend, &batch(1, &["s", "t"])).await.unwrap();
+            transport.fetch(&fetch("a", 2, 0)).await.unwrap();
+            let a = consumer("a");
+            let fenced = |n: usize| Fenced {
+                entry: entries[n],
+                token: FencingToken(5),
+            };
+            transport.claim(&a, &[fenced(0)]).await.unwrap();
+            for odd in ["", "1", "x:y", "99999999999999999999999:z"] {
+                server.run::<String>(&["SET", PAUSED, odd]);
+                let pause = transport.paused().await.unwrap().unwrap();
+                assert_eq!((pause.since_ms, &*pause.reason), (None, odd));
+                let outcomes = transport.claim(&a, &[fenced(1), fenced(0)]).await.unwrap();
+                assert_eq!(outcomes[0], ClaimOutcome::Paused);
+                assert!(matches!(outcomes[1], ClaimOutcome::Claimed { .. }));
+                assert!(!admin.pause("").await.unwrap());
+            }
+            // A key of another type is told as that, wherever it is looked at.
+            server.run::<u64>(&["DEL", PAUSED]);
+            server.run::<u64>(&["RPUSH", PAUSED, "x"]);
+            for refused in [
+                transport.paused().await.map(|_| ()),
+                transport.claim(&a, &[fenced(1)]).await.map(|_| ()),
+                admin.pause("").await.map(|_| ()),
+            ] {
+                let error = refused.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Incompatible, "{error:?}");
+            }
+            transport.claim(&a, &[fenced(0)]).await.unwrap();
+            transport.keep(&a, &[fenced(0)]).await.unwrap();
+            transport.complete(&a, &[fenced(0)]).await.unwrap();
+            // Resuming removes whatever it is.
+            assert!(admin.resume().await.unwrap());
+            let outcomes = transport.claim(&a, &[fenced(1)]).await.unwrap();
+            assert!(matches!(outcomes[0], ClaimOutcome::Claimed { .. }));
+            // Gone alone, the service is resumed.
+            assert!(admin.pause("").await.unwrap());
+            server.run::<u64>(&["DEL", PAUSED]);
+            assert_eq!(transport.paused().await.unwrap(), None);
+        }
+    });
+}

@@ -15,6 +15,7 @@ mod lost_keys;
 mod managed;
 mod mixed_fleet;
 mod outages;
+mod pauses;
 mod poison;
 mod redis_server;
 mod refusals;
