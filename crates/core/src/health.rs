@@ -48,6 +48,9 @@ pub struct Health {
     pub members: Option<u32>,
     /// It takes no more streams, because it is shutting down or its events were dropped.
     pub ending: bool,
+    /// Its service is paused, as far as it knows: it takes nothing until that is over. That
+    /// keeps nobody from being ready.
+    pub paused: bool,
     ttl: Duration,
 }
 
@@ -65,6 +68,7 @@ impl Health {
             capacity: 0,
             members: None,
             ending: true,
+            paused: false,
             ttl,
         };
         let Some(Pulse { vitals, due }) = pulse else {
@@ -88,6 +92,7 @@ impl Health {
             capacity: vitals.capacity,
             members: vitals.members,
             ending: vitals.is_ending,
+            paused: vitals.is_paused,
             ttl,
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Fleet, Node, TTL, everywhere};
 use streamlease_core::decorate::decorate;
-use streamlease_core::{Backend, BackendProvider, Info, Result, ServiceName};
+use streamlease_core::{Backend, BackendProvider, Info, Result, ServiceAdmin, ServiceName};
 use streamlease_testkit::faults::Faults;
 use streamlease_testkit::simulation::SimRuntime;
 
@@ -149,5 +149,21 @@ fn a_client_whose_events_were_dropped_takes_nothing_and_is_not_ready() {
         assert!(client.health().ending && !client.health().is_ready());
         fleet.producer().submit("s", Info::NONE).await.unwrap();
         assert!(client.health().is_live());
+    });
+}
+
+#[test]
+fn a_client_of_a_paused_service_says_so_and_is_ready() {
+    everywhere(|fleet| async move {
+        let node = fleet.start("n").await;
+        let admin = ServiceAdmin::new(&fleet.service, &fleet.backend).unwrap();
+        assert!(!node.client.health().paused);
+        admin.pause("").await.unwrap();
+        fleet.sleep(Duration::from_millis(50)).await;
+        let health = node.client.health();
+        assert!(health.paused && health.is_ready(), "{health:?}");
+        admin.resume().await.unwrap();
+        fleet.sleep(Duration::from_millis(50)).await;
+        assert!(!node.client.health().paused);
     });
 }

@@ -26,6 +26,8 @@ pub(crate) struct Vitals {
     pub(crate) members: Option<u32>,
     /// It takes nothing more, because it ends or nobody reads its events.
     pub(crate) is_ending: bool,
+    /// It takes nothing, because the service is paused.
+    pub(crate) is_paused: bool,
 }
 
 impl Machine {
@@ -42,6 +44,7 @@ impl Machine {
             queued: cx.budget.undelivered(),
             event_queue: cx.settings.event_queue,
             members: is_told.then_some(cx.peers.members),
+            is_paused: cx.is_paused,
             is_ending: cx.is_draining() || cx.budget.is_receiver_dropped(),
         }
     }
