@@ -135,6 +135,7 @@ fn concerns_real_clients(fault: &Fault) -> bool {
             | Fault::Capacity { .. }
             | Fault::HangingHandlers { .. }
             | Fault::SlowUser { .. }
+            | Fault::ServicePaused { .. }
     )
 }
 
