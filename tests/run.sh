@@ -20,6 +20,8 @@ fail() {
     exit 1
 }
 
+[ "${BASH_VERSINFO[0]}" -ge 4 ] || fail "this needs bash 4 or later, and is run by $BASH_VERSION"
+
 # --- what has to be installed -----------------------------------------------------
 
 as_root() {
@@ -137,7 +139,10 @@ published() {
 
 step_lints() {
     cargo clippy -q --workspace --all-targets -- -D warnings
-    # A workspace build unifies features: what is published must do on its own, too.
+}
+
+# A workspace build unifies features: what is published must do on its own, too.
+step_lints_alone() {
     local package
     for package in $(published); do
         cargo clippy -q -p "$package" -- -D warnings
@@ -203,7 +208,7 @@ step_tls_builds() {
         cargo build -q --target-dir target -p streamlease-cli --features "$features"
         cp target/debug/streamlease "$command"
         if [ -n "$features" ]; then
-            STREAMLEASE_COMMAND=$PWD/$command cargo test -q -p streamlease-cli --test tls
+            STREAMLEASE_COMMAND=$PWD/$command tls_tests_of_the_command
             continue
         fi
         ! said=$("$command" submit --redis rediss://localhost --service s x 2>&1) ||
@@ -211,6 +216,16 @@ step_tls_builds() {
         [[ $said == *'`tls-rustls`'* ]] || fail "it names no feature: $said"
     done
     cargo test -q -p streamlease-backend-redis-rs --features tls-native-tls --lib tls::
+}
+
+# With nextest of the workspace's build, which the other tests use, too.
+tls_tests_of_the_command() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --workspace --status-level fail \
+            -E 'package(streamlease-cli) and binary(tls)'
+    else
+        cargo test -q -p streamlease-cli --test tls
+    fi
 }
 
 # --- guards -----------------------------------------------------------------------
@@ -400,7 +415,7 @@ step_tests() {
 FIRST=(redis_server postgres promtool format lints docs)
 # They only compile, in directories of their own. So they run behind the steps that follow, with
 # the time that those leave: many of these wait for deadlines, or keep one processor busy.
-BEHIND=(features tls_features package)
+BEHIND=(package lints_alone features tls_features)
 THEN=(tls_builds core_is_lean async_std_without_tokio dependencies msrv semver external_types
     deploy doctests bench_smoke on_other_servers)
 ALL=("${FIRST[@]}" "${BEHIND[@]}" "${THEN[@]}" tests)
@@ -440,13 +455,20 @@ run_all() {
     said=$(mktemp)
     failures=$(mktemp)
     run_steps "" "${FIRST[@]}"
+    # In a process group of its own, which ends with this script, however that ends.
+    set -m
     behind >"$said" 2>&1 3>"$failures" &
     running=$!
+    set +m
+    # shellcheck disable=SC2064 # these, whatever the variables are then
+    trap "kill -- -$running 2>/dev/null || true; rm -f '$said' '$failures'" EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     run_steps "" "${THEN[@]}"
+    # Not beside the tests: leases and elections would come late.
     wait "$running" || failed+=(behind)
     cat "$said"
     mapfile -t -O "${#failed[@]}" failed < <(grep . "$failures" || true)
-    rm "$said" "$failures"
     run_steps "" tests
 }
 

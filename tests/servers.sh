@@ -156,8 +156,20 @@ failed=()
 for server in "$@"; do
     describe "$server"
 done
-# Tests wait for deadlines most of the time, so the suites of two servers run at once.
-declare -A running said_by
+[ "${BASH_VERSINFO[0]}" -ge 4 ] || fail "this needs bash 4 or later, and is run by $BASH_VERSION"
+# Tests wait for deadlines most of the time, so the suites of two servers run at once. Each is a
+# process group of its own, which ends with this script, however that ends.
+declare -A running=() said_by=()
+end_suites() {
+    local server
+    for server in "${!running[@]}"; do
+        kill -- "-${running[$server]}" 2>/dev/null || true
+        rm -f "${said_by[$server]}"
+    done
+}
+trap end_suites EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 for server in "$@"; do
     describe "$server"
     if ! said=$("$BASH" tests/servers.sh --install-one "$server"); then
@@ -167,8 +179,10 @@ for server in "$@"; do
         printf '%s %s: %s\n' "${server%%-*}" "$version" "$binary"
     else
         said_by[$server]=$(mktemp)
+        set -m
         "$BASH" tests/servers.sh --run-suite "$server" >"${said_by[$server]}" 2>&1 &
         running[$server]=$!
+        set +m
     fi
 done
 for server in "$@"; do
@@ -177,6 +191,5 @@ for server in "$@"; do
     describe "$server"
     printf '%s %s, TLS: %s\n' "${server%%-*}" "$version" "$tls"
     cat "${said_by[$server]}"
-    rm "${said_by[$server]}"
 done
 [ ${#failed[@]} -eq 0 ] || fail "the suite failed on: ${failed[*]}"

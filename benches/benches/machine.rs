@@ -169,6 +169,7 @@ impl Bench {
                 reply.on_record = Some(self.leases.len() as u64);
                 Reply::Renewed(RenewOutcome::Extended(reply))
             }
+            Action::Lbs(LbsCall::Paused) => Reply::Paused(None),
             Action::Lbs(LbsCall::List { .. }) => Reply::Listed(PendingPage::default()),
             Action::Lbs(LbsCall::ListIds { .. }) | Action::Lbs(LbsCall::ListStranded { .. }) => {
                 Reply::ListedIds(PendingIds::default())

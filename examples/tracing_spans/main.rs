@@ -42,6 +42,7 @@ where
     let spans = Arc::new(Spans::default());
     let is_first = log::set_boxed_logger(Box::new(Bridge(spans.clone(), LogTracer::new()))).is_ok();
     assert!(is_first, "another logger is installed");
+    // The lines that a span begins and ends with are of this level.
     log::set_max_level(LevelFilter::Info);
     spans
 }
@@ -166,9 +167,14 @@ impl Log for Bridge {
         let Some(named) = Named::in_line(record) else {
             return self.1.log(record);
         };
-        self.0.of(&named).in_scope(|| self.1.log(record));
-        // The last line about a lease.
-        if record.args().to_string().starts_with("ended ") {
+        let text = record.args().to_string();
+        // The first line about a lease, and the last one of those within it.
+        let span = match text.starts_with("leased ") {
+            true => self.0.of(&named),
+            false => self.0.open().get(&named).cloned().unwrap_or(Span::none()),
+        };
+        span.in_scope(|| self.1.log(record));
+        if text.starts_with("ended ") {
             self.0.open().remove(&named);
         }
     }

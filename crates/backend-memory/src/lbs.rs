@@ -549,6 +549,7 @@ impl Lbs {
             pending as u64,
             self.quarantined.len() as u64,
         )
+        .paused(self.pause.is_some())
     }
 
     pub(crate) fn list_quarantined(&self, after: EntryId, limit: usize) -> Vec<Quarantined> {

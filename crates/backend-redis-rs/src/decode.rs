@@ -383,12 +383,9 @@ pub(crate) fn service_counts(value: Value) -> Result<ServiceCounts> {
     let waiting = known(next(&mut items)?)?;
     let oldest = known(next(&mut items)?)?;
     let (pending, quarantined) = (count(next(&mut items)?)?, count(next(&mut items)?)?);
-    Ok(ServiceCounts::new(
-        waiting,
-        oldest.map(Duration::from_millis),
-        pending,
-        quarantined,
-    ))
+    let is_paused = count(next(&mut items)?)? != 0;
+    let oldest = oldest.map(Duration::from_millis);
+    Ok(ServiceCounts::new(waiting, oldest, pending, quarantined).paused(is_paused))
 }
 
 /// The reply of `list_quarantined.lua`.

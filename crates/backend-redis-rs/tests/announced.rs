@@ -254,6 +254,11 @@ fn long_infos_make_the_steps_shorter() {
         assert_eq!(if_absent(&backend, &all).await, there(&entries));
         let steps = scripts(&server);
         assert!(steps >= all.len(), "{steps} steps");
+        // That they are there is seen by reading them: one for each step.
+        server.run::<()>(&["CONFIG", "RESETSTAT"]);
+        assert_eq!(if_absent(&backend, &all).await, there(&entries));
+        let steps = scripts(&server);
+        assert!(steps >= all.len(), "{steps} steps to look");
         // Once they are pending nobody has to read them all again.
         backend.transport.fetch(&fetch("a", 100, 0)).await.unwrap();
         server.run::<()>(&["CONFIG", "RESETSTAT"]);

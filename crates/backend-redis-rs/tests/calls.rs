@@ -327,7 +327,7 @@ fn no_call_of_the_transport_does_more_than_a_page() {
         let fresh = service.watch.last.clone();
         assert_eq!(
             fresh.commands,
-            ["HMGET", "XCLAIM", "HSET"],
+            ["HMGET", "GET", "XCLAIM", "HSET"],
             "of what nobody has owned"
         );
         // The first look of a sweep also looks for left-over records.

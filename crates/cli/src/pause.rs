@@ -16,9 +16,9 @@ pub(crate) fn pause(args: PauseArgs) -> Result<(), Failure> {
         let admin = ServiceAdmin::new(service, &backend)?;
         let began = admin.pause(&args.reason).await?;
         // Of one that lasts already: that one's.
-        let reason = match admin.paused().await? {
-            Some(pause) => pause.reason,
-            None => args.reason,
+        let reason = match admin.paused().await {
+            Ok(Some(pause)) => pause.reason,
+            Ok(None) | Err(_) => args.reason,
         };
         let event = match began {
             true => Event::Paused,

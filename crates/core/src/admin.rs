@@ -94,10 +94,12 @@ pub struct ServiceCounts {
     pub pending: u64,
     /// Entries in quarantine.
     pub quarantined: u64,
+    /// Whether the service is paused.
+    pub is_paused: bool,
 }
 
 impl ServiceCounts {
-    /// What a store has counted.
+    /// What a store has counted, in a service that is not paused.
     pub fn new(
         waiting: Option<u64>,
         oldest_waiting: Option<Duration>,
@@ -109,7 +111,15 @@ impl ServiceCounts {
             oldest_waiting,
             pending,
             quarantined,
+            is_paused: false,
         }
+    }
+
+    /// Sets [`is_paused`](Self::is_paused).
+    #[must_use]
+    pub fn paused(mut self, is_paused: bool) -> Self {
+        self.is_paused = is_paused;
+        self
     }
 }
 

@@ -1,10 +1,12 @@
 //! [`Lease`]: one data stream, held by this consumer.
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use event_listener::Event;
 use futures_lite::future;
 
 use crate::belief::Belief;
@@ -33,8 +35,33 @@ pub struct Lease {
     pub(crate) failures: u32,
     pub(crate) belief: Arc<Belief>,
     pub(crate) handle: Handle,
-    /// Its user has asked to end it, and the answer tells what became of it.
-    pub(crate) ending: AtomicBool,
+    pub(crate) ending: Ending,
+}
+
+/// How many calls of the user end the lease: those that wait for an answer, and the one that
+/// was told that it has ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    calls: AtomicUsize,
+    fewer: Event,
+}
+
+/// One of them.
+struct EndingCall<'a>(&'a Ending);
+
+impl Ending {
+    fn begin(&self) -> EndingCall<'_> {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        EndingCall(self)
+    }
+}
+
+/// Nobody waits any more, or the lease is still held.
+impl Drop for EndingCall<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::AcqRel);
+        self.0.fewer.notify(usize::MAX);
+    }
 }
 
 impl Lease {
@@ -120,11 +147,16 @@ impl Lease {
         }
     }
 
-    /// As [`lost`](Self::lost), but never for a lease that its user has asked to end.
+    /// As [`lost`](Self::lost), but not while its user waits for the answer of a call that
+    /// ends it, and not after an answer that it has ended.
     pub(crate) async fn lost_unasked(&self) {
-        self.lost().await;
-        if self.ending.load(Ordering::Acquire) {
-            future::pending::<()>().await;
+        loop {
+            self.lost().await;
+            let fewer = self.ending.fewer.listen();
+            if self.ending.calls.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            fewer.await;
         }
     }
 
@@ -216,10 +248,10 @@ impl Lease {
     /// Whoever waits for `answer` is told by it what became of the lease, unless it says that
     /// the lease is still held.
     async fn ending<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        self.ending.store(true, Ordering::Release);
+        let call = self.ending.begin();
         let answer = answer.await;
-        if matches!(&answer, Err(error) if error.kind() != ErrorKind::LeaseEnded) {
-            self.ending.store(false, Ordering::Release);
+        if !matches!(&answer, Err(error) if error.kind() != ErrorKind::LeaseEnded) {
+            mem::forget(call);
         }
         answer
     }

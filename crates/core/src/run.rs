@@ -71,7 +71,8 @@ impl Run {
     /// yes. If not, it runs on, and has to look at [`Lease::lost`] itself.
     ///
     /// A handler that ends its lease itself, to see the answer of [`Lease::complete`] for
-    /// example, is not dropped by that. What it returns then changes nothing.
+    /// example, is not dropped by that. What it returns then changes nothing. This holds for the
+    /// methods of its [`Lease`], as long as it waits for their answers.
     pub fn drop_when_lost(mut self, drops: bool) -> Self {
         self.drops_lost = drops;
         self

@@ -11,6 +11,7 @@
 //!   a batch the second finds the first. What was completed, cancelled or quarantined is not on
 //!   the LBS; what came back from the quarantine is. Of a stream that was announced twice, by
 //!   batches that did not ask, the earlier entry may be overlooked once the later one is gone.
+//!   An entry that consumers cannot read may count as one of the stream that it seems to name.
 //! - **Suite.** `streamlease_testkit::conformance::transport`.
 
 use std::fmt::Debug;

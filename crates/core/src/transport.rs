@@ -41,7 +41,8 @@
 //!   [`ClaimOutcome::Paused`] and changes nothing: no failure counts, and the entry stays
 //!   pending where it is. That is decided in the same atomic step. All else goes on:
 //!   claims with the remembered token, [`keep`](Transport::keep), complete, hand back and
-//!   quarantine.
+//!   quarantine. A transport that passes claims on to another one passes on `keep` and
+//!   [`paused`](Transport::paused), too.
 //! - **Nothing vanishes (R7).** Only `complete` and `quarantine` remove an entry from the
 //!   LBS. Only an [`Admin`](crate::Admin) removes it from quarantine. A new group
 //!   starts at the very first entry.

@@ -184,6 +184,38 @@ fn a_handler_that_ends_its_lease_itself_runs_to_its_end() {
     });
 }
 
+/// A call that it no longer waits for tells it nothing.
+#[test]
+fn a_handler_that_gives_up_a_call_is_dropped_when_its_lease_is_lost() {
+    everywhere(async |fleet| {
+        let faults = Faults::new();
+        let backend = fleet.backend.backend(&fleet.service).unwrap();
+        let cut = streamlease_core::decorate::decorate(backend, faults.clone());
+        let node = fleet
+            .start_with(fleet.builder("a").backend(Given(cut)))
+            .await;
+        fleet.submit(&["s"]).await;
+        let dropped = Arc::new(Mutex::new(None));
+        let handler = |lease: Arc<streamlease_core::Lease>, _| {
+            let guard = Dropped(dropped.clone(), node.process.clone());
+            let (process, faults) = (node.process.clone(), faults.clone());
+            async move {
+                faults.break_all();
+                let too_late = at(&process, TTL / 10);
+                future::or(async { drop(lease.complete().await) }, too_late).await;
+                future::pending::<()>().await;
+                drop(guard);
+            }
+        };
+        let stop = at(&node.process, TTL * 5);
+        let options = Run::until(stop).grace(Duration::ZERO);
+        let ran = node.client.run(node.events, options, handler).await;
+        ran.unwrap();
+        let dropped = dropped.lock().unwrap().unwrap();
+        assert!(dropped <= fleet.sim.now() - TTL * 2, "{dropped:?}");
+    });
+}
+
 #[test]
 fn a_stop_tells_handlers_waits_for_them_and_hands_the_rest_back() {
     everywhere(async |fleet| {

@@ -255,6 +255,10 @@ impl Recorder for Metrics {
                 names::SERVICE_QUARANTINED,
                 number(counts.map(|of| of.quarantined)),
             ),
+            (
+                names::SERVICE_PAUSED,
+                number(counts.map(|of| u64::from(of.is_paused))),
+            ),
         ];
         for (name, value) in values {
             gauge!(name, "service" => self.service()).set(value);

@@ -139,6 +139,8 @@ metrics! {
         "Streams of the whole service that consumers have, held or not; NaN: unknown";
     SERVICE_QUARANTINED: Gauge "streamlease_service_quarantined" [] NONE
         "Entries in the quarantine of the service; NaN: unknown";
+    SERVICE_PAUSED: Gauge "streamlease_service_paused" [] NONE
+        "1 if the service is paused; NaN: unknown";
     REACHABLE: Gauge "streamlease_backend_reachable" ["part"] NONE
         "1 if this part of the backend can be reached";
 }

@@ -65,7 +65,9 @@ fn everything(metrics: &Metrics) {
     metrics.unreachable(Part::Locks);
     metrics.late(SECOND);
     metrics.submitted(Attempt::Ok, 7, SECOND);
-    metrics.counted(Some(&ServiceCounts::new(None, Some(SECOND), 4, 2)));
+    metrics.counted(Some(
+        &ServiceCounts::new(None, Some(SECOND), 4, 2).paused(true),
+    ));
 }
 
 fn gauge(found: &BTreeMap<String, DebugValue>, name: &str) -> f64 {
@@ -83,15 +85,16 @@ fn what_is_unknown_of_a_service_is_no_number() {
             "oldest_waiting_seconds",
             "pending",
             "quarantined",
+            "paused",
         ]
         .map(|what| gauge(found, &format!("streamlease_service_{what} ")))
     };
     let [waiting, known @ ..] = service(&recorded(everything));
     assert!(waiting.is_nan());
-    assert_eq!(known, [1.0, 4.0, 2.0]);
+    assert_eq!(known, [1.0, 4.0, 2.0, 1.0]);
     let nothing_waits = ServiceCounts::new(Some(0), None, 0, 0);
     let found = recorded(|metrics| metrics.counted(Some(&nothing_waits)));
-    assert_eq!(service(&found), [0.0; 4]);
+    assert_eq!(service(&found), [0.0; 5]);
     let found = recorded(|metrics| {
         everything(metrics);
         metrics.counted(None);

@@ -107,7 +107,9 @@ impl Admin for RedisTransport {
 
     async fn counts(&self) -> Result<ServiceCounts> {
         let mut call = Call::new();
-        call.key(&self.keys.lbs).key(&self.keys.quarantine);
+        call.key(&self.keys.lbs)
+            .key(&self.keys.quarantine)
+            .key(&self.keys.paused);
         call.arg(&self.keys.group);
         let what = self.what("counting");
         decode::service_counts(self.server.run_one(&what, &COUNTS, call).await?)

@@ -25,6 +25,19 @@ static SUBMIT_ABSENT: LazyLock<Script> = script!("lbs/batch", "lbs/announced", "
 
 /// How often a batch is sent anew because others announce faster than it is read which.
 const TRIES: usize = 10;
+/// How many steps that read are sent together, a millisecond each at most; and how often.
+const READS: usize = 4;
+const MOST_ROUNDS: usize = 10_000;
+
+/// How far a batch has come.
+enum Progress {
+    /// This became of all.
+    Done(Vec<SubmitOutcome>),
+    /// Some more was done. The next try goes on.
+    Some,
+    /// What is announced has to be read first.
+    Unread,
+}
 
 /// A page of a batch, and how long it is.
 struct Page {
@@ -37,30 +50,31 @@ struct Page {
 impl Submitter for RedisTransport {
     async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
         let payloads: Vec<String> = batch.announcements.iter().map(|a| a.encode()).collect();
-        for _ in 0..TRIES {
-            if let Some(outcomes) = self.append(batch, &payloads).await? {
-                return Ok(outcomes);
+        let mut tries = 0;
+        loop {
+            match self.append(batch, &payloads).await? {
+                Progress::Done(outcomes) => return Ok(outcomes),
+                Progress::Some => {}
+                Progress::Unread if tries < TRIES => {
+                    tries += 1;
+                    self.read_announced(batch).await?;
+                }
+                Progress::Unread => return Err(self.too_much_is_announced()),
             }
-            self.read_announced(batch).await?;
         }
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            format!(
-                "{}: more is announced than can be read meanwhile",
-                self.what("submitting to")
-            ),
-        ))
     }
 }
 
 impl RedisTransport {
-    /// Appends what of the batch is not on the LBS yet. `None`: not all is done, and what
-    /// is announced has to be read first.
-    async fn append(
-        &self,
-        batch: &SubmitBatch,
-        payloads: &[String],
-    ) -> Result<Option<Vec<SubmitOutcome>>> {
+    /// What was read is kept, so another call goes on there.
+    fn too_much_is_announced(&self) -> Error {
+        let what = self.what("submitting to");
+        let text = format!("{what}: more is announced than can be read meanwhile");
+        Error::new(ErrorKind::Unavailable, text)
+    }
+
+    /// Appends what of the batch is not on the LBS yet.
+    async fn append(&self, batch: &SubmitBatch, payloads: &[String]) -> Result<Progress> {
         let script = if batch.if_absent {
             &SUBMIT_ABSENT
         } else {
@@ -96,23 +110,24 @@ impl RedisTransport {
             let replies = self.server.run_large(&what, script, &calls).await?;
             piece.answered(bytes);
             match became(items, replies)? {
-                Some(more) => outcomes.extend(more),
-                None => return Ok(None),
+                Progress::Done(more) => outcomes.extend(more),
+                not_yet => return Ok(not_yet),
             }
         }
-        Ok(Some(outcomes))
+        Ok(Progress::Done(outcomes))
     }
 
     /// Has the server read which data streams are announced, in short steps.
     async fn read_announced(&self, batch: &SubmitBatch) -> Result<()> {
         let what = self.what("reading the announcements of");
-        loop {
-            let call = self.submit_call(batch, 0);
-            let reply = self.server.run_one(&what, &SUBMIT_ABSENT, call).await?;
-            if !matches!(reply, Value::Int(_)) {
+        let calls: Vec<Call> = (0..READS).map(|_| self.submit_call(batch, 0)).collect();
+        for _ in 0..MOST_ROUNDS {
+            let replies = self.server.run(&what, &SUBMIT_ABSENT, &calls).await?;
+            if replies.iter().any(|reply| !matches!(reply, Value::Int(_))) {
                 return Ok(());
             }
         }
+        Err(self.too_much_is_announced())
     }
 
     fn submit_call(&self, batch: &SubmitBatch, before: usize) -> Call {
@@ -173,14 +188,18 @@ impl RedisTransport {
     }
 }
 
-/// What became of so many announcements; `None` if something has to be read first.
-fn became(count: usize, replies: Vec<Value>) -> Result<Option<Vec<SubmitOutcome>>> {
+/// What became of so many announcements.
+fn became(count: usize, replies: Vec<Value>) -> Result<Progress> {
+    // Behind a page of which some was done the others were not.
+    if replies.contains(&Value::Int(1)) {
+        return Ok(Progress::Some);
+    }
     if replies.iter().any(|reply| matches!(reply, Value::Int(_))) {
-        return Ok(None);
+        return Ok(Progress::Unread);
     }
     let outcomes = flatten(count, replies)?.into_iter();
-    outcomes
+    let outcomes = outcomes
         .map(decode::submit_outcome)
-        .collect::<Result<_>>()
-        .map(Some)
+        .collect::<Result<_>>()?;
+    Ok(Progress::Done(outcomes))
 }

@@ -102,7 +102,7 @@ impl fmt::Display for Paused {
 impl Summary {
     pub(super) fn has_any(&self) -> bool {
         let entries = self.pending + self.stranded + self.undelivered + self.quarantined;
-        entries + self.consumers > 0
+        entries + self.consumers > 0 || self.paused.is_some()
     }
 }
 

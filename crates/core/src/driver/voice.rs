@@ -126,7 +126,7 @@ impl Voice {
     /// Never waits.
     pub(crate) fn say<L: Into<Line>>(&self, level: Level, line: impl FnOnce() -> L) {
         // Not whether this logger wants it: to ask it may block.
-        if level > log::max_level() {
+        if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
             return;
         }
         if self.lines.len() >= MOST_WAITING {

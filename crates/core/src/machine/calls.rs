@@ -157,7 +157,13 @@ impl Machine {
                 });
                 self.outages.prepare_done(&mut self.cx, result);
             }
-            Flight::Paused => self.pauses.answered(&mut self.cx, result),
+            Flight::Paused => {
+                // In a pause nothing else that is vital asks the LBS.
+                if result.is_ok() && self.cx.is_paused && self.outages.prepared {
+                    self.outages.lbs_answered(&mut self.cx);
+                }
+                self.pauses.answered(&mut self.cx, result);
+            }
             Flight::Fetch { max, wait } => {
                 let result = self.vital(Vital::Fetch, result, |reply| match reply {
                     Reply::Fetched(fetched) => Some(fetched),

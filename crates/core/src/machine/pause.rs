@@ -22,6 +22,9 @@ pub(crate) struct Pauses {
     backoff: Backoff,
     /// The user has heard of the pause.
     told: bool,
+    /// How often in a row a claim was refused, and the answer then was that there is no pause.
+    contradictions: u32,
+    refused: bool,
 }
 
 impl Pauses {
@@ -34,6 +37,8 @@ impl Pauses {
             due: now,
             backoff: Backoff::default(),
             told: false,
+            contradictions: 0,
+            refused: false,
         }
     }
 
@@ -57,6 +62,7 @@ impl Pauses {
     /// A claim was refused. That it was may be older than the end of the pause.
     pub(crate) fn refused(&mut self, cx: &mut Cx) {
         set(cx, true);
+        self.refused = true;
         self.ask(cx);
     }
 
@@ -66,6 +72,7 @@ impl Pauses {
             Ok(Reply::Paused(pause)) => {
                 self.backoff.succeed();
                 if !self.outdated {
+                    self.slow_down(cx, pause.is_some());
                     self.learn(cx, pause);
                 }
             }
@@ -74,6 +81,19 @@ impl Pauses {
                 self.due = cx.now;
                 cx.step_done("paused", result);
             }
+        }
+    }
+
+    /// Once in a row is a pause that has just ended. A transport that refuses claims for a pause
+    /// that it does not tell of is asked ever less often.
+    fn slow_down(&mut self, cx: &mut Cx, is_paused: bool) {
+        let is_contradiction = std::mem::take(&mut self.refused) && !is_paused;
+        self.contradictions = match is_contradiction {
+            true => self.contradictions.saturating_add(1),
+            false => 0,
+        };
+        for _ in 1..self.contradictions.min(10) {
+            self.backoff.fail(cx.now, cx.settings.ttl, &mut cx.rng);
         }
     }
 

@@ -142,6 +142,7 @@ planted! { Bug:
     Delay CountsAgeOfNothing = "where nothing waits, the oldest has age 0",
     Delay CountsTouch = "to count what is pending resets its idle time",
     Delay CountsDeliver = "to count what waits delivers it",
+    Delay CountsHideThePause = "the counts do not tell of a pause",
     Safety PauseIsIgnored = "a claim in a pause makes a new owner",
     Safety PauseLetsTakeOver = "in a pause what had an owner is taken over",
     Safety PauseLetsTakeTheHandedBack = "in a pause what was handed back is taken",

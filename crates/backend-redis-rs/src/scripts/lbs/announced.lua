@@ -10,12 +10,13 @@ local announced = KEYS[K + 1]
 -- Entries, and bytes, that are read at once at most: a millisecond.
 local MOST_READ, MOST_BYTES = 200, 262144
 -- What nearly all payloads begin with; those of Go, too.
-local HEAD = '{"DataStreamName":'
+local HEAD = '^%s*{%s*"DataStreamName"%s*:%s*"'
 
 -- The data stream of a payload, nil if it cannot be told. Of a long one only the beginning
 -- is read.
 local function stream_of(payload)
-  if string.sub(payload, 1, #HEAD + 1) ~= HEAD .. '"' then
+  local _, quote = string.find(payload, HEAD)
+  if not quote then
     local is_read, all = pcall(cjson.decode, #payload < 65536 and payload or '')
     for key, value in pairs(is_read and type(all) == 'table' and all or {}) do
       if type(key) == 'string' and string.lower(key) == 'datastreamname' then
@@ -24,7 +25,7 @@ local function stream_of(payload)
     end
     return nil
   end
-  local at = #HEAD + 2
+  local at = quote + 1
   while true do
     at = string.find(payload, '["\\]', at)
     if not at then
@@ -35,7 +36,7 @@ local function stream_of(payload)
     end
     at = at + 2
   end
-  local name = string.sub(payload, #HEAD + 1, at)
+  local name = string.sub(payload, quote, at)
   if not string.find(name, '\\', 1, true) then
     return string.sub(name, 2, -2)
   end
@@ -62,17 +63,18 @@ local function stream_in(fields)
 end
 
 -- Whether this is an entry of that data stream, and on the LBS. That can be asked only with
--- its payload; once those were long, an entry that is pending counts as there.
+-- its payload; once those were long, an entry that is pending counts as there, and of others
+-- it is not known (nil).
 local function is_there(id, stream)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
   if not ms or #ms > 19 or #seq > 19 then
     return false
   end
-  if unread <= 0 and is_pending(id) then
-    return true
+  if unread <= 0 then
+    return is_pending(id) and true or nil
   end
   local found = redis.call('XRANGE', lbs, id, id)[1]
-  return found and stream_in(found[2]) == stream
+  return found ~= nil and stream_in(found[2]) == stream
 end
 
 -- If more than half of the hash is gone from the LBS: to look at twice as much as was added
@@ -87,7 +89,7 @@ local function tidy(added)
   for i = 1, #some, 2 do
     local stream, id = some[i], some[i + 1]
     -- What is pending costs a fifth to find. Is its entry gone, it stays for another time.
-    if stream ~= '' and not is_pending(id) and not is_there(id, stream) then
+    if stream ~= '' and not is_pending(id) and is_there(id, stream) == false then
       gone[#gone + 1] = stream
     end
   end

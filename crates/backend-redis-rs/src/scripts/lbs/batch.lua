@@ -8,5 +8,6 @@ local group, before, ttl, field = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local K, A = 2, 4
 local count = #ARGV - A
 local known = redis.call('LLEN', batch)
-local ids = known > before and redis.call('LRANGE', batch, before, before + count - 1) or {}
+local asks_known = count > 0 and known > before
+local ids = asks_known and redis.call('LRANGE', batch, before, before + count - 1) or {}
 local added = {}

@@ -1,26 +1,37 @@
 -- How much there is of a service. Nothing is looked at one by one.
--- KEYS: LBS, quarantine.
+-- KEYS: LBS, quarantine, pause.
 -- ARGV: the group.
 -- Returns how many entries nobody has had (false: unknown), for how many ms the oldest of
--- them has waited (false: there is none), how many are pending, how many in quarantine.
-local lbs, quarantine, group = KEYS[1], KEYS[2], ARGV[1]
+-- them has waited (false: there is none), how many are pending, how many in quarantine, and
+-- 1 if the service is paused.
+local lbs, quarantine, pause, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 -- Nothing comes after it, and Redis refuses to look there.
 local GREATEST = '18446744073709551615-18446744073709551615'
 
 local waiting, oldest, pending = 0, nil, 0
-if redis.call('EXISTS', lbs) == 1 then
-  local known = find_group(redis.call('XINFO', 'GROUPS', lbs), group)
+local groups = redis.pcall('XINFO', 'GROUPS', lbs)
+if groups.err and not string.find(groups.err, 'no such key', 1, true) then
+  return groups
+end
+if not groups.err then
+  local known = find_group(groups, group)
+  -- pcall: the caller's user may not.
+  local length = redis.pcall('XLEN', lbs)
+  length = type(length) == 'number' and length
   if known then
     pending, waiting = known['pending'], known['lag']
+    -- The lag is an estimate, which a server may get wrong for good: Redis 7.0 does when an
+    -- entry is withdrawn right behind the last one delivered. It has to add up.
+    if waiting and (not length or waiting + pending ~= length) then
+      waiting = false
+    end
     local last = known['last-delivered-id']
     oldest = last ~= GREATEST and redis.call('XRANGE', lbs, '(' .. last, '+', 'COUNT', 1)[1]
   else
-    -- pcall: only operators ask before there is a group, and their user may not.
-    local length = redis.pcall('XLEN', lbs)
-    waiting = type(length) == 'number' and length
+    waiting = length
     oldest = redis.call('XRANGE', lbs, '-', '+', 'COUNT', 1)[1]
   end
-  -- The lag is an estimate. What contradicts the stream is worth nothing.
+  -- What contradicts the stream is worth nothing.
   if not oldest then
     waiting = 0
   elseif waiting and waiting < 1 then
@@ -28,4 +39,5 @@ if redis.call('EXISTS', lbs) == 1 then
   end
 end
 local age = oldest and math.max(0, ms_at(redis.call('TIME')) - string.match(oldest[1], '^%d+'))
-return {waiting or false, age or false, pending, redis.call('HLEN', quarantine)}
+local quarantined = redis.call('HLEN', quarantine)
+return {waiting or false, age or false, pending, quarantined, redis.call('EXISTS', pause)}

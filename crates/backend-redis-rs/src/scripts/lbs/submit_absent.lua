@@ -1,7 +1,8 @@
 -- Appends those data streams of a page of a batch that the LBS has no entry of, once.
 -- KEYS: ….  ARGV: …; without payloads it only reads what was announced.
 -- Returns what became of each: its id, behind '=' if it was there. Or 0 if nothing was done:
--- there is more to read first, or the server has lost what it knew of the batch.
+-- there is more to read first, or the server has lost what it knew of the batch. Or 1 if some
+-- were done, and the next step does more: to look at entries takes time, too.
 if known < before then
   return 0
 end
@@ -9,9 +10,11 @@ local first = #ids + 1
 if first <= count or count == 0 then
   local is_all = catch_up()
   if is_all ~= true then
+    redis.call('PEXPIRE', batch, ttl)
     return is_all or 0
   end
 end
+local last = count
 if first <= count then
   local streams = {}
   for i = first, count do
@@ -21,9 +24,16 @@ if first <= count then
   local here, named = {}, {}
   for i = first, count do
     local stream, id = streams[i], latest[i - first + 1]
+    local is_known = id and not here[stream]
+    local there = is_known and is_there(id, stream)
+    if there == nil then
+      -- Of the first it is known, as not too much was read before it.
+      last = i - 1
+      break
+    end
     if here[stream] then
       ids[i] = '=' .. here[stream]
-    elseif id and is_there(id, stream) then
+    elseif there then
       ids[i] = '=' .. id
     else
       ids[i] = redis.call('XADD', lbs, '*', field, ARGV[A + i])
@@ -40,4 +50,4 @@ if first <= count then
   end
 end
 redis.call('PEXPIRE', batch, ttl)
-return ids
+return last == count and ids or 1

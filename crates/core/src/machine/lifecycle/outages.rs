@@ -153,6 +153,13 @@ impl Outages {
         }
     }
 
+    /// The LBS has answered a call that is not vital, while none that is asks it.
+    pub(crate) fn lbs_answered(&mut self, cx: &mut Cx) {
+        if self.reached(cx, Part::Lbs) {
+            self.retry_soon(cx);
+        }
+    }
+
     /// Something can be reached again: what else was out may be, too.
     pub(crate) fn retry_soon(&mut self, cx: &mut Cx) {
         let soon = cx.now + cx.deadline_jitter();

@@ -122,15 +122,26 @@ impl Recovery {
         let until = cx.now + rest;
         let until = (*self.scanner.resting.entry(key).or_insert(until)).min(until);
         if until <= cx.now {
-            return crashed && self.waits_for_its_trial(cx, pending.entry, failures);
+            return crashed && self.waits_for_its_trial(cx, leases, pending.entry, failures);
         }
         self.recheck(until, pending.entry);
         true
     }
 
     /// Whether what owners died of has to wait until others have shown that they do no harm.
-    fn waits_for_its_trial(&mut self, cx: &mut Cx, entry: EntryId, failures: u32) -> bool {
+    fn waits_for_its_trial(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        entry: EntryId,
+        failures: u32,
+    ) -> bool {
         let suspicion = Suspicion::of(failures, cx.settings.quarantine_after);
+        // What cannot start now, in a pause for example, would pass its trial without one.
+        if suspicion != Suspicion::None && !cx.is_manual() && leases.room(cx) == 0 {
+            self.scanner.leave(entry);
+            return true;
+        }
         // The window begins with the lease, and when it is over the failures are still to be
         // forgotten: who begins before that and kills makes them count.
         let trial = cx.settings.crash_window + cx.settings.ttl / 2;

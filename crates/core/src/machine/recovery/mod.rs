@@ -92,6 +92,8 @@ impl Recovery {
     /// nobody here has heard of a sweep finds, with the next turn.
     pub(crate) fn resumed(&mut self, cx: &mut Cx) {
         self.rescan_own(cx);
+        // Whoever has claimed one in vain is told of it once more.
+        self.reports.forget_old(cx.now);
         self.sweeps.begin_soon(cx.now);
         let at = cx.now + cx.deadline_jitter();
         cx.effect(Effect::HeartbeatBy(at));

@@ -401,3 +401,27 @@ fn a_pause_that_flaps_costs_a_question_for_each_hint() {
     assert!(asked <= 100, "{asked}");
     assert!(harness.has("Fetch"));
 }
+
+/// Nothing runs in a pause, so nothing can show that it does no harm.
+#[test]
+fn in_a_pause_no_trial_is_passed() {
+    const WINDOW: Duration = Duration::from_secs(2);
+    for scheme in SCHEMES {
+        let mut harness = Harness::cold(scheme, |_| {});
+        harness.pause = Some(Pause::default());
+        let own = harness.machine.cx.consumer.clone();
+        // One more death, and they are quarantined.
+        for n in 1..=3 {
+            let mut pending = pending_at("a", n, &format!("s{n}"));
+            pending.consumer = Some(own.clone());
+            pending.token = crate::FencingToken(n);
+            pending.failures = 3;
+            pending.idle = Duration::from_secs(3_600);
+            harness.pending.insert(pending.entry, pending);
+        }
+        harness.live(WINDOW * 20);
+        assert!(!harness.has("Acquire"), "{scheme:?}");
+        end(&mut harness);
+        assert_eq!(harness.acquires().len(), 1, "{scheme:?}: one by one");
+    }
+}

@@ -15,6 +15,7 @@ behaviours!($ transport_counts!, transport: Backend, [
     without_a_group_all_that_was_announced_waits,
     the_oldest_that_waits_grows_older_until_somebody_has_it,
     what_was_withdrawn_among_those_that_wait_leaves_no_wrong_number,
+    what_was_withdrawn_right_behind_what_was_taken_leaves_no_wrong_number,
     the_quarantine_is_counted,
     counting_changes_nothing,
 ]);
@@ -129,6 +130,24 @@ pub async fn what_was_withdrawn_among_those_that_wait_leaves_no_wrong_number(
     assert_eq!(pending, 1);
     assert_eq!(ids(&t.take(&t.b, 9).await).len(), 3);
     assert_eq!(seen(&t).await, (Some(0), false, 4, 0));
+}
+
+/// Redis 7.0 counts one too many from then on.
+pub async fn what_was_withdrawn_right_behind_what_was_taken_leaves_no_wrong_number(
+    runtime: Arc<dyn Runtime>,
+    backend: Backend,
+) {
+    let t = Harness::new(runtime, backend).await;
+    let entries = t.announce(5).await;
+    t.take(&t.a, 2).await;
+    t.complete_one(&t.a, entries[2], 0).await;
+    t.take(&t.a, 1).await;
+    let (waiting, has_oldest, pending, _) = seen(&t).await;
+    assert!(
+        waiting.is_none_or(|waiting| waiting == 1),
+        "{waiting:?} of 1"
+    );
+    assert_eq!((has_oldest, pending), (true, 3));
 }
 
 /// It counts apart, and what comes back from it waits again.

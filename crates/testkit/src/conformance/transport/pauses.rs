@@ -20,6 +20,7 @@ behaviours!($ transport_pauses!, transport: Backend, [
     a_pause_begins_once_and_ends_once,
     a_pause_needs_no_group_and_outlives_its_making,
     in_a_pause_a_page_is_refused_only_where_it_must_be,
+    the_counts_tell_of_a_pause,
 ]);
 
 /// Neither of what is fresh nor of what others have left, and a refusal leaves no trace.
@@ -227,6 +228,21 @@ pub async fn in_a_pause_a_page_is_refused_only_where_it_must_be(
 const REASON: &str = "for a migration: \"now\", и так";
 
 /// Pauses the service; `false` if its backend cannot, and says so.
+/// What waits in it is no reason for an alarm.
+pub async fn the_counts_tell_of_a_pause(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
+    t.announce(2).await;
+    let is_paused = async || t.admin().counts().await.expect("counts").is_paused;
+    assert!(!is_paused().await);
+    if !pause(&t).await {
+        return;
+    }
+    let counts = t.admin().counts().await.expect("counts");
+    assert!(counts.is_paused && counts.oldest_waiting.is_some());
+    assert!(t.admin().resume().await.expect("resume"));
+    assert!(!is_paused().await);
+}
+
 async fn pause(t: &Harness) -> bool {
     match t.admin().pause(REASON).await {
         Ok(is_new) => {

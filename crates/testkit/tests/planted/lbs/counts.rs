@@ -15,6 +15,7 @@ impl Lbs {
         let waiting = admin.list_undelivered(EntryId::MIN, 10_000).await?;
         match self.bug {
             Some(Bug::CountsForgetTheQuarantine) => counts.quarantined = 0,
+            Some(Bug::CountsHideThePause) => counts.is_paused = false,
             Some(Bug::CountsTakeAllForWaiting) => {
                 counts.waiting = counts.waiting.map(|waiting| waiting + counts.pending);
             }

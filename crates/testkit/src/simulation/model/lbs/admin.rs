@@ -140,6 +140,7 @@ impl Lbs {
             group.map_or(0, |group| group.pending.len() as u64),
             self.quarantined.len() as u64,
         )
+        .paused(self.pause.is_some())
     }
 
     /// XADD to the quarantine, and off the stream.
