@@ -361,6 +361,9 @@ async fn bare(
                     // that wait on the same connection along. Had it brought
                     // entries, the run would not end.
                     let Ok(fetched) = backend.transport.fetch(&request).await else {
+                        // While the runtime ends each read fails at once: a task that never
+                        // yields would keep it from ending.
+                        tokio::task::yield_now().await;
                         continue;
                     };
                     let count = fetched.entries.len();

@@ -147,7 +147,7 @@ impl Bench {
                 let later = self.leases.range((from, Bound::Unbounded));
                 Reply::Records(later.take(max).map(|(_, lease)| lease.clone()).collect())
             }
-            Action::Lbs(LbsCall::Claim(page)) => {
+            Action::Lbs(LbsCall::Claim(page) | LbsCall::Keep(page)) => {
                 let claimed = ClaimOutcome::Claimed {
                     from: None,
                     failures: 0.into(),
