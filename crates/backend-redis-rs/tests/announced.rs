@@ -272,6 +272,32 @@ fn long_infos_make_the_steps_shorter() {
     });
 }
 
+/// Tidying reads as well, and may use up what one step may read.
+#[test]
+fn tidying_among_long_infos_leaves_a_step_that_can_go_on() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = sessions(&server).await;
+        let info = Info::from_json(&format!("{{\"x\":\"{}\"}}", "y".repeat(300_000))).unwrap();
+        let (gone, held) = (names("gone", 240), names("long", 40));
+        if_absent(&backend, &gone).await;
+        server.run::<()>(&["XTRIM", LBS, "MAXLEN", "0"]);
+        let long = |name: &String| Announcement::of(name, info.clone()).unwrap();
+        let all = SubmitBatch::with_id(1, held.iter().map(long).collect());
+        let entries = submitted(&backend, &all).await.unwrap();
+        for round in 0..5 {
+            // Something to read, which is when it tidies up.
+            let name = format!("new{round}");
+            submitted(&backend, &batch(100 + round, &[&name]))
+                .await
+                .unwrap();
+            let asked = [&held[round as usize]];
+            let there = there(&entries[round as usize..][..1]);
+            assert_eq!(if_absent(&backend, &asked).await, there);
+        }
+    });
+}
+
 #[test]
 fn without_the_rights_to_tidy_up_it_is_left() {
     on_tokio(|| async {

@@ -251,6 +251,7 @@ impl Lease {
         let call = self.ending.begin();
         let answer = answer.await;
         if !matches!(&answer, Err(error) if error.kind() != ErrorKind::LeaseEnded) {
+            // It counts for good: the lease is over.
             mem::forget(call);
         }
         answer

@@ -34,7 +34,7 @@ enum Progress {
     /// This became of all.
     Done(Vec<SubmitOutcome>),
     /// Some more was done. The next try goes on.
-    Some,
+    Part,
     /// What is announced has to be read first.
     Unread,
 }
@@ -54,7 +54,7 @@ impl Submitter for RedisTransport {
         loop {
             match self.append(batch, &payloads).await? {
                 Progress::Done(outcomes) => return Ok(outcomes),
-                Progress::Some => {}
+                Progress::Part => {}
                 Progress::Unread if tries < TRIES => {
                     tries += 1;
                     self.read_announced(batch).await?;
@@ -192,7 +192,7 @@ impl RedisTransport {
 fn became(count: usize, replies: Vec<Value>) -> Result<Progress> {
     // Behind a page of which some was done the others were not.
     if replies.contains(&Value::Int(1)) {
-        return Ok(Progress::Some);
+        return Ok(Progress::Part);
     }
     if replies.iter().any(|reply| matches!(reply, Value::Int(_))) {
         return Ok(Progress::Unread);
