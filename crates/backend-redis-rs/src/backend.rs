@@ -27,7 +27,9 @@ impl RedisBackend {
     /// The server at `url`, for example `redis://user:password@host:6379/0`,
     /// `rediss://…` with one of the TLS features, or `unix:///path/to/socket`; or the one
     /// that sentinels name, `redis-sentinel://host:26379,host:26379/mymaster/0`; or a
-    /// cluster, `redis-cluster://host:6379,host:6379`.
+    /// cluster, `redis-cluster://host:6379,host:6379`. In a user name or a password write `/` as
+    /// `%2F`, `?` as `%3F`, `#` as `%23`, `@` as `%40`, `:` as `%3A`, `&` as `%26`, `+` as `%2B`
+    /// and `%` as `%25`, or give them to [`RedisBackendBuilder::credentials`] as they are.
     ///
     /// Reads the URL and does no I/O: the first call connects, and so does the
     /// first call after a connection broke. A server that is not up yet is so

@@ -30,7 +30,8 @@
 //! | `redis-cluster://user:password@host:6379,host:6379` | for each service the node that has the slot of its keys, with session leases |
 //!
 //! `rediss://`, `rediss-sentinel://` and `rediss-cluster://` are the same over TLS. The
-//! credentials are those of the server. Sentinels are asked at each doubt, and once a second while what they named is
+//! credentials are those of the server. In a user name or a password write `/` as `%2F`, `?` as
+//! `%3F`, `#` as `%23`, `@` as `%40`, `:` as `%3A`, `&` as `%26`, `+` as `%2B` and `%` as `%25`. Sentinels are asked at each doubt, and once a second while what they named is
 //! used: a primary that they have replaced answers, and acknowledges writes that will be
 //! lost, for ten seconds. Of a cluster all nodes that are known are asked at once, at each
 //! doubt: those of the URL, for ever, and those that they have named. What a server says

@@ -85,6 +85,8 @@ fn a_password_whose_colon_was_forgotten_is_not_shown() {
         "sesame@127.0.0.1",
         "redis//:sesame@127.0.0.1",
         "redis:/me:sesame@127.0.0.1",
+        "redis://me:?sesame@127.0.0.1/",
+        "redis-cluster://me:x#sesame@127.0.0.1",
     ] {
         let output = with_env(&INSPECT, &[("REDIS_URL", url), ("RUST_LOG", "trace")]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");

@@ -21,12 +21,13 @@ const SENTINEL: &str = "redis-sentinel://user:password@host:26379,host:26379/mym
 const CLUSTER: &str = "redis-cluster://user:password@host:6379,host:6379";
 const SENTINEL_PORT: u16 = 26379;
 const NODE_PORT: u16 = 6379;
+const ESCAPES: &str = "in a user name or a password write / as %2F, ? as %3F, # as %23, @ as %40, \
+                       : as %3A, & as %26, + as %2B and % as %25";
 
 /// Reads a URL of any kind, with what the builder was told. No I/O.
 pub(crate) fn read(url: &str, options: &Options) -> Result<Servers> {
-    let endpoint = without_password(url);
-    tls::refuse_without_its_feature(url, &endpoint)?;
-    let url = Url::split(url, endpoint, options);
+    let url = Url::split(url, options);
+    tls::refuse_without_its_feature(url.scheme, &url.shown())?;
     match url.scheme {
         "redis-sentinel" | "rediss-sentinel" => {
             let (connector, sentinels) = url.sentinel()?;
@@ -36,7 +37,7 @@ pub(crate) fn read(url: &str, options: &Options) -> Result<Servers> {
             url.refuse_credentials_of_sentinels()?;
             let (connector, nodes) = url.cluster()?;
             Ok(Servers::cluster(
-                url.shown,
+                url.shown(),
                 connector,
                 nodes,
                 options.limits,
@@ -53,8 +54,6 @@ pub(crate) fn read(url: &str, options: &Options) -> Result<Servers> {
 /// `scheme://user:password@hosts/path?parameters#fragment`
 struct Url<'a> {
     whole: &'a str,
-    /// Without its password.
-    shown: String,
     scheme: &'a str,
     /// With the `@` behind them.
     credentials: &'a str,
@@ -66,15 +65,18 @@ struct Url<'a> {
 }
 
 impl<'a> Url<'a> {
-    fn split(whole: &'a str, shown: String, options: &'a Options) -> Self {
-        let (scheme, after) = whole.split_once("://").unwrap_or(("", whole));
+    fn split(whole: &'a str, options: &'a Options) -> Self {
+        let of_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let (scheme, after) = match whole.split_once("://") {
+            Some((scheme, after)) if scheme.chars().all(of_scheme) => (scheme, after),
+            _ => ("", whole),
+        };
         let (before, rest) = after.split_at(after.find(['?', '#']).unwrap_or(after.len()));
         let at = before.rfind('@').map_or(0, |at| at + 1);
         let (credentials, place) = before.split_at(at);
         let (hosts, path) = place.split_at(place.find('/').unwrap_or(place.len()));
         Self {
             whole,
-            shown,
             scheme,
             credentials,
             hosts,
@@ -95,15 +97,71 @@ impl<'a> Url<'a> {
         Servers::one(Access {
             route,
             connector,
-            endpoint: self.shown,
+            endpoint: self.shown(),
             limits: self.options.limits,
             admission: Admission::default(),
         })
     }
 
+    /// For messages: the password, and all that may be a piece of one, left out.
+    fn shown(&self) -> String {
+        let shown = self.visible().unwrap_or_else(|| "***".to_owned());
+        match self.scheme {
+            "" => shown,
+            scheme => format!("{scheme}://{shown}"),
+        }
+    }
+
+    /// What may be shown of it; `None` if nobody can say where the password is. A `/`, `?` or `#`
+    /// that should have been escaped makes its end look like a port, a path or a parameter.
+    fn visible(&self) -> Option<String> {
+        let Self {
+            credentials,
+            hosts,
+            path,
+            ..
+        } = self;
+        let has_names_in_path = self.is_file() || self.scheme.ends_with("-sentinel");
+        let is_known = !self.rest.contains('@')
+            && hosts.split(',').all(is_plain_host)
+            && (has_names_in_path || path.trim_matches('/').chars().all(|c| c.is_ascii_digit()));
+        if !is_known {
+            return None;
+        }
+        let Some(credentials) = credentials.strip_suffix('@') else {
+            return Some(format!("{hosts}{path}"));
+        };
+        Some(match credentials.split_once(':') {
+            Some((user, password)) if !password.is_empty() && user.chars().all(is_of_name) => {
+                format!("{user}:***@{hosts}{path}")
+            }
+            // Whoever forgot the colon, or misplaced it, meant a password.
+            _ => format!("***@{hosts}{path}"),
+        })
+    }
+
+    /// Whether what stands behind a `?` cannot be a password's end.
+    fn has_surely_parameters(&self) -> bool {
+        let may_hosts_be_credentials = self.credentials.is_empty() && self.hosts.contains(':');
+        self.visible().is_some() && !may_hosts_be_credentials
+    }
+
+    fn is_file(&self) -> bool {
+        matches!(self.scheme, "unix" | "redis+unix" | "valkey+unix")
+    }
+
+    /// What has no meaning where it stands, perhaps because of a password.
+    fn unreadable(&self, why: &str, right: &str) -> Error {
+        let has_password_in_rest = self.is_file() && !self.rest.is_empty();
+        if self.credentials.is_empty() && self.visible().is_some() && !has_password_in_rest {
+            return self.refused(why, right);
+        }
+        self.refused(&format!("{why}; {ESCAPES}"), right)
+    }
+
     /// Why it is refused, and what would be right.
     fn refused(&self, why: &str, right: &str) -> Error {
-        let shown = &self.shown;
+        let shown = self.shown();
         let tls = right.split_once("://").map_or("", |(scheme, _)| scheme);
         let tls = tls.replacen("redis", "rediss", 1);
         Error::config(format!(
@@ -115,7 +173,11 @@ impl<'a> Url<'a> {
     fn single(&self, url: &str, right: &str) -> Result<ConnectionInfo> {
         self.refuse_unknown_parameters(right)?;
         let bad = |err: RedisError| {
-            let refused = self.refused(&err.to_string(), right);
+            // A quotation of a parameter.
+            if err.detail().is_some() && !self.has_surely_parameters() {
+                return self.unreadable("it cannot be read", right);
+            }
+            let refused = self.unreadable(&err.to_string(), right);
             Error::with_source(ErrorKind::Config, refused.to_string(), err)
         };
         let info = url.into_connection_info().map_err(bad)?;
@@ -165,23 +227,29 @@ impl<'a> Url<'a> {
     /// The client crate ignores them: a time-out that nobody keeps, a database that is not used.
     fn refuse_unknown_parameters(&self, right: &str) -> Result<()> {
         let (parameters, fragment) = self.rest.split_once('#').unwrap_or((self.rest, ""));
-        let known: &[&str] = match self.scheme {
-            "unix" | "redis+unix" | "valkey+unix" => &["db", "user", "pass", "protocol"],
-            _ => &["protocol"],
+        let known: &[&str] = match self.is_file() {
+            true => &["db", "user", "pass", "protocol"],
+            false => &["protocol"],
         };
         let parameters = parameters.trim_start_matches('?').split('&');
         for parameter in parameters.filter(|parameter| !parameter.is_empty()) {
             let name = parameter.split('=').next().unwrap_or_default();
             if !known.contains(&name) {
                 let known = known.join(", ");
-                let why = format!("it has a parameter {name:?}; there are: {known}");
-                return Err(self.refused(&why, right));
+                let which = match self.has_surely_parameters() {
+                    // Of a file's password an & may be a part.
+                    true if !self.is_file() => format!("a parameter {name:?}"),
+                    _ => "an unknown parameter".to_owned(),
+                };
+                let why = format!("it has {which}; there are: {known}");
+                return Err(self.unreadable(&why, right));
             }
         }
         let has_tls = self.scheme.starts_with("rediss") || self.scheme == "valkeys";
         let is_known = fragment.is_empty() || (has_tls && fragment == "insecure");
         if !is_known {
-            return Err(self.refused("there is nothing like it behind a #", right));
+            let why = "behind a # there can be nothing but \"insecure\", with TLS";
+            return Err(self.unreadable(why, right));
         }
         Ok(())
     }
@@ -203,8 +271,12 @@ impl<'a> Url<'a> {
 
     fn addresses(&self, port: u16, right: &str) -> Result<Vec<Address>> {
         let mut found: Vec<Address> = Vec::new();
-        for host in self.hosts.split(',') {
-            let bad = |why: String| self.refused(&format!("host {host:?}: {why}"), right);
+        let is_visible = self.visible().is_some();
+        for (number, host) in (1..).zip(self.hosts.split(',')) {
+            let bad = |why: String| match is_visible {
+                true => self.unreadable(&format!("host {host:?}: {why}"), right),
+                false => self.unreadable(&format!("host {number} cannot be read"), right),
+            };
             let info = format!("redis://{host}")
                 .into_connection_info()
                 .map_err(|err| bad(err.to_string()))?;
@@ -223,7 +295,7 @@ impl<'a> Url<'a> {
     fn cluster(&self) -> Result<(Connector, Nodes)> {
         if !matches!(self.path.trim_matches('/'), "" | "0") {
             let why = "in a cluster there is no other database than 0";
-            return Err(self.refused(why, CLUSTER));
+            return Err(self.unreadable(why, CLUSTER));
         }
         let connector = self.connector(self.common("/", CLUSTER)?);
         let nodes = Nodes::new(self.addresses(NODE_PORT, CLUSTER)?, connector.clone());
@@ -235,10 +307,11 @@ impl<'a> Url<'a> {
         let (name, db) = (path.next().unwrap_or_default(), path.next().unwrap_or("0"));
         if name.is_empty() {
             let why = "it does not say by which name the sentinels know the primary";
-            return Err(self.refused(why, SENTINEL));
+            return Err(self.unreadable(why, SENTINEL));
         }
         if path.next().is_some() || name.contains('%') {
-            return Err(self.refused("behind the hosts come a name and a database", SENTINEL));
+            let why = "behind the hosts come a name and a database";
+            return Err(self.unreadable(why, SENTINEL));
         }
         let template = self.common(&format!("/{db}"), SENTINEL)?;
         let sentinels = self.addresses(SENTINEL_PORT, SENTINEL)?;
@@ -252,172 +325,28 @@ impl<'a> Url<'a> {
     }
 }
 
-/// `url` for messages: the password, and parameters that might hold one, left out.
-fn without_password(url: &str) -> String {
-    let (scheme, rest) = url
-        .split_once("://")
-        .map_or(("", url), |(scheme, rest)| (scheme, rest));
-    let (rest, parameters) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
-    let shown = match rest.rsplit_once('@') {
-        // Perhaps a password that should have been escaped: where it ends nobody can say.
-        _ if parameters.contains('@') => "***".to_owned(),
-        Some((credentials, host)) => match credentials.split_once(':') {
-            Some((user, _)) => format!("{user}:***@{host}"),
-            // Whoever forgot the colon meant a password.
-            None => format!("***@{host}"),
-        },
-        // What stands where a port should may be a password without its host.
-        None if !ports_are_numbers(rest) => "***".to_owned(),
-        None => rest.to_owned(),
-    };
-    if scheme.is_empty() {
-        shown
-    } else {
-        format!("{scheme}://{shown}")
-    }
+fn is_of_name(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '.' | '-' | '_')
 }
 
-/// Whether there is nothing but numbers behind the colons of these hosts.
-fn ports_are_numbers(hosts: &str) -> bool {
-    let hosts = hosts.split('/').next().unwrap_or_default();
-    hosts.split(',').all(|host| {
-        let port = host.rsplit(']').next().unwrap_or_default();
-        let port = port.split_once(':').map_or("", |(_, port)| port);
-        port.chars().all(|c| c.is_ascii_digit())
-    })
+/// Whether this is nothing but a host, perhaps with a port.
+fn is_plain_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        Some((name, port)) => {
+            let of_address = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.');
+            if !name.chars().all(of_address) {
+                return false;
+            }
+            ("", port)
+        }
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let has_port = match port.strip_prefix(':') {
+        Some(number) => !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()),
+        None => port.is_empty(),
+    };
+    has_port && name.chars().all(is_of_name)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_show_the_url_without_its_password() {
-        for (url, shown) in [
-            ("redis://localhost:6379/1", "redis://localhost:6379/1"),
-            ("redis://:secret@h:1", "redis://:***@h:1"),
-            ("redis://me:sec@ret@h:1/2", "redis://me:***@h:1/2"),
-            (
-                "unix:///run/redis.sock?db=1&pass=secret",
-                "unix:///run/redis.sock",
-            ),
-            ("me:secret@h", "me:***@h"),
-            ("redis://secret@h:1", "redis://***@h:1"),
-            ("secret@h", "***@h"),
-            ("redis://:secret", "redis://***"),
-            ("redis://me:secret/0", "redis://***"),
-            ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
-            ("redis-cluster://a:1,b,[::1]", "redis-cluster://a:1,b,[::1]"),
-            ("redis://:sec#ret@h:1", "redis://***"),
-            ("redis://me:sec@re?t@h:1/2", "redis://***"),
-            ("unix:///run/redis.sock?pass=sec@ret", "unix://***"),
-        ] {
-            assert_eq!(without_password(url), shown);
-        }
-    }
-
-    fn read(url: &str) -> Result<Servers> {
-        super::read(url, &Options::default())
-    }
-
-    fn refusal(url: &str) -> String {
-        let err = read(url).unwrap_err();
-        assert_eq!(err.kind(), ErrorKind::Config, "{url}");
-        let shown = format!("{err:?} {err}");
-        assert!(!shown.contains("secret"), "{shown}");
-        err.to_string()
-    }
-
-    #[test]
-    fn what_the_client_crate_ignores_in_a_url_is_refused() {
-        for (url, why) in [
-            ("redis://user@h", "a user without a password"),
-            ("redis://user:@h", "a user without a password"),
-            (
-                "redis-sentinel://user@h/mymaster",
-                "a user without a password",
-            ),
-            ("unix:///s?user=me", "a user without a password"),
-            ("redis://h?db=3", "\"db\""),
-            ("redis://:secret@h/1?timeout=5", "\"timeout\""),
-            ("redis-sentinel://h/mymaster?protocol=3&x", "\"x\""),
-            ("redis://h#insecure", "behind a #"),
-        ] {
-            let refusal = refusal(url);
-            assert!(refusal.contains(why), "{url}: {refusal}");
-            assert!(refusal.contains(":password@host"), "{url}: {refusal}");
-        }
-        for url in [
-            "redis://:password@h",
-            "redis://h?protocol=resp3",
-            "unix:///s?db=2&user=u&pass=p%40&protocol=3",
-        ] {
-            assert!(read(url).is_ok(), "{url}");
-        }
-    }
-
-    #[test]
-    fn a_url_of_sentinels_names_them_the_primary_and_its_database() {
-        let server = read("redis-sentinel://me:secret@a,b:1,[::1],a/mymaster/3").unwrap();
-        let server = server.any();
-        assert_eq!(server.db(), 3);
-        let Route::Sentinel(sentinels) = &server.access.route else {
-            panic!("another route")
-        };
-        assert_eq!(
-            sentinels.to_string(),
-            "mymaster at a:26379, b:1, [::1]:26379"
-        );
-        for (url, why) in [
-            ("redis-sentinel://:secret@a,b", "by which name"),
-            ("redis-sentinel://a/", "by which name"),
-            ("redis-sentinel:///mymaster", "host"),
-            ("redis-sentinel://a,,b/mymaster", "host \"\""),
-            ("redis-sentinel://a,b:x/mymaster", "host \"b:x\""),
-            ("redis-sentinel://a/mymaster/x", "database"),
-            ("redis-sentinel://a/mymaster/0/1", "a name and a database"),
-        ] {
-            let refusal = refusal(url);
-            assert!(refusal.contains(why), "{url}: {refusal}");
-            assert!(refusal.contains("mymaster/0"), "{url}: {refusal}");
-        }
-    }
-
-    #[test]
-    fn a_url_of_a_cluster_names_nodes_and_no_database() {
-        for url in ["redis-cluster://me:secret@a,b:1/", "redis-cluster://a/0"] {
-            assert!(read(url).unwrap().is_cluster(), "{url}");
-        }
-        for (url, why) in [
-            ("redis-cluster://:secret@a/1", "no other database than 0"),
-            ("redis-cluster://", "host"),
-            ("redis-cluster://a,b:x", "host \"b:x\""),
-            ("redis-cluster://me@a", "a user without a password"),
-        ] {
-            let refusal = refusal(url);
-            assert!(refusal.contains(why), "{url}: {refusal}");
-            assert!(refusal.contains("host:6379,host:6379"), "{url}: {refusal}");
-        }
-    }
-
-    #[test]
-    fn a_bad_url_is_refused_with_what_would_be_right() {
-        for url in [
-            "",
-            "localhost",
-            "http://localhost",
-            "redis://",
-            "redis://h/x",
-            "redis://:secret@h:port",
-        ] {
-            let err = read(url).unwrap_err();
-            assert_eq!(err.kind(), ErrorKind::Config, "{url}");
-            let shown = format!("{err:?} {err}");
-            assert!(
-                shown.contains("redis://user:password@host:6379/0"),
-                "{shown}"
-            );
-            assert!(!shown.contains("secret"), "{shown}");
-        }
-    }
-}
+mod tests;

@@ -156,7 +156,8 @@ pending is taken up by the consumers that start afterwards.";
 #[derive(Debug, Args)]
 pub(crate) struct Target {
     /// Redis server, like redis://user:password@host:6379/0; or redis-cluster://host,host,…, or
-    /// redis-sentinel://host,host,…/MASTER. Other users of this machine see arguments: leave a
+    /// redis-sentinel://host,host,…/MASTER. In a user name or a password write / as %2F, ? as %3F,
+    /// # as %23, @ as %40, : as %3A and % as %25. Other users of this machine see arguments: leave a
     /// password to --redis-file or the environment [default: $STREAMLEASE_REDIS, else $REDIS_URL]
     #[arg(long, value_name = "URL")]
     pub(crate) redis: Option<String>,
