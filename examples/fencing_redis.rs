@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::Script;
+use redis::{ConnectionLike, Script};
 use streamlease::spi::BoxFuture;
 use streamlease::{
     Client, FencingToken, Info, Producer, RedisBackend, Run, StreamName, TokioRuntime,
@@ -29,6 +29,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// How far the work on data streams is.
 struct Progress {
+    client: redis::Client,
     connection: Mutex<redis::Connection>,
     step: Script,
     prefix: String,
@@ -36,45 +37,55 @@ struct Progress {
 
 impl Progress {
     fn new(url: &str, script: &str, prefix: &str) -> redis::RedisResult<Self> {
+        let client = redis::Client::open(url)?;
         Ok(Self {
-            connection: Mutex::new(redis::Client::open(url)?.get_connection()?),
+            connection: Mutex::new(client.get_connection()?),
+            client,
             step: Script::new(script),
             prefix: prefix.into(),
         })
     }
 
-    /// Puts the token down, and the new position if there is one. Says what the position is.
+    /// Puts the token down, and the new position if there is one. Says what the position is;
+    /// nothing if a later owner goes on. An error says nothing, and the same may be asked again.
     fn step(
         &self,
         stream: &StreamName,
         token: FencingToken,
         to: Option<u64>,
-    ) -> Result<u64, Failure> {
+    ) -> redis::RedisResult<Option<u64>> {
         let connection = self.connection.lock();
-        let position: Option<u64> = self
-            .step
+        let mut connection = connection.unwrap_or_else(PoisonError::into_inner);
+        if !connection.is_open() {
+            *connection = self.client.get_connection()?;
+        }
+        self.step
             .key(format!("{}:{stream}", self.prefix))
             .arg(token.get())
             .arg(to.map_or(String::new(), |to| to.to_string()))
-            .invoke(&mut *connection.unwrap_or_else(PoisonError::into_inner))?;
-        position.ok_or_else(|| "fenced: a later owner goes on".into())
+            .invoke(&mut *connection)
     }
 }
+
+const NAMES: [&str; 2] = ["call-1", "call-2"];
 
 /// How much work there is in a stream.
 const PARTS: u64 = 5;
 
-/// The handler: `step` is the store, `part` does some of the work.
+/// The handler: `step` is the store, and waits while it is away; `part` does some of the work.
 async fn handle(
-    step: impl Fn(Option<u64>) -> BoxFuture<'static, Result<u64, Failure>>,
+    step: impl Fn(Option<u64>) -> BoxFuture<'static, Option<u64>>,
     part: impl Fn(u64) -> BoxFuture<'static, ()>,
-) -> Result<(), Failure> {
-    let mut position = step(None).await?;
-    while position < PARTS {
+) -> Result<(), &'static str> {
+    let mut to = None;
+    loop {
+        let position = step(to).await.ok_or("fenced: a later owner goes on")?;
+        if position == PARTS {
+            return Ok(());
+        }
         part(position).await;
-        position = step(Some(position + 1)).await?;
+        to = Some(position + 1);
     }
-    Ok(())
 }
 
 #[tokio::main]
@@ -87,7 +98,7 @@ async fn main() -> Result<(), Failure> {
 async fn work(url: &str) -> Result<(), Failure> {
     let redis = RedisBackend::connect(url).await?;
     let producer = Producer::new("fenced", &redis, TokioRuntime::new())?;
-    for name in ["call-1", "call-2"] {
+    for name in NAMES {
         producer.submit(name, Info::NONE).await?;
     }
     let client = Client::builder("fenced")
@@ -107,17 +118,27 @@ async fn work(url: &str) -> Result<(), Failure> {
             let (stream, token) = (lease.stream().clone(), lease.token());
             let name = stream.clone();
             let step = move |to| -> BoxFuture<'static, _> {
-                // The connection blocks its thread for a moment.
-                let result = tokio::task::block_in_place(|| progress.step(&stream, token, to));
-                Box::pin(async { result })
+                let (progress, stream) = (progress.clone(), stream.clone());
+                Box::pin(async move {
+                    loop {
+                        // The connection blocks its thread for a moment.
+                        let ask = || progress.step(&stream, token, to);
+                        match tokio::task::block_in_place(ask) {
+                            Ok(position) => return position,
+                            // No failure of the stream: it would be the same with each.
+                            Err(error) => eprintln!("the store is away: {error}"),
+                        }
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                })
             };
             let part = |position| -> BoxFuture<'static, ()> {
                 println!("{name}, part {position}, with token {token}");
-                Box::pin(tokio::time::sleep(Duration::from_millis(20)))
+                Box::pin(tokio::time::sleep(Duration::from_millis(100)))
             };
             handle(step, part).await?;
             let _ = done.send(()).await;
-            Ok::<_, Failure>(())
+            Ok::<_, &str>(())
         }
     });
     Ok(run.await?)
@@ -127,7 +148,7 @@ async fn work(url: &str) -> Result<(), Failure> {
 mod tests {
     use streamlease::{Event, Lease};
     use streamlease_testkit::simulation::fleet::{Outcome, Process, Trial};
-    use streamlease_tests::RedisServer;
+    use streamlease_tests::{RedisServer, wait_for_blocking};
 
     use super::*;
 
@@ -137,11 +158,11 @@ mod tests {
         progress: Arc<Progress>,
         lease: Arc<Lease>,
         to: Option<u64>,
-    ) -> Result<u64, Failure> {
+    ) -> Option<u64> {
         let latency = || process.sleep(Duration::from_millis(process.random(30)));
         latency().await;
         let (stream, token) = (lease.stream(), lease.token());
-        let position = progress.step(stream, token, to)?;
+        let position = progress.step(stream, token, to).unwrap()?;
         match to {
             None => process.ledger().was_read(stream, token),
             Some(_) => process.ledger().was_written(stream, token),
@@ -150,7 +171,7 @@ mod tests {
             process.ledger().was_finished(stream, token, lease.entry());
         }
         latency().await;
-        Ok(position)
+        Some(position)
     }
 
     async fn worker(process: Process, progress: Arc<Progress>) {
@@ -263,7 +284,7 @@ mod tests {
         let server = RedisServer::start();
         let progress = Progress::new(&server.url(), STEP, "p").unwrap();
         let stream = StreamName::new("s").unwrap();
-        let step = |token, to| progress.step(&stream, FencingToken(token), to).ok();
+        let step = |token, to| progress.step(&stream, FencingToken(token), to).unwrap();
         assert_eq!(step(9, None), Some(0));
         assert_eq!(step(9, Some(1)), Some(1));
         assert_eq!(step(9, Some(1)), Some(1), "its answer was lost");
@@ -291,16 +312,27 @@ mod tests {
         assert!(page.windows(script.len()).any(|part| part == script));
     }
 
+    /// Its connections are closed in the middle: each stream is completed by its first owner.
     #[test]
-    fn the_program_works() {
+    fn the_program_works_and_outlives_its_connections() {
         let server = RedisServer::start();
         let tokio = tokio::runtime::Runtime::new().unwrap();
-        tokio.block_on(work(&server.url())).unwrap();
-        let progress = Progress::new(&server.url(), STEP, "progress").unwrap();
-        for name in ["call-1", "call-2"] {
-            let stream = StreamName::new(name).unwrap();
-            let greatest = FencingToken(FencingToken::LIMIT.get() - 1);
-            assert_eq!(progress.step(&stream, greatest, None).unwrap(), PARTS);
+        let url = server.url();
+        let working = tokio.spawn(async move { work(&url).await });
+        let read = |name: &str, field: &str| -> Option<u64> {
+            server.run(&["HGET", &format!("progress:{name}"), field])
+        };
+        let limit = Duration::from_secs(20);
+        let first = wait_for_blocking("both are under way", limit, || {
+            let is_in_work = |name| read(name, "position").is_some_and(|to| to < PARTS);
+            let tokens = NAMES.map(|name| read(name, "token"));
+            NAMES.iter().all(|name| is_in_work(name)).then_some(tokens)
+        });
+        assert!(server.run::<u64>(&["CLIENT", "KILL", "TYPE", "normal"]) > 1);
+        tokio.block_on(working).unwrap().unwrap();
+        for name in NAMES {
+            assert_eq!(read(name, "position"), Some(PARTS));
         }
+        assert_eq!(NAMES.map(|name| read(name, "token")), first);
     }
 }

@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease::{Client, Info, Lease, MemoryBackend, Producer, Run, TokioRuntime};
-use tokio_postgres::NoTls;
+use tokio::sync::Mutex;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{NoTls, Row};
 
 const TABLE: &str = "
     CREATE TABLE IF NOT EXISTS progress (
@@ -30,32 +33,87 @@ const BEGIN: &str = "
         WHERE progress.token <= EXCLUDED.token
     RETURNING position";
 
-/// $3: the new position. Changes no row if a later owner has been there.
-const SAVE: &str = "UPDATE progress SET position = $3 WHERE stream = $1 AND token = $2";
+/// $3: the new position. No row if a later owner has been there.
+const SAVE: &str = "
+    UPDATE progress SET position = $3 WHERE stream = $1 AND token = $2
+    RETURNING position";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn connect(config: &str) -> Result<tokio_postgres::Client, Failure> {
+async fn connect(config: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(config, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
+/// A connection for all handlers, which is made anew when it is closed. A pool would do, too.
+struct Store {
+    config: String,
+    connection: Mutex<Arc<tokio_postgres::Client>>,
+}
+
+impl Store {
+    async fn new(config: &str) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            config: config.into(),
+            connection: Mutex::new(Arc::new(connect(config).await?)),
+        })
+    }
+
+    async fn connection(&self) -> Result<Arc<tokio_postgres::Client>, tokio_postgres::Error> {
+        let mut connection = self.connection.lock().await;
+        if connection.is_closed() {
+            *connection = Arc::new(connect(&self.config).await?);
+        }
+        Ok(connection.clone())
+    }
+
+    /// The rows that one statement has returned. Waits while the database is away: that is no
+    /// failure of a stream, for it would be the same with each. [`BEGIN`] and [`SAVE`] may come
+    /// again after an error that says nothing of whether they were executed.
+    async fn ask(
+        &self,
+        statement: &str,
+        with: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        loop {
+            let asked = async { self.connection().await?.query(statement, with).await };
+            match asked.await {
+                Err(error) if is_outage(&error) => eprintln!("the database is away: {error}"),
+                answered => return answered,
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// No answer, or one that has nothing to do with the statement: no connection (class 08), too
+/// little memory or too many connections (53), a shutdown or a failover (57).
+fn is_outage(error: &tokio_postgres::Error) -> bool {
+    let code = error.code().map(SqlState::code);
+    code.is_none_or(|code| {
+        ["08", "53", "57"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    })
+}
+
+const NAMES: [&str; 2] = ["call-1", "call-2"];
+
 /// How much work there is in a stream.
 const PARTS: i64 = 5;
 
 /// The handler. Its first step is the token.
-async fn handle(db: &tokio_postgres::Client, lease: &Lease) -> Result<(), Failure> {
+async fn handle(db: &Store, lease: &Lease) -> Result<(), Failure> {
     let (stream, token) = (lease.stream().as_str(), lease.token().as_i64());
-    let begun = db.query_opt(BEGIN, &[&stream, &token]).await?;
-    let mut position: i64 = begun.ok_or("fenced: a later owner goes on")?.get(0);
+    let begun = db.ask(BEGIN, &[&stream, &token]).await?;
+    let mut position: i64 = begun.first().ok_or("fenced: a later owner goes on")?.get(0);
     while position < PARTS {
         println!("{stream}, part {position}, with token {token}");
-        tokio::time::sleep(Duration::from_millis(20)).await; // the work
+        tokio::time::sleep(Duration::from_millis(100)).await; // the work
         position += 1;
-        if db.execute(SAVE, &[&stream, &token, &position]).await? == 0 {
-            return Err("fenced: a later owner goes on".into());
-        }
+        let saved = db.ask(SAVE, &[&stream, &token, &position]).await?;
+        saved.first().ok_or("fenced: a later owner goes on")?;
     }
     Ok(())
 }
@@ -68,11 +126,11 @@ async fn main() -> Result<(), Failure> {
 
 /// Announces two streams, and works until both are done. Streams and leases are in memory here.
 async fn work(config: &str) -> Result<(), Failure> {
-    let db = Arc::new(connect(config).await?);
-    db.batch_execute(TABLE).await?;
+    let db = Arc::new(Store::new(config).await?);
+    db.connection().await?.batch_execute(TABLE).await?;
     let backend = MemoryBackend::new(TokioRuntime::new());
     let producer = Producer::new("fenced", &backend, TokioRuntime::new())?;
-    for name in ["call-1", "call-2"] {
+    for name in NAMES {
         producer.submit(name, Info::NONE).await?;
     }
     let client = Client::builder("fenced")
@@ -98,7 +156,7 @@ async fn work(config: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use streamlease_tests::PostgresServer;
+    use streamlease_tests::{PostgresServer, wait_for};
 
     use super::*;
 
@@ -143,7 +201,7 @@ mod tests {
         a_later_owner_waits_for_a_transaction_that_has_begun(&a, &b).await;
         who_reads_before_its_token_is_down_loses_what_is_written_meanwhile(&a, &b).await;
         racing_owners_end_at_the_greatest_token(&server).await;
-        the_program_works(&server, &a).await;
+        the_program_works_and_outlives_its_connection(&server, &a).await;
     }
 
     async fn a_later_owner_goes_on_and_the_one_before_changes_nothing(
@@ -233,10 +291,31 @@ mod tests {
         assert_eq!(begin(&db, 20).await, Some(taken));
     }
 
-    async fn the_program_works(server: &PostgresServer, db: &tokio_postgres::Client) {
-        work(&server.url()).await.unwrap();
-        let done = "SELECT count(*) FROM progress WHERE stream LIKE 'call-%' AND position = $1";
-        let done: i64 = db.query_one(done, &[&PARTS]).await.unwrap().get(0);
-        assert_eq!(done, 2);
+    async fn first_owners(db: &tokio_postgres::Client, at: &str) -> Option<Vec<i64>> {
+        let in_order = format!(
+            "SELECT token FROM progress WHERE stream LIKE 'call-%' AND {at} ORDER BY stream"
+        );
+        let rows = db.query(&in_order, &[]).await.unwrap();
+        let tokens: Vec<_> = rows.iter().map(|row| row.get(0)).collect();
+        (tokens.len() == NAMES.len()).then_some(tokens)
+    }
+
+    /// Its connection is closed in the middle: each stream is completed by its first owner.
+    async fn the_program_works_and_outlives_its_connection(
+        server: &PostgresServer,
+        db: &tokio_postgres::Client,
+    ) {
+        let url = server.url();
+        let working = tokio::spawn(async move { work(&url).await });
+        let limit = Duration::from_secs(20);
+        let under_way = async || first_owners(db, "position BETWEEN 1 AND 3").await;
+        let first = wait_for("both are under way", limit, under_way).await;
+        let end_all = "
+            SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        let ended: i64 = db.query_one(end_all, &[]).await.unwrap().get(0);
+        assert!(ended > 0);
+        working.await.unwrap().unwrap();
+        assert_eq!(first_owners(db, "position = 5").await, Some(first));
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
-use streamlease::metrics::{ALL, Metrics};
+use streamlease::metrics::{Metrics, buckets};
 use streamlease::{
     BackendProvider, Client, Done, Info, MemoryBackend, Producer, RedisBackend, Result, Run,
     TokioRuntime,
@@ -51,12 +51,10 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
 
 /// Installs the exporter, with the buckets of each histogram.
 fn serve_metrics(listen: SocketAddr) -> std::result::Result<(), BuildError> {
-    let mut exporter = PrometheusBuilder::new().with_http_listener(listen);
-    for of in ALL.iter().filter(|of| !of.buckets.is_empty()) {
-        let name = Matcher::Full(of.name.to_owned());
-        exporter = exporter.set_buckets_for_metric(name, of.buckets)?;
-    }
-    exporter.install()
+    let exporter = buckets().try_fold(PrometheusBuilder::new(), |exporter, (name, bounds)| {
+        exporter.set_buckets_for_metric(Matcher::Full(name.into()), bounds)
+    })?;
+    exporter.with_http_listener(listen).install()
 }
 
 /// Announces and handles calls until `stop` resolves.
@@ -100,6 +98,8 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use streamlease_tests::{RedisServer, wait_for};
+
+    use streamlease::metrics::ALL;
 
     use super::*;
 

@@ -28,7 +28,7 @@ pub use postgres::PostgresServer;
 pub use process::JsonProcess;
 pub use proxy::Proxy;
 pub use real_time::in_real_time;
-pub use redis_server::{RedisServer, RedisServerBuilder, Tls};
+pub use redis_server::{RedisServer, RedisServerBuilder, Tls, free_port};
 pub use refusals::REFUSALS_OF_MANAGED_SERVICES;
 pub use rustix::process::Signal;
 pub use sentinels::Sentinels;

@@ -475,7 +475,8 @@ fn is_interrupted(err: &redis::RedisError) -> bool {
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::Interrupted)
 }
 
-pub(crate) fn free_port() -> u16 {
+/// A port on which nobody listens now, and which the system gives to nobody.
+pub fn free_port() -> u16 {
     loop {
         let port = PORTS.start + u16::try_from(random() % PORTS.len() as u64).unwrap_or(0);
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {

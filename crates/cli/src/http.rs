@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use streamlease::metrics::{ALL, Metrics};
+use streamlease::metrics::{Metrics, buckets};
 use streamlease::spi::readable;
 use streamlease::{Client, Health};
 
@@ -114,9 +114,8 @@ impl Drop for Place {
 
 fn install_exporter() -> Result<PrometheusHandle, Box<dyn std::error::Error>> {
     let mut exporter = PrometheusBuilder::new();
-    for of in ALL.iter().filter(|of| !of.buckets.is_empty()) {
-        let name = Matcher::Full(of.name.to_owned());
-        exporter = exporter.set_buckets_for_metric(name, of.buckets)?;
+    for (name, bounds) in buckets() {
+        exporter = exporter.set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)?;
     }
     let recorder = exporter.build_recorder();
     let handle = recorder.handle();

@@ -14,7 +14,7 @@
 //!
 //! [`ALL`] lists the metrics. Each has the label `service`; no data stream, entry or consumer
 //! is ever a label. The exporter has to be installed before a client starts, and has to be
-//! told of the buckets ([`Description::buckets`]), or it may not show histograms.
+//! told of the [`buckets`], or it may not show histograms.
 //!
 //! [streamlease]: https://docs.rs/streamlease
 
@@ -27,7 +27,7 @@ use metrics::{SharedString, counter, gauge, histogram};
 use streamlease_core::recorder::{Attempt, EndKind, Load, Recorder, Started};
 use streamlease_core::{DisownReason, Operation, Part, ServiceCounts, StreamOrigin};
 
-pub use self::names::{ALL, Description, Kind};
+pub use self::names::{ALL, Description, Kind, buckets};
 
 /// Announcements that seem older are no times since 1970: the ids of a backend in memory are
 /// times since its start.

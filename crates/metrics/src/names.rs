@@ -47,6 +47,27 @@ impl Description {
     }
 }
 
+/// The name of each histogram with its buckets, for the exporter.
+///
+/// With `metrics-exporter-prometheus`, which shows summaries where it knows no buckets:
+///
+/// ```
+/// use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+///
+/// # fn main() -> Result<(), metrics_exporter_prometheus::BuildError> {
+/// let exporter = streamlease_metrics::buckets()
+///     .try_fold(PrometheusBuilder::new(), |exporter, (name, bounds)| {
+///         exporter.set_buckets_for_metric(Matcher::Full(name.into()), bounds)
+///     })?;
+/// # let _ = exporter;
+/// # Ok(())
+/// # }
+/// ```
+pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
+    let histograms = ALL.iter().filter(|of| of.kind == Kind::Histogram);
+    histograms.map(|of| (of.name, of.buckets))
+}
+
 /// Of calls, take-overs and margins.
 const SHORT: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
