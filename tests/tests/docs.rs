@@ -172,6 +172,28 @@ fn every_measurement_is_described() {
 }
 
 #[test]
+fn the_pages_know_how_many_methods_a_lock_has() {
+    let source = read(&root().join("crates/core/src/key_lock.rs"));
+    let (_, methods) = source.split_once("pub trait KeyLock").expect("the trait");
+    let (methods, _) = methods.split_once("\n}\n").expect("its end");
+    let methods: Vec<_> = methods.split("\n    async fn ").skip(1).collect();
+    let has_default = |method: &&&str| {
+        let body = method.find(" {\n").unwrap_or(usize::MAX);
+        body < method.find(";\n").unwrap_or(usize::MAX)
+    };
+    let with_default = methods.iter().filter(has_default).count();
+    assert_eq!(
+        (methods.len(), with_default),
+        (5, 1),
+        "change the pages, too"
+    );
+    let guide = page("docs/guide.md").text;
+    assert!(guide.contains("`KeyLock` (five methods, one of them with a default)"));
+    let lock_backend = page("docs/lock-backend.md").text;
+    assert!(lock_backend.contains("## The five methods"));
+}
+
+#[test]
 fn every_key_is_on_the_page_of_the_wire_format() {
     let page = page("docs/wire-format.md");
     let keys = read(&root().join("crates/backend-redis-rs/src/keys.rs"));

@@ -1,8 +1,9 @@
 //! Whoever is woken by a line of the log finds in `docs/runbook.md` what it means and what to
 //! do. Each warning and each error that the sources log has its heading there, which has the
 //! words that do not change from line to line; so has each kind of error that a client can
-//! end with, and each reason for which a lease is lost.
+//! end with, each reason for which a lease is lost, and each alert of `ops/alerts.yml`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +63,45 @@ fn every_reason_for_which_a_lease_is_lost_has_its_row() {
     for reason in reasons {
         let row = format!("\n| `Disowned({reason})` |");
         assert!(page.contains(&row), "no row for {reason}");
+    }
+}
+
+/// By the link that each alert carries, which is made of its name.
+#[test]
+fn every_alert_leads_to_its_entry_and_every_entry_is_about_one() {
+    let rules = read(&root().join("ops/alerts.yml"));
+    let alerts: BTreeMap<_, _> = rules
+        .split("- alert: ")
+        .skip(1)
+        .map(|rule| {
+            let (name, rest) = rule.split_once('\n').expect("a rule");
+            let link = rest.split("runbook_url: ").nth(1);
+            let link = link.and_then(|rest| rest.lines().next());
+            (name, link.unwrap_or_default())
+        })
+        .collect();
+    assert!(alerts.len() > 10, "only {alerts:?}");
+    let page = page();
+    let alerts_of_page = section(&page, "## Alerts");
+    let entries = alerts_of_page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "));
+    let entries: BTreeSet<_> = entries.collect();
+    assert_eq!(entries, alerts.keys().copied().collect());
+    let manifest = read(&root().join("Cargo.toml"));
+    let repository = manifest
+        .split("\nrepository = \"")
+        .nth(1)
+        .expect("an address");
+    let repository = repository.split('"').next().unwrap_or_default();
+    for (name, link) in &alerts {
+        let anchor = name.to_lowercase();
+        let expected = format!("{repository}/blob/main/docs/runbook.md#{anchor}");
+        assert_eq!(*link, expected, "{name}");
+    }
+    for entry in alerts_of_page.split("\n### ").skip(1) {
+        let (name, text) = entry.split_once('\n').expect("a heading");
+        assert!(text.trim().len() > 20, "{name}: what is to be done?");
     }
 }
 

@@ -69,6 +69,7 @@ impl Metrics {
             self.count(names::OUTAGES, ("part", part), 0);
             self.count(names::RECONNECTS, ("part", part), 0);
         }
+        self.count(names::SUBMITTED, ("result", "error"), 0);
         counter!(names::QUARANTINED, "service" => self.service()).increment(0);
     }
 
