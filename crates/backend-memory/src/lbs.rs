@@ -1,6 +1,6 @@
 //! [`Lbs`]: the stream, its group, the fencing records and the quarantine.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
@@ -31,6 +31,11 @@ pub(crate) struct Lbs {
     batches: BTreeMap<u128, (Timestamp, Vec<SubmitOutcome>)>,
     /// When batches were sent, oldest first.
     batch_ages: VecDeque<(Timestamp, u128)>,
+    /// By what names of batches with a key are remembered as: when they were last sent, the
+    /// batch that was answered first, and what.
+    named: BTreeMap<String, (Timestamp, u128, SubmitOutcome)>,
+    /// When they were sent, oldest first.
+    named_ages: VecDeque<(Timestamp, String)>,
     /// As what entries came back from the quarantine, and when.
     released: BTreeMap<EntryId, (Timestamp, EntryId)>,
 }
@@ -99,6 +104,8 @@ impl Default for Lbs {
             pause: None,
             batches: BTreeMap::new(),
             batch_ages: VecDeque::new(),
+            named: BTreeMap::new(),
+            named_ages: VecDeque::new(),
             released: BTreeMap::new(),
         }
     }
@@ -120,6 +127,50 @@ impl Lbs {
     }
 
     pub(crate) fn submit(&mut self, batch: &SubmitBatch, now: Timestamp) -> Vec<SubmitOutcome> {
+        match batch.remembered_as() {
+            Some(names) => self.submit_named(batch, names, now),
+            None => self.submit_placed(batch, now),
+        }
+    }
+
+    /// Each is remembered by its name.
+    fn submit_named(
+        &mut self,
+        batch: &SubmitBatch,
+        names: Vec<String>,
+        now: Timestamp,
+    ) -> Vec<SubmitOutcome> {
+        while let Some((sent, _)) = self.named_ages.front()
+            && now.saturating_since(*sent) > REMEMBERED
+            && let Some((sent, name)) = self.named_ages.pop_front()
+        {
+            // Unless it was sent again.
+            if let btree_map::Entry::Occupied(known) = self.named.entry(name)
+                && known.get().0 == sent
+            {
+                known.remove();
+            }
+        }
+        let mut outcomes = Vec::new();
+        for (announcement, name) in batch.announcements.iter().zip(names) {
+            let (by, first) = match self.named.get(&name) {
+                Some((_, by, first)) => (*by, *first),
+                None => (batch.id, self.announce(announcement, batch.if_absent, now)),
+            };
+            outcomes.push(match first {
+                SubmitOutcome::Announced(entry) if by != batch.id => {
+                    SubmitOutcome::AlreadySubmitted(entry)
+                }
+                first => first,
+            });
+            self.named.insert(name.clone(), (now, by, first));
+            self.named_ages.push_back((now, name));
+        }
+        outcomes
+    }
+
+    /// Each is remembered by its place.
+    fn submit_placed(&mut self, batch: &SubmitBatch, now: Timestamp) -> Vec<SubmitOutcome> {
         while let Some(&(submitted, id)) = self.batch_ages.front()
             && now.saturating_since(submitted) > REMEMBERED
         {
@@ -136,16 +187,7 @@ impl Lbs {
         let known = self.batches.remove(&batch.id);
         let mut outcomes = known.map(|(_, outcomes)| outcomes).unwrap_or_default();
         for announcement in batch.announcements.iter().skip(outcomes.len()) {
-            let there = self.announced.get(&announcement.stream);
-            let there = there.and_then(|entries| entries.first().copied());
-            outcomes.push(match there.filter(|_| batch.if_absent) {
-                Some(entry) => SubmitOutcome::AlreadyAnnounced(entry),
-                None => {
-                    let payload = announcement.encode().into_bytes();
-                    let fields = vec![(PAYLOAD_FIELD.into(), payload)];
-                    SubmitOutcome::Announced(self.append(fields, now))
-                }
-            });
+            outcomes.push(self.announce(announcement, batch.if_absent, now));
         }
         let asked = outcomes
             .iter()
@@ -155,6 +197,24 @@ impl Lbs {
         self.batches.insert(batch.id, (now, outcomes));
         self.batch_ages.push_back((now, batch.id));
         asked
+    }
+
+    fn announce(
+        &mut self,
+        announcement: &Announcement,
+        if_absent: bool,
+        now: Timestamp,
+    ) -> SubmitOutcome {
+        let there = self.announced.get(&announcement.stream);
+        let there = there.and_then(|entries| entries.first().copied());
+        match there.filter(|_| if_absent) {
+            Some(entry) => SubmitOutcome::AlreadyAnnounced(entry),
+            None => {
+                let payload = announcement.encode().into_bytes();
+                let fields = vec![(PAYLOAD_FIELD.into(), payload)];
+                SubmitOutcome::Announced(self.append(fields, now))
+            }
+        }
     }
 
     pub(crate) fn append(&mut self, fields: Fields, now: Timestamp) -> EntryId {

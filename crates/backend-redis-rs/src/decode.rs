@@ -105,12 +105,14 @@ pub(crate) fn entry_id(value: Value) -> Result<EntryId> {
         .map_err(|_| protocol("not an entry id"))
 }
 
-/// What became of an announcement: its id, or the one that was there, behind `=`.
+/// What became of an announcement: its id; behind `=` the one that was there, and behind `+`
+/// the one that another batch with the same key has made.
 pub(crate) fn submit_outcome(value: Value) -> Result<SubmitOutcome> {
     let text = text(value)?;
-    let (id, outcome): (_, fn(EntryId) -> SubmitOutcome) = match text.strip_prefix('=') {
-        Some(id) => (id, SubmitOutcome::AlreadyAnnounced),
-        None => (&*text, SubmitOutcome::Announced),
+    let (id, outcome): (_, fn(EntryId) -> SubmitOutcome) = match text.split_at_checked(1) {
+        Some(("=", id)) => (id, SubmitOutcome::AlreadyAnnounced),
+        Some(("+", id)) => (id, SubmitOutcome::AlreadySubmitted),
+        _ => (&*text, SubmitOutcome::Announced),
     };
     id.parse()
         .map(outcome)

@@ -86,6 +86,11 @@ impl Keys {
         format!("{}{id:032x}", self.batch)
     }
 
+    /// What became of a name of a batch with a key.
+    pub(crate) fn named(&self, remembered_as: &str) -> String {
+        format!("{}{remembered_as}", self.batch)
+    }
+
     /// As what an entry came back from the quarantine.
     pub(crate) fn released(&self, entry: EntryId) -> String {
         format!("{}{entry}", self.released)

@@ -190,12 +190,19 @@ fn a_long_batch_makes_its_way_over_a_slow_link() {
 
 #[test]
 fn the_repeat_of_a_long_batch_sends_only_what_is_missing() {
+    let batch = long_batch(1, 60, 50_000);
+    let with_key = SubmitBatch::with_key("a job", batch.announcements.clone()).unwrap();
+    for batch in [batch, with_key] {
+        sends_only_what_is_missing(&batch);
+    }
+}
+
+fn sends_only_what_is_missing(batch: &SubmitBatch) {
     on_tokio(|| async {
         let server = RedisServer::start();
         let link = Proxy::start(server.addr());
         let backend = orders_at(&link.url());
         backend.transport.prepare().await.unwrap();
-        let batch = long_batch(1, 60, 50_000);
         link.set_rate(Some(1_000_000));
         let given_up = async {
             eventually("half of it", || {
@@ -204,12 +211,12 @@ fn the_repeat_of_a_long_batch_sends_only_what_is_missing() {
             .await;
         };
         let submit = async {
-            let _ = submitted(&backend, &batch).await;
+            let _ = submitted(&backend, batch).await;
         };
         futures_lite::future::or(given_up, submit).await;
         link.set_rate(None);
         server.run::<()>(&["CONFIG", "RESETSTAT"]);
-        let ids = soon(submitted(&backend, &batch)).await.unwrap();
+        let ids = soon(submitted(&backend, batch)).await.unwrap();
         assert_eq!(ids.len(), 60);
         assert_eq!(server.run::<usize>(&["XLEN", "orders-input"]), 60);
         let info: String = server.run(&["INFO", "stats"]);
@@ -218,6 +225,59 @@ fn the_repeat_of_a_long_batch_sends_only_what_is_missing() {
             .find_map(|l| l.strip_prefix("total_net_input_bytes:"));
         let sent: usize = line.unwrap().trim().parse().unwrap();
         assert!(sent < 2_000_000, "{sent} bytes of 3,000,000 again");
+    });
+}
+
+/// For ten minutes from when it was last sent, also if nothing of it was missing.
+#[test]
+fn a_batch_is_remembered_from_when_it_was_last_sent() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = orders_at(&server.url());
+        let long = long_batch(1, 4, 5_000);
+        let with_key = |batch: &SubmitBatch| {
+            SubmitBatch::with_key("a job", batch.announcements.clone()).unwrap()
+        };
+        for batch in [long_batch(2, 4, 50), with_key(&long), long] {
+            let ids = submitted(&backend, &batch).await.unwrap();
+            let keys: Vec<String> = server.run(&["KEYS", "{orders-input}:batch:*"]);
+            assert_eq!(keys.len(), if batch.key.is_some() { 4 } else { 1 });
+            for key in &keys {
+                server.run::<()>(&["PEXPIRE", key, "60000"]);
+            }
+            assert_eq!(submitted(&backend, &batch).await.unwrap(), ids);
+            for key in &keys {
+                let left: u64 = server.run(&["PTTL", key]);
+                assert!((540_000..=600_000).contains(&left), "{key}: {left} ms");
+                server.run::<()>(&["DEL", key]);
+            }
+        }
+    });
+}
+
+/// What others write there, and what is lost, costs one name its memory and no more.
+#[test]
+fn a_name_whose_memory_is_lost_is_announced_again_and_others_are_not() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let backend = orders_at(&server.url());
+        let names = || long_batch(0, 5, 50).announcements;
+        let batch = || SubmitBatch::with_key("a job", names()).unwrap();
+        submitted(&backend, &batch()).await.unwrap();
+        let key_of = |at: usize| {
+            let name = batch().remembered_as().unwrap().swap_remove(at);
+            format!("{{orders-input}}:batch:{name}")
+        };
+        assert_eq!(server.run::<u64>(&["DEL", &key_of(0)]), 1);
+        server.run::<()>(&["SET", &key_of(2), "something else"]);
+        server.run::<()>(&["DEL", &key_of(3)]);
+        server.run::<u64>(&["RPUSH", &key_of(3), "1-1"]);
+        let outcomes = backend.submitter.submit(&batch()).await.unwrap();
+        let is_new = |outcome: &SubmitOutcome| matches!(outcome, SubmitOutcome::Announced(_));
+        let new: Vec<bool> = outcomes.iter().map(is_new).collect();
+        assert_eq!(new, [true, false, true, true, false]);
+        let outcomes = backend.submitter.submit(&batch()).await.unwrap();
+        assert!(!outcomes.iter().any(is_new), "{outcomes:?}");
     });
 }
 

@@ -1,5 +1,6 @@
 //! `streamlease submit`: announces data streams and prints their entry ids.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 use std::{fmt, fs, thread};
@@ -81,9 +82,9 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
         info,
         timeout: args.timeout,
         key: args.batch_key,
+        seen: BTreeMap::new(),
         if_absent: args.if_absent,
         json: args.json,
-        batches: 0,
         submitted: 0,
     };
     if args.names.is_empty() {
@@ -91,13 +92,14 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
         while let Ok(first) = lines.recv().await {
             let mut batch = vec![first.map_err(|err| progress.failed(err.into(), 0))?];
             while batch.len() < BATCH {
-                match progress.next_line(&lines).await {
-                    Some(Ok(name)) => batch.push(name),
-                    Some(Err(err)) => {
+                // What is there already; nothing waits for more.
+                match lines.try_recv() {
+                    Ok(Ok(name)) => batch.push(name),
+                    Ok(Err(err)) => {
                         progress.submit(batch).await?;
                         return Err(progress.failed(err.into(), 0));
                     }
-                    None => break,
+                    Err(_) => break,
                 }
             }
             progress.submit(batch).await?;
@@ -139,38 +141,52 @@ struct Progress {
     info: Info,
     timeout: Duration,
     key: Option<String>,
+    /// How often each name came so far, if there is a key.
+    seen: BTreeMap<StreamName, usize>,
     if_absent: bool,
     json: bool,
-    batches: usize,
     submitted: usize,
 }
 
 impl Progress {
-    /// What goes together with what has been read already.
-    async fn next_line(
-        &self,
-        lines: &Receiver<Result<StreamName, Error>>,
-    ) -> Option<Result<StreamName, Error>> {
-        match self.key {
-            // What is there already; nothing waits for more.
-            None => lines.try_recv().ok(),
-            // A rerun must make the same batches, however fast it reads.
-            Some(_) => lines.recv().await.ok(),
-        }
-    }
-
     async fn submit(&mut self, names: Vec<StreamName>) -> Result<(), Failure> {
         let announcements = names
             .into_iter()
             .map(|name| Announcement::new(name, self.info.clone()))
             .collect();
-        let mut batch = match &self.key {
-            Some(key) => SubmitBatch::with_key(format!("{key}/{}", self.batches), announcements),
-            None => SubmitBatch::new(announcements)?,
+        let Some(key) = self.key.clone() else {
+            return self.announce(SubmitBatch::new(announcements)?).await;
         };
+        for (times, announcements) in self.by_occurrence(announcements) {
+            // No argument has a zero byte, so no other key is like this one.
+            let key = match times {
+                0 => key.clone(),
+                n => format!("{key}\0{n}"),
+            };
+            self.announce(SubmitBatch::with_key(key, announcements)?)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Split where the number changes of times that the name came before in this run: a name
+    /// that comes twice is announced twice, also where the names are sent in other batches.
+    fn by_occurrence(&mut self, all: Vec<Announcement>) -> Vec<(usize, Vec<Announcement>)> {
+        let mut parts: Vec<(usize, Vec<Announcement>)> = Vec::new();
+        for announcement in all {
+            let seen = self.seen.entry(announcement.stream.clone()).or_default();
+            match parts.last_mut() {
+                Some((times, part)) if times == seen => part.push(announcement),
+                _ => parts.push((*seen, vec![announcement])),
+            }
+            *seen += 1;
+        }
+        parts
+    }
+
+    async fn announce(&mut self, mut batch: SubmitBatch) -> Result<(), Failure> {
         batch.if_absent = self.if_absent;
         let outcomes = self.submit_batch(&batch).await?;
-        self.batches += 1;
         self.submitted += outcomes.len();
         let text = self.text(&batch, &outcomes);
         self.bar.suspend(|| print(&text));
@@ -278,6 +294,7 @@ fn standing(submitted: usize, unknown: usize, key: Option<&str>) -> String {
 enum Line<'a> {
     Submitted { stream: &'a str, entry: String },
     AlreadyAnnounced { stream: &'a str, entry: String },
+    AlreadySubmitted { stream: &'a str, entry: String },
 }
 
 impl<'a> Line<'a> {
@@ -285,6 +302,7 @@ impl<'a> Line<'a> {
         let entry = outcome.entry().to_string();
         match outcome {
             SubmitOutcome::AlreadyAnnounced(_) => Self::AlreadyAnnounced { stream, entry },
+            SubmitOutcome::AlreadySubmitted(_) => Self::AlreadySubmitted { stream, entry },
             _ => Self::Submitted { stream, entry },
         }
     }
@@ -294,6 +312,7 @@ impl<'a> Line<'a> {
         match self {
             Self::Submitted { entry, .. } => format!("{entry}\n"),
             Self::AlreadyAnnounced { entry, .. } => format!("{entry} already announced\n"),
+            Self::AlreadySubmitted { entry, .. } => format!("{entry} already submitted\n"),
         }
     }
 }

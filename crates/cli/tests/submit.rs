@@ -79,22 +79,81 @@ fn a_rerun_with_the_same_batch_key_submits_what_is_missing_and_doubles_nothing()
         &args,
         (names[..800].join("\n") + "\n").as_bytes(),
     ));
+    let known = |ids: &[String]| -> Vec<String> {
+        let known = ids.iter().map(|id| format!("{id} already submitted"));
+        known.collect()
+    };
     let all = submitted(&run_with_input(&args, (names.join("\n") + "\n").as_bytes()));
-    assert_eq!((&all[..800], all.len()), (&first[..], 1_200));
+    assert_eq!((&all[..800], all.len()), (&known(&first)[..], 1_200));
+    assert!(all[800..].iter().all(|line| !line.contains(' ')));
     assert_eq!(on_the_lbs(&server), 1_200);
-    // As arguments they are the same batches.
+    // As arguments they are the same.
     let as_arguments: Vec<&str> = args
         .iter()
         .copied()
         .chain(names.iter().map(String::as_str))
         .collect();
-    assert_eq!(submitted(&run(&as_arguments)), all);
+    let ids = [&first, &all[800..]].concat();
+    assert_eq!(submitted(&run(&as_arguments)), known(&ids));
     assert_eq!(on_the_lbs(&server), 1_200);
     // Another key, or none, is something else.
     submit(&server, "s", &["s0"]);
     let other = [&args[..5], &["--batch-key", "job 8", "s0"]].concat();
     submitted(&run(&other));
     assert_eq!(on_the_lbs(&server), 1_202);
+}
+
+/// Its place in the input counts for nothing.
+#[test]
+fn with_a_batch_key_a_name_is_announced_once_wherever_it_stands() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let args = ["submit", "--json", "--redis", &url, "--service", "s"];
+    let args = [&args[..], &["--batch-key", "day1"]].concat();
+    let told = |output: &Output| -> Vec<(String, String, String)> {
+        let told = |line: &String| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let text = |key: &str| line[key].as_str().unwrap().to_owned();
+            (text("event"), text("stream"), text("entry"))
+        };
+        submitted(output).iter().map(told).collect()
+    };
+    let submit = |names: &str| told(&run_with_input(&args, names.as_bytes()));
+    let events = |told: &[(String, String, String)]| -> Vec<String> {
+        told.iter().map(|(event, ..)| event.clone()).collect()
+    };
+    let first = submit("alpha\nbeta\n");
+    assert_eq!(events(&first), ["submitted", "submitted"]);
+    // Others, with the same key, and one in front.
+    assert_eq!(
+        events(&submit("gamma\ndelta\n")),
+        ["submitted", "submitted"]
+    );
+    let second = submit("new\nbeta\nalpha\n");
+    let known = "already_submitted";
+    assert_eq!(events(&second), ["submitted", known, known]);
+    assert_eq!((&second[1].2, &second[2].2), (&first[1].2, &first[0].2));
+    assert_eq!(on_the_lbs(&server), 5);
+
+    // What was withdrawn is not told as submitted now.
+    let cancel = ["cancel", "--redis", &url, "--service", "s", "alpha"];
+    assert!(run(&cancel).status.success());
+    let third = submit("alpha\n");
+    assert_eq!(third, [second[2].clone()]);
+    assert_eq!(on_the_lbs(&server), 4);
+
+    // Twice in one run is two, also far apart, and no more in the next run.
+    let others: String = (0..600).map(|n| format!("n{n}\n")).collect();
+    let twice = format!("twice\n{others}twice\n");
+    assert!(events(&submit(&twice)).iter().all(|e| e == "submitted"));
+    assert_eq!(on_the_lbs(&server), 4 + 602);
+    let again = format!("{others}twice\ntwice\n");
+    assert!(events(&submit(&again)).iter().all(|e| e == known));
+    assert_eq!(on_the_lbs(&server), 4 + 602);
+
+    let empty = run(&[&args[..6], &["--batch-key", "", "a"]].concat());
+    assert_eq!(empty.status.code(), Some(2), "{empty:?}");
+    assert!(stderr(&empty).contains("--batch-key"), "{empty:?}");
 }
 
 #[test]
@@ -123,12 +182,13 @@ fn only_what_is_absent_is_announced_and_the_rest_is_told() {
     assert_eq!(told(1, "event"), "submitted");
     assert_eq!((told(1, "stream"), on_the_lbs(&server)), ("c".into(), 3));
 
-    // A rerun has the same answers, also once a stream is gone; without the key it is absent.
+    // A rerun has the same ids, also once a stream is gone; without the key it is absent.
     let keyed = [&args[..], &["--batch-key", "k", "a", "d"]].concat();
     let said = submitted(&run(&keyed));
     assert_eq!(said[0], format!("{first} already announced"));
     server.run::<()>(&["XTRIM", "s-input", "MAXLEN", "0"]);
-    assert_eq!(submitted(&run(&keyed)), said);
+    let again = [said[0].clone(), format!("{} already submitted", said[1])];
+    assert_eq!(submitted(&run(&keyed)), again);
     assert_eq!(on_the_lbs(&server), 0);
     let anew = submitted(&run(&[&args[..], &["a", "d"]].concat()));
     assert!(anew.iter().all(|line| !line.contains(' ')), "{anew:?}");

@@ -206,15 +206,22 @@ fn a_batch_that_is_submitted_again_by_its_key_doubles_nothing() {
     let fleet = Fleet::new(sim.clone(), true);
     sim.block_on(async {
         let names = ["s", "t", "u"];
-        let batch = || SubmitBatch::with_key("import-2026-11-28", announcements(&names));
+        let batch = || SubmitBatch::with_key("import-2026-11-28", announcements(&names)).unwrap();
         let first = fleet.producer().submit_batch(&batch()).await.unwrap();
         let again = fleet.producer().submit_batch(&batch()).await.unwrap();
-        assert_eq!(again, first);
-        let other = SubmitBatch::with_key("import-2026-11-29", announcements(&names));
+        let told = |outcome: &SubmitOutcome| SubmitOutcome::AlreadySubmitted(outcome.entry());
+        assert_eq!(again, first.iter().map(told).collect::<Vec<_>>());
+        let other = SubmitBatch::with_key("import-2026-11-29", announcements(&names)).unwrap();
         let other = fleet.producer().submit_batch(&other).await.unwrap();
         assert!(other.iter().all(|entry| !first.contains(entry)));
+        // Others before it, and in another order.
+        let more = announcements(&["v", "u", "s", "t"]);
+        let more = SubmitBatch::with_key("import-2026-11-28", more).unwrap();
+        let more = fleet.producer().submit_batch(&more).await.unwrap();
+        assert!(matches!(more[0], SubmitOutcome::Announced(_)), "{more:?}");
+        assert_eq!(more[1..], [again[2], again[0], again[1]]);
         let _node = fleet.start("n").await;
-        assert_eq!(fleet.left().await.len(), 6);
+        assert_eq!(fleet.left().await.len(), 7);
     });
 }
 

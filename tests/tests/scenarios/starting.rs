@@ -137,7 +137,7 @@ async fn a_submit_across_a_restart_appends_each_stream_once() {
     let producer = Producer::new("orders", &backend, TokioRuntime::new()).unwrap();
     let announce = |n| Announcement::new(StreamName::new(format!("s{n}")).unwrap(), Info::NONE);
     let announcements: Vec<_> = (0..20_000).map(announce).collect();
-    let batch = SubmitBatch::with_key("a job", announcements);
+    let batch = SubmitBatch::with_key("a job", announcements).unwrap();
     let submitting = tokio::spawn(async move { producer.submit_batch(&batch).await });
     let restarting = thread::spawn(move || {
         let appended = || server.run::<u64>(&["XLEN", "orders-input"]);

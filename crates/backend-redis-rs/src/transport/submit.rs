@@ -1,5 +1,6 @@
 //! New entries: a batch of any size, in pieces, each appended once.
 
+use std::iter::Peekable;
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use streamlease_core::{Error, ErrorKind, Result, SubmitBatch, SubmitOutcome, Sub
 use super::{MEMORY, RedisTransport};
 use crate::connection::{Call, Script, script};
 use crate::decode;
+use crate::error::protocol;
 use crate::locks::flatten;
 use crate::pages::PAGE;
 
@@ -22,6 +24,9 @@ const ID_PAGE: usize = 2_000;
 
 static SUBMIT: LazyLock<Script> = script!("lbs/batch", "lbs/submit");
 static SUBMIT_ABSENT: LazyLock<Script> = script!("lbs/batch", "lbs/announced", "lbs/submit_absent");
+static SUBMIT_KEYED: LazyLock<Script> = script!("lbs/keyed", "lbs/submit");
+static SUBMIT_KEYED_ABSENT: LazyLock<Script> =
+    script!("lbs/keyed", "lbs/announced", "lbs/submit_absent");
 
 /// How often a batch is sent anew because others announce faster than it is read which.
 const TRIES: usize = 10;
@@ -39,6 +44,15 @@ enum Progress {
     Unread,
 }
 
+/// What is sent.
+struct Sent<'a> {
+    batch: &'a SubmitBatch,
+    payloads: Vec<String>,
+    /// If it has a key, the Redis keys at which its names are remembered.
+    names: Option<Vec<String>>,
+    script: &'static Script,
+}
+
 /// A page of a batch, and how long it is.
 struct Page {
     call: Call,
@@ -46,18 +60,38 @@ struct Page {
     bytes: usize,
 }
 
+/// What is sent of a batch at once.
+#[derive(Default)]
+struct Piece {
+    calls: Vec<Call>,
+    items: usize,
+    bytes: usize,
+}
+
 #[async_trait]
 impl Submitter for RedisTransport {
     async fn submit(&self, batch: &SubmitBatch) -> Result<Vec<SubmitOutcome>> {
-        let payloads: Vec<String> = batch.announcements.iter().map(|a| a.encode()).collect();
+        let key_of = |name: &String| self.keys.named(name);
+        let names = batch.remembered_as();
+        let sent = Sent {
+            batch,
+            payloads: batch.announcements.iter().map(|a| a.encode()).collect(),
+            script: match (names.is_some(), batch.if_absent) {
+                (false, false) => &SUBMIT,
+                (false, true) => &SUBMIT_ABSENT,
+                (true, false) => &SUBMIT_KEYED,
+                (true, true) => &SUBMIT_KEYED_ABSENT,
+            },
+            names: names.map(|names| names.iter().map(key_of).collect()),
+        };
         let mut tries = 0;
         loop {
-            match self.append(batch, &payloads).await? {
+            match self.append(&sent).await? {
                 Progress::Done(outcomes) => return Ok(outcomes),
                 Progress::Part => {}
                 Progress::Unread if tries < TRIES => {
                     tries += 1;
-                    self.read_announced(batch).await?;
+                    self.read_announced(&sent).await?;
                 }
                 Progress::Unread => return Err(self.too_much_is_announced()),
             }
@@ -74,55 +108,72 @@ impl RedisTransport {
     }
 
     /// Appends what of the batch is not on the LBS yet.
-    async fn append(&self, batch: &SubmitBatch, payloads: &[String]) -> Result<Progress> {
-        let script = if batch.if_absent {
-            &SUBMIT_ABSENT
-        } else {
-            &SUBMIT
-        };
+    async fn append(&self, sent: &Sent<'_>) -> Result<Progress> {
         let what = self.what("submitting to");
+        let payloads = &sent.payloads;
         if payloads.iter().map(String::len).sum::<usize>() <= SMALL {
-            let pages = self.submit_pages(batch, 0, payloads);
+            let pages = self.submit_pages(sent, 0..payloads.len(), payloads);
             let (calls, items): (Vec<_>, Vec<_>) = pages
                 .into_iter()
                 .map(|page| (page.call, page.items))
                 .unzip();
-            let replies = self.server.run(&what, script, &calls).await?;
+            let replies = self.server.run(&what, sent.script, &calls).await?;
             return became(items.into_iter().sum(), replies);
         }
         // On a slow link each attempt gets further than the one before.
-        let mut outcomes = self.outcomes_of(batch.id).await?;
-        outcomes.truncate(payloads.len());
+        let mut outcomes = match &sent.names {
+            Some(_) => self.known_names(sent).await?,
+            None => self.known_places(sent).await?,
+        };
+        let missing = (0..).zip(&outcomes).filter(|(_, known)| known.is_none());
+        let missing: Vec<usize> = missing.map(|(index, _)| index).collect();
+        let mut places = missing.iter();
         let mut pages = self
-            .submit_pages(batch, outcomes.len(), &payloads[outcomes.len()..])
+            .submit_pages(sent, missing.iter().copied(), payloads)
             .into_iter()
             .peekable();
         while pages.peek().is_some() {
-            let (mut calls, mut items, mut bytes) = (Vec::new(), 0, 0);
-            let most = self.writing.bytes();
-            while let Some(page) =
-                pages.next_if(|page| calls.is_empty() || bytes + page.bytes <= most)
-            {
-                (items, bytes) = (items + page.items, bytes + page.bytes);
-                calls.push(page.call);
-            }
-            let piece = self.writing.begin();
-            let replies = self.server.run_large(&what, script, &calls).await?;
-            piece.answered(bytes);
-            match became(items, replies)? {
-                Progress::Done(more) => outcomes.extend(more),
+            let piece = self.next_piece(&mut pages);
+            let began = self.writing.begin();
+            let replies = self
+                .server
+                .run_large(&what, sent.script, &piece.calls)
+                .await?;
+            began.answered(piece.bytes);
+            match became(piece.items, replies)? {
+                Progress::Done(more) => {
+                    for (outcome, place) in more.into_iter().zip(places.by_ref()) {
+                        outcomes[*place] = Some(outcome);
+                    }
+                }
                 not_yet => return Ok(not_yet),
             }
         }
-        Ok(Progress::Done(outcomes))
+        let outcomes: Option<Vec<_>> = outcomes.into_iter().collect();
+        let none = || protocol("too few outcomes");
+        outcomes.map(Progress::Done).ok_or_else(none)
+    }
+
+    /// As many pages as the link takes at once, one at least.
+    fn next_piece(&self, pages: &mut Peekable<impl Iterator<Item = Page>>) -> Piece {
+        let mut piece = Piece::default();
+        let most = self.writing.bytes();
+        while let Some(page) =
+            pages.next_if(|page| piece.calls.is_empty() || piece.bytes + page.bytes <= most)
+        {
+            piece.items += page.items;
+            piece.bytes += page.bytes;
+            piece.calls.push(page.call);
+        }
+        piece
     }
 
     /// Has the server read which data streams are announced, in short steps.
-    async fn read_announced(&self, batch: &SubmitBatch) -> Result<()> {
+    async fn read_announced(&self, sent: &Sent<'_>) -> Result<()> {
         let what = self.what("reading the announcements of");
-        let calls: Vec<Call> = (0..READS).map(|_| self.submit_call(batch, 0)).collect();
+        let calls: Vec<Call> = (0..READS).map(|_| self.submit_call(sent, 0)).collect();
         for _ in 0..MOST_ROUNDS {
-            let replies = self.server.run(&what, &SUBMIT_ABSENT, &calls).await?;
+            let replies = self.server.run(&what, sent.script, &calls).await?;
             if replies.iter().any(|reply| !matches!(reply, Value::Int(_))) {
                 return Ok(());
             }
@@ -130,29 +181,43 @@ impl RedisTransport {
         Err(self.too_much_is_announced())
     }
 
-    fn submit_call(&self, batch: &SubmitBatch, before: usize) -> Call {
+    fn submit_call(&self, sent: &Sent<'_>, before: usize) -> Call {
+        let batch = sent.batch;
         let mut call = Call::new();
-        call.key(&self.keys.lbs).key(self.keys.batch(batch.id));
+        call.key(&self.keys.lbs);
+        if sent.names.is_none() {
+            call.key(self.keys.batch(batch.id));
+        }
         if batch.if_absent {
             call.key(&self.keys.announced);
         }
-        call.arg(&self.keys.group)
-            .arg(before.to_string())
-            .arg(MEMORY.as_millis().to_string())
-            .arg(PAYLOAD_FIELD);
+        call.arg(&self.keys.group);
+        match sent.names {
+            Some(_) => call.arg(format!("{:032x}", batch.id)),
+            None => call.arg(before.to_string()),
+        };
+        call.arg(MEMORY.as_millis().to_string()).arg(PAYLOAD_FIELD);
         call
     }
 
-    fn submit_pages(&self, batch: &SubmitBatch, before: usize, payloads: &[String]) -> Vec<Page> {
+    /// Pages of these places of the batch, in this order, with what stands there.
+    fn submit_pages(
+        &self,
+        sent: &Sent<'_>,
+        places: impl IntoIterator<Item = usize>,
+        payloads: &[String],
+    ) -> Vec<Page> {
         let mut pages: Vec<Page> = Vec::new();
-        for (index, payload) in payloads.iter().enumerate() {
-            let fits =
-                |page: &&mut Page| page.items < PAGE && page.bytes + payload.len() <= PAGE_BYTES;
+        for place in places {
+            let payload = payloads.get(place).map_or("", String::as_str);
+            let key = sent.names.as_ref().map(|names| &names[place]);
+            let bytes = payload.len() + key.map_or(0, String::len);
+            let fits = |page: &&mut Page| page.items < PAGE && page.bytes + bytes <= PAGE_BYTES;
             let page = match pages.last_mut().filter(fits) {
                 Some(page) => page,
                 None => {
                     pages.push(Page {
-                        call: self.submit_call(batch, before + index),
+                        call: self.submit_call(sent, place),
                         items: 0,
                         bytes: 0,
                     });
@@ -160,11 +225,60 @@ impl RedisTransport {
                     &mut pages[last]
                 }
             };
+            if let Some(key) = key {
+                page.call.key(key);
+            }
             page.call.arg(payload);
             page.items += 1;
-            page.bytes += payload.len();
+            page.bytes += bytes;
         }
         pages
+    }
+
+    /// What became of the names of a batch with a key so far.
+    async fn known_names(&self, sent: &Sent<'_>) -> Result<Vec<Option<SubmitOutcome>>> {
+        let what = self.what("submitting to");
+        // Without payloads the script only reads.
+        let count = sent.payloads.len();
+        let asked = Sent {
+            batch: &SubmitBatch::with_id(sent.batch.id, Vec::new()),
+            payloads: Vec::new(),
+            names: sent.names.clone(),
+            script: &SUBMIT_KEYED,
+        };
+        let pages = self.submit_pages(&asked, 0..count, &[]);
+        let mut pages = pages.into_iter().peekable();
+        let mut known = Vec::with_capacity(count);
+        while pages.peek().is_some() {
+            let piece = self.next_piece(&mut pages);
+            let replies = self
+                .server
+                .run_large(&what, asked.script, &piece.calls)
+                .await?;
+            for outcome in flatten(piece.items, replies)? {
+                known.push(match outcome {
+                    Value::Nil => None,
+                    outcome => Some(decode::submit_outcome(outcome)?),
+                });
+            }
+        }
+        Ok(known)
+    }
+
+    /// What became of a batch without a key so far.
+    async fn known_places(&self, sent: &Sent<'_>) -> Result<Vec<Option<SubmitOutcome>>> {
+        let mut known = self.outcomes_of(sent.batch.id).await?;
+        let count = sent.payloads.len();
+        known.truncate(count);
+        if known.len() == count {
+            // It is remembered from now on.
+            let call = self.submit_call(sent, 0);
+            let what = self.what("submitting to");
+            self.server.run(&what, &SUBMIT, &[call]).await?;
+        }
+        let mut known: Vec<_> = known.into_iter().map(Some).collect();
+        known.resize(count, None);
+        Ok(known)
     }
 
     /// What became of a batch so far.

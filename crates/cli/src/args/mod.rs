@@ -8,6 +8,7 @@ mod work;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use streamlease::{EntryId, Info, LockScheme, ServiceName, StreamName};
 
@@ -217,15 +218,16 @@ pub(crate) struct SubmitArgs {
         allow_hyphen_values = true
     )]
     pub(crate) timeout: Duration,
-    /// Any text that names these streams together: the same command again with the same one,
-    /// within five minutes of the first, submits what is missing and prints the same ids
-    #[arg(long, value_name = "KEY")]
+    /// Any text that stands for a job: within five minutes each name is announced once with it,
+    /// in whatever order and however many runs; a name that one run has twice, twice. The entry
+    /// id of one from before stands with the words `already submitted`, also if it is gone since
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) batch_key: Option<String>,
     /// Announce only the streams that are not announced, in one step with looking; the entry id of
     /// one that is there already stands with the words `already announced`
     #[arg(long)]
     pub(crate) if_absent: bool,
-    /// Print one JSON object per line, `submitted` or `already_announced`
+    /// Print one JSON object per line, `submitted`, `already_announced` or `already_submitted`
     #[arg(long)]
     pub(crate) json: bool,
     /// Data streams. `-`, or none at all: names are read from standard input, one a line; a

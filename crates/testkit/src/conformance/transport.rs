@@ -9,6 +9,7 @@ mod delivery;
 mod failures;
 mod fencing;
 mod harness;
+mod keys;
 mod listing;
 mod pauses;
 mod quarantine;
@@ -22,6 +23,7 @@ pub use counts::*;
 pub use delivery::*;
 pub use failures::*;
 pub use fencing::*;
+pub use keys::*;
 pub use listing::*;
 pub use pauses::*;
 pub use quarantine::*;
@@ -32,6 +34,7 @@ suite!($ transport_conformance!, transport: Backend, [
     delivery: transport_delivery!,
     failures: transport_failures!,
     fencing: transport_fencing!,
+    keys: transport_keys!,
     listing: transport_listing!,
     pauses: transport_pauses!,
     quarantine: transport_quarantine!,

@@ -3,6 +3,7 @@
 mod counts;
 
 mod absent;
+mod keyed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +50,13 @@ planted! { Bug:
     Safety AbsentTrimsNames = "names that are asked for are compared without blanks around",
     Delay AbsentTellsNoEntry = "of what is announced another entry is told",
     Delay AbsentSaysAnnounced = "what was announced already is told as announced now",
+    Safety KeyIsIgnored = "a batch with a key is known by its own id only",
+    Safety KeysAreOne = "what one key has announced counts for all keys",
+    Safety KeyedByPlace = "what a key has announced is known by its place in the batch",
+    Safety KeyedNameIsOneEntry = "of a batch with a key each name is announced once at most",
+    Safety KeyedIgnoresAbsent = "a batch with a key announces also what is there",
+    Delay KeyedSaysAnnounced = "what another batch with the key has announced is told as new",
+    Delay KeyedRepeatIsAnothers = "a batch with a key that is repeated is told of as another one",
     Safety SubmitReverses = "a batch is appended in the other order",
     Safety NamesAreCut = "names are cut at 1000 bytes",
     Safety NamesAreTrimmed = "line breaks in names are blanks",
@@ -855,6 +863,10 @@ impl Submitter for Lbs {
             .collect();
         let mut sent = SubmitBatch::with_id(batch.id, announcements);
         sent.if_absent = batch.if_absent;
+        if batch.key.is_some() {
+            sent.key = batch.key;
+            return self.submit_keyed(sent).await;
+        }
         let known = self.state().batches.get(&batch.id).copied();
         match self.bug {
             Some(Bug::RepeatAppends) => sent.id = self.new_id(),

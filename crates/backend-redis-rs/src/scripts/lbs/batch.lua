@@ -11,3 +11,15 @@ local known = redis.call('LLEN', batch)
 local asks_known = count > 0 and known > before
 local ids = asks_known and redis.call('LRANGE', batch, before, before + count - 1) or {}
 local added = {}
+
+local function remember(i, outcome)
+  ids[i] = outcome
+  added[#added + 1] = outcome
+end
+
+local function keep()
+  if #added > 0 then
+    redis.call('RPUSH', batch, unpack(added))
+  end
+  redis.call('PEXPIRE', batch, ttl)
+end

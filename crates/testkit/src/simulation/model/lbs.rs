@@ -36,6 +36,8 @@ pub(in super::super) struct Lbs {
     /// What became of entries that were released from the quarantine.
     released: BTreeMap<EntryId, EntryId>,
     batches: BTreeMap<u128, Vec<SubmitOutcome>>,
+    /// Of batches with a key, by what names are remembered as: which was answered what.
+    named: BTreeMap<String, (u128, SubmitOutcome)>,
     pub(in super::super) pause: Option<Pause>,
     /// What fetches are told of the backlog.
     pub(in super::super) estimate: Estimate,
@@ -83,6 +85,7 @@ impl Lbs {
             quarantined: BTreeMap::new(),
             released: BTreeMap::new(),
             batches: BTreeMap::new(),
+            named: BTreeMap::new(),
             pause: None,
             estimate: Estimate::True,
             waits_permille: 1_000,

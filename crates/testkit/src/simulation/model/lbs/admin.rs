@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{
-    ConsumerName, ConsumerState, Delivery, EntryId, Pause, Quarantine, QuarantineRelease,
-    Quarantined, Result, ServiceCounts, StreamName, SubmitBatch, SubmitOutcome,
+    Announcement, ConsumerName, ConsumerState, Delivery, EntryId, Pause, Quarantine,
+    QuarantineRelease, Quarantined, Result, ServiceCounts, StreamName, SubmitBatch, SubmitOutcome,
 };
 
 use super::{Group, Kept, Lbs, Payload, no_group};
@@ -19,19 +19,12 @@ impl Lbs {
         batch: &SubmitBatch,
         now_ms: u64,
     ) -> Vec<SubmitOutcome> {
+        if let Some(names) = batch.remembered_as() {
+            return self.submit_named(batch, names, now_ms);
+        }
         let mut outcomes = self.batches.remove(&batch.id).unwrap_or_default();
         for announcement in batch.announcements.iter().skip(outcomes.len()) {
-            let there = match batch.if_absent {
-                true => self.announced(&announcement.stream),
-                false => None,
-            };
-            outcomes.push(match there {
-                Some(entry) => SubmitOutcome::AlreadyAnnounced(entry),
-                None => {
-                    let entry = self.append(Ok(announcement.clone()), now_ms);
-                    SubmitOutcome::Announced(entry)
-                }
-            });
+            outcomes.push(self.announce(announcement, batch.if_absent, now_ms));
         }
         let asked = outcomes
             .iter()
@@ -40,6 +33,49 @@ impl Lbs {
             .collect();
         self.batches.insert(batch.id, outcomes);
         asked
+    }
+
+    /// Each is remembered by its name.
+    fn submit_named(
+        &mut self,
+        batch: &SubmitBatch,
+        names: Vec<String>,
+        now_ms: u64,
+    ) -> Vec<SubmitOutcome> {
+        let mut outcomes = Vec::new();
+        for (announcement, name) in batch.announcements.iter().zip(names) {
+            let (by, first) = match self.named.get(&name) {
+                Some(known) => *known,
+                None => {
+                    let outcome = self.announce(announcement, batch.if_absent, now_ms);
+                    self.named.insert(name, (batch.id, outcome));
+                    (batch.id, outcome)
+                }
+            };
+            outcomes.push(match first {
+                SubmitOutcome::Announced(entry) if by != batch.id => {
+                    SubmitOutcome::AlreadySubmitted(entry)
+                }
+                first => first,
+            });
+        }
+        outcomes
+    }
+
+    fn announce(
+        &mut self,
+        announcement: &Announcement,
+        if_absent: bool,
+        now_ms: u64,
+    ) -> SubmitOutcome {
+        let there = match if_absent {
+            true => self.announced(&announcement.stream),
+            false => None,
+        };
+        match there {
+            Some(entry) => SubmitOutcome::AlreadyAnnounced(entry),
+            None => SubmitOutcome::Announced(self.append(Ok(announcement.clone()), now_ms)),
+        }
     }
 
     /// The entry of a data stream that is on the stream.
