@@ -5,7 +5,7 @@
 mod common;
 
 use common::{TTL, everywhere};
-use streamlease_core::{Canceller, Completion, Event, StreamName};
+use streamlease_core::{Canceller, Completion, DisownReason, Event, LeaseAdmin, StreamName};
 
 #[test]
 fn what_is_cancelled_is_gone_whether_it_waits_or_is_held_and_its_owner_is_told() {
@@ -29,6 +29,12 @@ fn what_is_cancelled_is_gone_whether_it_waits_or_is_held_and_its_owner_is_told()
             panic!("{event:?}")
         };
         assert_eq!(told.stream(), &names[0]);
+        // Nobody can be asked of per-stream locks, so all that is known is that it is gone.
+        let reason = match LeaseAdmin::new("orders", &fleet.backend) {
+            Ok(_) => DisownReason::Cancelled,
+            Err(_) => DisownReason::EntryGone,
+        };
+        assert_eq!(told.reason(), reason);
         assert!(!lease.is_valid());
         assert_eq!(lease.complete().await.unwrap(), Completion::NotOwner);
         let left = a.lease(TTL * 10).await;

@@ -159,7 +159,7 @@ impl Recorder for Metrics {
             EndKind::Completed => ("completed", "none"),
             EndKind::HandedBack => ("handed_back", "none"),
             EndKind::Failed => ("failed", "none"),
-            EndKind::Disowned(reason) => ("disowned", of_reason(reason)),
+            EndKind::Disowned(reason) => ("disowned", reason.as_str()),
             _ => ("other", "none"),
         };
         self.ended(kind, reason, 1);
@@ -287,19 +287,6 @@ fn of_part(part: Part) -> &'static str {
         Part::Lbs => "lbs",
         Part::Group => "group",
         Part::Locks => "locks",
-        _ => "other",
-    }
-}
-
-fn of_reason(reason: DisownReason) -> &'static str {
-    match reason {
-        DisownReason::Expired => "expired",
-        DisownReason::LockLost => "lock_lost",
-        DisownReason::Superseded => "superseded",
-        DisownReason::EntryGone => "entry_gone",
-        DisownReason::Revoked => "revoked",
-        DisownReason::NoProgress => "no_progress",
-        DisownReason::ClientStopped => "client_stopped",
         _ => "other",
     }
 }

@@ -67,9 +67,12 @@ impl Driver {
                 end,
                 ..
             } => {
+                use DisownReason::{Cancelled, ClientStopped, Revoked};
                 let level = match end {
-                    // Against the user's will.
-                    End::Disowned(reason) if *reason != DisownReason::ClientStopped => Warn,
+                    // Somebody asked for it.
+                    End::Disowned(Cancelled | ClientStopped | Revoked) => Info,
+                    // Against everybody's will.
+                    End::Disowned(_) => Warn,
                     _ => Info,
                 };
                 self.say(level, |c| {

@@ -259,14 +259,35 @@ pub enum DisownReason {
     Superseded,
     /// Its entry is no longer on the LBS.
     EntryGone,
-    /// An operator asked for it.
+    /// An operator asked for it: another consumer goes on.
     Revoked,
+    /// An operator asked for it, and its entry is no longer on the LBS: nobody goes on. Known
+    /// with session leases only, and not if the owner looks for the entry before it is asked; it
+    /// is `EntryGone` then.
+    Cancelled,
     /// Its handler reported no progress for longer than `progress_timeout`.
     NoProgress,
     /// The client gave up (see its `Terminated`).
     ClientStopped,
 }
 
+impl DisownReason {
+    /// In a word that stays the same, for labels and machines: `lock_lost`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::LockLost => "lock_lost",
+            Self::Superseded => "superseded",
+            Self::EntryGone => "entry_gone",
+            Self::Revoked => "revoked",
+            Self::Cancelled => "cancelled",
+            Self::NoProgress => "no_progress",
+            Self::ClientStopped => "client_stopped",
+        }
+    }
+}
+
+/// In a sentence for people.
 impl std::fmt::Display for DisownReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -275,6 +296,7 @@ impl std::fmt::Display for DisownReason {
             Self::Superseded => "a later owner has the stream",
             Self::EntryGone => "the entry is no longer on the LBS",
             Self::Revoked => "an operator asked for it",
+            Self::Cancelled => "an operator withdrew the announcement",
             Self::NoProgress => "its handler reported no progress in time",
             Self::ClientStopped => "the client stopped",
         })
@@ -323,7 +345,9 @@ impl From<&End> for HandBack {
     fn from(end: &End) -> Self {
         match end {
             End::HandedBack | End::Failed(_) => Self::HandedBack,
-            End::Completed | End::Disowned(DisownReason::EntryGone) => Self::Gone,
+            End::Completed | End::Disowned(DisownReason::EntryGone | DisownReason::Cancelled) => {
+                Self::Gone
+            }
             End::Disowned(_) => Self::NotOwner,
         }
     }

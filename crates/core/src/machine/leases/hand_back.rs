@@ -127,7 +127,12 @@ impl Leases {
                     (None, Some(reason)) => End::Failed(reason.to_string()),
                     (None, None) => End::HandedBack,
                 },
-                HandBackOutcome::Gone => gone(holding),
+                HandBackOutcome::Gone => match (gone(holding), because) {
+                    (End::Disowned(_), Some(DisownReason::Revoked)) => {
+                        End::Disowned(DisownReason::Cancelled)
+                    }
+                    (end, _) => end,
+                },
                 HandBackOutcome::NotOwner { .. } => End::Disowned(DisownReason::Superseded),
             };
             self.cool_down(cx, entry);

@@ -170,7 +170,9 @@ impl Checker {
             DisownReason::NoProgress => {
                 view.timed_out || times_out_at.is_some_and(|at| at <= local)
             }
-            DisownReason::EntryGone => self.was_completed_by_foreigner(entry),
+            DisownReason::EntryGone | DisownReason::Cancelled => {
+                self.was_completed_by_foreigner(entry)
+            }
             DisownReason::Revoked | DisownReason::ClientStopped => true,
             _ => false,
         };
