@@ -1,7 +1,7 @@
 //! Whether the server may remove keys of a service when its memory is full.
 
 use redis_rs::cmd;
-use streamlease_core::Result;
+use streamlease_core::{Result, printable};
 
 use crate::RedisBackend;
 use crate::connection::Server;
@@ -26,6 +26,7 @@ impl RedisBackend {
 /// Says it loudly, where it may ask.
 pub(crate) async fn warn(server: &Server) {
     if let Ok(Some(policy)) = policy(server).await {
+        let policy = printable(policy);
         log::warn!(
             "{}: the server may evict keys (maxmemory-policy {policy}), which costs leases and \
              can lose announcements; set it to noeviction, or give streamlease a server of its own",

@@ -13,6 +13,7 @@ use redis_rs::aio::{PubSubSink, PubSubStream};
 use redis_rs::{ErrorKind as RedisKind, Msg, Pipeline, RedisError, Value, cmd};
 use streamlease_core::{
     ConsumerName, Error, ErrorKind, Hint, LockScheme, Notifier, Result, StreamName, Subscription,
+    printable,
 };
 
 use crate::connection::{Lifetime, Server};
@@ -148,6 +149,7 @@ impl RedisNotifier {
         match timer::within(ANSWER_WITHIN, answer).await {
             Some(Ok(())) => Ok(true),
             Some(Err(err)) if !err.is_io_error() && err.kind() != RedisKind::Parse => {
+                let err = printable(err);
                 log::info!("no notifications from {channel}: {err}");
                 Ok(false)
             }

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::LevelFilter;
+use streamlease::spi::printable;
 
 use crate::output;
 
@@ -77,7 +78,9 @@ pub(crate) fn start(level: Option<LevelFilter>) -> Log {
         .target(env_logger::Target::Pipe(Box::new(lines.clone())))
         .format(|out, record| {
             let (ts, level) = (output::unix_ms(), record.level());
-            writeln!(out, "{ts} {level:5} {}: {}", record.target(), record.args())
+            // Whoever says it: no name and no server's text makes a line of its own.
+            let said = printable(record.args());
+            writeln!(out, "{ts} {level:5} {}: {said}", record.target())
         })
         .init();
     let log = Log(lines.clone());

@@ -372,3 +372,54 @@ fn a_stop_while_it_waits_for_its_server_ends_it_at_once() {
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait_exit(SOON).code(), Some(0));
 }
+
+#[test]
+fn a_strange_name_forges_no_line_of_the_log() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let name = "bad\n1795953784138 WARN  forged \u{1b}[31m";
+    let submitted = run(&["submit", "--redis", &url, "--service", "s", name]);
+    assert!(submitted.status.success(), "{submitted:?}");
+    let args = [
+        "work",
+        "--redis",
+        &url,
+        "--service",
+        "s",
+        "--consumer",
+        "one",
+    ];
+    let fails = [
+        "--log",
+        "info",
+        "--quarantine-after",
+        "1",
+        "--exec",
+        "false",
+    ];
+    let mut worker = command()
+        .args(args)
+        .args(fails)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(worker.stderr.take().unwrap()).lines();
+    let mut told = Vec::new();
+    while !told
+        .iter()
+        .any(|line: &String| line.contains("quarantined stream="))
+    {
+        told.push(lines.next().unwrap().unwrap());
+    }
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    let named = told.iter().filter(|line| line.contains("forged"));
+    assert!(named.clone().count() >= 3, "{told:#?}");
+    for line in named {
+        assert!(
+            line.contains(r"bad\n1795953784138 WARN  forged \u{1b}[31m"),
+            "{line:?}"
+        );
+    }
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_lite::future;
 
-use crate::{Backend, BoxFuture, Error, ErrorKind, Result, Runtime, readable};
+use crate::{Backend, BoxFuture, Error, ErrorKind, Result, Runtime, printable, readable};
 
 /// Where each finding of ours is explained, under its code.
 #[doc(hidden)]
@@ -134,7 +134,8 @@ impl Finding {
 /// `error eviction: the server may evict keys`, in one line.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.severity, self.code, self.message)
+        let message = printable(&self.message);
+        write!(f, "{} {}: {message}", self.severity, self.code)
     }
 }
 

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::printable;
+
 /// What streamlease's fallible calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -108,18 +110,19 @@ impl StdError for Error {
     }
 }
 
+/// On one line: what it says may be a name, or the text of a server.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.context)
+        write!(f, "{}", printable(&self.context))
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.kind, self.context)?;
+        write!(f, "{:?}: {self}", self.kind)?;
         let mut cause = self.source();
         while let Some(err) = cause {
-            write!(f, ": {err}")?;
+            write!(f, ": {}", printable(err))?;
             cause = err.source();
         }
         Ok(())
@@ -129,6 +132,15 @@ impl fmt::Debug for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_one_line_whatever_it_is_about() {
+        let cause = std::io::Error::other("said\nWARN forged \u{1b}[31m");
+        let error = Error::with_source(ErrorKind::Protocol, "about a\nb", cause);
+        assert_eq!(error.to_string(), "about a\\nb");
+        let shown = "Protocol: about a\\nb: said\\nWARN forged \\u{1b}[31m";
+        assert_eq!(format!("{error:?}"), shown);
+    }
 
     #[test]
     fn a_clone_has_the_kind_the_message_and_the_very_source() {

@@ -30,6 +30,7 @@ pub mod lock_manager;
 pub mod machine;
 pub mod notifier;
 pub mod payload;
+mod printable;
 mod producer;
 mod quarantine;
 mod readable;
@@ -65,6 +66,7 @@ pub use notifier::{Hint, Notifier, Subscription};
 pub use payload::{
     Announcement, Info, MAX_INFO_BYTES, MAX_PAYLOAD_BYTES, MalformedReason, PAYLOAD_FIELD,
 };
+pub use printable::printable;
 pub use producer::Producer;
 pub use quarantine::QuarantineAdmin;
 pub use readable::readable;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
 
-use crate::{BoxFuture, Client, Event, Events, Lease, Result};
+use crate::{BoxFuture, Client, Event, Events, Lease, Result, printable};
 
 /// How long [`Client::run`] works, and how it ends.
 #[must_use]
@@ -284,10 +284,10 @@ impl<F: Future<Output: Into<Done>> + Send + 'static> Task<F> {
             Some(Done::Fail(reason)) => ("fail", lease.fail(reason).await.map(drop)),
         };
         if let Err(error) = ended {
+            let stream = printable(lease.stream());
             log::warn!(
-                stream:% = lease.stream(), entry:% = lease.entry, token = lease.token().get();
-                "the lease was not ended as its handler wished: stream={} wish={what:?} error={error}",
-                lease.stream()
+                stream:% = stream, entry:% = lease.entry, token = lease.token().get();
+                "the lease was not ended as its handler wished: stream={stream} wish={what:?} error={error}"
             );
         }
         drop(running);

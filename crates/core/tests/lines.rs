@@ -12,7 +12,7 @@ use common::{Fleet, TTL, everywhere};
 use log::kv::{self, Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 use streamlease_core::decorate::decorate;
-use streamlease_core::{Backend, BackendProvider, Result, ServiceName};
+use streamlease_core::{Backend, BackendProvider, Event, Result, ServiceAdmin, ServiceName};
 use streamlease_testkit::faults::Faults;
 
 struct Lines(Mutex<Vec<Line>>);
@@ -163,4 +163,60 @@ fn lines_have_keys_for_what_they_are_about() {
             assert_eq!(line.keys, keys.collect(), "{line:?}");
         }
     });
+}
+
+/// What would be a second line and a command to the terminal, in all that users name or say.
+#[test]
+fn a_line_of_the_log_is_one_line_whatever_names_and_reasons_are() {
+    const FORGED: &str = "s\n1795953784138 WARN  forged \u{1b}[31m\r\u{2028}\u{85}x";
+    log_everything();
+    everywhere(|fleet| async move {
+        let target = "lines of strange names";
+        let builder = || {
+            fleet
+                .builder("n")
+                .log_target(target)
+                .quarantine_after(Some(1))
+        };
+        let mut node = fleet.start_with(builder()).await;
+        fleet.submit(&[FORGED]).await;
+        let lease = node.lease(TTL).await;
+        lease.fail(FORGED).await.unwrap();
+        let quarantined = async |node: &mut common::Node| loop {
+            if let Event::Quarantined(entry) = node.event(TTL * 10).await {
+                return entry;
+            }
+        };
+        let entry = quarantined(&mut node).await;
+        // As it is for programs.
+        assert_eq!(entry.stream().unwrap().as_str(), FORGED);
+        assert!(entry.failures().iter().any(|reason| reason == FORGED));
+        let admin = ServiceAdmin::new("orders", &fleet.backend).unwrap();
+        admin.pause(FORGED).await.unwrap();
+        fleet.sleep(TTL).await;
+        node.client.shutdown().await.unwrap();
+
+        let lines = LINES.take(target);
+        for said in ["leased ", "ended ", "quarantined ", "the service is paused"] {
+            assert!(
+                lines.iter().any(|line| line.text.starts_with(said)),
+                "{lines:#?}"
+            );
+        }
+        for line in &lines {
+            let all = line.keys.values().chain([&line.text]);
+            for said in all {
+                assert!(!said.contains(ends_line_or_commands), "{said:?}");
+            }
+        }
+        let named = |line: &&Line| {
+            line.text
+                .contains("s\\n1795953784138 WARN  forged \\u{1b}[31m")
+        };
+        assert!(lines.iter().filter(named).count() >= 3, "{lines:#?}");
+    });
+}
+
+fn ends_line_or_commands(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }

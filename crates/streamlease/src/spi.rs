@@ -53,8 +53,8 @@ pub use streamlease_core::BoxFuture;
 // A client's settings, with their bounds and the times that follow from them.
 pub use streamlease_core::Settings;
 
-// How times are written in messages.
-pub use streamlease_core::readable;
+// How times, and text from outside, are written in messages.
+pub use streamlease_core::{printable, readable};
 
 // The metrics.
 pub use streamlease_core::{

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_channel::Receiver;
 use redis_rs::aio::MultiplexedConnection;
 use redis_rs::{Cmd, ConnectionAddr, RedisError, Value, cmd};
-use streamlease_core::{Error, ErrorKind, Result};
+use streamlease_core::{Error, ErrorKind, Result, printable};
 
 use super::address::Address;
 use super::connector::Connector;
@@ -267,6 +267,7 @@ pub(super) fn watch(sentinels: Arc<Sentinels>, pool: &Arc<Pool>, owner: &Connect
             if named != owner
                 && let Some(pool) = in_use(&pool)
             {
+                let (named, owner) = (printable(&named), printable(&owner));
                 log::info!(
                     "the sentinels name {named} the primary {:?}, no longer {owner}: \
                      connecting there",

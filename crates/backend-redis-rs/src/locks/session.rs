@@ -18,7 +18,7 @@ use redis_rs::Value;
 use streamlease_core::{
     Acquire, AcquireOutcome, LeaseRef, LockId, LockManager, LockScheme, LockState, Member,
     OpenOutcome, Release, ReleaseOutcome, Renew, RenewOutcome, Renewal, Result, Session, SessionId,
-    Sessions, StreamName, TakeOverOutcome,
+    Sessions, StreamName, TakeOverOutcome, printable,
 };
 
 use crate::connection::{Call, Script, Server, script};
@@ -127,7 +127,8 @@ impl SessionLocks {
                  restarted (now {doubted}): several processes answer INFO, or it is restarted \
                  again and again; restarts go unnoticed until it has been the same for a minute",
                 self.server.endpoint(),
-                self.keys.lbs
+                self.keys.lbs,
+                doubted = printable(doubted)
             );
         }
     }

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use streamlease::spi;
 use streamlease::{EntryId, FencingToken, Info, Lease, Orphan};
 
 use crate::Failure;
@@ -254,15 +255,7 @@ pub(crate) fn raw_info(info: &Info) -> Option<Box<RawValue>> {
 
 /// Text for a terminal: a name must not be able to command it.
 pub(crate) fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            printable.extend(c.escape_default());
-        } else {
-            printable.push(c);
-        }
-    }
-    printable
+    spi::printable(text).to_string()
 }
 
 pub(crate) fn unix_ms() -> u64 {

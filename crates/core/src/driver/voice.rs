@@ -4,7 +4,9 @@
 //! by a task of their own, and neither heartbeats nor the end of a lease wait for it.
 //!
 //! What a line is about stands in its text, to be searched for, and in its keys (`service`,
-//! `consumer`, `stream`, `entry`, `token`), for loggers that show them apart.
+//! `consumer`, `stream`, `entry`, `token`), for loggers that show them apart. Both are without
+//! what would end a line or command a terminal, whatever names and reasons are: most loggers
+//! write keys as they are, too.
 
 use std::convert::Infallible;
 use std::panic::{self, AssertUnwindSafe};
@@ -17,7 +19,7 @@ use futures_lite::future;
 use log::kv::{self, Key, Source, Value, VisitSource};
 use log::{Level, Record};
 
-use crate::{ConsumerName, EntryId, FencingToken, Runtime, ServiceName, StreamName};
+use crate::{ConsumerName, EntryId, FencingToken, Runtime, ServiceName, StreamName, printable};
 
 /// The default target of the lines.
 pub(crate) const TARGET: &str = "streamlease_core::driver";
@@ -176,7 +178,12 @@ impl Lines {
 impl Named {
     /// A logger that panics costs its line.
     fn write(&self, level: Level, line: &Line) {
-        let keys = Keys { client: self, line };
+        let stream = line.stream.as_ref().map(printable);
+        let keys = Keys {
+            client: self,
+            line,
+            stream: stream.map(|stream| stream.to_string()),
+        };
         let written = panic::catch_unwind(AssertUnwindSafe(|| {
             if level > log::max_level() {
                 return;
@@ -186,7 +193,7 @@ impl Named {
                 &Record::builder()
                     .target(&self.target)
                     .level(level)
-                    .args(format_args!("{}", line.text))
+                    .args(format_args!("{}", printable(&line.text)))
                     .module_path_static(Some(module_path!()))
                     .file_static(Some(file!()))
                     .line(Some(line!()))
@@ -202,15 +209,20 @@ impl Named {
 struct Keys<'a> {
     client: &'a Named,
     line: &'a Line,
+    stream: Option<String>,
 }
 
 impl Source for Keys<'_> {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
-        let Self { client, line } = self;
+        let Self {
+            client,
+            line,
+            stream,
+        } = self;
         let mut visit = |key, value| visitor.visit_pair(Key::from_str(key), value);
         visit("service", client.service.as_str().into())?;
         visit("consumer", client.consumer.as_str().into())?;
-        if let Some(stream) = &line.stream {
+        if let Some(stream) = stream {
             visit("stream", stream.as_str().into())?;
         }
         if let Some(entry) = &line.entry {
