@@ -141,31 +141,25 @@ step_lints() {
     cargo clippy -q --workspace --all-targets -- -D warnings
 }
 
-# A workspace build unifies features: what is published must do on its own, too.
-step_lints_alone() {
-    local package
-    for package in $(published); do
-        cargo clippy -q -p "$package" -- -D warnings
-    done
-}
-
-# As they are here, and as docs.rs has them: each crate alone, with all its features.
+# As they are here, and with all features, as docs.rs has them.
 step_docs() {
-    local package
-    RUSTDOCFLAGS="-D warnings" cargo doc -q --workspace --no-deps
+    local package selection=()
     openssl_headers
     # Not the command: its page has the library's name, and would replace it.
     for package in $(published | grep -vx streamlease-cli); do
-        RUSTDOCFLAGS="-D warnings" cargo doc -q -p "$package" --lib --all-features --no-deps
+        selection+=(-p "$package")
     done
+    export RUSTDOCFLAGS="-D warnings"
+    cargo doc -q --workspace --no-deps
+    cargo doc -q "${selection[@]}" --lib --all-features --no-deps
 }
 
 # --- features ---------------------------------------------------------------------
 
 check_features() {
     printf '  %s\n' "${1:-(none)}"
-    cargo check -q -p streamlease --lib --no-default-features --features "$1" ||
-        fail "streamlease does not compile with the features: ${1:-(none)}"
+    cargo clippy -q -p streamlease --lib --no-default-features --features "$1" -- -D warnings ||
+        fail "streamlease does not pass the lints with the features: ${1:-(none)}"
 }
 
 # Every subset of the facade's features, without the TLS ones.
@@ -215,7 +209,6 @@ step_tls_builds() {
             fail "the command has no TLS and does not say so"
         [[ $said == *'`tls-rustls`'* ]] || fail "it names no feature: $said"
     done
-    cargo test -q -p streamlease-backend-redis-rs --features tls-native-tls --lib tls::
 }
 
 # With nextest of the workspace's build, which the other tests use, too.
@@ -299,26 +292,43 @@ step_msrv() {
 
 # --- packages -----------------------------------------------------------------------
 
-# Packs each crate as for crates.io and compiles it from its package alone. Nothing is
-# looked up there: the crates find each other in what was packed before them. Cargo
-# keeps what it unpacked and built, by version and path, though the source under the
-# same version has changed: all that is put into a directory that is new each time.
+# Packs each crate as for crates.io, and lints each from these packages alone. A workspace build
+# would not do: it unifies features, and sees files that are not packed. Nothing is looked up at
+# crates.io: the packages find each other as the members of a workspace that is made of them.
 step_package() {
-    local package selection=() said part
-    local dir=$PWD/target/package-check cargo=${CARGO_HOME:-$HOME/.cargo}
+    local package said dir=$PWD/target/package-check unpacked=$PWD/target/package-check/unpacked
+    local selection=()
     for package in $(published); do
         selection+=(-p "$package")
     done
     cargo fetch -q
     rm -rf "$dir"
-    mkdir -p "$dir/home/registry"
-    for part in registry/index registry/cache config.toml; do
-        [ ! -e "$cargo/$part" ] || ln -s "$cargo/$part" "$dir/home/$part"
-    done
-    said=$(CARGO_HOME=$dir/home CARGO_PROFILE_DEV_DEBUG=0 cargo package --offline \
-        --allow-dirty --target-dir "$dir" "${selection[@]}" 2>&1) || fail "$said"
+    mkdir -p "$unpacked"
+    said=$(cargo package --offline --allow-dirty --no-verify --target-dir "$dir" \
+        "${selection[@]}" 2>&1) || fail "$said"
     ! grep -A5 '^warning' <<<"$said" || fail "a package is not clean, see above"
-    echo "$((${#selection[@]} / 2)) crates are packed, and compile from their packages"
+    for package in "$dir"/package/*.crate; do
+        # With the time of now: each file of a package has the same one, by which cargo would
+        # not see that it has changed.
+        tar -xzmf "$package" -C "$unpacked"
+    done
+    cp Cargo.lock "$unpacked"
+    workspace_of "$unpacked" >"$unpacked/Cargo.toml"
+    for package in $(published); do
+        cargo clippy -q --offline --manifest-path "$unpacked/Cargo.toml" \
+            --target-dir "${CARGO_TARGET_DIR:-target}" -p "$package" -- -D warnings
+    done
+    echo "$((${#selection[@]} / 2)) crates are packed, and pass the lints from their packages alone"
+}
+
+# The manifest of a workspace of the packages in the directory $1.
+workspace_of() {
+    local directory
+    printf '[workspace]\nresolver = "3"\nmembers = ["*-*"]\n\n[patch.crates-io]\n'
+    for directory in "$1"/*/; do
+        directory=$(basename "$directory")
+        printf '%s = { path = "%s" }\n' "${directory%-*}" "$directory"
+    done
 }
 
 # Against the last release.
@@ -412,10 +422,10 @@ step_tests() {
 
 # --- all of it --------------------------------------------------------------------
 
-FIRST=(redis_server postgres promtool format lints docs)
-# They only compile, in directories of their own. So they run behind the steps that follow, with
+FIRST=(redis_server postgres promtool format)
+# They only compile, in a directory of their own. So they run behind the steps that follow, with
 # the time that those leave: many of these wait for deadlines, or keep one processor busy.
-BEHIND=(package lints_alone features tls_features)
+BEHIND=(lints docs package features tls_features)
 THEN=(tls_builds core_is_lean async_std_without_tokio dependencies msrv semver external_types
     deploy doctests bench_smoke on_other_servers)
 ALL=("${FIRST[@]}" "${BEHIND[@]}" "${THEN[@]}" tests)

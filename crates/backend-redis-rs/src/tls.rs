@@ -114,8 +114,10 @@ fn of_the_system() -> Result<Option<Vec<u8>>> {
         roots.add((*certificate).clone()).is_ok()
     };
     let usable = found.certs.iter().filter(is_usable);
-    let pem: String = usable.map(|certificate| pem(certificate)).collect();
-    if pem.is_empty() {
+    let usable: Vec<_> = usable
+        .map(|certificate| pem::Pem::new("CERTIFICATE", certificate.to_vec()))
+        .collect();
+    if usable.is_empty() {
         let why = found.errors.first().map(ToString::to_string);
         return Err(Error::new(
             ErrorKind::Environment,
@@ -125,38 +127,12 @@ fn of_the_system() -> Result<Option<Vec<u8>>> {
             ),
         ));
     }
-    Ok(Some(pem.into_bytes()))
+    Ok(Some(pem::encode_many(&usable).into_bytes()))
 }
 
 #[cfg(not(all(feature = "tls-rustls", feature = "tls-native-tls")))]
 fn of_the_system() -> Result<Option<Vec<u8>>> {
     Ok(None)
-}
-
-/// A certificate as text.
-#[cfg(all(feature = "tls-rustls", feature = "tls-native-tls"))]
-fn pem(certificate: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut pem = format!("{CERTIFICATE}\n");
-    for line in certificate.chunks(48) {
-        for three in line.chunks(3) {
-            let bits = three
-                .iter()
-                .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
-            let bits = bits << (8 * (3 - three.len()));
-            for place in 0..4 {
-                let digit = (bits >> (18 - 6 * place)) as usize & 63;
-                let is_there = place <= three.len();
-                pem.push(if is_there {
-                    char::from(DIGITS[digit])
-                } else {
-                    '='
-                });
-            }
-        }
-        pem.push('\n');
-    }
-    pem + "-----END CERTIFICATE-----\n"
 }
 
 /// What the text of a failure says about the other side, or about us: the kind, and what
@@ -245,17 +221,6 @@ fn of_client(has: impl Fn(&[&str]) -> bool) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[cfg(all(feature = "tls-rustls", feature = "tls-native-tls"))]
-    #[test]
-    fn a_certificate_is_the_same_as_text() {
-        use rustls::pki_types::pem::PemObject as _;
-        for length in 0..200_u8 {
-            let certificate: Vec<u8> = (0..length).map(|byte| byte.wrapping_mul(71)).collect();
-            let read = CertificateDer::from_pem_slice(pem(&certificate).as_bytes());
-            assert_eq!(&*read.unwrap(), certificate, "{length}");
-        }
-    }
 
     #[test]
     fn a_url_with_tls_is_refused_by_naming_the_feature_that_is_off() {
