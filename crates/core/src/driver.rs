@@ -448,12 +448,13 @@ impl Driver {
                 claimed_from,
                 origin,
                 failures,
+                death_counts,
                 belief,
             } => {
                 let owner = claimed_from.as_ref().unwrap_or(&self.consumer);
                 let free_for = freed.taken(entry, origin, owner, self.runtime.now());
                 let announced_at = Duration::from_millis(entry.ms);
-                let started = Started::new(origin, announced_at, free_for);
+                let started = Started::new(origin, announced_at, free_for, death_counts);
                 // Without handles the shutdown is on its way, and hands this back too.
                 let event = self.handles.upgrade().map(|handle| {
                     Event::StreamAdded(Lease {

@@ -149,7 +149,7 @@ impl Recorder for Metrics {
             (StreamOrigin::TakenOver, Some(free_for)) => self.time(names::TAKEOVER, free_for),
             _ => {}
         }
-        if started.origin == StreamOrigin::TakenOver {
+        if started.death_counts {
             self.count(names::FAILURES, ("kind", "death"), 1);
         }
     }

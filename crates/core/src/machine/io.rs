@@ -142,6 +142,9 @@ pub enum Notice {
         origin: StreamOrigin,
         /// How many owners have failed on it before.
         failures: u32,
+        /// Whether the owner just before died, and that counts as a failure of the stream:
+        /// others have failed on it, too, so its death is on record until it is shown harmless.
+        death_counts: bool,
         /// Until when the lease is believed.
         belief: Arc<Belief>,
     },

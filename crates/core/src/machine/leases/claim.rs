@@ -177,6 +177,8 @@ impl Leases {
             (true, ..) | (_, _, Some(_)) => StreamOrigin::TakenOver,
             (false, false, None) => StreamOrigin::Fresh,
         };
+        // One death happens to everything that a process holds, and is forgotten.
+        let death_counts = failures.counted_now && failures.count > 1;
         holding.belief = Some(belief.clone());
         self.answer_claim(cx, entry, ClaimResult::Claimed);
         self.items.set_origin(entry, Origin::Mine);
@@ -191,6 +193,7 @@ impl Leases {
             claimed_from: from,
             origin,
             failures: failures.count,
+            death_counts,
             belief,
         });
     }
