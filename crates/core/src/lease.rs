@@ -221,7 +221,8 @@ impl Lease {
     ///
     /// After [`quarantine_after`](crate::ClientBuilder::quarantine_after) failures the entry
     /// is quarantined. The last reasons are kept with the entry, the first 256 bytes of
-    /// each. The quarantine shows them.
+    /// each. The quarantine shows them. Put the causes of an error into it: with
+    /// [`Client::run`](crate::Client::run) an `Err` does.
     pub async fn fail(&self, reason: impl Into<String>) -> Result<HandBack> {
         self.end_unfinished(Some(bounded(reason.into()))).await
     }
@@ -259,7 +260,7 @@ impl Lease {
 }
 
 /// The most bytes of a reason that are kept.
-const LONGEST_REASON: usize = 256;
+pub(crate) const LONGEST_REASON: usize = 256;
 
 /// Cut at a character's end.
 fn bounded(mut reason: String) -> String {

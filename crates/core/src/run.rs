@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
 
+use crate::lease::LONGEST_REASON;
 use crate::{BoxFuture, Client, Event, Events, Lease, Result, printable};
 
 /// How long [`Client::run`] works, and how it ends.
@@ -26,7 +28,7 @@ pub struct Run {
 /// What becomes of a stream whose handler has returned.
 ///
 /// A handler may return `()` for `Complete`, or a `Result` of either, whose error is the reason
-/// of a `Fail`.
+/// of a `Fail`, with its causes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Done {
@@ -105,13 +107,36 @@ impl From<()> for Done {
     }
 }
 
-impl<D: Into<Done>, E: fmt::Display> From<Result<D, E>> for Done {
+/// The reason of a failure is what the error says, and each of its
+/// [sources](StdError::source) that it does not name itself: `saving the call: the store is
+/// away: connection refused`. The first 256 bytes are kept, see [`Lease::fail`]. A text is an
+/// error, too, and so are those of `anyhow` and `eyre`; of what can only be displayed return the
+/// text.
+impl<D, E> From<Result<D, E>> for Done
+where
+    D: Into<Done>,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
     fn from(result: Result<D, E>) -> Self {
         match result {
             Ok(done) => done.into(),
-            Err(error) => Self::Fail(error.to_string()),
+            Err(error) => Self::Fail(with_causes(&*error.into())),
         }
     }
+}
+
+fn with_causes(error: &(dyn StdError + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    // What is longer is cut anyhow.
+    while let Some(error) = cause.filter(|_| said.len() < LONGEST_REASON) {
+        let text = error.to_string();
+        if !said.ends_with(&text) {
+            said = format!("{said}: {text}");
+        }
+        cause = error.source();
+    }
+    said
 }
 
 impl Stopping {

@@ -470,3 +470,42 @@ impl BackendProvider for Given {
         Ok(self.0.clone())
     }
 }
+
+/// An error with a cause, as `thiserror` makes them; `true`: its own text ends with the cause's.
+#[derive(Debug)]
+struct Caused(&'static str, Option<Box<Caused>>, bool);
+
+impl std::fmt::Display for Caused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.1, self.2) {
+            (Some(cause), true) => write!(f, "{}: {cause}", self.0),
+            _ => f.write_str(self.0),
+        }
+    }
+}
+
+impl std::error::Error for Caused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.1.as_deref()?)
+    }
+}
+
+#[test]
+fn the_reason_of_a_failure_names_its_causes_once() {
+    let caused = |tells| {
+        let refused = Caused("connection refused", None, false);
+        let store = Caused("the store is away", Some(Box::new(refused)), tells);
+        Caused("saving the call", Some(Box::new(store)), false)
+    };
+    let all = "saving the call: the store is away: connection refused";
+    let boxed: Box<dyn std::error::Error + Send + Sync> = Box::new(caused(false));
+    for (done, reason) in [
+        (Done::from(Err::<(), _>(caused(false))), all),
+        (Done::from(Err::<(), _>(caused(true))), all),
+        (Done::from(Err::<Done, _>(boxed)), all),
+        (Done::from(Err::<(), _>("no such codec")), "no such codec"),
+        (Done::from(Err::<(), _>("a text".to_owned())), "a text"),
+    ] {
+        assert_eq!(done, Done::Fail(reason.to_owned()));
+    }
+}
