@@ -30,7 +30,8 @@ pub(crate) fn from_redis(what: &str, err: RedisError) -> Error {
         _ if err.is_timeout() => "no answer in time".to_owned(),
         (Some((_, right)), _) => format!("{err}; {right}"),
         (_, Some(detail)) if is_too_old(detail) => format!("{TOO_OLD} ({err})"),
-        _ => err.to_string(),
+        (_, Some(detail)) if err.code() == Some(WRONG_TYPE) => wrong_type(detail),
+        _ => without_place(&err.to_string()).to_owned(),
     };
     // Without the cause as a source: its text is all it has, and is here already.
     Error::new(kind, format!("{what}: {why}"))
@@ -41,9 +42,32 @@ pub(crate) fn from_server(what: &str, err: &ServerError) -> Error {
     let (code, detail) = (err.code(), err.details().unwrap_or_default());
     let why = match is_too_old(detail) {
         true => format!("{TOO_OLD} ({code} {detail})"),
-        false => format!("{code} {detail}"),
+        false if code == WRONG_TYPE => wrong_type(detail),
+        false => format!("{code} {}", without_place(detail)),
     };
     Error::new(kind_of(code, detail), format!("{what}: {why}"))
+}
+
+const WRONG_TYPE: &str = "WRONGTYPE";
+
+/// Which key it is a server does not say; a script of ours may.
+fn wrong_type(detail: &str) -> String {
+    let which = match detail.starts_with("Operation against") {
+        true => "a key of the service has another type than it must have",
+        false => without_place(detail),
+    };
+    format!(
+        "{which} (WRONGTYPE): something else writes there. `streamlease doctor` names the key; \
+         delete it, or give the service another name"
+    )
+}
+
+/// Without where in a script it happened, which Redis puts behind it.
+fn without_place(detail: &str) -> &str {
+    match detail.rfind(" script: ") {
+        Some(at) if detail[at..].contains(" on @user_script:") => &detail[..at],
+        _ => detail,
+    }
 }
 
 /// No answer within the time that one may take.
@@ -197,6 +221,21 @@ fn kind_of_text(detail: &str) -> ErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_error_names_a_script_by_its_hash() {
+        let place = " script: 514b4234d50d272b, on @user_script:36.";
+        let said = "Operation against a key holding the wrong kind of value";
+        let wrong = wrong_type(&format!("{said}{place}"));
+        assert!(wrong.starts_with("a key of the service"), "{wrong}");
+        let named = wrong_type(&format!("{{s-input}}:announced is no hash{place}"));
+        assert!(
+            named.starts_with("{s-input}:announced is no hash (WRONGTYPE)"),
+            "{named}"
+        );
+        assert_eq!(without_place(&format!("it is so{place}")), "it is so");
+        assert_eq!(without_place("a script: x"), "a script: x");
+    }
 
     #[test]
     fn every_code_has_the_kind_that_says_what_helps() {

@@ -79,7 +79,11 @@ impl RedisBackend {
             "ok" => Ok(()),
             "busy" => {
                 let living = decode::count(decode::next(&mut rest)?)?;
-                Err(busy(service, &format!("{living} consumers are alive")))
+                let living = match living {
+                    1 => "1 consumer is alive".to_owned(),
+                    living => format!("{living} consumers are alive"),
+                };
+                Err(busy(service, &living))
             }
             _ => Err(protocol("an unknown outcome of a migration")),
         }

@@ -824,7 +824,11 @@ fn an_idle_service_is_migrated_and_a_busy_one_is_not() {
         assert!(refused(LockScheme::Session).await.contains("call is held"));
         server.run::<()>(&["DEL", &wire]);
         let a = opened(&old, "a", TTL).await;
-        assert!(refused(LockScheme::Session).await.contains("1 consumers"));
+        assert!(
+            refused(LockScheme::Session)
+                .await
+                .contains("1 consumer is alive")
+        );
         assert_eq!(recorded().await, Some(LockScheme::PerStream));
         old.locks.sessions().unwrap().close(&a.id).await.unwrap();
 

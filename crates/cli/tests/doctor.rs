@@ -554,3 +554,20 @@ fn on_a_cluster_each_node_is_looked_at_and_the_owner_as_a_server() {
     found.says("nodes", "warning", "; ");
     found.says("role", "ok", "primary");
 }
+
+#[test]
+fn a_key_of_a_wrong_type_is_named() {
+    let server = well();
+    server.run::<()>(&["SET", "orders-input", "mine"]);
+    let found = Found::at(&server.url());
+    found.says("keys", "error", "of a wrong type: orders-input");
+    let url = server.url();
+    let refused = run(&["submit", "--redis", &url, "--service", "orders", "a"]);
+    let said = common::stderr(&refused);
+    assert!(said.contains("submitting to orders-input"), "{said}");
+    assert!(
+        said.contains("another type") && said.contains("streamlease doctor"),
+        "{said}"
+    );
+    assert!(!said.contains("script") && !said.contains(".."), "{said}");
+}

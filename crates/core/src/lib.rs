@@ -69,7 +69,7 @@ pub use payload::{
 pub use printable::printable;
 pub use producer::Producer;
 pub use quarantine::QuarantineAdmin;
-pub use readable::readable;
+pub use readable::{counted, readable};
 pub use recorder::{Attempt, EndKind, Load, NoRecorder, Recorder, Started};
 pub use run::{Done, Run, Stopping};
 pub use runtime::{BoxFuture, Runtime};

@@ -1,4 +1,4 @@
-//! [`readable`]: times as people read them.
+//! [`readable`] and [`counted`]: times and counts as people read them.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,6 +7,14 @@ use std::time::Duration;
 /// `3m05s`, `2h10m`, `3d04h`. Cut off, not rounded: 59.99 seconds are no minute.
 pub fn readable(time: Duration) -> impl fmt::Display {
     Readable(time)
+}
+
+/// A count with its noun: `1 entry`, `2 entries`.
+pub fn counted(count: impl TryInto<u64>, one: &str, many: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {one}"),
+        count => format!("{count} {many}"),
+    }
 }
 
 struct Readable(Duration);
@@ -45,6 +53,13 @@ fn two(great: u64, unit: &str, small: u64, smaller: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(counted(0_usize, "entry", "entries"), "0 entries");
+        assert_eq!(counted(1_u32, "entry", "entries"), "1 entry");
+        assert_eq!(counted(2_u64, "entry", "entries"), "2 entries");
+    }
 
     #[test]
     fn times_are_written_as_people_read_them() {

@@ -261,7 +261,9 @@ pub struct Pending {
     pub entry: EntryId,
     /// At whom it is pending; `None` if it is [stranded](Transport::list_stranded).
     pub consumer: Option<ConsumerName>,
-    /// Time since it was last delivered or claimed; zero if that is not known.
+    /// Time since it was last delivered or claimed; zero if that is not known. What was
+    /// [handed back](Self::handed_back) is made to look idle, so that anybody takes it: the true
+    /// time is not known then.
     pub idle: Duration,
     /// How often it was delivered, as the server counts. Informational.
     pub deliveries: u64,

@@ -53,8 +53,7 @@ pub use streamlease_core::BoxFuture;
 // A client's settings, with their bounds and the times that follow from them.
 pub use streamlease_core::Settings;
 
-// How times, and text from outside, are written in messages.
-pub use streamlease_core::{printable, readable};
+pub use streamlease_core::{counted, printable, readable};
 
 // The metrics.
 pub use streamlease_core::{

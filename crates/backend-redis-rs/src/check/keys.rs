@@ -19,6 +19,8 @@ struct Seen {
     owners: bool,
     tokens: bool,
     details: bool,
+    /// What has a type that it must not have.
+    wrong: Vec<String>,
 }
 
 pub(super) async fn look(server: &Server, keys: &Keys, scheme: LockScheme) -> Vec<Finding> {
@@ -27,6 +29,12 @@ pub(super) async fn look(server: &Server, keys: &Keys, scheme: LockScheme) -> Ve
         Err(error) => return vec![unknown(CODE, &error)],
     };
     let mut findings = Vec::new();
+    if !seen.wrong.is_empty() {
+        let message = format!("of a wrong type: {}", seen.wrong.join(", "));
+        findings.push(finding(Severity::Error, CODE, message).advise(
+            "Something else writes there. Delete the key, or give one of the two another name",
+        ));
+    }
     if let Some(recorded) = seen.scheme.as_deref()
         && recorded != scheme_name(scheme)
     {
@@ -37,17 +45,16 @@ pub(super) async fn look(server: &Server, keys: &Keys, scheme: LockScheme) -> Ve
         );
     }
     let missing = missing(&seen, keys, scheme);
-    findings.push(match missing.is_empty() {
-        true => finding(Severity::Ok, CODE, "no key is missing"),
-        false => {
-            let message = format!("missing: {}", missing.join(", "));
-            finding(Severity::Warning, CODE, message).advise(
-                "Somebody deleted or evicted it, or the server came back without its data. \
-                 Consumers make it anew, but what was in it is lost: submit again what is not \
-                 announced any more. See the findings about eviction and persistence",
-            )
-        }
-    });
+    if !missing.is_empty() {
+        let message = format!("missing: {}", missing.join(", "));
+        findings.push(finding(Severity::Warning, CODE, message).advise(
+            "Somebody deleted or evicted it, or the server came back without its data. \
+             Consumers make it anew, but what was in it is lost: submit again what is not \
+             announced any more. See the findings about eviction and persistence",
+        ));
+    } else if seen.wrong.is_empty() {
+        findings.push(finding(Severity::Ok, CODE, "no key is missing"));
+    }
     findings
 }
 
@@ -86,26 +93,49 @@ async fn see(server: &Server, keys: &Keys) -> Result<Seen> {
     ask.cmd("ZCARD").arg(&keys.sessions);
     ask.cmd("HEXISTS").arg(&keys.owners).arg("");
     ask.cmd("HEXISTS").arg(&keys.tokens).arg("");
-    ask.cmd("EXISTS").arg(&keys.details);
+    ask.cmd("HLEN").arg(&keys.details);
+    ask.cmd("HLEN").arg(&keys.announced);
+    ask.cmd("HLEN").arg(&keys.quarantine);
+    ask.cmd("ZCARD").arg(&keys.quarantine_index);
     let mut replies = server.pipeline(what, &ask).await?.into_iter();
-    let mut next = || decode::next(&mut replies);
-    let scheme = match server.checked(what, next()?)? {
+    let mut wrong = Vec::new();
+    let mut next = |key: &str| {
+        Ok(match decode::next(&mut replies)? {
+            Value::ServerError(err) if err.code() == "WRONGTYPE" => {
+                wrong.push(key.to_owned());
+                Value::Nil
+            }
+            reply => reply,
+        })
+    };
+    let scheme = match server.checked(what, next(&keys.scheme)?)? {
         Value::Nil => None,
         name => Some(decode::text(name)?),
     };
-    let group = match next()? {
+    let group = match next(&keys.lbs)? {
+        Value::Nil => false,
         // No such key.
         Value::ServerError(err) if err.code() == "ERR" => false,
         reply => decode::group_state(server.checked(what, reply)?, &keys.group)?.is_some(),
     };
-    let mut is_some =
-        || -> Result<bool> { Ok(decode::number(server.checked(what, next()?)?)? > 0) };
+    let mut is_some = |key: &str| -> Result<bool> {
+        Ok(match server.checked(what, next(key)?)? {
+            Value::Nil => false,
+            count => decode::number(count)? > 0,
+        })
+    };
+    let (sessions, owners) = (is_some(&keys.sessions)?, is_some(&keys.owners)?);
+    let (tokens, details) = (is_some(&keys.tokens)?, is_some(&keys.details)?);
+    for key in [&keys.announced, &keys.quarantine, &keys.quarantine_index] {
+        is_some(key)?;
+    }
     Ok(Seen {
         scheme,
         group,
-        sessions: is_some()?,
-        owners: is_some()?,
-        tokens: is_some()?,
-        details: is_some()?,
+        sessions,
+        owners,
+        tokens,
+        details,
+        wrong,
     })
 }

@@ -1,7 +1,9 @@
 //! The service: who lives, and what waits for whom.
 
 use super::{Finding, PAGE, Severity};
-use crate::{Backend, EntryId, ErrorKind, LockId, LockScheme, LockState, Pending, Result, Scope};
+use crate::{
+    Backend, EntryId, ErrorKind, LockId, LockScheme, LockState, Pause, Pending, Result, Scope,
+};
 
 /// Entries that are looked at, and names that are shown.
 const PAGE_OF_IDS: usize = 1_000;
@@ -10,9 +12,11 @@ const NAMES: usize = 10;
 
 pub(super) async fn look(backend: &Backend) -> Result<Vec<Finding>> {
     let waiting = waiting(backend).await?;
+    let pause = backend.transport.paused().await?;
     let mut findings = vec![
         locks(backend.locks.scheme()),
-        members(backend, &waiting).await?,
+        members(backend, &waiting, pause.is_some()).await?,
+        paused(pause),
     ];
     if !waiting.has_group {
         let message = "there is no group: nobody has consumed for this service yet";
@@ -85,7 +89,7 @@ async fn waiting(backend: &Backend) -> Result<Waiting> {
     })
 }
 
-async fn members(backend: &Backend, waiting: &Waiting) -> Result<Finding> {
+async fn members(backend: &Backend, waiting: &Waiting, is_paused: bool) -> Result<Finding> {
     let (names, what): (Vec<String>, _) = match backend.locks.sessions() {
         Some(sessions) => {
             let members = sessions.members().await?.into_iter();
@@ -115,9 +119,24 @@ async fn members(backend: &Backend, waiting: &Waiting) -> Result<Finding> {
             "members",
             "no consumer lives, and entries wait",
         )
-        .advise("Start a consumer, for example with `streamlease work`"),
+        .advise(match is_paused {
+            false => "Start a consumer, for example with `streamlease work`",
+            true => "The service is paused: a consumer that starts takes nothing before `resume`",
+        }),
         false => finding(Severity::Info, "members", "no consumer lives"),
     })
+}
+
+fn paused(pause: Option<Pause>) -> Finding {
+    let Some(pause) = pause else {
+        return finding(Severity::Ok, "paused", "the service is not paused");
+    };
+    let mut message = "the service is paused: nobody takes a stream until it is resumed".to_owned();
+    if !pause.reason.is_empty() {
+        message += &format!(" ({})", pause.reason);
+    }
+    finding(Severity::Warning, "paused", message)
+        .advise("Once its reason is gone, let it go on with `streamlease resume`")
 }
 
 fn unowned(waiting: &Waiting) -> Finding {

@@ -8,6 +8,7 @@ use crate::machine::cx::Cx;
 use crate::machine::effects::Effect;
 use crate::machine::pages::Lane;
 use crate::machine::{Answer, ClaimResult, Notice, Reply, StreamOrigin};
+use crate::readable::counted;
 use crate::{
     Announcement, ClaimOutcome, ConsumerName, EntryId, Failures, FencingToken, LeaseRef, Result,
 };
@@ -155,7 +156,8 @@ impl Leases {
             self.answer_claim(cx, entry, ClaimResult::Gone);
             self.items
                 .set(entry, State::Ending(holding, Ending::Quarantine));
-            let mut reason = format!("{} owners failed on it", failures.count);
+            let owners = counted(failures.count, "owner", "owners");
+            let mut reason = format!("{owners} failed on it");
             if let Some(last) = failures.reasons.last() {
                 reason = format!("{reason}, the last: {last}");
             }
