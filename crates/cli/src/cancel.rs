@@ -1,6 +1,7 @@
 //! `streamlease cancel`: withdraws announcements.
 
 use serde::Serialize;
+use streamlease::spi::counted;
 use streamlease::{Canceller, EntryId};
 
 use crate::Failure;
@@ -10,7 +11,7 @@ use crate::runtime;
 
 pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
-        let backend = crate::connect_as_recorded(&args.target).await?;
+        let backend = crate::connect_to_service(&args.target).await?;
         let service = args.target.service.as_str();
         let canceller = Canceller::new(service, &backend)?;
         let cancelled = canceller.cancel(&args.names).await?;
@@ -30,8 +31,8 @@ pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
         {
             0 => Ok(()),
             missed => Err(Failure::other(format!(
-                "{missed} of {} streams were not announced",
-                args.names.len()
+                "not announced: {missed} of {}",
+                counted(args.names.len(), "stream", "streams")
             ))),
         }
     })

@@ -215,6 +215,7 @@ fn told(health: &Health) -> String {
         ("unreachable_for", health.unreachable_for),
         ("last_heartbeat", health.last_heartbeat),
         ("margin", health.margin),
+        ("believed_for", health.believed_for),
     ];
     for (name, time) in times {
         if let Some(time) = time {
@@ -228,5 +229,6 @@ fn told(health: &Health) -> String {
         line("members", &members);
     }
     line("ending", &health.ending);
+    line("paused", &health.paused);
     text
 }

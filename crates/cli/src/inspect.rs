@@ -1,32 +1,32 @@
 //! `streamlease inspect`: what is pending and at whom, the consumers, the quarantine.
 //!
 //! It only looks: it makes no group, takes nothing, and leaves idle times and
-//! delivery counts alone. Pages are printed as they come, so that a long list
-//! takes no memory; what changes meanwhile may be shown twice or not at all.
+//! delivery counts alone. What changes meanwhile may be shown twice or not at all.
 
 mod summary;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use streamlease::spi::{
     Backend, ConsumerState, Delivery, Held, Holder, LockId, LockState, Member, Pending, Scope,
-    readable,
+    counted, readable,
 };
 use streamlease::{
-    Announcement, BackendProvider, EntryId, Error, ErrorKind, LockScheme, MalformedReason,
-    Quarantined, Result, StreamName,
+    Announcement, BackendProvider, EntryId, Error, ErrorKind, MalformedReason, Quarantined, Result,
+    StreamName,
 };
 
 use self::summary::Summary;
 use crate::Failure;
 use crate::args::{InspectArgs, RuntimeKind, State};
-use crate::output::{json_line, printable, raw_info};
+use crate::output::{Row, Tables, raw_info};
+use crate::quarantine::{COLUMNS as QUARANTINE_COLUMNS, Parked};
 use crate::runtime;
+use crate::service::{say_unknown, with_its_locks};
 
 /// Entries looked at together.
 const PAGE: usize = 500;
@@ -41,15 +41,12 @@ pub(crate) fn run(args: InspectArgs) -> std::result::Result<(), Failure> {
             );
         }
         let recorded = backend.recorded_lock_scheme(service).await?;
-        // A group without that record was made by consumers of the wire format.
-        let scheme = recorded.unwrap_or(LockScheme::PerStream);
-        let backend = backend.with_lock_scheme(scheme).backend(service)?;
-        let mut view = View::new(args.json);
+        let backend = with_its_locks(&backend, service).await?.backend(service)?;
+        let mut view = Tables::new(args.json);
         let wanted = Wanted(&args);
         match show(&backend, &wanted, &mut view).await {
             Ok(false) if recorded.is_none() => {
-                let known = "nothing was announced for it, and nobody has worked on it";
-                eprintln!("there is no service {service} here: {known}");
+                say_unknown(service);
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -87,11 +84,11 @@ impl Wanted<'_> {
         self.0.stream.is_empty() && self.0.state.is_empty()
     }
 
-    /// Those of a page that are shown, where `shown` are already.
+    /// Those of a page that are shown.
     fn of<T>(
         &self,
         state: State,
-        shown: &mut usize,
+        so_far: &mut Shown,
         page: Vec<T>,
         name: impl Fn(&T) -> Option<StreamName>,
     ) -> Vec<T> {
@@ -103,10 +100,20 @@ impl Wanted<'_> {
             args.stream.is_empty() || name(entry).is_some_and(|name| args.stream.contains(&name))
         };
         let mut chosen: Vec<T> = page.into_iter().filter(is_wanted).collect();
-        chosen.truncate(args.limit.unwrap_or(usize::MAX) - *shown);
-        *shown += chosen.len();
+        let most = args.limit.unwrap_or(usize::MAX) - so_far.shown;
+        so_far.left_out += chosen.len().saturating_sub(most);
+        chosen.truncate(most);
+        so_far.shown += chosen.len();
         chosen
     }
+}
+
+/// Of one kind of entries.
+#[derive(Default)]
+struct Shown {
+    shown: usize,
+    /// By the limit.
+    left_out: usize,
 }
 
 fn name_in(content: &Result<Announcement, MalformedReason>) -> Option<StreamName> {
@@ -117,13 +124,13 @@ fn name_in(content: &Result<Announcement, MalformedReason>) -> Option<StreamName
 async fn show(
     backend: &Backend,
     wanted: &Wanted<'_>,
-    view: &mut View,
+    view: &mut Tables,
 ) -> std::result::Result<bool, Stop> {
     if wanted.0.summary {
         return summary::show(backend, view).await;
     }
     let mut counts = Summary::default();
-    let mut shown = [0; 4];
+    let mut shown: [Shown; 4] = Default::default();
 
     view.table(ENTRY_COLUMNS)?;
     let mut after = Some(EntryId::MIN);
@@ -197,7 +204,12 @@ async fn show(
         }
     }
     counts.paused = summary::paused(backend).await?;
-    view.end(&counts)?;
+    view.end(&counts, &counts.readable())?;
+    let left_out: usize = shown.iter().map(|shown| shown.left_out).sum();
+    if left_out > 0 {
+        let entries = counted(left_out, "entry", "entries");
+        eprintln!("--limit left out {entries} of those that were asked for");
+    }
     Ok(has_group || counts.has_any())
 }
 
@@ -278,6 +290,7 @@ struct EntryRow {
     lock_live: bool,
     /// For how long the lock is live still.
     lock_ms: Option<u64>,
+    /// `null` if it is handed back, or at nobody: how long, is not known then.
     idle_ms: Option<u64>,
     deliveries: u64,
     failures: u32,
@@ -301,7 +314,8 @@ fn pending_row(pending: Pending, lock: Option<LockState>) -> EntryRow {
         lock_live: held.is_some(),
         lock_ms: held.as_ref().map(|held| ms(held.remaining)),
         holder: held.map(holder),
-        idle_ms: pending.consumer.is_some().then(|| ms(pending.idle)),
+        // What is handed back is made to look idle, so that anybody takes it at once.
+        idle_ms: (pending.consumer.is_some() && !pending.handed_back).then(|| ms(pending.idle)),
         deliveries: pending.deliveries,
         failures: pending.failures,
         reasons: pending.reasons,
@@ -414,12 +428,12 @@ impl Row for ConsumerRow {
     }
 }
 
-const QUARANTINE_COLUMNS: &[&str] = &["ENTRY", "FAILURES", "QUARANTINED BY", "REASON", "PAYLOAD"];
-
 #[derive(Serialize)]
 #[serde(tag = "event", rename = "quarantined")]
 struct QuarantineRow {
     entry: String,
+    /// `null` if the entry cannot be read.
+    stream: Option<String>,
     reason: String,
     failures: u32,
     parked_by: String,
@@ -433,6 +447,7 @@ fn quarantine_row(quarantined: Quarantined) -> QuarantineRow {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     QuarantineRow {
         entry: quarantined.entry.to_string(),
+        stream: name_in(&quarantined.content()).map(|name| name.to_string()),
         reason: quarantined.reason,
         failures: quarantined.failures,
         parked_by: quarantined.last_owner.to_string(),
@@ -447,152 +462,16 @@ fn quarantine_row(quarantined: Quarantined) -> QuarantineRow {
 
 impl Row for QuarantineRow {
     fn cells(&self) -> Vec<String> {
-        let payload: Vec<String> = self
-            .fields
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        vec![
-            self.entry.clone(),
-            self.failures.to_string(),
-            self.parked_by.clone(),
-            self.reason.clone(),
-            shortened(&payload.join(" "), 80),
-        ]
-    }
-}
-
-trait Row: Serialize {
-    fn cells(&self) -> Vec<String>;
-}
-
-/// A table, or JSON lines.
-struct View {
-    json: bool,
-    colours: bool,
-    out: io::BufWriter<io::Stdout>,
-    /// Tables begun so far.
-    tables: usize,
-    columns: &'static [&'static str],
-    /// Rows that wait until it is known how wide the columns are.
-    waiting: Vec<Vec<String>>,
-    /// As wide as the first rows need; later ones stand out.
-    widths: Option<Vec<usize>>,
-}
-
-/// So many rows decide how wide a table's columns are.
-const MEASURED: usize = PAGE;
-
-const BOLD: &str = "\u{1b}[1m";
-const RED: &str = "\u{1b}[31m";
-const YELLOW: &str = "\u{1b}[33m";
-const PLAIN: &str = "\u{1b}[0m";
-
-/// Nobody but a terminal, and none whose user does not want them.
-fn wants_colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
-    is_terminal && no_color.is_none_or(OsStr::is_empty)
-}
-
-impl View {
-    fn new(json: bool) -> Self {
-        let no_color = std::env::var_os("NO_COLOR");
-        Self {
-            json,
-            colours: wants_colours(io::stdout().is_terminal(), no_color.as_deref()),
-            out: io::BufWriter::new(io::stdout()),
-            tables: 0,
-            columns: &[],
-            waiting: Vec::new(),
-            widths: None,
+        Parked {
+            entry: &self.entry,
+            stream: self.stream.as_deref(),
+            parked_at: self.parked_at,
+            failures: self.failures,
+            by: &self.parked_by,
+            reason: &self.reason,
+            fields: &self.fields,
         }
-    }
-
-    /// Begins a table, which is shown if it gets a row.
-    fn table(&mut self, columns: &'static [&'static str]) -> io::Result<()> {
-        self.flush()?;
-        (self.widths, self.columns) = (None, columns);
-        Ok(())
-    }
-
-    fn print(&mut self, row: &impl Row) -> io::Result<()> {
-        if self.json {
-            self.out.write_all(json_line(row).as_bytes())?;
-            return self.out.flush();
-        }
-        let cells: Vec<String> = row.cells().iter().map(|cell| printable(cell)).collect();
-        if let Some(widths) = &self.widths {
-            let line = line(&cells, widths, self.colours);
-            return writeln!(self.out, "{line}");
-        }
-        self.waiting.push(cells);
-        match self.waiting.len() < MEASURED {
-            true => Ok(()),
-            false => self.flush(),
-        }
-    }
-
-    /// Shows what waits, below the columns' names.
-    fn flush(&mut self) -> io::Result<()> {
-        let rows = std::mem::take(&mut self.waiting);
-        if rows.is_empty() {
-            return Ok(());
-        }
-        self.tables += 1;
-        if self.tables > 1 {
-            writeln!(self.out)?;
-        }
-        let names: Vec<String> = self.columns.iter().map(ToString::to_string).collect();
-        let width = |column: usize| {
-            let cells = rows.iter().chain([&names]);
-            let cells = cells.filter_map(|cells| cells.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..names.len()).map(width).collect();
-        let head = line(&names, &widths, false);
-        match self.colours {
-            true => writeln!(self.out, "{BOLD}{head}{PLAIN}")?,
-            false => writeln!(self.out, "{head}")?,
-        }
-        for cells in rows {
-            let line = line(&cells, &widths, self.colours);
-            writeln!(self.out, "{line}")?;
-        }
-        self.widths = Some(widths);
-        self.out.flush()
-    }
-
-    fn end(&mut self, counts: &Summary) -> io::Result<()> {
-        self.flush()?;
-        if self.json {
-            self.out.write_all(json_line(counts).as_bytes())?;
-        } else {
-            if self.tables > 0 {
-                writeln!(self.out)?;
-            }
-            writeln!(self.out, "{counts}")?;
-            if let Some(paused) = &counts.paused {
-                writeln!(self.out, "{paused}")?;
-            }
-        }
-        self.out.flush()
-    }
-}
-
-/// What is not as it should be stands out.
-fn line(cells: &[String], widths: &[usize], colours: bool) -> String {
-    let mut line = String::new();
-    for (cell, width) in cells.iter().zip(widths) {
-        line += &format!("{cell:width$}  ");
-    }
-    let line = line.trim_end();
-    let colour = cells.iter().find_map(|cell| match cell.as_str() {
-        "stranded" => Some(RED),
-        cell if cell.starts_with("failures=") || cell.contains(", failures=") => Some(YELLOW),
-        _ => None,
-    });
-    match colour {
-        Some(colour) if colours => format!("{colour}{line}{PLAIN}"),
-        _ => line.to_owned(),
+        .cells()
     }
 }
 
@@ -606,28 +485,4 @@ fn ms(time: Duration) -> u64 {
 
 fn in_words(ms: u64) -> String {
     readable(Duration::from_millis(ms)).to_string()
-}
-
-fn shortened(text: &str, chars: usize) -> String {
-    match text.char_indices().nth(chars) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_terminals_have_colours_and_only_if_they_are_wanted() {
-        assert!(wants_colours(true, None));
-        assert!(wants_colours(true, Some(OsStr::new(""))));
-        assert!(!wants_colours(true, Some(OsStr::new("1"))));
-        assert!(!wants_colours(false, None));
-        let cells = ["1-0", "stranded"].map(String::from);
-        assert_eq!(line(&cells, &[5, 8], false), "1-0    stranded");
-        let red = format!("{RED}1-0    stranded{PLAIN}");
-        assert_eq!(line(&cells, &[5, 8], true), red);
-    }
 }

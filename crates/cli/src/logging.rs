@@ -5,18 +5,17 @@
 //! pipe that nobody reads, and a driver that waited for a line could not renew.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::LevelFilter;
 use streamlease::spi::printable;
-
-use crate::output;
 
 /// Lines that wait to be written; what comes on top is dropped, and counted.
 const WAITING: usize = 1024;
@@ -55,11 +54,11 @@ pub(crate) fn start(level: Option<LevelFilter>) -> Log {
             let _ = stderr.write_all(&line);
             let dropped = counts.dropped.swap(0, Ordering::AcqRel);
             if dropped > 0 {
-                let ts = output::unix_ms();
+                let ts = now();
                 let _ = writeln!(
                     stderr,
-                    "{ts} WARN  streamlease: {dropped} lines of this log were dropped: \
-                     standard error took nothing"
+                    "{ts} WARN  streamlease: lines of this log were dropped: {dropped}; standard \
+                     error took nothing"
                 );
             }
             counts.written.fetch_add(1, Ordering::AcqRel);
@@ -77,7 +76,7 @@ pub(crate) fn start(level: Option<LevelFilter>) -> Log {
     logger
         .target(env_logger::Target::Pipe(Box::new(lines.clone())))
         .format(|out, record| {
-            let (ts, level) = (output::unix_ms(), record.level());
+            let (ts, level) = (now(), record.level());
             // Whoever says it: no name and no server's text makes a line of its own.
             let said = printable(record.args());
             writeln!(out, "{ts} {level:5} {}: {said}", record.target())
@@ -89,8 +88,13 @@ pub(crate) fn start(level: Option<LevelFilter>) -> Log {
     log
 }
 
+/// In UTC, as `2026-11-29T12:00:00.000Z`.
+fn now() -> impl Display {
+    humantime::format_rfc3339_millis(SystemTime::now())
+}
+
 fn told(panic: &PanicHookInfo<'_>) -> String {
-    let (ts, thread) = (output::unix_ms(), thread::current());
+    let (ts, thread) = (now(), thread::current());
     let name = thread.name().unwrap_or("without a name");
     let mut told = format!("{ts} ERROR streamlease: thread '{name}' {panic}\n");
     let backtrace = Backtrace::capture();

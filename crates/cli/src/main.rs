@@ -18,6 +18,7 @@ mod pause;
 mod quarantine;
 mod revoke;
 mod runtime;
+mod service;
 mod signals;
 mod submit;
 mod work;
@@ -27,7 +28,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use streamlease::{Credentials, LockScheme, RedisBackend, RedisBackendBuilder};
+use streamlease::{Credentials, RedisBackend, RedisBackendBuilder};
 use streamlease::{Error, ErrorKind};
 
 use crate::args::{Cli, Command};
@@ -161,12 +162,11 @@ async fn connect(target: &args::Target) -> Result<RedisBackend, Failure> {
     backend.map_err(|err| of_redis(target, err))
 }
 
-/// The same, with the locks of the service's consumers.
-async fn connect_as_recorded(target: &args::Target) -> Result<RedisBackend, Failure> {
+/// The same, for what is done to a service that there should be, with its locks.
+async fn connect_to_service(target: &args::Target) -> Result<RedisBackend, Failure> {
     let backend = connect(target).await?;
-    let recorded = backend.recorded_lock_scheme(&target.service).await?;
-    // A group without that record was made by consumers of the wire format.
-    Ok(backend.with_lock_scheme(recorded.unwrap_or(LockScheme::PerStream)))
+    service::note_if_unknown(&backend, &target.service).await;
+    Ok(service::with_its_locks(&backend, &target.service).await?)
 }
 
 fn of_redis(target: &args::Target, err: Error) -> Failure {

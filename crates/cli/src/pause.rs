@@ -10,9 +10,8 @@ use crate::runtime;
 
 pub(crate) fn pause(args: PauseArgs) -> Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
-        let backend = crate::connect(&args.target).await?;
+        let backend = crate::connect_to_service(&args.target).await?;
         let service = &args.target.service;
-        let recorded = backend.recorded_lock_scheme(service).await?;
         let admin = ServiceAdmin::new(service, &backend)?;
         let began = admin.pause(&args.reason).await?;
         // Of one that lasts already: that one's.
@@ -25,12 +24,7 @@ pub(crate) fn pause(args: PauseArgs) -> Result<(), Failure> {
             false => Event::AlreadyPaused,
         };
         tell(&args.target, args.json, event, Some(reason))?;
-        // A group without a record of its locks was made by consumers of the wire format.
-        let may_be_mixed = match recorded {
-            Some(scheme) => scheme == LockScheme::PerStream,
-            None => backend.backend(service)?.admin.consumers().await.is_ok(),
-        };
-        if may_be_mixed {
+        if backend.backend(service)?.locks.scheme() == LockScheme::PerStream {
             eprintln!(
                 "warning: a fleet with per-stream locks may have consumers of the Go library: they \
                  do not know of pauses, and go on taking"
@@ -42,7 +36,7 @@ pub(crate) fn pause(args: PauseArgs) -> Result<(), Failure> {
 
 pub(crate) fn resume(args: ResumeArgs) -> Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
-        let backend = crate::connect(&args.target).await?;
+        let backend = crate::connect_to_service(&args.target).await?;
         let admin = ServiceAdmin::new(&args.target.service, &backend)?;
         let event = match admin.resume().await? {
             true => Event::Resumed,

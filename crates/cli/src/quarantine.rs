@@ -1,14 +1,16 @@
 //! `streamlease quarantine`: what is in quarantine, and what shall become of it.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use streamlease::spi::{counted, readable};
 use streamlease::{EntryId, QuarantineAdmin, QuarantineRelease, Quarantined};
 
 use crate::Failure;
 use crate::args::{ChooseArgs, ListArgs, QuarantineCommand, RuntimeKind, Target};
-use crate::output::{json_line, print, printable, raw_info};
+use crate::output::{Row, Tables, json_line, print, printable, raw_info, shortened, unix_ms};
 use crate::runtime;
 
 /// Entries dealt with together.
@@ -25,23 +27,34 @@ pub(crate) fn run(command: QuarantineCommand) -> Result<(), Failure> {
 }
 
 async fn connect(target: &Target) -> Result<QuarantineAdmin, Failure> {
-    let backend = crate::connect(target).await?;
+    let backend = crate::connect_to_service(target).await?;
     Ok(QuarantineAdmin::new(target.service.as_str(), &backend)?)
 }
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
     let admin = connect(&args.target).await?;
-    let out = Out { json: args.json };
+    let mut tables = Tables::new(args.json);
     let mut after = EntryId::MIN;
-    loop {
+    let mut ended = tables.table(COLUMNS);
+    while ended.is_ok() {
         let page = admin.page(after, PAGE).await?;
         let Some(last) = page.last() else {
-            return Ok(());
+            if after == EntryId::MIN {
+                let service = printable(args.target.service.as_str());
+                eprintln!("the quarantine of service {service} is empty");
+            }
+            ended = tables.finish();
+            break;
         };
         after = last.entry;
-        if !out.print(page.iter().map(Line::quarantined))? {
-            return Ok(());
+        let mut lines = page.iter().map(Listed::from);
+        ended = lines.try_for_each(|line| tables.print(&line));
+    }
+    match ended {
+        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::other(format!("standard output: {err}")))
         }
+        _ => Ok(()),
     }
 }
 
@@ -80,7 +93,11 @@ async fn drop_entries(args: ChooseArgs, yes: bool) -> Result<(), Failure> {
 
 /// Asks whoever sits at the terminal.
 fn confirmed(entries: usize) -> Result<bool, Failure> {
-    eprint!("Drop {entries} entries for good? They cannot be had back. [y/N] ");
+    let (entries, them) = match entries {
+        1 => ("1 entry".to_owned(), "It"),
+        _ => (counted(entries, "entry", "entries"), "They"),
+    };
+    eprint!("Drop {entries} for good? {them} cannot be had back. [y/N] ");
     let mut answer = String::new();
     io::stdin()
         .read_line(&mut answer)
@@ -106,33 +123,118 @@ fn all_found(missed: usize, args: &ChooseArgs) -> Result<(), Failure> {
         0 => Ok(()),
         _ if args.all => Ok(()),
         _ => Err(Failure::other(format!(
-            "{missed} of {} entries were not found in quarantine, or cannot be released",
-            args.entries.len()
+            "not found in quarantine, or not to be released: {missed} of {}",
+            counted(args.entries.len(), "entry", "entries")
         ))),
     }
 }
 
-/// What is printed of one entry.
+/// The table of what is in quarantine.
+pub(crate) const COLUMNS: &[&str] = &[
+    "ENTRY",
+    "STREAM",
+    "AGE",
+    "FAILURES",
+    "QUARANTINED BY",
+    "REASON",
+    "PAYLOAD",
+];
+
+/// A line of it.
+pub(crate) struct Parked<'a> {
+    pub(crate) entry: &'a str,
+    pub(crate) stream: Option<&'a str>,
+    pub(crate) parked_at: u64,
+    pub(crate) failures: u32,
+    pub(crate) by: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) fields: &'a [(String, String)],
+}
+
+impl Parked<'_> {
+    pub(crate) fn cells(&self) -> Vec<String> {
+        let age = Duration::from_millis(unix_ms().saturating_sub(self.parked_at));
+        let fields = self.fields.iter();
+        let payload: Vec<String> = fields
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        vec![
+            self.entry.to_owned(),
+            self.stream.unwrap_or("-").to_owned(),
+            readable(age).to_string(),
+            self.failures.to_string(),
+            self.by.to_owned(),
+            self.reason.to_owned(),
+            shortened(&payload.join(" "), 80),
+        ]
+    }
+}
+
+/// What is printed of one entry that is in quarantine.
+#[derive(Serialize)]
+#[serde(tag = "event", rename = "quarantined")]
+struct Listed {
+    entry: String,
+    /// `null` if the entry cannot be read.
+    stream: Option<String>,
+    info: Option<Box<RawValue>>,
+    /// Why it cannot be read.
+    malformed: Option<String>,
+    reason: String,
+    failures: u32,
+    /// Why the last of its owners failed, oldest first.
+    reasons: Vec<String>,
+    last_owner: String,
+    /// Unix time in milliseconds, by the server's clock.
+    parked_at: u64,
+    /// What the entry held, names and values; bytes that are not UTF-8 are replaced.
+    fields: Vec<(String, String)>,
+}
+
+impl From<&Quarantined> for Listed {
+    fn from(quarantined: &Quarantined) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stream, info, malformed) = match quarantined.content() {
+            Ok(said) => (Some(said.stream.to_string()), raw_info(&said.info), None),
+            Err(reason) => (None, None, Some(reason.to_string())),
+        };
+        let fields = quarantined.fields.iter();
+        Self {
+            entry: quarantined.entry.to_string(),
+            stream,
+            info,
+            malformed,
+            reason: quarantined.reason.clone(),
+            failures: quarantined.failures,
+            reasons: quarantined.reasons.clone(),
+            last_owner: quarantined.last_owner.to_string(),
+            parked_at: quarantined.at_ms,
+            fields: fields
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
+        }
+    }
+}
+
+impl Row for Listed {
+    fn cells(&self) -> Vec<String> {
+        Parked {
+            entry: &self.entry,
+            stream: self.stream.as_deref(),
+            parked_at: self.parked_at,
+            failures: self.failures,
+            by: &self.last_owner,
+            reason: &self.reason,
+            fields: &self.fields,
+        }
+        .cells()
+    }
+}
+
+/// What is printed of one that was to leave it.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line {
-    Quarantined {
-        entry: String,
-        /// `null` if the entry cannot be read.
-        stream: Option<String>,
-        info: Option<Box<RawValue>>,
-        /// Why it cannot be read.
-        malformed: Option<String>,
-        reason: String,
-        failures: u32,
-        /// Why the last of its owners failed, oldest first.
-        reasons: Vec<String>,
-        last_owner: String,
-        /// Unix time in milliseconds, by the server's clock.
-        parked_at: u64,
-        /// What the entry held, names and values; bytes that are not UTF-8 are replaced.
-        fields: Vec<(String, String)>,
-    },
     Released {
         entry: String,
         /// The id under which it is on the LBS again.
@@ -150,29 +252,6 @@ enum Line {
 }
 
 impl Line {
-    fn quarantined(quarantined: &Quarantined) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stream, info, malformed) = match quarantined.content() {
-            Ok(said) => (Some(said.stream.to_string()), raw_info(&said.info), None),
-            Err(reason) => (None, None, Some(reason.to_string())),
-        };
-        let fields = quarantined.fields.iter();
-        Self::Quarantined {
-            entry: quarantined.entry.to_string(),
-            stream,
-            info,
-            malformed,
-            reason: quarantined.reason.clone(),
-            failures: quarantined.failures,
-            reasons: quarantined.reasons.clone(),
-            last_owner: quarantined.last_owner.to_string(),
-            parked_at: quarantined.at_ms,
-            fields: fields
-                .map(|(name, value)| (text(name), text(value)))
-                .collect(),
-        }
-    }
-
     fn released(entry: EntryId, release: QuarantineRelease) -> Self {
         let entry = entry.to_string();
         match release {
@@ -197,26 +276,6 @@ impl Line {
     /// The same for people.
     fn readable(&self) -> String {
         match self {
-            Self::Quarantined {
-                entry,
-                stream,
-                reason,
-                failures,
-                reasons,
-                last_owner,
-                ..
-            } => {
-                let failed = match reasons.is_empty() {
-                    true => String::new(),
-                    false => format!(" reasons={}", printable(&reasons.join("; "))),
-                };
-                format!(
-                    "quarantined: entry={entry} stream={} failures={failures} last_owner={} reason={}{failed}",
-                    printable(stream.as_deref().unwrap_or("-")),
-                    printable(last_owner),
-                    printable(reason)
-                )
-            }
             Self::Released { entry, new_entry } => {
                 format!("released: entry={entry} new_entry={new_entry}")
             }

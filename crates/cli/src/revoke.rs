@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use streamlease::LeaseAdmin;
+use streamlease::spi::counted;
 
 use crate::Failure;
 use crate::args::{RevokeArgs, RuntimeKind};
@@ -13,7 +14,7 @@ const PAGE: usize = 500;
 
 pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
-        let backend = crate::connect_as_recorded(&args.target).await?;
+        let backend = crate::connect_to_service(&args.target).await?;
         let service = args.target.service.as_str();
         let admin = LeaseAdmin::new(service, &backend)?;
         let mut missed = 0;
@@ -34,8 +35,8 @@ pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
         match missed {
             0 => Ok(()),
             _ => Err(Failure::other(format!(
-                "nobody holds {missed} of {} streams",
-                args.names.len()
+                "nobody holds {missed} of {}",
+                counted(args.names.len(), "stream", "streams")
             ))),
         }
     })

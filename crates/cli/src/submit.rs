@@ -1,5 +1,7 @@
 //! `streamlease submit`: announces data streams and prints their entry ids.
 
+mod bar;
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::{fmt, fs, thread};
 
 use async_channel::Receiver;
 use futures_lite::future;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use streamlease::spi::readable;
 use streamlease::{
@@ -77,7 +79,7 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
     let mut progress = Progress {
         producer,
         target: args.target,
-        bar: bar(all),
+        bar: bar::new(all, BATCH),
         runtime,
         info,
         timeout: args.timeout,
@@ -111,26 +113,6 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
     }
     progress.bar.finish_and_clear();
     Ok(())
-}
-
-/// How far it is, where somebody looks on and it may take a while.
-fn bar(all: Option<usize>) -> ProgressBar {
-    if all.is_some_and(|all| all <= BATCH) || !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match all {
-        Some(all) => {
-            let all = u64::try_from(all).unwrap_or(u64::MAX);
-            let template = "{bar:40} {human_pos}/{human_len} submitted, {per_sec}, {eta} left";
-            (ProgressBar::new(all), template)
-        }
-        None => (
-            ProgressBar::no_length(),
-            "{spinner} {human_pos} submitted, {per_sec}",
-        ),
-    };
-    let style = ProgressStyle::with_template(template);
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 struct Progress {

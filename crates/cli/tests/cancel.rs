@@ -19,7 +19,7 @@ fn a_cancelled_stream_is_withdrawn_and_its_owner_told_with_either_locks() {
         let none = cancel(&["never"]);
         assert_eq!(none.status.code(), Some(1), "{none:?}");
         assert_eq!(lines(&none), ["not announced: stream=never"]);
-        assert!(stderr(&none).contains("1 of 1 streams were not announced"));
+        assert!(stderr(&none).contains("not announced: 1 of 1 stream\n"));
 
         // Also before any consumer has started.
         let early = submit(&server, "s", &["early"]).remove(0);
@@ -43,6 +43,8 @@ fn a_cancelled_stream_is_withdrawn_and_its_owner_told_with_either_locks() {
         );
         let told = worker.wait_for("stream_disowned", SOON);
         assert_eq!(told["stream"], "held");
+        let reason = told["reason"].as_str().unwrap();
+        assert!(["cancelled", "entry_gone"].contains(&reason), "{told}");
         assert_eq!(unfinished(&server, "s"), 0);
         submit(&server, "s", &["next"]);
         let added = worker.wait_for_count("stream_added", 2, SOON);

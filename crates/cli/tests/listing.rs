@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::{SOON, inspect, lines, run, run_with_input, submit, work};
 use serde_json::{Value, json};
-use streamlease_tests::{RedisServer, eventually_blocking};
+use streamlease_tests::{RedisServer, Signal, eventually_blocking};
 
 fn entries(server: &RedisServer) -> Vec<Value> {
     inspect(server, "s")
@@ -168,7 +168,7 @@ fn pending_entries_are_shown_with_holder_lock_and_counts() {
     );
 
     // Dead, it is still shown as the one that has the entry, but not as a holder.
-    worker.signal(streamlease_tests::Signal::KILL);
+    worker.signal(Signal::KILL);
     worker.wait_exit(SOON);
     eventually_blocking("the lock to expire", SOON, || {
         let listed = entries(&server);
@@ -379,6 +379,46 @@ fn a_listing_can_be_limited_to_streams_states_and_numbers_and_all_are_counted() 
     assert!(names(&[]).contains(&"?".to_owned()));
     let (text, _) = shown(&server, &["--summary"]);
     assert_eq!(text.lines().count(), 1);
+    assert!(text.contains(", 1 consumer, "), "{text}");
+    // What the limit left out is told, and nothing else.
+    let (_, said) = shown(&server, &["--stream", "a", "--limit", "1"]);
+    assert_eq!(
+        said,
+        "--limit left out 1 entry of those that were asked for\n"
+    );
+    let (_, said) = shown(&server, &["--stream", "a", "--limit", "2"]);
+    assert_eq!(said, "");
+}
+
+#[test]
+fn a_long_name_leaves_the_table_as_it_is() {
+    let server = RedisServer::start();
+    let long = "n".repeat(300);
+    submit(&server, "s", &[&long, "short"]);
+    let (text, _) = shown(&server, &[]);
+    assert!(text.contains(&format!(" {}… ", "n".repeat(59))), "{text}");
+    let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(widest < 160, "{widest}: {text}");
+    let whole = entries(&server);
+    assert_eq!(whole[0]["stream"], long.as_str());
+}
+
+/// It is made to look idle so that anybody takes it: that is no age to show.
+#[test]
+fn what_was_handed_back_has_no_idle_time() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["a"]);
+    let mut worker = work(&server, "s", "one", &[]);
+    worker.wait_for("stream_added", SOON);
+    worker.signal(Signal::TERM);
+    worker.wait_exit(SOON);
+    let entry = &entries(&server)[0];
+    assert_eq!(
+        (&entry["handed_back"], &entry["idle_ms"]),
+        (&json!(true), &json!(null))
+    );
+    let (text, _) = shown(&server, &[]);
+    assert!(!text.contains("1h"), "{text}");
 }
 
 #[test]
@@ -471,7 +511,7 @@ fn at_a_terminal_somebody_is_asked_before_everything_is_dropped() {
         let output = answered(no, &[]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let said = common::stderr(&output);
-        assert!(said.contains("Drop 1 entries for good?"), "{said}");
+        assert!(said.contains("Drop 1 entry for good?"), "{said}");
         assert!(said.contains("nothing was dropped"), "{said}");
     }
     let output = answered("y\n", &[]);

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::io::{Read, Write};
+
 use common::{SOON, lines, run, stderr, submit, work};
 use serde_json::Value;
-use streamlease_tests::{RedisServer, Signal};
+use streamlease_tests::{RedisServer, Signal, eventually_blocking};
 
 fn with(server: &RedisServer, command: &str, more: &[&str]) -> std::process::Output {
     let url = server.url();
@@ -91,4 +93,92 @@ fn with_per_stream_locks_a_pause_warns_of_consumers_that_do_not_obey() {
     let paused = with(&server, "pause", &[]);
     assert!(stderr(&paused).contains("Go library"), "{paused:?}");
     assert_eq!(lines(&paused), ["paused: service=s"]);
+}
+
+#[test]
+fn doctor_and_probes_tell_of_a_pause() {
+    let server = RedisServer::start();
+    let mut worker = work(&server, "s", "one", &["--http", "127.0.0.1:0"]);
+    let words = "metrics are at http://";
+    common::said(&worker, words);
+    let stderr = worker.stderr();
+    let address = stderr.split(words).nth(1).unwrap();
+    let address = address.lines().next().unwrap().trim();
+    let ready = || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\n\r\n").unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
+    };
+    let told = ready();
+    assert!(told.contains("\npaused: false\n"), "{told}");
+    assert!(told.contains("\nbelieved_for: "), "{told}");
+    let doctor = |code: &str| {
+        let url = server.url();
+        let output = run(&["doctor", "--json", "--redis", &url, "--service", "s"]);
+        let lines = lines(&output).into_iter();
+        let mut findings = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        findings.find(|finding| finding["code"] == code).unwrap()
+    };
+    assert_eq!(doctor("paused")["severity"], "ok");
+    with(&server, "pause", &["--reason", "a migration"]);
+    let found = doctor("paused");
+    assert_eq!(found["severity"], "warning", "{found}");
+    let message = found["message"].as_str().unwrap();
+    assert!(
+        message.contains("paused") && message.contains("a migration"),
+        "{found}"
+    );
+    assert!(
+        found["advice"]
+            .as_str()
+            .unwrap()
+            .contains("streamlease resume")
+    );
+    eventually_blocking("the consumer to hear of it", SOON, || {
+        ready().contains("\npaused: true\n")
+    });
+    // Another consumer would not help.
+    worker.signal(Signal::TERM);
+    worker.wait_exit(SOON);
+    submit(&server, "s", &["a"]);
+    let found = doctor("members");
+    assert_eq!(found["severity"], "warning", "{found}");
+    let advice = found["advice"].as_str().unwrap();
+    assert!(advice.contains("takes nothing before `resume`"), "{found}");
+}
+
+/// A slip of the pen must not look like success.
+#[test]
+fn what_is_done_to_a_service_that_does_not_exist_says_so() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let target = ["--redis", &url, "--service", "typo"];
+    for (command, names) in [
+        (&["pause"][..], &[][..]),
+        (&["resume"], &[]),
+        (&["revoke"], &["a"]),
+        (&["cancel"], &["a"]),
+        (&["quarantine", "list"], &[]),
+        (&["quarantine", "drop"], &["1-1"]),
+        (&["quarantine", "release"], &["--all"]),
+    ] {
+        let output = run(&[command, &target, names].concat());
+        let said = stderr(&output);
+        assert!(
+            said.starts_with("there is no service typo here"),
+            "{command:?}: {said}"
+        );
+    }
+    // Of one that there is, nothing is said.
+    submit(&server, "typo", &["a"]);
+    let output = run(&[&["pause"][..], &target].concat());
+    assert_eq!(
+        (stderr(&output), output.status.code()),
+        (String::new(), Some(0))
+    );
+    let list = run(&[&["quarantine", "list"][..], &target].concat());
+    assert_eq!(stderr(&list), "the quarantine of service typo is empty\n");
+    assert!(list.stdout.is_empty() && list.status.success(), "{list:?}");
 }

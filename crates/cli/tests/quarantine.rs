@@ -30,6 +30,12 @@ fn parse(output: &Output) -> Vec<Value> {
         .collect()
 }
 
+/// The cells of a row.
+fn columns(line: &str) -> Vec<&str> {
+    let cells = line.split("  ").map(str::trim);
+    cells.filter(|cell| !cell.is_empty()).collect()
+}
+
 /// So many malformed entries, quarantined.
 fn quarantined(server: &RedisServer, n: usize) -> Vec<String> {
     let add = |i| {
@@ -83,14 +89,18 @@ fn a_failing_stream_is_listed_released_and_worked_on() {
     ] {
         assert_eq!(listed[0][key], value, "{key}");
     }
-    let readable = lines(&quarantine(&server, "list", &[])).remove(0);
-    assert_eq!(
-        readable,
-        format!(
-            "quarantined: entry={id} stream=bad \\u{{1b}}[31m failures=5 \
-             last_owner=redis-consumer-three reason=tired"
-        )
-    );
+    // For people it is a table.
+    let table = lines(&quarantine(&server, "list", &[]));
+    let words: Vec<Vec<&str>> = table.iter().map(|line| columns(line)).collect();
+    let names = "ENTRY,STREAM,AGE,FAILURES,QUARANTINED BY,REASON,PAYLOAD";
+    assert_eq!(words[0].join(","), names);
+    assert_eq!(words[1][..2], [&id, "bad \\u{1b}[31m"]);
+    assert!(words[1][2].contains('d'), "its age in days: {table:?}");
+    assert_eq!(words[1][3..6], ["5", "redis-consumer-three", "tired"]);
+    assert_eq!(table.len(), 2);
+    let url = server.url();
+    let inspect = lines(&run(&["inspect", "--redis", &url, "--service", "s"]));
+    assert!(inspect.contains(&table[0]), "{inspect:?}");
 
     let released = json_lines(&quarantine(&server, "release", &[&id, "--json"]));
     assert_eq!(released[0]["event"], "released");
@@ -174,4 +184,23 @@ fn which_entries_must_be_said_once() {
             );
         }
     }
+}
+
+/// Whoever reads the consumer's output has what its library tells.
+#[test]
+fn a_consumer_tells_which_stream_is_quarantined_and_why_its_owners_failed() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["bad"]);
+    let limits = ["--quarantine-after", "1"];
+    let worker = common::shell(&server, "one", &limits, "exit 3");
+    let told = worker.wait_for("quarantined", SOON);
+    assert_eq!(told["stream"], "bad");
+    let reason = told["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("1 owner failed on it, the last: "),
+        "{told}"
+    );
+    let reasons = told["reasons"].as_array().unwrap();
+    assert_eq!(reasons.len(), 1, "{told}");
+    assert!(reasons[0].as_str().unwrap().contains('3'), "{told}");
 }

@@ -23,7 +23,7 @@ fn a_revoked_stream_is_taken_by_whoever_has_room() {
     let none = revoke(&["call-2"]);
     assert_eq!(none.status.code(), Some(1), "{none:?}");
     assert_eq!(lines(&none), ["not held: stream=call-2"]);
-    assert!(stderr(&none).contains("nobody holds 1 of 1 streams"));
+    assert!(stderr(&none).contains("nobody holds 1 of 1 stream\n"));
 
     let second = work(&server, "s", "two", &limits);
     second.wait_for("started", SOON);
@@ -32,6 +32,7 @@ fn a_revoked_stream_is_taken_by_whoever_has_room() {
     assert_eq!(lines(&asked), ["revoked: stream=call-1"]);
     let told = first.wait_for("stream_disowned", SOON);
     assert_eq!(told["stream"], "call-1");
+    assert_eq!(told["reason"], "revoked");
     // Either may take it now; when the first one goes, the second one does.
     first.signal(Signal::TERM);
     second.wait_for("stream_added", SOON);
@@ -52,4 +53,17 @@ fn locks_of_each_stream_are_not_revoked_and_the_reason_is_told() {
     let refused = run(&["revoke", "--redis", &url, "--service", "s", "call-1"]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(stderr(&refused).contains("only session leases can be revoked"));
+}
+
+/// There is nothing yet that has locks of one kind or the other.
+#[test]
+fn of_a_service_that_nobody_has_consumed_nothing_is_held() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["call-1"]);
+    let url = server.url();
+    let revoke = ["revoke", "--redis", &url, "--service", "s", "call-1"];
+    let none = run(&revoke);
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert_eq!(lines(&none), ["not held: stream=call-1"]);
+    assert!(stderr(&none).contains("nobody holds 1 of 1 stream\n"));
 }

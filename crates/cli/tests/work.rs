@@ -260,7 +260,9 @@ fn a_frozen_owner_is_replaced_and_says_so_when_it_wakes_up() {
     assert!(second["token"].as_u64() > first["token"].as_u64());
     frozen.signal(Signal::CONT);
     let disowned = frozen.wait_for("stream_disowned", SOON);
-    assert_eq!(keys(&disowned), ["entry", "event", "stream", "token", "ts"]);
+    let names = ["entry", "event", "reason", "stream", "token", "ts"];
+    assert_eq!(keys(&disowned), names);
+    assert_eq!(disowned["reason"], "expired");
     assert_eq!(disowned["token"], first["token"]);
     assert_eq!(other.events_of("stream_disowned").len(), 0);
 }
@@ -422,4 +424,25 @@ fn a_strange_name_forges_no_line_of_the_log() {
             "{line:?}"
         );
     }
+}
+
+/// As people and log collectors read it.
+#[test]
+fn a_line_of_the_log_begins_with_the_time_in_utc() {
+    let server = RedisServer::start();
+    let before = std::time::SystemTime::now();
+    let worker = work(&server, "s", "one", &[]);
+    common::said(&worker, " INFO ");
+    let told = worker.stderr();
+    let (time, _) = told.split_once(' ').unwrap();
+    assert_eq!(
+        (time.len(), &time[10..11], &time[23..]),
+        (24, "T", "Z"),
+        "{told}"
+    );
+    let time = humantime::parse_rfc3339(time).unwrap();
+    let since = time
+        .duration_since(before)
+        .unwrap_or_else(|early| early.duration());
+    assert!(since < SOON, "{told}");
 }

@@ -53,6 +53,7 @@ pub use streamlease_core::BoxFuture;
 // A client's settings, with their bounds and the times that follow from them.
 pub use streamlease_core::Settings;
 
+// How counts, times, and text from outside, are written in messages.
 pub use streamlease_core::{counted, printable, readable};
 
 // The metrics.

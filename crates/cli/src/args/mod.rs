@@ -257,7 +257,7 @@ pub(crate) struct InspectArgs {
     /// Show only entries of this kind; may be given again
     #[arg(long, value_name = "STATE", value_enum)]
     pub(crate) state: Vec<State>,
-    /// Show the counts only
+    /// Show the counts only: of everything, so --stream, --state and --limit do not go with it
     #[arg(long, conflicts_with_all = ["limit", "stream", "state"])]
     pub(crate) summary: bool,
     /// Print one JSON object per line

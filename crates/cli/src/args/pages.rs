@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use super::Cli;
 
@@ -69,4 +69,26 @@ fn every_command_of_the_pages_is_taken() {
 #[test]
 fn words_are_split_as_a_shell_does() {
     assert_eq!(words(r#"a  'b "c"' d"e f" # g"#), ["a", "b \"c\"", "de f"]);
+}
+
+/// A comment is no string: a backslash in it reaches the reader.
+#[test]
+fn no_help_text_has_a_backslash_before_a_quote() {
+    let mut command = Cli::command();
+    command.build();
+    let mut open = vec![command];
+    let mut seen = 0;
+    while let Some(mut command) = open.pop() {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command.clone())
+            .render(&mut page)
+            .unwrap();
+        let page = String::from_utf8(page).unwrap();
+        for text in [command.render_long_help().to_string(), page] {
+            assert!(!text.contains("\\\""), "{}: {text}", command.get_name());
+        }
+        open.extend(command.get_subcommands().cloned());
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen}");
 }

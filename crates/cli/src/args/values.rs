@@ -1,5 +1,6 @@
 //! How values of arguments are read.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use streamlease::{EntryId, Error, Info, ServiceName, StreamName};
@@ -42,11 +43,17 @@ pub(super) fn hold(text: &str) -> Result<Hold, String> {
 pub(super) fn failures(text: &str) -> Result<Failures, String> {
     match text {
         "never" => Ok(Failures(None)),
-        _ => text
-            .parse()
-            .map(|failures| Failures(Some(failures)))
-            .map_err(|_| "give a number, or never".to_owned()),
+        _ => match text.parse() {
+            Ok(failures @ 1..) => Ok(Failures(Some(failures))),
+            _ => Err("give at least 1, or never".to_owned()),
+        },
     }
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let example = "give an address with its port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for \
+                   requests from everywhere";
+    text.parse().map_err(|_| example.to_owned())
 }
 
 /// A number with a unit: `500ms`, `2s`, `1.5m`, `1h`.

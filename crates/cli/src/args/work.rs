@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use streamlease::spi::{LONGEST_GRACE, Settings, readable};
 use streamlease::{ClaimMode, ConsumerName, Error, LockScheme, RetryPolicy};
 
-use super::values::{duration, failures, hold};
+use super::values::{address, duration, failures, hold};
 use super::{Locks, RuntimeKind, Target};
 use crate::exec::Graces;
 
@@ -75,7 +75,7 @@ pub(crate) struct WorkArgs {
     )]
     pub(crate) crash_window: Duration,
     /// A program that reports nothing for this long has failed: it is killed, and its stream
-    /// goes to another. It reports by `touch \"$STREAMLEASE_INFO_FILE\"`; 10ms to 24h
+    /// goes to another. It reports by `touch "$STREAMLEASE_INFO_FILE"`; 10ms to 24h
     /// [default: no limit]
     #[arg(
         long,
@@ -94,7 +94,7 @@ pub(crate) struct WorkArgs {
     )]
     pub(crate) event_queue: usize,
     /// Answer /livez, /readyz and /metrics over HTTP at this address, e.g. 127.0.0.1:8080
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) http: Option<SocketAddr>,
     /// What a lease's life hangs on; all consumers of a service have the same
     #[arg(long, value_enum, default_value_t = Locks::Session)]
@@ -340,7 +340,6 @@ mod tests {
             (["--capacity", "0"], "capacity"),
             (["--consumer", "a/b"], "consumer identity"),
             (["--lost-grace", "3s"], "TTL of 5s"),
-            (["--quarantine-after", "0"], "quarantine_after"),
             (["--crash-window", "50ms"], "crash_window"),
             (["--event-queue", "0"], "event_queue"),
             (["--ttl=20s", "--lost-grace=8s"], "TTL of 20s"),
@@ -353,5 +352,9 @@ mod tests {
             let err = work(&all).unwrap().check().unwrap_err().to_string();
             assert!(err.contains(named), "{err}");
         }
+        // The word that this command has for none.
+        let zero = work(&["--consumer", "me", "--quarantine-after", "0"]);
+        let err = zero.unwrap_err().to_string();
+        assert!(err.contains("give at least 1, or never"), "{err}");
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use streamlease::EntryId;
-use streamlease::spi::{Backend, readable};
+use streamlease::spi::{Backend, counted, readable};
 
 use crate::output::{printable, unix_ms};
 
-use super::{PAGE, Stop, View, consumers, ms, or_empty};
+use super::{PAGE, Stop, Tables, consumers, ms, or_empty};
 
 /// The last line: that the listing is complete.
 #[derive(Default, Serialize)]
@@ -42,7 +42,7 @@ fn is_zero(count: &usize) -> bool {
 }
 
 /// The counts alone. The server has most of them, so that nobody reads a long list for them.
-pub(super) async fn show(backend: &Backend, view: &mut View) -> Result<bool, Stop> {
+pub(super) async fn show(backend: &Backend, view: &mut Tables) -> Result<bool, Stop> {
     let counted = backend.admin.counts().await?;
     let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     let mut counts = Summary {
@@ -73,7 +73,7 @@ pub(super) async fn show(backend: &Backend, view: &mut View) -> Result<bool, Sto
         counts.consumers += 1;
     }
     counts.consumers += sessions.len();
-    view.end(&counts)?;
+    view.end(&counts, &counts.readable())?;
     Ok(has_group || counts.has_any())
 }
 
@@ -100,6 +100,14 @@ impl fmt::Display for Paused {
 }
 
 impl Summary {
+    /// The same for people, in one line or two.
+    pub(super) fn readable(&self) -> String {
+        match &self.paused {
+            Some(paused) => format!("{self}\n{paused}"),
+            None => self.to_string(),
+        }
+    }
+
     pub(super) fn has_any(&self) -> bool {
         let entries = self.pending + self.stranded + self.undelivered + self.quarantined;
         entries + self.consumers > 0 || self.paused.is_some()
@@ -122,8 +130,9 @@ impl fmt::Display for Summary {
         }
         write!(
             f,
-            ", {} consumers, {} quarantined",
-            self.consumers, self.quarantined
+            ", {}, {} quarantined",
+            counted(self.consumers, "consumer", "consumers"),
+            self.quarantined
         )
     }
 }

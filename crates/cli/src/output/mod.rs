@@ -1,5 +1,6 @@
 //! Standard output: the JSON protocol, or the same as readable lines.
 
+mod table;
 mod writer;
 
 use std::io::{self, Write};
@@ -8,10 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use streamlease::spi;
-use streamlease::{EntryId, FencingToken, Info, Lease, Orphan};
+use streamlease::{DisownReason, EntryId, FencingToken, Info, Lease, Orphan, QuarantinedEntry};
 
 use crate::Failure;
 
+pub(crate) use self::table::{Row, Tables, shortened};
 pub(crate) use self::writer::{Events, Writer};
 
 /// What `work` reports. With `--json`: `{"ts":<unix ms>,"event":"stream_added",…}`.
@@ -37,6 +39,8 @@ pub(crate) enum Event {
         stream: String,
         entry: String,
         token: u64,
+        /// The same words as in metrics; `null` if the client did not say it.
+        reason: Option<&'static str>,
     },
     StreamDone {
         stream: String,
@@ -59,8 +63,12 @@ pub(crate) enum Event {
         exit_code: Option<i32>,
     },
     Quarantined {
+        /// `null` if the entry cannot be read.
+        stream: Option<String>,
         entry: String,
         reason: String,
+        /// Why the last of its owners failed, oldest first.
+        reasons: Vec<String>,
     },
     Terminated {
         reason: String,
@@ -86,12 +94,22 @@ impl Event {
         }
     }
 
-    pub(crate) fn disowned(held: &HeldStream) -> Self {
+    pub(crate) fn quarantined(quarantined: &QuarantinedEntry) -> Self {
+        Self::Quarantined {
+            stream: quarantined.stream().map(ToString::to_string),
+            entry: quarantined.entry().to_string(),
+            reason: quarantined.reason().to_owned(),
+            reasons: quarantined.failures().to_vec(),
+        }
+    }
+
+    pub(crate) fn disowned(held: &HeldStream, reason: Option<DisownReason>) -> Self {
         let (stream, entry, token) = held.parts();
         Self::StreamDisowned {
             stream,
             entry,
             token,
+            reason: reason.map(|reason| reason.as_str()),
         }
     }
 
@@ -158,7 +176,12 @@ impl Event {
                 stream,
                 entry,
                 token,
-            } => format!("disowned: {}", labels(stream, entry, *token)),
+                reason,
+            } => format!(
+                "disowned: {} reason={}",
+                labels(stream, entry, *token),
+                reason.unwrap_or("-")
+            ),
             Self::StreamDone {
                 stream,
                 entry,
@@ -181,8 +204,19 @@ impl Event {
                 labels(stream, entry, *token),
                 printable(reason)
             ),
-            Self::Quarantined { entry, reason } => {
-                format!("quarantined: entry={entry} reason={}", printable(reason))
+            Self::Quarantined {
+                stream,
+                entry,
+                reason,
+                reasons,
+            } => {
+                let stream = printable(stream.as_deref().unwrap_or("-"));
+                let mut line = format!("quarantined: stream={stream} entry={entry}");
+                line += &format!(" reason={}", printable(reason));
+                if !reasons.is_empty() {
+                    line += &format!(" reasons={}", printable(&reasons.join("; ")));
+                }
+                line
             }
             Self::Terminated { reason } => format!("terminated: {}", printable(reason)),
         }

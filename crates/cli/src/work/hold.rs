@@ -6,6 +6,7 @@ use futures_lite::future;
 use streamlease::{Completion, Error, HandBack, Lease, Stopping};
 
 use super::Job;
+use super::losses::Watch;
 use super::worker::Worker;
 use crate::args::{Hold, OnStop};
 use crate::exec::{self, Exec, Outcome};
@@ -13,7 +14,7 @@ use crate::output::{Event, Failed, HeldStream};
 
 impl Worker {
     /// One stream that was told of, until its end is.
-    pub(super) async fn hold(&self, lease: &Lease, stopping: &Stopping) {
+    pub(super) async fn hold(&self, lease: &Lease, watch: &Watch, stopping: &Stopping) {
         let held = HeldStream::from(lease);
         let work = async {
             match &self.job {
@@ -25,22 +26,22 @@ impl Worker {
         let told_of_loss = AtomicBool::new(false);
         let loss = async {
             lease.lost().await;
-            self.output.print(Event::disowned(&held)).await;
+            self.tell_of_loss(&held, watch).await;
             told_of_loss.store(true, Ordering::Relaxed);
             future::pending().await
         };
         let end = future::or(work, loss).await;
         match end {
             _ if told_of_loss.load(Ordering::Relaxed) => {}
-            Finish::Lost => self.output.print(Event::disowned(&held)).await,
+            Finish::Lost => self.tell_of_loss(&held, watch).await,
             Finish::Complete => match lease.complete().await {
                 Ok(completion) => {
                     let outcome = outcome(completion);
                     self.output.print(Event::done(&held, outcome)).await;
                 }
-                Err(err) => self.not_completed(lease, &held, &err).await,
+                Err(err) => self.not_completed(lease, watch, &held, &err).await,
             },
-            Finish::HandBack { failed } => self.hand_back(lease, &held, failed).await,
+            Finish::HandBack { failed } => self.hand_back(lease, watch, &held, failed).await,
         }
     }
 
@@ -107,20 +108,26 @@ impl Worker {
         }
     }
 
-    async fn not_completed(&self, lease: &Lease, held: &HeldStream, err: &Error) {
+    async fn not_completed(&self, lease: &Lease, watch: &Watch, held: &HeldStream, err: &Error) {
         log::warn!(
             "not completed: {err}: stream={} token={}",
             lease.stream(),
             lease.token()
         );
         if lease.is_valid() {
-            self.hand_back(lease, held, None).await;
+            self.hand_back(lease, watch, held, None).await;
         } else {
-            self.output.print(Event::disowned(held)).await;
+            self.tell_of_loss(held, watch).await;
         }
     }
 
-    async fn hand_back(&self, lease: &Lease, held: &HeldStream, failed: Option<Failed>) {
+    async fn hand_back(
+        &self,
+        lease: &Lease,
+        watch: &Watch,
+        held: &HeldStream,
+        failed: Option<Failed>,
+    ) {
         let result = match &failed {
             Some(failed) => lease.fail(failed.reason.as_str()).await,
             None => lease.hand_back().await,
@@ -136,9 +143,14 @@ impl Worker {
         let event = match (result, failed) {
             (Ok(HandBack::HandedBack), Some(failed)) => Event::failed(held, failed),
             (Ok(HandBack::HandedBack), None) => Event::handed_back(held),
-            _ => Event::disowned(held),
+            _ => return self.tell_of_loss(held, watch).await,
         };
         self.output.print(event).await;
+    }
+
+    async fn tell_of_loss(&self, held: &HeldStream, watch: &Watch) {
+        let reason = watch.reason(&self.runtime).await;
+        self.output.print(Event::disowned(held, reason)).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod hold;
 mod intake;
+mod losses;
 mod telling;
 mod worker;
 
@@ -113,6 +114,7 @@ async fn work(
         output: output.clone(),
         telling,
         starts: Starts::new(intake, runtime.clone()),
+        losses: Arc::default(),
         patience: args.ttl,
         progress_timeout: args.progress_timeout,
         ending: ending.clone(),
@@ -133,12 +135,17 @@ async fn work(
         ends.close();
     };
     let (others, to_tell) = async_channel::unbounded();
+    let losses = worker.losses.clone();
     let options = Run::until(until)
         .grace(NO_LIMIT)
         .drop_when_lost(false)
         .on_event(move |event| {
-            if let ClientEvent::Terminated(_) = event {
-                end.close();
+            match &event {
+                ClientEvent::Terminated(_) => {
+                    end.close();
+                }
+                ClientEvent::StreamDisowned(disowned) => losses.tell(disowned),
+                _ => {}
             }
             // Whoever tells of them is there until this is dropped.
             let _ = others.try_send(event);

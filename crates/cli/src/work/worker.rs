@@ -8,6 +8,7 @@ use futures_lite::future;
 use streamlease::{ClaimResult, Client, Done, Event as ClientEvent, Lease, Orphan, Stopping};
 
 use super::Job;
+use super::losses::Losses;
 use super::telling::Telling;
 use crate::args::{Claim, OnStop};
 use crate::exec::Starts;
@@ -24,6 +25,7 @@ pub(super) struct Worker {
     pub(super) output: Events,
     pub(super) telling: Arc<Telling>,
     pub(super) starts: Arc<Starts>,
+    pub(super) losses: Arc<Losses>,
     /// So long a stream that is held waits for its program to start.
     pub(super) patience: Duration,
     pub(super) progress_timeout: Option<Duration>,
@@ -37,6 +39,7 @@ impl Worker {
     ///
     /// What nobody hears of goes back.
     pub(super) async fn work_on(self: Arc<Self>, lease: Arc<Lease>, stopping: Stopping) -> Done {
+        let watch = self.losses.watch(&lease);
         let line = self.output.line(&Event::added(&lease));
         let told = self.telling.tell(&line);
         let too_late = async {
@@ -44,7 +47,7 @@ impl Worker {
             false
         };
         if future::or(told, too_late).await {
-            self.hold(&lease, &stopping).await;
+            self.hold(&lease, &watch, &stopping).await;
         }
         Done::HandBack
     }
@@ -55,10 +58,7 @@ impl Worker {
             match event {
                 ClientEvent::StreamExpired(orphan) => self.expired(orphan).await,
                 ClientEvent::Quarantined(quarantined) => {
-                    let event = Event::Quarantined {
-                        entry: quarantined.entry().to_string(),
-                        reason: quarantined.reason().to_owned(),
-                    };
+                    let event = Event::quarantined(&quarantined);
                     self.telling.tell_surely(&self.output.line(&event)).await;
                 }
                 // Told by whoever works on it, and at the end.
