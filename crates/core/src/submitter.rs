@@ -107,7 +107,7 @@ impl SubmitBatch {
     ///
     /// The LBS remembers a name for at least five minutes after it was last sent with the key
     /// (ten on Redis and in memory); later the same key announces it anew. That costs Redis some
-    /// 200 bytes and the name for each, for so long. Keys count per service.
+    /// 230 bytes and the name for each, for so long. Keys count per service.
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) if the key is empty;
