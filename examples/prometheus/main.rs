@@ -7,7 +7,10 @@
 //! ```
 //!
 //! A producer announces calls, and one consumer handles them: one of ten fails, the others are
-//! completed. It ends with Ctrl-C. `ops/` has a dashboard and rules for what it serves.
+//! completed. It ends at SIGTERM or Ctrl-C. `ops/` has a dashboard and rules for what it serves.
+
+#[cfg(test)]
+mod queries;
 
 use std::error::Error;
 use std::future::pending;
@@ -21,6 +24,7 @@ use streamlease::{
     BackendProvider, Client, Done, Info, MemoryBackend, Producer, RedisBackend, Result, Run,
     TokioRuntime,
 };
+use tokio::signal::{ctrl_c, unix};
 
 const SERVICE: &str = "calls";
 
@@ -39,9 +43,8 @@ struct Args {
 async fn main() -> std::result::Result<(), Box<dyn Error>> {
     let args = Args::parse();
     serve_metrics(args.listen)?;
-    let stop = async {
-        let _ = tokio::signal::ctrl_c().await;
-    };
+    let mut term = unix::signal(unix::SignalKind::terminate())?;
+    let stop = async move { tokio::select!(_ = term.recv() => (), _ = ctrl_c() => ()) };
     match args.redis {
         Some(url) => work(RedisBackend::new(url)?, stop).await?,
         None => work(MemoryBackend::new(TokioRuntime::new()), stop).await?,
@@ -91,26 +94,84 @@ async fn work(
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use std::collections::BTreeSet;
-    use std::fs;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
     use std::path::PathBuf;
-    use std::process::{Command, Stdio};
+    use std::process::{self, Command, Stdio};
+    use std::{env, fs};
 
-    use streamlease_tests::{RedisServer, wait_for};
+    use serde_json::Value;
+    use streamlease_tests::{RedisServer, free_port, wait_for};
 
     use streamlease::metrics::ALL;
 
+    use super::queries::Scrape;
     use super::*;
 
     /// What this program gives no cause for: no owner dies or hands back, and its server
-    /// stays up.
-    const NOT_SERVED: [&str; 4] = [
+    /// stays up. The test records one of each.
+    const RARE: [&str; 4] = [
         "streamlease_handover_seconds",
         "streamlease_late_seconds",
         "streamlease_outage_seconds",
         "streamlease_takeover_seconds",
     ];
+
+    fn record_rare() {
+        for name in RARE {
+            let of = ALL.iter().find(|of| of.name == name).unwrap();
+            let labels = of.labels.iter().map(|label| (*label, "any"));
+            let labels: Vec<_> = labels.chain([("service", SERVICE)]).collect();
+            metrics::histogram!(name, &labels).record(0.2);
+        }
+    }
+
+    /// All `expr` of the dashboard, with values in place of its variables, and those of the rules.
+    fn queries() -> Vec<String> {
+        let text = fs::read_to_string(ops("grafana-dashboard.json")).unwrap();
+        let mut queries = Vec::new();
+        let mut values = vec![serde_json::from_str::<Value>(&text).unwrap()];
+        while let Some(value) = values.pop() {
+            match value {
+                Value::Array(items) => values.extend(items),
+                Value::Object(fields) => {
+                    let query = fields.get("expr").and_then(Value::as_str);
+                    let query = query.map(|query| query.replace("$service", ".*"));
+                    queries.extend(query.map(|query| query.replace("$__rate_interval", "5m")));
+                    values.extend(fields.into_iter().map(|(_, value)| value));
+                }
+                _ => {}
+            }
+        }
+        assert!(queries.len() > 20, "{queries:?}");
+        let of_dashboard = queries.len();
+        let text = fs::read_to_string(ops("alerts.yml")).unwrap();
+        for rule in text.split("        expr: ").skip(1) {
+            let mut lines = rule.lines();
+            let first = lines.next().unwrap().trim_start_matches(">-");
+            // What goes on is indented by more.
+            let more = lines.take_while(|line| line.starts_with("          "));
+            queries.push(
+                [first]
+                    .into_iter()
+                    .chain(more.map(str::trim))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            );
+        }
+        assert!(queries.len() > of_dashboard + 10, "{queries:?}");
+        queries
+    }
+
+    /// Recording rules of them, for who reads nothing but rules.
+    fn as_rules(queries: &[String]) -> String {
+        let mut rules = "groups:\n  - name: queries\n    rules:\n".to_owned();
+        for (number, query) in queries.iter().enumerate() {
+            let query = Value::from(query.as_str());
+            rules += &format!("      - record: query:{number}\n        expr: {query}\n");
+        }
+        rules
+    }
 
     fn ops(file: &str) -> PathBuf {
         PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -162,45 +223,44 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_the_dashboard_and_the_rules_name_is_served() {
         let server = RedisServer::start();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         serve_metrics(address).unwrap();
         let (stop, stopped) = async_channel::bounded::<()>(1);
         let backend = RedisBackend::new(server.url()).unwrap();
         let working = tokio::spawn(work(backend, async move {
             let _ = stopped.recv().await;
         }));
+        record_rare();
         let listed: BTreeSet<_> = ALL.iter().map(|of| of.name.to_owned()).collect();
-        let expected: BTreeSet<_> = listed
-            .iter()
-            .filter(|name| !NOT_SERVED.contains(&name.as_str()))
-            .cloned()
-            .collect();
         let limit = Duration::from_secs(20);
         let scrape = wait_for("all metrics", limit, async || {
             let scrape = get(address)?;
-            (named(&scrape) == expected).then_some(scrape)
+            (named(&scrape) == listed).then_some(scrape)
         })
         .await;
         drop(stop);
         working.await.unwrap().unwrap();
-        for metric in &expected {
+        for metric in &listed {
             assert!(scrape.contains(&format!("# HELP {metric} ")), "{metric}");
         }
         promtool(&["check", "metrics"], &scrape);
 
-        for file in ["grafana-dashboard.json", "alerts.yml"] {
-            let text = fs::read_to_string(ops(file)).unwrap();
-            let unknown: Vec<_> = named(&text).difference(&listed).cloned().collect();
-            assert!(unknown.is_empty(), "{file}: {unknown:?}");
+        let (scrape, queries) = (Scrape::of(&scrape), queries());
+        for query in &queries {
+            let missing = scrape.missing(query);
+            assert!(missing.is_empty(), "{query}: not served: {missing:?}");
         }
+        let rules = env::temp_dir().join(format!("streamlease-queries-{}.yml", process::id()));
+        fs::write(&rules, as_rules(&queries)).unwrap();
+        promtool(&["check", "rules", rules.to_str().unwrap()], "");
+        fs::remove_file(rules).unwrap();
         promtool(&["check", "rules", ops("alerts.yml").to_str().unwrap()], "");
     }
 
     #[test]
     fn the_rules_say_what_they_are_to_say_also_while_nothing_is_known() {
-        let tests = ops("alerts_test.yml");
-        promtool(&["test", "rules", tests.to_str().unwrap()], "");
+        let tests = ["alerts_test.yml", "alerts_days_test.yml"].map(ops);
+        let [minutes, days] = tests.each_ref().map(|path| path.to_str().unwrap());
+        promtool(&["test", "rules", minutes, days], "");
     }
 }
