@@ -195,4 +195,10 @@ mod tests {
     }
 
     streamlease_testkit::lock_manager_conformance!(check);
+
+    #[test]
+    fn a_client_works_with_it() {
+        let sim = SimRuntime::new(1);
+        sim.block_on(use_it(&sim)).unwrap();
+    }
 }

@@ -32,9 +32,10 @@ struct Args {
 const TTL: Duration = Duration::from_secs(1);
 const STREAMS: [&str; 3] = ["call-1", "call-2", "call-3"];
 
-/// The loop. Compare with `for n := range client.Init(ctx)` in Go.
-async fn work(client: Client, mut events: Events) -> Result<()> {
-    let mut finished = 0;
+/// The loop. Compare with `for n := range client.Init(ctx)` in Go. Returns how many streams it
+/// has claimed.
+async fn work(client: Client, mut events: Events) -> Result<usize> {
+    let (mut claimed, mut finished) = (0, 0);
     while let Some(event) = events.next().await {
         match event {
             Event::StreamAdded(lease) => {
@@ -52,7 +53,10 @@ async fn work(client: Client, mut events: Events) -> Result<()> {
                 println!("StreamExpired   {}, was with {owner}", orphan.stream());
                 // Every client in manual mode hears of it; one of the claims succeeds.
                 match client.claim(&orphan).await? {
-                    ClaimResult::Claimed => println!("                claimed"),
+                    ClaimResult::Claimed => {
+                        println!("                claimed");
+                        claimed += 1;
+                    }
                     other => println!("                not claimed: {other:?}"),
                 }
             }
@@ -68,7 +72,7 @@ async fn work(client: Client, mut events: Events) -> Result<()> {
             other => println!("{other:?}"),
         }
     }
-    Ok(())
+    Ok(claimed)
 }
 
 /// A real handler would be a task of its own, so that the loop goes on.
@@ -83,9 +87,14 @@ async fn handle(client: &Client, lease: &Lease) -> Result<()> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args = Args::parse();
+    run(Args::parse().redis).await?;
+    Ok(())
+}
+
+/// Both workers, on a server or in memory.
+async fn run(redis: Option<String>) -> Result<usize> {
     let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::new());
-    let backend: Arc<dyn BackendProvider> = match &args.redis {
+    let backend: Arc<dyn BackendProvider> = match &redis {
         Some(url) => Arc::new(RedisBackend::connect(url).await?),
         None => Arc::new(MemoryBackend::new(runtime.clone())),
     };
@@ -110,14 +119,14 @@ async fn main() -> Result<()> {
         .ttl(TTL)
         .claim_mode(ClaimMode::Manual)
         .start()?;
-    work(client, events).await?;
+    let claimed = work(client, events).await?;
 
-    if let Some(url) = &args.redis
+    if let Some(url) = &redis
         && let Err(err) = streamlease_examples::remove_keys(url, &service)
     {
         eprintln!("the keys of service {service} stay in Redis: {err}");
     }
-    Ok(())
+    Ok(claimed)
 }
 
 /// A worker that is killed, as by `kill -9`, with everything in its hands.
@@ -142,4 +151,24 @@ async fn lease_all_and_die(
     }
     process.kill();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use streamlease_tests::RedisServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_second_worker_claims_what_the_dead_one_held() {
+        assert_eq!(run(None).await.unwrap(), STREAMS.len());
+    }
+
+    #[tokio::test]
+    async fn it_does_so_on_a_server_and_leaves_nothing_there() {
+        let server = RedisServer::start();
+        assert_eq!(run(Some(server.url())).await.unwrap(), STREAMS.len());
+        let keys: Vec<String> = server.run(&["KEYS", "*"]);
+        assert!(keys.is_empty(), "{keys:?}");
+    }
 }

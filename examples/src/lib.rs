@@ -1,11 +1,14 @@
 //! What the examples share, and no program needs: [`Process`], a stand-in for a
-//! process that can be killed and stopped without leaving the program, and
-//! [`remove_keys`], which leaves somebody's Redis as it was.
+//! process that can be killed and stopped without leaving the program,
+//! [`remove_keys`], which leaves somebody's Redis as it was, and what runs functions
+//! that pages show: [`on_one_stream`] and [`after_a_death`].
 
+mod on_pages;
 #[cfg(doctest)]
 mod pages;
 mod process;
 
+pub use on_pages::{after_a_death, on_one_stream};
 pub use process::Process;
 
 /// Deletes what a service has in Redis; for the services that examples make up.
