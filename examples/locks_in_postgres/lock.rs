@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,8 +28,17 @@ const TABLE: &str = "
         expires timestamptz NOT NULL
     ) WITH (fillfactor = 50)";
 
-/// Of what nobody has held for a day.
-const TIDY: &str = "DELETE FROM streamlease_locks WHERE expires < now() - interval '1 day'";
+/// Deletes what nobody has held for a day, some at a time and passing over what is in use: who
+/// waits for it waits a moment only.
+const TIDY: &str = "
+    DELETE FROM streamlease_locks WHERE id IN (
+        SELECT id FROM streamlease_locks WHERE expires < clock_timestamp() - interval '1 day'
+        LIMIT 10000 FOR UPDATE SKIP LOCKED
+    )";
+
+/// After so many releases it is done again. Each name that is new makes one row, and sooner or
+/// later one release: so it deletes faster than rows come.
+pub(crate) const TIDY_EVERY: u64 = 1_000;
 
 /// One step: whoever comes second waits for the row and then looks again. With the same value it
 /// is a repeat: the same number, and the whole time to live from now. `clock_timestamp()`, because
@@ -79,6 +89,7 @@ pub(crate) struct PostgresLock {
     config: String,
     renewals: Mutex<Option<Arc<Connection>>>,
     others: Mutex<Option<Arc<Connection>>>,
+    releases: AtomicU64,
 }
 
 struct Connection {
@@ -96,13 +107,14 @@ impl PostgresLock {
             config: config.to_owned(),
             renewals: Mutex::default(),
             others: Mutex::default(),
+            releases: AtomicU64::new(0),
         }
     }
 
-    /// Makes the table, and removes what is old; once, before the first client starts.
+    /// Makes the table; once, before the first client starts.
     pub(crate) async fn prepare(&self) -> Result<()> {
         let client = self.connect().await.map_err(unknown)?;
-        let made = client.batch_execute(&format!("{TABLE}; {TIDY}")).await;
+        let made = client.batch_execute(TABLE).await;
         made.map_err(unknown)
     }
 
@@ -182,7 +194,15 @@ impl KeyLock for PostgresLock {
         let db = self.connection(&self.others).await?;
         let (key, number) = (key.as_bytes(), bigint(number)?);
         let released = db.client.execute(&db.release, &[&key, &number]).await;
-        Ok(released.map_err(unknown)? == 1)
+        let released = released.map_err(unknown)? == 1;
+        let releases = self.releases.fetch_add(1, Ordering::Relaxed) + 1;
+        if releases.is_multiple_of(TIDY_EVERY)
+            && let Err(error) = db.client.execute(TIDY, &[]).await
+        {
+            // The lock is released all the same. The next time will do.
+            log::warn!("old locks could not be deleted: {error}");
+        }
+        Ok(released)
     }
 
     async fn inspect(&self, key: &str) -> Result<Option<KeyHolder>> {

@@ -199,6 +199,28 @@ mod tests {
         );
     }
 
+    /// What was held lately keeps its row, and so its number.
+    async fn old_rows_are_deleted_while_it_works(server: &PostgresServer, lock: &PostgresLock) {
+        let (db, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let old = "INSERT INTO streamlease_locks
+            SELECT sha256(name::bytea), name::bytea, '', 1, now() - interval '25 hours' * held
+            FROM (VALUES ('old-1', 1.0), ('old-2', 2.0), ('late', 0.9)) AS had (name, held)";
+        assert_eq!(db.execute(old, &[]).await.unwrap(), 3);
+        let names = async || {
+            let names = "SELECT convert_from(key, 'UTF8') FROM streamlease_locks
+                WHERE value = '' AND number = 1 ORDER BY key";
+            let rows = db.query(names, &[]).await.unwrap();
+            rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
+        };
+        for _ in 1..lock::TIDY_EVERY {
+            lock.release("of nobody", 1).await.unwrap();
+        }
+        assert_eq!(names().await, ["late", "old-1", "old-2"], "not yet");
+        lock.release("of nobody", 1).await.unwrap();
+        assert_eq!(names().await, ["late"]);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn the_program_works_and_a_connection_that_is_cut_comes_again() {
         let server = PostgresServer::start();
@@ -209,6 +231,7 @@ mod tests {
             panic!("it is free");
         };
         assert!(lock.renew("k", number, ttl).await.unwrap());
+        old_rows_are_deleted_while_it_works(&server, &lock).await;
         let (db, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
         tokio::spawn(connection);
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
