@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 /// How text from outside is written in logs, errors and other lines for people: the name of a
 /// stream, the reason of a failure, what a server said. Control characters, and what else ends a
-/// line, are escaped (`\n`, `\u{1b}`), so that no name forges a line or commands a terminal. All
-/// else stays as it is.
+/// line or changes the direction of what follows, are escaped (`\n`, `\u{1b}`), so that no name
+/// forges a line or commands a terminal. All else stays as it is.
 pub fn printable(text: impl fmt::Display) -> impl fmt::Display {
     Printable(text)
 }
@@ -33,7 +33,9 @@ impl Write for Escaping<'_, '_> {
 }
 
 fn is_escaped(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+    let ends_line = matches!(c, '\u{2028}' | '\u{2029}');
+    let changes_direction = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || ends_line || changes_direction
 }
 
 #[cfg(test)]
@@ -50,6 +52,7 @@ mod tests {
             ("a\nb\r\tc", "a\\nb\\r\\tc"),
             ("\0\u{7f}\u{9b}1m\u{85}", "\\u{0}\\u{7f}\\u{9b}1m\\u{85}"),
             ("a\u{2028}b\u{2029}", "a\\u{2028}b\\u{2029}"),
+            ("\u{202e}flow", "\\u{202e}flow"),
         ] {
             assert_eq!(printable(text).to_string(), written);
         }
