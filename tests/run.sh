@@ -141,17 +141,12 @@ step_lints() {
     cargo clippy -q --workspace --all-targets -- -D warnings
 }
 
-# As they are here, and with all features, as docs.rs has them.
+# With all features, as docs.rs has them.
 step_docs() {
-    local package selection=()
     openssl_headers
     # Not the command: its page has the library's name, and would replace it.
-    for package in $(published | grep -vx streamlease-cli); do
-        selection+=(-p "$package")
-    done
-    export RUSTDOCFLAGS="-D warnings"
-    cargo doc -q --workspace --no-deps
-    cargo doc -q "${selection[@]}" --lib --all-features --no-deps
+    RUSTDOCFLAGS="-D warnings" cargo doc -q --workspace --exclude streamlease-cli --lib \
+        --all-features --no-deps
 }
 
 # --- features ---------------------------------------------------------------------
@@ -424,8 +419,9 @@ step_tests() {
 
 FIRST=(redis_server postgres promtool format)
 # They only compile, in a directory of their own. So they run behind the steps that follow, with
-# the time that those leave: many of these wait for deadlines, or keep one processor busy.
-BEHIND=(lints docs package features tls_features)
+# the time that those leave: many of these wait for deadlines, or keep one processor busy. First
+# what compiles one crate after the other, and so keeps no more than one busy itself.
+BEHIND=(tls_features features package docs lints)
 THEN=(tls_builds core_is_lean async_std_without_tokio dependencies msrv semver external_types
     deploy doctests bench_smoke on_other_servers)
 ALL=("${FIRST[@]}" "${BEHIND[@]}" "${THEN[@]}" tests)
