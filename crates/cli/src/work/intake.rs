@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use streamlease::Client;
+use streamlease::spi::counted;
 
 #[derive(Debug)]
 pub(crate) struct Intake {
@@ -52,7 +53,10 @@ impl Intake {
         let capacity = limits.user.min(limits.output).min(limits.starts);
         // What the user gave was checked, and less of it is fine.
         if let Err(err) = self.client.set_capacity(capacity) {
-            log::error!("cannot take {capacity} streams: {err}");
+            log::error!(
+                "cannot take {}: {err}",
+                counted(capacity, "stream", "streams")
+            );
         }
     }
 }

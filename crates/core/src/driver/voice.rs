@@ -164,7 +164,7 @@ impl Lines {
             if lost > 0 {
                 self.client.write(
                     Level::Warn,
-                    &format!("{lost} lines are missing here: the logger was too slow").into(),
+                    &format!("lines are missing here: {lost}; the logger was too slow").into(),
                 );
             }
             written = written.wrapping_add(1);
