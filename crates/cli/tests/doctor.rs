@@ -167,7 +167,7 @@ fn settings_that_lose_keys_are_warnings() {
         .config("maxmemory 100mb")
         .config("maxmemory-policy allkeys-lru")
         .start();
-    let found = Found::at(&server.url());
+    let found = unhurried(&server.url());
     assert_eq!(found.exit, 3, "{}", found.text);
     found.says("eviction", "warning", "allkeys-lru");
     found.says("persistence", "warning", "no append-only file");
@@ -256,15 +256,15 @@ fn a_server_that_blocks_what_managed_ones_do_is_looked_at_all_the_same() {
         builder.start()
     };
     let managed = server(&[]);
-    let found = Found::at(&managed.url());
+    let found = unhurried(&managed.url());
     assert_eq!((found.exit, found.wrong()), (0, vec![]), "{}", found.text);
     // With per-stream locks CONFIG would be of use.
     create_group(&managed);
-    let found = Found::at(&managed.url());
+    let found = unhurried(&managed.url());
     found.says("rights", "warning", "config|get config|set");
     found.says("expired-keys", "info", "not known");
 
-    let found = Found::at(&server(&["INFO", "HELLO"]).url());
+    let found = unhurried(&server(&["INFO", "HELLO"]).url());
     found.says(
         "rights",
         "warning",
@@ -277,7 +277,7 @@ fn a_server_that_blocks_what_managed_ones_do_is_looked_at_all_the_same() {
         "{}",
         found.text
     );
-    let found = Found::at(&server(&["EVALSHA"]).url());
+    let found = unhurried(&server(&["EVALSHA"]).url());
     found.says("rights", "error", "runs no scripts");
     assert_eq!(found.exit, 1, "{}", found.text);
 }
