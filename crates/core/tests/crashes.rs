@@ -211,3 +211,53 @@ fn a_worker_that_is_killed_every_five_seconds_puts_nothing_into_quarantine() {
         assert!(story.deaths >= 100, "{} deaths", story.deaths);
     });
 }
+
+/// A worker dies a second after each start, of nothing that it works on: too soon for its death
+/// to be forgotten. How many of 200 streams are in quarantine after each minute.
+async fn crash_loop(fleet: Fleet, same_name: bool, workers: usize, minutes: u64) -> Vec<usize> {
+    let mut story = Story::begin(fleet, workers).await;
+    story.submit().await;
+    let begin = story.fleet.sim.now();
+    let mut parked = Vec::new();
+    for minute in 1..=minutes {
+        while story.fleet.sim.now() < begin + Duration::from_secs(60 * minute) {
+            story.fleet.sleep(Duration::from_secs(1)).await;
+            story.kill(0, same_name).await;
+            if story.deaths == 10 {
+                // Nothing happens within seconds.
+                assert_eq!(story.quarantined().await, [""; 0]);
+            }
+        }
+        parked.push(story.quarantined().await.len());
+    }
+    assert!(
+        u64::from(story.deaths) >= minutes * 29,
+        "{} deaths",
+        story.deaths
+    );
+    parked
+}
+
+/// Alone it looks as if each stream that it tries alone had killed it. So the quarantine takes
+/// one after the other, and leaves time to see it.
+#[test]
+fn a_sole_worker_in_a_crash_loop_puts_a_stream_into_quarantine_every_four_seconds_at_most() {
+    let sim = SimRuntime::new(1);
+    let fleet = Fleet::new(sim.clone(), true);
+    let parked = sim.block_on(crash_loop(fleet, true, 1, 10));
+    let mut before = 0;
+    for &now in &parked {
+        assert!(now - before <= 15, "{parked:?}");
+        before = now;
+    }
+}
+
+/// The other one shows that they do no harm.
+#[test]
+fn beside_a_healthy_worker_a_crash_loop_puts_few_streams_into_quarantine_and_soon_none() {
+    everywhere(1, |fleet, same_name| async move {
+        let parked = crash_loop(fleet, same_name, 2, 3).await;
+        assert!(parked[1] <= 10, "{parked:?}");
+        assert_eq!(parked[1], parked[2], "{parked:?}");
+    });
+}
