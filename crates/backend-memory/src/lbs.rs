@@ -43,8 +43,8 @@ pub(crate) struct Lbs {
 struct Entry {
     /// Bytes as they came, so that malformed entries can be put in.
     fields: Fields,
-    /// If it can be read.
-    stream: Option<StreamName>,
+    /// What they say, read once.
+    content: Result<Announcement, MalformedReason>,
     fence: Fence,
 }
 
@@ -225,16 +225,17 @@ impl Lbs {
             EntryId::new(self.last_id.ms, self.last_id.seq + 1)
         };
         self.last_id = id;
-        let mut entry = Entry {
+        let pairs = fields.iter().map(|(name, value)| (&name[..], &value[..]));
+        let content = Announcement::from_fields(pairs);
+        if let Ok(announcement) = &content {
+            let stream = announcement.stream.clone();
+            self.announced.entry(stream).or_default().insert(id);
+        }
+        let entry = Entry {
             fields,
-            stream: None,
+            content,
             fence: Fence::default(),
         };
-        entry.stream = entry.content().ok().map(|content| content.stream);
-        if let Some(stream) = &entry.stream {
-            let entries = self.announced.entry(stream.clone()).or_default();
-            entries.insert(id);
-        }
         self.entries.insert(id, entry);
         if let Some(group) = &mut self.group {
             group.undelivered += 1;
@@ -260,7 +261,7 @@ impl Lbs {
         for (&id, entry) in behind_cursor.take(max.max(1)) {
             entries.push(Delivery {
                 entry: id,
-                content: entry.content(),
+                content: entry.content.clone(),
             });
         }
         for delivery in &entries {
@@ -372,7 +373,7 @@ impl Lbs {
             handed_back: entry.fence.handed_back,
             failures: entry.fence.failures,
             reasons: entry.fence.reasons(),
-            content: entry.content(),
+            content: entry.content.clone(),
         })
     }
 
@@ -590,7 +591,7 @@ impl Lbs {
         let behind = self.entries.range((Excluded(after.max(cursor)), Unbounded));
         let delivery = |(&id, entry): (&EntryId, &Entry)| Delivery {
             entry: id,
-            content: entry.content(),
+            content: entry.content.clone(),
         };
         behind.take(limit).map(delivery).collect()
     }
@@ -652,12 +653,12 @@ impl Lbs {
 
     fn remove(&mut self, id: EntryId) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
-        if let Some(stream) = &entry.stream
-            && let Some(entries) = self.announced.get_mut(stream)
+        if let Ok(announcement) = &entry.content
+            && let Some(entries) = self.announced.get_mut(&announcement.stream)
         {
             entries.remove(&id);
             if entries.is_empty() {
-                self.announced.remove(stream);
+                self.announced.remove(&announcement.stream);
             }
         }
         if let Some(group) = &mut self.group {
@@ -763,15 +764,5 @@ impl Fence {
     fn reasons(&self) -> Vec<String> {
         let reasons = self.kept.iter().map(|failure| failure.reason.clone());
         reasons.collect()
-    }
-}
-
-impl Entry {
-    fn content(&self) -> Result<Announcement, MalformedReason> {
-        Announcement::from_fields(
-            self.fields
-                .iter()
-                .map(|(name, value)| (&name[..], &value[..])),
-        )
     }
 }
