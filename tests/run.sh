@@ -452,7 +452,7 @@ run_steps() {
 behind() {
     failed=()
     export CARGO_TARGET_DIR=$PWD/target/behind
-    run_steps "nice -n 19" "${BEHIND[@]}"
+    run_steps "nice -n 5" "${BEHIND[@]}"
     printf '%s\n' "${failed[@]}" >&3
 }
 

@@ -168,15 +168,23 @@ fn every_suite_passes_and_needs_each_right(scheme: LockScheme, on_tokio: bool) {
     assert!(unneeded.is_empty(), "granted, and never used: {unneeded:?}");
 }
 
-// The server sees commands, and no runtime: each kind of lock on one of them.
-
 #[test]
-fn session_leases_conform_with_exactly_the_rights_and_need_each() {
+fn session_leases_conform_with_exactly_the_rights_and_need_each_on_tokio() {
     every_suite_passes_and_needs_each_right(LockScheme::Session, true);
 }
 
 #[test]
-fn per_stream_locks_conform_with_exactly_the_rights_and_need_each() {
+fn session_leases_conform_with_exactly_the_rights_and_need_each_on_smol() {
+    every_suite_passes_and_needs_each_right(LockScheme::Session, false);
+}
+
+#[test]
+fn per_stream_locks_conform_with_exactly_the_rights_and_need_each_on_tokio() {
+    every_suite_passes_and_needs_each_right(LockScheme::PerStream, true);
+}
+
+#[test]
+fn per_stream_locks_conform_with_exactly_the_rights_and_need_each_on_smol() {
     every_suite_passes_and_needs_each_right(LockScheme::PerStream, false);
 }
 
