@@ -457,9 +457,8 @@ behind() {
 }
 
 run_all() {
-    local said tested failures running
+    local said failures running
     said=$(mktemp)
-    tested=$(mktemp)
     failures=$(mktemp)
     run_steps "" "${FIRST[@]}"
     # In a process group of its own, which ends with this script, however that ends.
@@ -468,16 +467,15 @@ run_all() {
     running=$!
     set +m
     # shellcheck disable=SC2064 # these, whatever the variables are then
-    trap "kill -- -$running 2>/dev/null || true; rm -f '$said' '$tested' '$failures'" EXIT
-    trap 'cat "$tested"; exit 130' INT
-    trap 'cat "$tested"; exit 143' TERM
+    trap "kill -- -$running 2>/dev/null || true; rm -f '$said' '$failures'" EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     run_steps "" "${THEN[@]}"
-    # What ran behind comes before what the tests say, and may take longer than they do.
-    printf '\ntests: running; what they say comes at the end, until then it is in %s\n' "$tested"
-    run_steps "" tests >"$tested" 2>&1
+    # Not beside the tests: leases and elections would come late.
     wait "$running" || failed+=(behind)
-    cat "$said" "$tested"
+    cat "$said"
     mapfile -t -O "${#failed[@]}" failed < <(grep . "$failures" || true)
+    run_steps "" tests
 }
 
 if [ "${1:-}" = --install ]; then

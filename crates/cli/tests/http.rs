@@ -74,9 +74,10 @@ fn a_worker_whose_server_is_gone_is_live_and_not_ready() {
     let server = RedisServer::start();
     let worker = work(&server, "s", "one", &["--http", "127.0.0.1:0"]);
     let address = address(&worker);
-    assert!(is(&get(&address, "/readyz"), 200));
-    drop(server);
     let ready = || get(&address, "/readyz");
+    // It listens before it has reached the server.
+    eventually_blocking("ready", SOON, || is(&ready(), 200));
+    drop(server);
     eventually_blocking("not ready", SOON, || is(&ready(), 503));
     eventually_blocking("since when", SOON, || {
         ready().contains("\nunreachable_for: ")
