@@ -34,8 +34,8 @@ impl Canceller {
     /// Each entry goes in one step, fenced by a token above every owner's: from then on nobody
     /// can take, complete or hand back anything of it. An owner is asked to release its lease,
     /// and gets [`StreamDisowned`](crate::Event::StreamDisowned) by its next heartbeat, at most
-    /// a third of its TTL later, as [`Cancelled`](crate::DisownReason::Cancelled). With per-stream locks nobody can be asked: the owner learns of
-    /// it when it looks at its entries, within a few TTLs, and a Go consumer when it ends. So
+    /// a third of its TTL later, as [`Cancelled`](crate::DisownReason::Cancelled). With
+    /// per-stream locks nobody can be asked: the owner learns of it when it looks at its entries, within a few TTLs, and a Go consumer when it ends. So
     /// until then it works on. It is told [`EntryGone`](crate::DisownReason::EntryGone) then. So
     /// is an owner that finds its entry gone before it is asked, because it completes it.
     ///

@@ -57,9 +57,9 @@ pub struct Started {
     /// back, or since it heard that the owner is dead. `None` if it is fresh, or if nothing
     /// told (a sweep found it).
     pub free_for: Option<Duration>,
-    /// Whether the owner before died, and its death counts as a failure of the stream. The
-    /// first death in a row does not: it happens to all that a process holds, and is forgotten
-    /// when the next owner has worked on the stream for the crash window.
+    /// Whether the owner before died, and its death counts as a failure of the stream: another
+    /// failure is on record. A death alone does not count: it happens to all that a process
+    /// holds, and is forgotten when the next owner has worked on the stream for the crash window.
     pub death_counts: bool,
 }
 
