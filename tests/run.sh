@@ -210,9 +210,9 @@ step_tls_builds() {
 tls_tests_of_the_command() {
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace --status-level fail \
-            -E 'package(streamlease-cli) and binary(tls)'
+            -E 'package(streamlease-cli) and test(/^tls::/)'
     else
-        cargo test -q -p streamlease-cli --test tls
+        cargo test -q -p streamlease-cli --test suite tls::
     fi
 }
 
@@ -249,7 +249,7 @@ step_async_std_without_tokio() {
 step_dependencies() {
     if ! cargo deny --version 2>/dev/null; then
         echo "SKIPPED advisories: cargo-deny is not installed (cargo install cargo-deny);" \
-            "the rest of deny.toml is checked by tests/tests/dependencies.rs"
+            "the rest of deny.toml is checked by tests/tests/repository/dependencies.rs"
         return
     fi
     cargo deny check licenses bans sources
@@ -365,7 +365,7 @@ step_doctests() {
 }
 
 # What is in deploy/, by the linters of those who run it; what matters to us in it is checked by
-# tests/tests/deploy.rs.
+# tests/tests/repository/deploy.rs.
 step_deploy() {
     local linters=target/linters unit
     if command -v systemd-analyze >/dev/null; then

@@ -124,14 +124,11 @@ run_suite() {
     export STREAMLEASE_REDIS_SERVER=$binary
     if cargo nextest --version >/dev/null 2>&1; then
         local filter='not test(/smol/)'
-        [ "$tls" = yes ] || filter="$filter and not (test(/tls/) or binary(/tls/))"
+        [ "$tls" = yes ] || filter="$filter and not test(/tls/)"
         # Of the workspace's build, which the other tests use, too.
         cargo nextest run --workspace --no-fail-fast -E "package(streamlease-backend-redis-rs) and $filter"
     else
-        local targets=(--tests)
-        [ "$tls" = yes ] || mapfile -t targets < <(cd crates/backend-redis-rs/tests &&
-            printf -- '--test=%s\n' * | sed 's/\.rs$//' | grep -Ev '=(support|tls)$')
-        cargo test -p streamlease-backend-redis-rs --no-fail-fast --lib "${targets[@]}" -- \
+        cargo test -p streamlease-backend-redis-rs --no-fail-fast --lib --tests -- \
             $([ "$tls" = yes ] || echo --skip tls)
     fi
 }
