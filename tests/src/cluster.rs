@@ -50,6 +50,9 @@ impl Cluster {
                     info.contains("master_link_status:up")
                 })
         });
+        for primary in &cluster.nodes[..3] {
+            primary.replicated_to(1);
+        }
         cluster
     }
 

@@ -12,9 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::certificates::{Authority, Certificate};
+use crate::wait::{eventually, eventually_blocking};
 
 /// A server that does not answer by then will not.
 const START_WITHIN: Duration = Duration::from_secs(15);
+
+/// Replicas acknowledge what they have once a second.
+const REPLICATED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Ports below the range that systems take for outgoing connections, so that a
 /// port stays free between [`RedisServer::kill`] and [`RedisServer::start_again`].
@@ -45,6 +49,19 @@ pub struct RedisServer {
     port: u16,
     starts: u32,
     child: Option<Child>,
+}
+
+/// What a primary has written, and what each of its replicas has of that (bytes).
+#[derive(Debug, Default)]
+struct Replication {
+    written: u64,
+    replicas: Vec<u64>,
+}
+
+impl Replication {
+    fn is_at_replicas(&self, offset: u64) -> bool {
+        !self.replicas.is_empty() && self.replicas.iter().all(|at| *at >= offset)
+    }
 }
 
 /// Settings of a [`RedisServer`].
@@ -315,6 +332,52 @@ impl RedisServer {
         command
             .query(&mut self.connection())
             .unwrap_or_else(|err| panic!("{words:?}: {err}"))
+    }
+
+    /// Waits until its replicas, of which there is one at least, have all that it has written
+    /// by now.
+    ///
+    /// That a link is up is not enough: a replica that has just been given the data is sent
+    /// nothing more before its first acknowledgement, up to a second later. If the primary dies
+    /// by then, all that it has acknowledged since is lost (`repl_start_cmd_stream_on_ack` in
+    /// the source of Redis).
+    pub async fn replicated(&self) {
+        let written = self.write_something();
+        let have_it = async || self.replication().is_at_replicas(written);
+        eventually("replicas that have everything", REPLICATED_WITHIN, have_it).await;
+    }
+
+    /// The same for plain tests, with that many replicas.
+    pub(crate) fn replicated_to(&self, replicas: usize) {
+        let written = self.write_something();
+        eventually_blocking("replicas that have everything", REPLICATED_WITHIN, || {
+            let now = self.replication();
+            now.replicas.len() == replicas && now.is_at_replicas(written)
+        });
+    }
+
+    /// Writes what changes nothing, for each replica has all of nothing. Says how much is
+    /// written then.
+    fn write_something(&self) -> u64 {
+        self.run::<()>(&["FUNCTION", "FLUSH"]);
+        self.replication().written
+    }
+
+    fn replication(&self) -> Replication {
+        let info: String = self.run(&["INFO", "replication"]);
+        let values = info.lines().filter_map(|line| line.trim().split_once(':'));
+        let mut found = Replication::default();
+        for (name, value) in values {
+            if name == "master_repl_offset" {
+                found.written = value.parse().expect("an offset");
+            } else if name.starts_with("slave")
+                && let Some((_, rest)) = value.split_once(",offset=")
+            {
+                let offset = rest.split(',').next().unwrap_or(rest);
+                found.replicas.push(offset.parse().expect("an offset"));
+            }
+        }
+        found
     }
 
     /// Kills it as a crash would (SIGKILL). Does nothing if it is not running.

@@ -54,6 +54,7 @@ impl Sentinels {
                 .query::<String>(&mut all.sentinels[0].connection());
             have_all && quorum.is_ok_and(|said| said.starts_with("OK 3"))
         });
+        all.servers[0].replicated_to(2);
         all
     }
 

@@ -40,6 +40,7 @@ fn leases_twice_as_long_as_a_failover_of_a_cluster_live_through_it() {
         let mut cluster = Cluster::start();
         let fleet = Fleet::start(&cluster.url(), LONG).await;
         let owner = cluster.owner_of(LBS);
+        cluster.node(owner).replicated().await;
         let mishap = Instant::now();
         cluster.node_mut(owner).kill();
         let cluster = blocking(move || {

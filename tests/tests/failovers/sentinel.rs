@@ -38,6 +38,7 @@ fn leases_twice_as_long_as_a_failover_of_sentinels_live_through_it() {
     at_work(|| async {
         let mut all = Sentinels::start();
         let fleet = Fleet::start(&all.url(), LONG).await;
+        all.server(0).replicated().await;
         let mishap = Instant::now();
         all.server_mut(0).kill();
         let all = blocking(move || {

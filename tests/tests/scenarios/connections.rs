@@ -30,18 +30,7 @@ async fn a_name_that_leads_to_a_new_primary_is_followed_with_all_leases(world: W
     let mut consumer = world.start("a").await;
     world.submit(&["s0", "s1", "s2"]).await;
     let leases = consumer.leases(3).await;
-    world
-        .eventually("the replica has all", async || {
-            let info: String = replica.run(&["INFO", "replication"]);
-            let (ours, its) = ("slave_repl_offset:", "master_repl_offset:");
-            let offset = |info: &str, field: &str| -> Option<u64> {
-                let mut lines = info.lines();
-                lines.find_map(|line| line.strip_prefix(field)?.trim().parse().ok())
-            };
-            let master: String = world.redis().run(&["INFO", "replication"]);
-            info.contains("master_link_status:up") && offset(&info, ours) == offset(&master, its)
-        })
-        .await;
+    world.redis().replicated().await;
 
     replica.run::<()>(&["REPLICAOF", "NO", "ONE"]);
     name.set_target(replica.addr());

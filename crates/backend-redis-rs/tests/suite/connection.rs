@@ -376,11 +376,7 @@ fn a_demoted_server_behind_a_name_is_left_by_every_connection() {
         let backend = orders_at(&name.url());
         backend.transport.prepare().await.unwrap();
         new.run::<()>(&["REPLICAOF", "127.0.0.1", &old_port]);
-        eventually("the replica", || {
-            let info: String = new.run(&["INFO", "replication"]);
-            info.contains("master_link_status:up")
-        })
-        .await;
+        old.replicated().await;
         let mut subscription = backend.notifier.subscribe().await.unwrap();
         let blocked = fetch("a", 1, 9000);
         let fail_over = async {

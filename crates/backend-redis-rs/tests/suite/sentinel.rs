@@ -99,11 +99,7 @@ fn a_killed_primarys_successor_is_found_and_has_what_was_replicated() {
         let backend = orders_at(&all.url());
         backend.transport.prepare().await.unwrap();
         let ids = submitted(&backend, &batch(1, &["s"])).await.unwrap();
-        eventually("replicated", || {
-            let length = |index| all.server(index).run::<usize>(&["XLEN", "orders-input"]);
-            length(1) == 1 && length(2) == 1
-        })
-        .await;
+        all.server(0).replicated().await;
         all.server_mut(0).kill();
         let killed = Instant::now();
         let mut kinds = Vec::new();

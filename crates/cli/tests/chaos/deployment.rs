@@ -166,8 +166,10 @@ impl Deployment {
             Self::Sentinel(_) => 2,
         };
         info.is_ok_and(|info| {
-            let online = info.lines().filter(|line| line.contains("state=online"));
-            online.count() >= replicas
+            // Before its first acknowledgement it is sent nothing.
+            let is_sent_all =
+                |line: &&str| line.contains("state=online") && !line.contains(",offset=0,");
+            info.lines().filter(is_sent_all).count() >= replicas
         })
     }
 

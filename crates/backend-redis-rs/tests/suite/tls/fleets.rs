@@ -23,16 +23,19 @@ fn mutual(url: &str, authority: &Authority) -> RedisBackendBuilder {
     trusting(url, authority).client_certificate(client.pem, client.key)
 }
 
-/// A lease lives through the failover of its server, and the next one is to be had.
-async fn lives_through(provider: RedisBackend, runtime: Arc<dyn Runtime>, kill: impl FnOnce()) {
+/// A lease that has reached the replicas lives through the failover of its server, and the next
+/// one is to be had.
+async fn lives_through(
+    provider: RedisBackend,
+    runtime: Arc<dyn Runtime>,
+    kill: impl AsyncFnOnce(),
+) {
     let producer = Producer::new("orders", &provider, runtime.clone()).unwrap();
     let (client, mut events) = consumer(provider, runtime, TTL);
     soon(client.started()).await.unwrap();
     producer.submit("first", Info::NONE).await.unwrap();
     let first = next_lease(&mut events).await;
-    // Its replica has it by then.
-    pause(Duration::from_millis(300)).await;
-    kill();
+    kill().await;
     let killed = Instant::now();
     producer.submit("second", Info::NONE).await.unwrap();
     let second = loop {
@@ -55,7 +58,10 @@ async fn a_cluster(runtime: Arc<dyn Runtime>) {
     let mut cluster = Cluster::with(|node| node.tls(Tls::of(&authority).asking_clients()));
     let owner = cluster.owner_of("orders-input");
     let provider = mutual(&cluster.tls_url(), &authority).connect().await;
-    let kill = || cluster.node_mut(owner).kill();
+    let kill = async || {
+        cluster.node(owner).replicated().await;
+        cluster.node_mut(owner).kill();
+    };
     lives_through(provider.unwrap(), runtime, kill).await;
 }
 
@@ -78,7 +84,10 @@ async fn behind_sentinels(runtime: Arc<dyn Runtime>) {
     let authority = Authority::new();
     let mut all = sentinels(&authority);
     let provider = mutual(&all.tls_url(), &authority).connect().await;
-    let kill = || all.server_mut(0).kill();
+    let kill = async || {
+        all.server(0).replicated().await;
+        all.server_mut(0).kill();
+    };
     lives_through(provider.unwrap(), runtime, kill).await;
 }
 
