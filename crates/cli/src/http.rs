@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -38,7 +38,7 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    pub(crate) fn listen(address: SocketAddr, service: &str) -> Result<Self, Failure> {
+    pub(crate) fn listen(address: &str, service: &str) -> Result<Self, Failure> {
         let failed = |what: &str, err: &dyn std::fmt::Display| {
             Failure::other(format!("--http {address}: {what}: {err}"))
         };

@@ -1,6 +1,6 @@
 //! How values of arguments are read.
 
-use std::net::SocketAddr;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use streamlease::{EntryId, Error, Info, ServiceName, StreamName};
@@ -50,10 +50,24 @@ pub(super) fn failures(text: &str) -> Result<Failures, String> {
     }
 }
 
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    let example = "give an address with its port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for \
-                   requests from everywhere";
-    text.parse().map_err(|_| example.to_owned())
+/// A host and a port; whether there is such a host shows when it is listened at.
+pub(super) fn address(text: &str) -> Result<String, String> {
+    let is_host = |host: &str| {
+        let is_ipv6 = || {
+            let inner = host.strip_prefix('[')?.strip_suffix(']')?;
+            inner.parse::<Ipv6Addr>().ok()
+        };
+        let is_in_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        !host.is_empty() && host.chars().all(is_in_name) || is_ipv6().is_some()
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err(
+            "give a host and a port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for \
+                  requests from everywhere"
+                .to_owned(),
+        ),
+    }
 }
 
 /// A number with a unit: `500ms`, `2s`, `1.5m`, `1h`.
@@ -94,6 +108,33 @@ const MAX_SECS: u64 = 100 * 365 * 24 * 3600;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in [
+            "127.0.0.1:8080",
+            "localhost:0",
+            "[::1]:8080",
+            "pod-1.calls:80",
+        ] {
+            assert_eq!(address(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "8080",
+            ":8080",
+            "localhost",
+            "localhost:",
+            "localhost:70000",
+            "::1:8080",
+            "[x]:8080",
+            "http://localhost:8080",
+            "a b:80",
+        ] {
+            let said = address(bad).unwrap_err();
+            assert!(said.contains("127.0.0.1:8080"), "{bad:?}: {said}");
+        }
+    }
 
     #[test]
     fn durations_have_a_number_and_a_unit() {

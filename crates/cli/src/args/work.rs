@@ -1,7 +1,6 @@
 //! The arguments of `work`.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -93,9 +92,9 @@ pub(crate) struct WorkArgs {
         allow_hyphen_values = true
     )]
     pub(crate) event_queue: usize,
-    /// Answer /livez, /readyz and /metrics over HTTP at this address, e.g. 127.0.0.1:8080
+    /// Answer /livez, /readyz and /metrics over HTTP at this address, e.g. localhost:8080
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
-    pub(crate) http: Option<SocketAddr>,
+    pub(crate) http: Option<String>,
     /// What a lease's life hangs on; all consumers of a service have the same
     #[arg(long, value_enum, default_value_t = Locks::Session)]
     pub(crate) locks: Locks,

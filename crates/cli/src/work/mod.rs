@@ -78,7 +78,8 @@ async fn work(
     writer: Writer,
 ) -> Result<(), Failure> {
     let service = args.target.service.as_str();
-    let http = args.http.map(|address| Http::listen(address, service));
+    let http = args.http.as_deref();
+    let http = http.map(|address| Http::listen(address, service));
     let http = http.transpose()?;
     let (client, events) = start(&args, identity, &runtime, http.as_ref())?;
     if let Some(http) = http {

@@ -38,7 +38,7 @@ fn is(reply: &str, status: u16) -> bool {
 #[test]
 fn a_worker_answers_probes_and_shows_its_metrics() {
     let server = RedisServer::start();
-    let mut worker = work(&server, "s", "one", &["--http", "127.0.0.1:0"]);
+    let mut worker = work(&server, "s", "one", &["--http", "localhost:0"]);
     let address = address(&worker);
     submit(&server, "s", &["a", "b"]);
     worker.wait_for_count("stream_added", 2, SOON);
@@ -91,11 +91,14 @@ fn a_worker_whose_server_is_gone_is_live_and_not_ready() {
 fn an_address_that_cannot_be_had_is_named() {
     let server = RedisServer::start();
     let taken = format!("127.0.0.1:{}", server.port());
-    let output = command()
-        .args(["work", "--redis", &server.url(), "--service", "s"])
-        .args(["--consumer", "one", "--http", &taken])
-        .output()
-        .unwrap();
-    let said = common::stderr(&output);
-    assert!(!output.status.success() && said.contains(&taken), "{said}");
+    for address in [&taken, "no-such-host.invalid:8080"] {
+        let output = command()
+            .args(["work", "--redis", &server.url(), "--service", "s"])
+            .args(["--consumer", "one", "--http", address])
+            .output()
+            .unwrap();
+        let said = common::stderr(&output);
+        let is_named = said.contains(&format!("--http {address}: cannot listen: "));
+        assert!(!output.status.success() && is_named, "{said}");
+    }
 }
