@@ -299,13 +299,13 @@ fn without_the_rights_to_tidy_up_it_is_left() {
     on_tokio(|| async {
         let server = RedisServer::start();
         let rules = RedisBackend::connect(server.url()).await.unwrap();
-        let mut rules = rules.acl_rules(&ServiceName::new("orders").unwrap());
+        let mut rules = rules.acl_rules(&service("orders"));
         rules.retain(|rule| rule != "+xlen" && rule != "+hrandfield");
         let mut set = vec!["ACL", "SETUSER", "orders", "reset", "on", ">secret"];
         set.extend(rules.iter().map(String::as_str));
         let _: () = server.run(&set);
         let provider = RedisBackend::new(server.url_with("orders", "secret", 0)).unwrap();
-        let service = ServiceName::new("orders").unwrap();
+        let service = service("orders");
         let limited = provider.backend(&service).unwrap();
         let all = names("s", 150);
         if_absent(&limited, &all).await;

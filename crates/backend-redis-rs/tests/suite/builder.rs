@@ -16,9 +16,7 @@ use streamlease_tests::{Cluster, Sentinels};
 use crate::support::*;
 
 fn orders(provider: &RedisBackend) -> Backend {
-    provider
-        .backend(&ServiceName::new("orders").unwrap())
-        .unwrap()
+    provider.backend(&service("orders")).unwrap()
 }
 
 /// A password that somebody changes, and how often it was asked for.

@@ -35,7 +35,7 @@ fn per_stream_locks_are_refused_on_a_cluster_at_start_with_what_to_do() {
         assert_eq!(server.run::<usize>(&["DBSIZE"]), 0, "nothing was made");
 
         let provider = RedisBackend::connect(server.url()).await.unwrap();
-        let service = ServiceName::new("orders").unwrap();
+        let service = service("orders");
         let err = provider.migrate(&service, LockScheme::PerStream).await;
         assert_eq!(err.unwrap_err().kind(), ErrorKind::Config);
     });
@@ -51,7 +51,7 @@ fn session_leases_work_on_a_cluster_of_one_node() {
         let fetched = backend.transport.fetch(&fetch("a", 1, 0)).await.unwrap();
         assert_eq!(fetched.entries[0].entry, ids[0]);
         let provider = RedisBackend::connect(server.url()).await.unwrap();
-        let service = ServiceName::new("orders").unwrap();
+        let service = service("orders");
         // With something pending, whose locks are looked for elsewhere.
         provider
             .migrate(&service, LockScheme::Session)

@@ -9,36 +9,19 @@ use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
 use streamlease_runtime_smol::SmolRuntime;
 use streamlease_runtime_tokio::TokioRuntime;
-use streamlease_testkit::conformance;
 use streamlease_tests::Cluster;
 
+use crate::conformance;
 use crate::support::leases::*;
 use crate::support::{self, *};
 
 /// In the slot of everything that `orders` has.
 const LBS: &str = "orders-input";
 
-fn service(name: &str) -> ServiceName {
-    ServiceName::new(name).unwrap()
-}
-
-fn orders_at(url: &str) -> Backend {
-    let provider = RedisBackend::new(url).unwrap();
-    provider.backend(&service("orders")).unwrap()
-}
-
-/// One cluster for all: each behaviour has a service of its own, in one slot or another.
 async fn conforms(runtime: Arc<dyn Runtime>) {
     let cluster = Cluster::start();
     let provider = RedisBackend::new(cluster.url()).unwrap();
-    let services = AtomicU32::new(0);
-    let fresh = || {
-        let name = format!("orders-{}", services.fetch_add(1, Ordering::Relaxed));
-        provider.backend(&service(&name)).unwrap()
-    };
-    conformance::transport::run_all(runtime.clone(), async || fresh()).await;
-    conformance::lock_manager::run_all(runtime.clone(), async || fresh().locks).await;
-    conformance::notifier::run_all(runtime, async || fresh()).await;
+    conformance::conforms(|| provider.clone(), runtime).await;
     for node in 0..3 {
         let keys = cluster.node(node).run::<usize>(&["DBSIZE"]);
         assert!(keys > 0, "node {node} has had nothing to do");

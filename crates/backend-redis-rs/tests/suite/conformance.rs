@@ -2,11 +2,13 @@
 //! runtime: each behaviour with a server of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use streamlease_core::{Backend, LockManager, LockScheme};
+use streamlease_backend_redis_rs::RedisBackend;
+use streamlease_core::{Backend, BackendProvider, LockManager, LockScheme, Runtime};
 use streamlease_runtime_smol::SmolRuntime;
 use streamlease_runtime_tokio::TokioRuntime;
-use streamlease_testkit::conformance::Behaviour;
+use streamlease_testkit::conformance::{Behaviour, lock_manager, notifier, transport};
 
 use crate::support::{self, *};
 
@@ -69,3 +71,16 @@ suites!(per_stream_on_tokio, on_tokio, PerStream);
 suites!(per_stream_on_smol, on_smol, PerStream);
 suites!(session_on_tokio, on_tokio, Session);
 suites!(session_on_smol, on_smol, Session);
+
+/// The same servers for all: each behaviour has a service of its own, on a cluster in one slot
+/// or another.
+pub(crate) async fn conforms(provider: impl Fn() -> RedisBackend, runtime: Arc<dyn Runtime>) {
+    let services = AtomicU32::new(0);
+    let fresh = || {
+        let name = format!("orders-{}", services.fetch_add(1, Ordering::Relaxed));
+        provider().backend(&service(&name)).unwrap()
+    };
+    transport::run_all(runtime.clone(), async || fresh()).await;
+    lock_manager::run_all(runtime.clone(), async || fresh().locks).await;
+    notifier::run_all(runtime, async || fresh()).await;
+}

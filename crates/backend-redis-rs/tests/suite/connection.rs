@@ -73,9 +73,7 @@ fn a_backend_is_built_without_its_server_and_connects_once_that_is_up() {
         let mut server = RedisServer::start();
         server.kill();
         let provider = RedisBackend::new(server.url()).unwrap();
-        let backend = provider
-            .backend(&ServiceName::new("orders").unwrap())
-            .unwrap();
+        let backend = provider.backend(&service("orders")).unwrap();
         for _ in 0..2 {
             let err = soon(backend.transport.prepare()).await.unwrap_err();
             assert_eq!(err.kind(), ErrorKind::Unavailable, "{err}");
@@ -135,9 +133,7 @@ fn what_a_user_may_not_do_is_denied() {
         ]);
         let url = format!("redis://reader:pw@127.0.0.1:{}/0", server.port());
         let provider = RedisBackend::connect(url).await.unwrap();
-        let denied = provider
-            .backend(&ServiceName::new("orders").unwrap())
-            .unwrap();
+        let denied = provider.backend(&service("orders")).unwrap();
         assert_eq!(
             denied.transport.prepare().await.unwrap_err().kind(),
             ErrorKind::Denied
@@ -167,7 +163,7 @@ fn a_login_that_has_worked_and_is_refused_now_is_an_outage_whatever_the_call() {
         };
         set("old");
         let url = format!("redis://app:old@127.0.0.1:{}/0", server.port());
-        let orders = ServiceName::new("orders").unwrap();
+        let orders = service("orders");
         let provider = RedisBackend::connect(&url).await.unwrap();
         let backend = provider.backend(&orders).unwrap();
         backend.transport.prepare().await.unwrap();
@@ -356,12 +352,6 @@ async fn impatient<T>(
         None
     };
     futures_lite::future::or(async { Some(call.await) }, leave).await
-}
-
-fn orders_at(url: &str) -> Backend {
-    let provider = RedisBackend::new(url).unwrap();
-    let service = ServiceName::new("orders").unwrap();
-    provider.backend(&service).unwrap()
 }
 
 #[test]

@@ -91,15 +91,13 @@ fn without_the_right_to_count_all_only_that_is_unknown() {
         let producer = backend_with(&server, "orders", LockScheme::Session).await;
         producer.submitter.submit(&batch(1, &["a"])).await.unwrap();
         let rules = RedisBackend::connect(server.url()).await.unwrap();
-        let mut rules = rules.acl_rules(&ServiceName::new("orders").unwrap());
+        let mut rules = rules.acl_rules(&service("orders"));
         rules.retain(|rule| rule != "+xlen");
         let mut set = vec!["ACL", "SETUSER", "orders", "reset", "on", ">secret"];
         set.extend(rules.iter().map(String::as_str));
         let _: () = server.run(&set);
         let provider = RedisBackend::new(server.url_with("orders", "secret", 0)).unwrap();
-        let limited = provider
-            .backend(&ServiceName::new("orders").unwrap())
-            .unwrap();
+        let limited = provider.backend(&service("orders")).unwrap();
         let seen = counts(&limited).await;
         assert_eq!(seen.waiting, None);
         assert!(seen.oldest_waiting.is_some());

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::payload::MAX_PAYLOAD_BYTES;
 use streamlease_core::*;
 use streamlease_tests::Proxy;
@@ -21,12 +20,6 @@ fn long_batch(id: u128, count: usize, bytes: usize) -> SubmitBatch {
         .map(|n| Announcement::new(stream(&format!("s{n}")), info(bytes)))
         .collect();
     SubmitBatch::with_id(id, announcements)
-}
-
-fn orders_at(url: &str) -> Backend {
-    let provider = RedisBackend::new(url).unwrap();
-    let service = ServiceName::new("orders").unwrap();
-    provider.backend(&service).unwrap()
 }
 
 /// Pending at `a`: delivered by somebody else's small page at a time.

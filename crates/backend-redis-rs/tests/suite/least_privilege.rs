@@ -14,13 +14,11 @@ use crate::support::{self, *};
 
 const BOTH: [LockScheme; 2] = [LockScheme::Session, LockScheme::PerStream];
 
-fn service() -> ServiceName {
-    ServiceName::new("orders").unwrap()
-}
-
 fn rules(scheme: LockScheme) -> Vec<String> {
     let backend = RedisBackend::new("redis://127.0.0.1:1").unwrap();
-    backend.with_lock_scheme(scheme).acl_rules(&service())
+    backend
+        .with_lock_scheme(scheme)
+        .acl_rules(&service("orders"))
 }
 
 /// A server with a user `orders` of these rules.
@@ -51,7 +49,7 @@ impl Limited {
     }
 
     fn backend(&self, scheme: LockScheme) -> Backend {
-        self.provider(scheme).backend(&service()).unwrap()
+        self.provider(scheme).backend(&service("orders")).unwrap()
     }
 
     /// The commands that were executed, as rules name them.
@@ -134,7 +132,10 @@ async fn the_rest(limited: &Limited, scheme: LockScheme) {
     let provider = limited.provider(scheme);
     RedisBackend::connect(&limited.url).await.unwrap();
     provider.eviction_policy().await.unwrap();
-    provider.recorded_lock_scheme(&service()).await.unwrap();
+    provider
+        .recorded_lock_scheme(&service("orders"))
+        .await
+        .unwrap();
 
     // The index of the quarantine has what the quarantine has not.
     let index = "{orders-input}:quarantine:index";
@@ -148,7 +149,7 @@ async fn the_rest(limited: &Limited, scheme: LockScheme) {
         let sessions = "{orders-input}:sessions";
         let dead = format!("redis-consumer-a/{:016x}", 7);
         let _: u64 = limited.server.run(&["ZADD", sessions, "1", &dead]);
-        provider.migrate(&service(), scheme).await.unwrap();
+        provider.migrate(&service("orders"), scheme).await.unwrap();
     }
 }
 

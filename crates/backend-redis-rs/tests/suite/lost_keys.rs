@@ -92,7 +92,7 @@ fn a_service_whose_scheme_vanished_refuses_the_others_all_the_same() {
         ] {
             let server = RedisServer::start();
             let provider = RedisBackend::connect(server.url()).await.unwrap();
-            let orders = ServiceName::new("orders").unwrap();
+            let orders = service("orders");
             let (new, old) = (sessions(&server).await, backend(&server, "orders").await);
             new.transport.prepare().await.unwrap();
             let a = opened(&new, "a", TTL).await;

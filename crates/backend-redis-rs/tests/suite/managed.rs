@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamlease_backend_redis_rs::RedisBackend;
-use streamlease_core::{Backend, BackendProvider, LockManager, LockScheme, ServiceName};
+use streamlease_core::{Backend, BackendProvider, LockManager, LockScheme};
 use streamlease_runtime_tokio::TokioRuntime;
 use streamlease_testkit::conformance::Behaviour;
 use streamlease_tests::{Proxy, REFUSALS_OF_MANAGED_SERVICES};
@@ -15,9 +15,7 @@ use crate::support::*;
 async fn through(proxy: &Proxy, scheme: LockScheme) -> Backend {
     let provider = RedisBackend::connect(proxy.url()).await.unwrap();
     let provider = provider.with_lock_scheme(scheme);
-    provider
-        .backend(&ServiceName::new("orders").unwrap())
-        .unwrap()
+    provider.backend(&service("orders")).unwrap()
 }
 
 fn run<S>(behaviour: Behaviour<S>, service: impl Fn(Backend) -> S) {

@@ -109,7 +109,7 @@ fn the_database_of_the_url_is_listened_to() {
         // Nothing expires with session leases.
         let backend = provider
             .with_lock_scheme(LockScheme::PerStream)
-            .backend(&ServiceName::new("orders").unwrap())
+            .backend(&service("orders"))
             .unwrap();
         let mut hints = backend.notifier.subscribe().await.unwrap();
         let mut raw = server.connection();
@@ -281,9 +281,7 @@ async fn as_user(server: &RedisServer, user: &str) -> Backend {
     let provider = streamlease_backend_redis_rs::RedisBackend::connect(url)
         .await
         .unwrap();
-    provider
-        .backend(&ServiceName::new("orders").unwrap())
-        .unwrap()
+    provider.backend(&service("orders")).unwrap()
 }
 
 #[test]

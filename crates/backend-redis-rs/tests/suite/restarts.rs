@@ -17,9 +17,7 @@ async fn without_info(server: &RedisServer) -> Backend {
         "ACL", "SETUSER", "blind", "on", ">p", "~*", "&*", "+@all", "-info",
     ]);
     let provider = RedisBackend::connect(url).await.unwrap();
-    provider
-        .backend(&ServiceName::new("orders").unwrap())
-        .unwrap()
+    provider.backend(&service("orders")).unwrap()
 }
 
 #[test]

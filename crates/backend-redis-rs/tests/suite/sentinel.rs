@@ -1,37 +1,21 @@
 //! Behind sentinels: a primary that is found, left and followed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
 use streamlease_runtime_smol::SmolRuntime;
 use streamlease_runtime_tokio::TokioRuntime;
-use streamlease_testkit::conformance;
 use streamlease_tests::Sentinels;
 
+use crate::conformance;
 use crate::support::*;
 
-fn orders_at(url: &str) -> Backend {
-    let provider = RedisBackend::new(url).unwrap();
-    provider
-        .backend(&ServiceName::new("orders").unwrap())
-        .unwrap()
-}
-
-/// One fleet for all: each behaviour has a service of its own.
 async fn conforms(runtime: Arc<dyn Runtime>) {
     let all = Sentinels::start();
-    let services = AtomicU32::new(0);
-    let fresh = || {
-        let provider = RedisBackend::new(all.url()).unwrap();
-        let name = format!("orders-{}", services.fetch_add(1, Ordering::Relaxed));
-        provider.backend(&ServiceName::new(name).unwrap()).unwrap()
-    };
-    conformance::transport::run_all(runtime.clone(), async || fresh()).await;
-    conformance::lock_manager::run_all(runtime.clone(), async || fresh().locks).await;
-    conformance::notifier::run_all(runtime, async || fresh()).await;
+    let provider = || RedisBackend::new(all.url()).unwrap();
+    conformance::conforms(provider, runtime).await;
 }
 
 #[test]

@@ -784,7 +784,7 @@ fn the_setting_decides_and_session_leases_are_the_default() {
         let server = RedisServer::start();
         let provider = RedisBackend::connect(server.url()).await.unwrap();
         let scheme = |provider: &RedisBackend| {
-            let backend = provider.backend(&ServiceName::new("s").unwrap());
+            let backend = provider.backend(&service("s"));
             backend.unwrap().locks.scheme()
         };
         assert_eq!(scheme(&provider), LockScheme::Session);
@@ -798,7 +798,7 @@ fn an_idle_service_is_migrated_and_a_busy_one_is_not() {
     on_both(|| async {
         let server = RedisServer::start();
         let provider = RedisBackend::connect(server.url()).await.unwrap();
-        let orders = ServiceName::new("orders").unwrap();
+        let orders = service("orders");
         let recorded = async || provider.recorded_lock_scheme(&orders).await.unwrap();
         assert_eq!(recorded().await, None);
         let (old, new) = (backend(&server, "orders").await, sessions(&server).await);

@@ -70,6 +70,16 @@ pub(crate) async fn backend(server: &RedisServer, service: &str) -> Backend {
     backend_with(server, service, LockScheme::PerStream).await
 }
 
+pub(crate) fn service(name: &str) -> ServiceName {
+    ServiceName::new(name).unwrap()
+}
+
+/// The backend of the service `orders`, not connected yet.
+pub(crate) fn orders_at(url: &str) -> Backend {
+    let provider = RedisBackend::new(url).unwrap();
+    provider.backend(&service("orders")).unwrap()
+}
+
 pub(crate) async fn backend_with(
     server: &RedisServer,
     service: &str,
@@ -78,7 +88,7 @@ pub(crate) async fn backend_with(
     let provider = RedisBackend::connect(server.url()).await.unwrap();
     provider
         .with_lock_scheme(scheme)
-        .backend(&ServiceName::new(service).unwrap())
+        .backend(&self::service(service))
         .unwrap()
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::{self, Read};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,10 +13,10 @@ use streamlease_backend_redis_rs::{Dial, Link, RedisBackend};
 use streamlease_core::*;
 use streamlease_runtime_smol::SmolRuntime;
 use streamlease_runtime_tokio::TokioRuntime;
-use streamlease_testkit::conformance;
 use streamlease_tests::{Authority, RedisServer, Tls};
 
 use super::{consumer, next_lease, on_each, start, trusting};
+use crate::conformance;
 use crate::support::{on_both, on_smol, on_tokio, soon};
 
 /// One stream, from its announcement to its end.
@@ -104,21 +103,13 @@ fn the_name_is_sent_in_the_clear_for_proxies_to_choose_by_and_an_address_is_not(
     });
 }
 
-/// One server for all: each behaviour has a service of its own.
 async fn conforms(runtime: Arc<dyn Runtime>, scheme: LockScheme) {
     let authority = Authority::new();
     let server = start(Tls::of(&authority).asking_clients());
     let client = authority.client();
     let builder = trusting(server.tls_url(), &authority).client_certificate(client.pem, client.key);
-    let services = AtomicU32::new(0);
-    let fresh = || {
-        let provider = builder.clone().build().unwrap().with_lock_scheme(scheme);
-        let name = format!("orders-{}", services.fetch_add(1, Ordering::Relaxed));
-        provider.backend(&ServiceName::new(name).unwrap()).unwrap()
-    };
-    conformance::transport::run_all(runtime.clone(), async || fresh()).await;
-    conformance::lock_manager::run_all(runtime.clone(), async || fresh().locks).await;
-    conformance::notifier::run_all(runtime, async || fresh()).await;
+    let provider = || builder.clone().build().unwrap().with_lock_scheme(scheme);
+    conformance::conforms(provider, runtime).await;
 }
 
 #[test]
