@@ -5,86 +5,22 @@ use std::time::Instant;
 
 use streamlease_tests::Cluster;
 
-use crate::fleet::{Fleet, LBS, LONG, SHORT, SLACK, at_work, blocking};
+use crate::deaths;
+use crate::fleet::{Fleet, LBS, SHORT, SLACK, at_work, blocking};
 
 #[test]
 fn a_killed_owner_costs_its_failover_and_two_ttls_and_little_is_lost() {
-    at_work(|| async {
-        let mut cluster = Cluster::start();
-        let fleet = Fleet::start(&cluster.url(), SHORT).await;
-        let owner = cluster.owner_of(LBS);
-        let mishap = Instant::now();
-        cluster.node_mut(owner).kill();
-        let (own, cluster) = blocking(move || {
-            cluster.owner_after(LBS, owner);
-            (mishap.elapsed(), cluster)
-        })
-        .await;
-        fleet.works_again(30).await;
-        let cost = fleet.converge(mishap).await;
-        drop(cluster);
-        println!("cluster, killed, own time {own:?}: {cost:?}");
-        assert!(
-            cost.gap <= own + SHORT * 2 + SLACK,
-            "{:?} of {own:?}",
-            cost.gap
-        );
-        assert!(cost.lost <= 10, "{} of {}", cost.lost, cost.acked);
-        assert_eq!(cost.doubled, [""; 0]);
-    });
+    deaths::a_killed_owner_costs_its_failover_and_two_ttls_and_little_is_lost::<Cluster>();
 }
 
 #[test]
 fn leases_twice_as_long_as_a_failover_of_a_cluster_live_through_it() {
-    at_work(|| async {
-        let mut cluster = Cluster::start();
-        let fleet = Fleet::start(&cluster.url(), LONG).await;
-        let owner = cluster.owner_of(LBS);
-        cluster.node(owner).replicated().await;
-        let mishap = Instant::now();
-        cluster.node_mut(owner).kill();
-        let cluster = blocking(move || {
-            cluster.owner_after(LBS, owner);
-            cluster
-        })
-        .await;
-        fleet.works_again(30).await;
-        let cost = fleet.converge(mishap).await;
-        drop(cluster);
-        println!("cluster, killed, long TTL: {cost:?}");
-        assert_eq!(cost.doubled, [""; 0]);
-        let long = cost.disowned.iter().filter(|name| name.starts_with("long"));
-        assert_eq!(long.count(), 0, "{:?}", cost.disowned);
-    });
+    deaths::leases_twice_as_long_as_a_failover_live_through_it::<Cluster>();
 }
 
 #[test]
 fn a_frozen_owner_costs_its_failover_and_two_ttls_and_its_thaw_nothing() {
-    at_work(|| async {
-        let cluster = Arc::new(Cluster::start());
-        let fleet = Fleet::start(&cluster.url(), SHORT).await;
-        let owner = cluster.owner_of(LBS);
-        let mishap = Instant::now();
-        cluster.node(owner).freeze();
-        let asked = cluster.clone();
-        let own = blocking(move || {
-            asked.owner_after(LBS, owner);
-            mishap.elapsed()
-        })
-        .await;
-        fleet.works_again(30).await;
-        cluster.node(owner).thaw();
-        fleet.works_again(60).await;
-        let cost = fleet.converge(mishap).await;
-        println!("cluster, frozen, own time {own:?}: {cost:?}");
-        assert!(
-            cost.gap <= own + SHORT * 2 + SLACK,
-            "{:?} of {own:?}",
-            cost.gap
-        );
-        assert!(cost.lost <= 10, "{} of {}", cost.lost, cost.acked);
-        assert_eq!(cost.doubled, [""; 0]);
-    });
+    deaths::a_frozen_owner_costs_its_failover_and_two_ttls_and_its_thaw_nothing::<Cluster>();
 }
 
 #[test]

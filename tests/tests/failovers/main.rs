@@ -6,5 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod cluster;
+mod deaths;
 mod fleet;
 mod sentinel;

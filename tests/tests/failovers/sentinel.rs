@@ -5,83 +5,22 @@ use std::time::Instant;
 
 use streamlease_tests::{RedisServer, Sentinels};
 
-use crate::fleet::{CONSUMERS, Fleet, LONG, MIDDLE, SHORT, SLACK, at_work, blocking};
+use crate::deaths;
+use crate::fleet::{CONSUMERS, Fleet, MIDDLE, SLACK, at_work, blocking};
 
 #[test]
 fn a_killed_primary_costs_its_failover_and_two_ttls_and_little_is_lost() {
-    at_work(|| async {
-        let mut all = Sentinels::start();
-        let fleet = Fleet::start(&all.url(), SHORT).await;
-        let mishap = Instant::now();
-        all.server_mut(0).kill();
-        let (own, all) = blocking(move || {
-            all.primary_after(0);
-            (mishap.elapsed(), all)
-        })
-        .await;
-        fleet.works_again(30).await;
-        let cost = fleet.converge(mishap).await;
-        drop(all);
-        println!("Sentinel, killed, own time {own:?}: {cost:?}");
-        assert!(
-            cost.gap <= own + SHORT * 2 + SLACK,
-            "{:?} of {own:?}",
-            cost.gap
-        );
-        assert!(cost.lost <= 10, "{} of {}", cost.lost, cost.acked);
-        assert_eq!(cost.doubled, [""; 0]);
-    });
+    deaths::a_killed_owner_costs_its_failover_and_two_ttls_and_little_is_lost::<Sentinels>();
 }
 
 #[test]
 fn leases_twice_as_long_as_a_failover_of_sentinels_live_through_it() {
-    at_work(|| async {
-        let mut all = Sentinels::start();
-        let fleet = Fleet::start(&all.url(), LONG).await;
-        all.server(0).replicated().await;
-        let mishap = Instant::now();
-        all.server_mut(0).kill();
-        let all = blocking(move || {
-            all.primary_after(0);
-            all
-        })
-        .await;
-        fleet.works_again(30).await;
-        let cost = fleet.converge(mishap).await;
-        drop(all);
-        println!("Sentinel, killed, long TTL: {cost:?}");
-        assert_eq!(cost.doubled, [""; 0]);
-        let long = cost.disowned.iter().filter(|name| name.starts_with("long"));
-        assert_eq!(long.count(), 0, "{:?}", cost.disowned);
-    });
+    deaths::leases_twice_as_long_as_a_failover_live_through_it::<Sentinels>();
 }
 
 #[test]
 fn a_frozen_primary_costs_its_failover_and_two_ttls_and_its_thaw_nothing() {
-    at_work(|| async {
-        let all = Sentinels::start();
-        let fleet = Fleet::start(&all.url(), SHORT).await;
-        let mishap = Instant::now();
-        all.server(0).freeze();
-        let (own, all) = blocking(move || {
-            all.primary_after(0);
-            (mishap.elapsed(), all)
-        })
-        .await;
-        fleet.works_again(30).await;
-        // It accepts writes for ten seconds more, being a primary by its own account.
-        all.server(0).thaw();
-        fleet.works_again(60).await;
-        let cost = fleet.converge(mishap).await;
-        println!("Sentinel, frozen, own time {own:?}: {cost:?}");
-        assert!(
-            cost.gap <= own + SHORT * 2 + SLACK,
-            "{:?} of {own:?}",
-            cost.gap
-        );
-        assert!(cost.lost <= 10, "{} of {}", cost.lost, cost.acked);
-        assert_eq!(cost.doubled, [""; 0]);
-    });
+    deaths::a_frozen_owner_costs_its_failover_and_two_ttls_and_its_thaw_nothing::<Sentinels>();
 }
 
 #[test]
