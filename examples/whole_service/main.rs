@@ -14,19 +14,19 @@ use tokio::signal::{ctrl_c, unix};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let [url, listen] = ["REDIS_URL", "LISTEN"].map(|name| env::var(name).expect(name));
     let exporter = buckets().try_fold(PrometheusBuilder::new(), |exporter, (name, bounds)| {
         exporter.set_buckets_for_metric(Matcher::Full(name.into()), bounds)
     })?;
-    exporter.with_http_listener(env::var("LISTEN")?.parse::<SocketAddr>()?).install()?;
+    exporter.with_http_listener(listen.parse::<SocketAddr>().expect("LISTEN")).install()?;
     let mut term = unix::signal(unix::SignalKind::terminate())?;
     let told = async move { tokio::select!(_ = term.recv() => (), _ = ctrl_c() => ()) };
-    let url = env::var("REDIS_URL")?;
     let (client, events) = Client::builder("calls")
         .backend(RedisBackend::new(&url)?) // The consumer's name is $POD_NAME.
         .runtime(TokioRuntime::new())
         .recorder(Metrics::of("calls"))
         .start()?;
-    let db = redis::Client::open(url)?.get_connection_manager().await?; // Connects again, too.
+    let db = redis::Client::open(url)?.get_connection_manager_lazy(Default::default())?;
     Ok(client.run(events, Run::until(told), |lease, stop| serve(lease, stop, db.clone())).await?)
 }
 
@@ -65,7 +65,9 @@ mod tests {
     use std::process::Command;
 
     use streamlease::{Event, Info, Producer};
-    use streamlease_tests::{JsonProcess, RedisServer, Signal, free_port, wait_for};
+    use streamlease_tests::{
+        JsonProcess, RedisServer, Signal, eventually_blocking, free_port, wait_for,
+    };
 
     use super::*;
 
@@ -118,6 +120,19 @@ mod tests {
             Ok(_) => main().unwrap(),
             Err(_) => tokio::runtime::Runtime::new().unwrap().block_on(outlives()),
         }
+    }
+
+    /// Neither the client nor the database keeps it from that.
+    #[test]
+    fn a_service_whose_server_is_away_stops_when_it_is_told_to() {
+        let mut server = RedisServer::start();
+        server.kill();
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut service = start(server.url(), listen);
+        let is_up = || scrape(listen).is_some_and(|text| text.contains("_backend_reachable"));
+        eventually_blocking("it is up", WITHIN, is_up);
+        service.signal(Signal::TERM);
+        assert!(service.wait_exit(Duration::from_secs(5)).success());
     }
 
     async fn outlives() {
