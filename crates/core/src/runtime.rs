@@ -7,12 +7,16 @@
 //! - **Suspension.** [`suspended`](Runtime::suspended) is a part of what
 //!   [`now`](Runtime::now) has counted, and never goes back either.
 //! - **Timers.** [`sleep_until`](Runtime::sleep_until) resolves at or after the
-//!   given time, at once if it has passed. Dropping the future cancels it.
+//!   given time, at once if it has passed. Whoever owns a lease is told by a timer
+//!   that it ends: a machine with time to spare has it late by less than the least
+//!   margin, 50 ms. Dropping the future cancels it.
 //! - **Tasks.** [`spawn`](Runtime::spawn) starts a detached task at once. It is
-//!   never cancelled by the runtime other than by its own shutdown. Abort and
+//!   never cancelled by the runtime other than by its own shutdown. Thousands may
+//!   wait at once, and one that can always run lets others run, too. Abort and
 //!   join are built in core, on channels, so that they behave alike everywhere.
 //! - **Concurrency.** Every method may be called from any task or thread that
-//!   the runtime's users have.
+//!   the runtime's users have, also while a task is dropped. Wakers and sleeps may
+//!   be used there, too.
 //! - **Suite.** `streamlease_testkit::conformance::runtime`.
 
 use std::fmt::Debug;

@@ -61,9 +61,12 @@ mod on_a_thread_of_its_own {
     use super::*;
 
     fn run(behaviour: Behaviour<()>) {
-        let tokio = Builder::new_current_thread().build().unwrap();
+        let tokio = Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .unwrap();
         let runtime = tokio.block_on(async { TokioRuntime::own_thread() });
-        // tokio's thread does nothing meanwhile: all that is on the other one.
+        // tokio's thread has handlers only: all else is on the other one.
         futures_lite::future::block_on(behaviour.run(Arc::new(runtime.unwrap()), ()));
     }
 
