@@ -1,4 +1,5 @@
-//! Bugs planted into backends, and by which behaviour of the conformance suites each is found.
+//! Bugs planted into backends and runtimes, and by which behaviour of the conformance suites each
+//! is found.
 //!
 //! ```text
 //! cargo test -p streamlease-testkit --test suite planted:: -- --nocapture
@@ -9,6 +10,7 @@
 
 mod keys;
 mod lbs;
+mod runtime;
 mod sessions;
 
 use std::any::Any;
@@ -24,8 +26,8 @@ use streamlease_testkit::simulation::SimRuntime;
 /// What a bug would do to a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Harm {
-    /// Two owners at once, a token that does not grow, a stale owner obeyed, or an announcement
-    /// lost.
+    /// Two owners at once, as also if one hears late that it is none any more; a token that does
+    /// not grow, a stale owner obeyed, or an announcement lost.
     Safety,
     /// Work waits longer than it has to, or for ever; nothing is corrupted.
     Delay,
@@ -62,21 +64,38 @@ macro_rules! planted {
 }
 use planted;
 
-/// Runs every bug against the suite, prints what finds it, and returns what is wrong with that.
+/// [`table_of_runs`] of services with bugs, under virtual time.
 fn table<B: Debug + Copy, S>(
     title: &str,
     behaviours: &[Behaviour<S>],
     fresh: impl Fn(&SimRuntime, Option<B>) -> S,
     bugs: &[Planted<B>],
 ) -> Vec<String> {
+    let run = |behaviour: &Behaviour<S>, seed, bug| {
+        let sim = SimRuntime::new(seed);
+        sim.block_on(behaviour.run(Arc::new(sim.clone()), fresh(&sim, bug)));
+    };
+    table_of_runs(title, behaviours, run, bugs)
+}
+
+/// Runs every bug against the suite, prints what finds it, and returns what is wrong with that.
+fn table_of_runs<B: Debug + Copy, S>(
+    title: &str,
+    behaviours: &[Behaviour<S>],
+    run: impl Fn(&Behaviour<S>, u64, Option<B>),
+    bugs: &[Planted<B>],
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
-    if let Some((behaviour, why)) = finder(behaviours, |sim| fresh(sim, None)) {
+    if let Some((behaviour, why)) = finder(behaviours, |behaviour, seed| run(behaviour, seed, None))
+    {
         wrong.push(format!("without a bug: {behaviour}: {why}"));
     }
     let mut text = format!("\n{title}: {} bugs\n", bugs.len());
     for Planted { bug, harm, what } in bugs {
-        let found = finder(behaviours, |sim| fresh(sim, Some(*bug)));
+        let found = finder(behaviours, |behaviour, seed| {
+            run(behaviour, seed, Some(*bug))
+        });
         let kind = match harm {
             Harm::Safety => "safety",
             Harm::Delay => "delay",
@@ -117,7 +136,7 @@ thread_local! {
 /// The first behaviour that fails, and with what.
 fn finder<S>(
     behaviours: &[Behaviour<S>],
-    fresh: impl Fn(&SimRuntime) -> S,
+    run: impl Fn(&Behaviour<S>, u64),
 ) -> Option<(&'static str, String)> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -131,10 +150,8 @@ fn finder<S>(
     behaviours.iter().find_map(|behaviour| {
         // What is not one step shows in some orders of tasks only.
         (0..3).find_map(|seed| {
-            let sim = SimRuntime::new(seed);
-            let run = || sim.block_on(behaviour.run(Arc::new(sim.clone()), fresh(&sim)));
             EXPECTED.set(true);
-            let ended = catch_unwind(AssertUnwindSafe(run));
+            let ended = catch_unwind(AssertUnwindSafe(|| run(behaviour, seed)));
             EXPECTED.set(false);
             Some((behaviour.name(), said(&*ended.err()?)))
         })
