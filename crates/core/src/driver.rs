@@ -48,6 +48,8 @@ pub(crate) enum Message {
     Command(Command, Option<(CallId, Sender<Result<Answer>>)>),
     /// Events were taken; the count is in [`Shared::taken`].
     EventsTaken,
+    /// Streams that are leased from now on would find nobody who takes them.
+    TakeNoStreams,
 }
 
 /// What the driver, the client and the events receiver share besides the channel.
@@ -318,6 +320,10 @@ impl Driver {
                 let taken = self.shared.taken.swap(0, Ordering::AcqRel);
                 self.machine
                     .handle(self.runtime.now(), Input::EventsTaken(taken));
+            }
+            Message::TakeNoStreams => {
+                self.machine
+                    .handle(self.runtime.now(), Input::ReceiverDropped);
             }
         }
     }

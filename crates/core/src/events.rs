@@ -79,6 +79,12 @@ impl Events {
         Some(event)
     }
 
+    /// The client takes no further streams, as when this is dropped; what else it has to
+    /// tell still comes.
+    pub(crate) fn take_no_streams(&self) {
+        self.handle.send(Message::TakeNoStreams);
+    }
+
     /// What the client's task would have said, had it run to its end.
     fn terminated(&self) -> Event {
         Event::Terminated(self.shared.termination())

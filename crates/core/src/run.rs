@@ -84,8 +84,9 @@ impl Run {
     /// the orphans of manual claiming (to pass to [`Client::claim`], in a task), and the end
     /// of a client that was not asked to stop. Default: they are logged at `DEBUG`.
     ///
-    /// No stream is taken while it runs, so it must not block. It is not called any more
-    /// once the client was told to stop, but for what had come by then.
+    /// No stream is taken while it runs, so it must not block. Once the client was told to
+    /// stop it hears, until the handlers have ended, of what is lost in the grace too; not
+    /// of orphans, which the client could not claim any more.
     pub fn on_event(mut self, hook: impl FnMut(Event) + Send + 'static) -> Self {
         self.on_event = Box::new(hook);
         self
@@ -233,19 +234,33 @@ impl Client {
                 Wake::Event(None) | Wake::Stop => break,
             }
         }
-        // Takes nothing more. What was not read goes back.
+        // What was not read goes back.
+        events.take_no_streams();
         while let Some(event) = events.try_next() {
             if !matches!(event, Event::StreamAdded(_)) {
                 on_event(event);
             }
         }
-        drop(events);
         drop((told, running));
-        self.ended_within(&all_ended, grace).await;
-        drop(keep);
-        // They end their leases, before the client does it for them. Who blocks its thread
-        // cannot be dropped, and is not waited for.
-        self.ended_within(&all_ended, self.ttl()).await;
+        let told_of = async {
+            // Who works on in the grace is told of a loss, and why, as ever.
+            while let Some(event) = events.next().await {
+                if !matches!(event, Event::StreamAdded(_) | Event::StreamExpired(_)) {
+                    on_event(event);
+                }
+            }
+            // Handlers are waited for even if the client has ended.
+            future::pending().await
+        };
+        let ended = async {
+            self.ended_within(&all_ended, grace).await;
+            drop(keep);
+            // They end their leases, before the client does it for them. Who blocks its thread
+            // cannot be dropped, and is not waited for.
+            self.ended_within(&all_ended, self.ttl()).await;
+        };
+        future::or(told_of, ended).await;
+        drop(events);
         self.shutdown().await
     }
 

@@ -13,7 +13,7 @@ pub(crate) struct Budget {
     quarantining: usize,
     /// How many leases the take-overs under way may bring.
     reserved: usize,
-    /// Nobody takes events any more.
+    /// Nobody takes streams any more.
     receiver_dropped: bool,
 }
 

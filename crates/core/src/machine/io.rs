@@ -35,7 +35,7 @@ pub enum Input {
     /// The machine (the computer) was suspended for so long since the last input; the
     /// clock has counted it. Given before anything else that happened meanwhile.
     Suspended(Duration),
-    /// Nobody will ever take an event again: take no further streams.
+    /// Nobody will ever take a stream again, or any event: take no further streams.
     ReceiverDropped,
 }
 

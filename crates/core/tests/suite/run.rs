@@ -269,6 +269,66 @@ fn a_stop_tells_handlers_waits_for_them_and_hands_the_rest_back() {
     });
 }
 
+/// Whoever works on in the grace hears of a loss, and why, as before the stop.
+#[test]
+fn what_is_lost_in_the_grace_is_told_with_its_reason() {
+    everywhere(async |fleet| {
+        let faults = Faults::new();
+        let backend = fleet.backend.backend(&fleet.service).unwrap();
+        let cut = streamlease_core::decorate::decorate(backend, faults.clone());
+        let builder = fleet.builder("a").backend(Given(cut)).claim_mode(Manual);
+        let node = fleet.start_with(builder).await;
+        fleet.submit(&["cancelled", "expires"]).await;
+        let handler = |lease: Arc<streamlease_core::Lease>, _| async move {
+            lease.lost().await;
+        };
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = seen.clone();
+        let (stop, stopped) = async_channel::bounded::<()>(1);
+        let options = Run::until(async move { stopped.recv().await })
+            .grace(LONG)
+            .drop_when_lost(false)
+            .on_event(move |event| {
+                let what = match event {
+                    Event::StreamDisowned(lost) => {
+                        format!("{} {}", lost.stream(), lost.reason().as_str())
+                    }
+                    Event::StreamExpired(orphan) => format!("{} expired", orphan.stream()),
+                    other => panic!("{other:?}"),
+                };
+                told.lock().unwrap().push(what);
+            });
+        let course = async {
+            while node.client.health().held < 2 {
+                fleet.sleep(TTL / 10).await;
+            }
+            stop.close();
+            // What is announced or lost its owner from here on is not for this client.
+            fleet.sleep(TTL / 10).await;
+            assert!(node.client.health().ending);
+            fleet.submit(&["late"]).await;
+            let mut doomed = fleet.start("b").await;
+            let late = doomed.lease(TTL).await;
+            doomed.process.kill();
+            drop(late);
+            let name = streamlease_core::StreamName::new("cancelled").unwrap();
+            let canceller = streamlease_core::Canceller::new("orders", &fleet.backend).unwrap();
+            canceller.cancel(&[name]).await.unwrap();
+            while seen.lock().unwrap().is_empty() {
+                fleet.sleep(TTL / 10).await;
+            }
+            faults.break_all();
+        };
+        let ran = node.client.run(node.events, options, handler);
+        let _ = future::zip(ran, course).await;
+        let by_operator = match fleet.session_leases {
+            true => "cancelled cancelled",
+            false => "cancelled entry_gone",
+        };
+        assert_eq!(*seen.lock().unwrap(), [by_operator, "expires expired"]);
+    });
+}
+
 #[test]
 fn who_gives_up_makes_run_fail_and_who_is_shut_down_does_not() {
     everywhere(async |fleet| {

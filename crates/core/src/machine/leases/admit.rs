@@ -202,7 +202,8 @@ impl Leases {
         } else if cx.budget.is_receiver_dropped() {
             Error::new(
                 ErrorKind::Closed,
-                "the client's events were dropped, so it takes no more streams; build a new one",
+                "the client was told to stop or its events were dropped, so it takes no more \
+                 streams; build a new one",
             )
         } else {
             Error::new(
