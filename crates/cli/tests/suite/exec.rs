@@ -1,7 +1,7 @@
 //! `work --exec`: a program per stream.
 
 use serde_json::{Value, json};
-use streamlease_tests::{RedisServer, Signal, eventually_blocking};
+use streamlease_tests::{RedisServer, Signal, eventually_blocking, in_real_time};
 
 use crate::common::{SOON, inspect, pid_said, run, runs, said, shell, submit, unfinished, work};
 
@@ -253,4 +253,38 @@ fn a_program_that_ends_while_its_worker_is_frozen_does_not_end_the_stream_twice(
     frozen.final_events(SOON);
     std::fs::remove_file(&file).unwrap();
     assert_eq!(ends(), streams.len(), "{:?}", frozen.events());
+}
+
+/// A stop is no reason to keep quiet about who took the stream, and why.
+#[test]
+fn what_is_lost_while_it_stops_is_told_with_its_reason() {
+    // Less than the second for which a reason that does not come is waited for.
+    in_real_time(|| {
+        for (how, reason) in [
+            ("cancel", "cancelled"),
+            ("revoke", "revoked"),
+            ("outage", "expired"),
+        ] {
+            let server = RedisServer::start();
+            submit(&server, "s", &["call"]);
+            let flags = ["--ttl", "1s", "--grace", "30s"];
+            let script = "trap '' TERM; echo pid=$$; while :; do sleep 0.02; done";
+            let mut worker = shell(&server, "one", &flags, script);
+            pid_said(&worker);
+            worker.signal(Signal::TERM);
+            said(&worker, "told to stop");
+            let url = server.url();
+            match how {
+                "outage" => server.freeze(),
+                _ => {
+                    let done = run(&[how, "--redis", &url, "--service", "s", "call"]);
+                    assert!(done.status.success(), "{how}: {done:?}");
+                }
+            }
+            let told = worker.wait_for("stream_disowned", SOON);
+            assert_eq!(told["reason"], reason, "{how}: {told}");
+            server.thaw();
+            assert_eq!(worker.wait_exit(SOON).code(), Some(0), "{how}");
+        }
+    });
 }
