@@ -23,7 +23,7 @@ use streamlease::{
 use self::summary::Summary;
 use crate::Failure;
 use crate::args::{InspectArgs, RuntimeKind, State};
-use crate::output::{Row, Tables, raw_info};
+use crate::output::{Row, Tables, note, raw_info};
 use crate::quarantine::{COLUMNS as QUARANTINE_COLUMNS, Parked};
 use crate::runtime;
 use crate::service::{say_unknown, with_its_locks};
@@ -36,9 +36,9 @@ pub(crate) fn run(args: InspectArgs) -> std::result::Result<(), Failure> {
         let backend = crate::connect(&args.target).await?;
         let service = &args.target.service;
         if let Ok(Some(policy)) = backend.eviction_policy().await {
-            eprintln!(
+            note(&format!(
                 "the server may evict keys (maxmemory-policy {policy}); set it to noeviction"
-            );
+            ));
         }
         let recorded = backend.recorded_lock_scheme(service).await?;
         let backend = with_its_locks(&backend, service).await?.backend(service)?;
@@ -208,7 +208,9 @@ async fn show(
     let left_out: usize = shown.iter().map(|shown| shown.left_out).sum();
     if left_out > 0 {
         let entries = counted(left_out, "entry", "entries");
-        eprintln!("--limit left out {entries} of those that were asked for");
+        note(&format!(
+            "--limit left out {entries} of those that were asked for"
+        ));
     }
     Ok(has_group || counts.has_any())
 }

@@ -5,7 +5,7 @@ use streamlease::{BackendProvider, LockScheme, ServiceAdmin};
 
 use crate::Failure;
 use crate::args::{PauseArgs, ResumeArgs, RuntimeKind, Target};
-use crate::output::{json_line, print, printable};
+use crate::output::{json_line, note, print, printable};
 use crate::runtime;
 
 pub(crate) fn pause(args: PauseArgs) -> Result<(), Failure> {
@@ -25,9 +25,9 @@ pub(crate) fn pause(args: PauseArgs) -> Result<(), Failure> {
         };
         tell(&args.target, args.json, event, Some(reason))?;
         if backend.backend(service)?.locks.scheme() == LockScheme::PerStream {
-            eprintln!(
+            note(
                 "warning: a fleet with per-stream locks may have consumers of the Go library: they \
-                 do not know of pauses, and go on taking"
+                 do not know of pauses, and go on taking",
             );
         }
         Ok(())

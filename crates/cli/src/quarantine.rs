@@ -1,6 +1,6 @@
 //! `streamlease quarantine`: what is in quarantine, and what shall become of it.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,7 +10,7 @@ use streamlease::{EntryId, QuarantineAdmin, QuarantineRelease, Quarantined};
 
 use crate::Failure;
 use crate::args::{ChooseArgs, ListArgs, QuarantineCommand, RuntimeKind, Target};
-use crate::output::{Row, Tables, json_line, print, printable, raw_info, shortened, unix_ms};
+use crate::output::{Row, Tables, Told, json_line, note, printable, raw_info, shortened, unix_ms};
 use crate::runtime;
 
 /// Entries dealt with together.
@@ -41,7 +41,7 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
         let Some(last) = page.last() else {
             if after == EntryId::MIN {
                 let service = printable(args.target.service.as_str());
-                eprintln!("the quarantine of service {service} is empty");
+                note(&format!("the quarantine of service {service} is empty"));
             }
             ended = tables.finish();
             break;
@@ -60,22 +60,23 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
 
 async fn release(args: ChooseArgs) -> Result<(), Failure> {
     let admin = connect(&args.target).await?;
-    let out = Out { json: args.json };
+    let mut out = Out::new(args.json);
     let mut missed = 0;
     for page in chosen(&admin, &args).await?.chunks(PAGE) {
         let releases = admin.release(page).await?;
         let lines = page.iter().zip(&releases);
-        // Whether somebody reads it or not, all of it is released.
-        out.print(lines.map(|(entry, release)| Line::released(*entry, *release)))?;
+        // Whether it can be told or not, all of it is released.
+        out.print(lines.map(|(entry, release)| Line::released(*entry, *release)));
         let released = |release: &&_| matches!(release, QuarantineRelease::Released(_));
         missed += releases.len() - releases.iter().filter(released).count();
     }
+    out.told.finish()?;
     all_found(missed, &args)
 }
 
 async fn drop_entries(args: ChooseArgs, yes: bool) -> Result<(), Failure> {
     let admin = connect(&args.target).await?;
-    let out = Out { json: args.json };
+    let mut out = Out::new(args.json);
     let mut missed = 0;
     let chosen = chosen(&admin, &args).await?;
     let asks = args.all && !yes && !chosen.is_empty() && io::stdin().is_terminal();
@@ -85,9 +86,10 @@ async fn drop_entries(args: ChooseArgs, yes: bool) -> Result<(), Failure> {
     for page in chosen.chunks(PAGE) {
         let drops = admin.drop(page).await?;
         let lines = page.iter().zip(&drops);
-        out.print(lines.map(|(entry, dropped)| Line::dropped(*entry, *dropped)))?;
+        out.print(lines.map(|(entry, dropped)| Line::dropped(*entry, *dropped)));
         missed += drops.iter().filter(|dropped| !**dropped).count();
     }
+    out.told.finish()?;
     all_found(missed, &args)
 }
 
@@ -97,7 +99,11 @@ fn confirmed(entries: usize) -> Result<bool, Failure> {
         1 => ("1 entry".to_owned(), "It"),
         _ => (counted(entries, "entry", "entries"), "They"),
     };
-    eprint!("Drop {entries} for good? {them} cannot be had back. [y/N] ");
+    let question = format!("Drop {entries} for good? {them} cannot be had back. [y/N] ");
+    // Who cannot be asked has not said yes.
+    io::stderr()
+        .write_all(question.as_bytes())
+        .map_err(|err| Failure::other(format!("standard error: {err}")))?;
     let mut answer = String::new();
     io::stdin()
         .read_line(&mut answer)
@@ -290,17 +296,24 @@ impl Line {
 
 struct Out {
     json: bool,
+    told: Told,
 }
 
 impl Out {
-    /// `false` if nobody reads any more.
-    fn print(&self, lines: impl Iterator<Item = Line>) -> Result<bool, Failure> {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            told: Told::default(),
+        }
+    }
+
+    fn print(&mut self, lines: impl Iterator<Item = Line>) {
         let text: String = lines
             .map(|line| match self.json {
                 true => json_line(&line),
                 false => line.readable() + "\n",
             })
             .collect();
-        print(&text)
+        self.told.print(&text);
     }
 }

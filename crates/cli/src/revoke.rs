@@ -6,7 +6,7 @@ use streamlease::spi::counted;
 
 use crate::Failure;
 use crate::args::{RevokeArgs, RuntimeKind};
-use crate::output::{json_line, print, printable};
+use crate::output::{Told, json_line, printable};
 use crate::runtime;
 
 /// Streams asked for together.
@@ -17,7 +17,7 @@ pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
         let backend = crate::connect_to_service(&args.target).await?;
         let service = args.target.service.as_str();
         let admin = LeaseAdmin::new(service, &backend)?;
-        let mut missed = 0;
+        let (mut missed, mut told) = (0, Told::default());
         for page in args.names.chunks(PAGE) {
             let asked = admin.revoke(page).await?;
             let lines = page.iter().zip(&asked);
@@ -28,10 +28,11 @@ pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
                     false => line.readable() + "\n",
                 })
                 .collect();
-            // Whether somebody reads it or not, all of them are asked.
-            print(&text)?;
+            // Whether it can be told or not, all of them are asked.
+            told.print(&text);
             missed += asked.iter().filter(|asked| !**asked).count();
         }
+        told.finish()?;
         match missed {
             0 => Ok(()),
             _ => Err(Failure::other(format!(

@@ -3,7 +3,7 @@
 use streamlease::spi::Backend;
 use streamlease::{BackendProvider, ErrorKind, LockScheme, RedisBackend, ServiceName};
 
-use crate::output::printable;
+use crate::output::{note, printable};
 
 /// With the locks of the service's consumers.
 pub(crate) async fn with_its_locks(
@@ -51,8 +51,8 @@ async fn is_known(redis: &RedisBackend, service: &ServiceName) -> streamlease::R
 }
 
 pub(crate) fn say_unknown(service: &ServiceName) {
-    eprintln!(
+    note(&format!(
         "there is no service {} here: nothing was announced for it, and nobody has worked on it",
         printable(service.as_str())
-    );
+    ));
 }

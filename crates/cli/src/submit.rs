@@ -3,7 +3,7 @@
 mod bar;
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 use std::time::Duration;
 use std::{fmt, fs, thread};
 
@@ -19,7 +19,7 @@ use streamlease::{
 
 use crate::Failure;
 use crate::args::{InfoSource, RuntimeKind, SubmitArgs, Target};
-use crate::output::json_line;
+use crate::output::{Told, json_line};
 use crate::runtime::{self, AnyRuntime};
 
 /// Most announcements sent together.
@@ -88,6 +88,7 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
         if_absent: args.if_absent,
         json: args.json,
         submitted: 0,
+        told: Told::default(),
     };
     if args.names.is_empty() {
         let lines = read_names();
@@ -112,7 +113,8 @@ async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(),
         }
     }
     progress.bar.finish_and_clear();
-    Ok(())
+    let told = std::mem::take(&mut progress.told).finish();
+    told.map_err(|failure| progress.failed(failure, 0))
 }
 
 struct Progress {
@@ -128,6 +130,8 @@ struct Progress {
     if_absent: bool,
     json: bool,
     submitted: usize,
+    /// If the ids cannot be printed, the streams shall be submitted all the same.
+    told: Told,
 }
 
 impl Progress {
@@ -171,7 +175,8 @@ impl Progress {
         let outcomes = self.submit_batch(&batch).await?;
         self.submitted += outcomes.len();
         let text = self.text(&batch, &outcomes);
-        self.bar.suspend(|| print(&text));
+        let told = &mut self.told;
+        self.bar.suspend(|| told.print(&text));
         self.bar
             .inc(u64::try_from(outcomes.len()).unwrap_or(u64::MAX));
         Ok(())
@@ -297,14 +302,6 @@ impl<'a> Line<'a> {
             Self::AlreadySubmitted { entry, .. } => format!("{entry} already submitted\n"),
         }
     }
-}
-
-fn print(text: &str) {
-    let mut stdout = io::stdout().lock();
-    // If nobody reads the ids, the streams shall be submitted all the same.
-    let _ = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
 }
 
 /// The names on standard input, read by a thread because that blocks. Empty

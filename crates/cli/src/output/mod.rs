@@ -268,6 +268,28 @@ pub(crate) fn print(text: &str) -> Result<bool, Failure> {
     }
 }
 
+/// Standard output of what is done to its end whether or not it can be told of.
+#[derive(Default)]
+pub(crate) struct Told(Option<Failure>);
+
+impl Told {
+    pub(crate) fn print(&mut self, text: &str) {
+        if let Err(failure) = print(text) {
+            self.0.get_or_insert(failure);
+        }
+    }
+
+    /// What kept it from telling, but for readers that have gone.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// A note for people, on standard error. If that takes nothing, what was asked for goes on.
+pub(crate) fn note(text: &str) {
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// An object with the time in front, on one line.
 pub(crate) fn json_line(value: &impl Serialize) -> String {
     match serde_json::to_string(value) {

@@ -1,8 +1,8 @@
 //! The thread that writes to standard output, and what there is to do if nobody reads.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(crate) struct Events {
 struct Count {
     all: AtomicUsize,
     written: AtomicUsize,
+    /// Why none is written any more.
+    failed: OnceLock<String>,
 }
 
 /// A line that is about to be printed; dropped, it is not.
@@ -64,12 +66,13 @@ impl Events {
         thread::spawn(move || {
             let mut stdout = io::stdout().lock();
             while let Ok(line) = to_write.recv_blocking() {
-                if stdout
-                    .write_all(line.as_bytes())
-                    .and_then(|()| stdout.flush())
-                    .is_err()
-                {
-                    // Nobody reads any more; whoever prints goes on unheard.
+                let written = stdout.write_all(line.as_bytes());
+                if let Err(err) = written.and_then(|()| stdout.flush()) {
+                    // Whoever prints goes on unheard.
+                    let _ = counts.failed.set(match err.kind() {
+                        io::ErrorKind::BrokenPipe => "standard output is closed".to_owned(),
+                        _ => format!("standard output: {err}"),
+                    });
                     break;
                 }
                 counts.written.fetch_add(1, Ordering::AcqRel);
@@ -155,11 +158,12 @@ impl Count {
 }
 
 impl Writer {
-    /// Resolves once standard output is closed.
-    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
-        let closed = self.closed.clone();
+    /// Resolves, with the reason, once nothing is written to standard output any more.
+    pub(crate) fn closed(&self) -> impl Future<Output = String> + Send + 'static {
+        let (closed, count) = (self.closed.clone(), self.count.clone());
         async move {
             let _ = closed.recv().await;
+            count.failed.get().cloned().unwrap_or_default()
         }
     }
 

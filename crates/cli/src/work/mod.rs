@@ -61,7 +61,8 @@ enum Job {
 #[derive(Debug)]
 enum Stop {
     ToldToStop,
-    OutputClosed,
+    /// Why it takes nothing any more.
+    OutputClosed(String),
 }
 
 /// Work ends by itself once it is told to: programs have their own graces, and what is left
@@ -128,10 +129,7 @@ async fn work(
             let _ = stop.recv().await;
             Stop::ToldToStop
         };
-        let output_closed = async {
-            closed.await;
-            Stop::OutputClosed
-        };
+        let output_closed = async { Stop::OutputClosed(closed.await) };
         let _ = told.set(future::or(told_to_stop, output_closed).await);
         ends.close();
     };
@@ -167,8 +165,8 @@ async fn work(
 fn outcome(ran: Result<(), Error>, why: Option<&Stop>) -> (String, Result<(), Failure>) {
     let reason = match (ran, why) {
         (Err(error), _) => format!("gave up: {error}"),
-        (Ok(()), Some(Stop::OutputClosed)) => {
-            "standard output is closed: nobody hears of the streams any more".to_owned()
+        (Ok(()), Some(Stop::OutputClosed(why))) => {
+            format!("{why}: nobody hears of the streams any more")
         }
         (Ok(()), Some(Stop::ToldToStop) | None) => return ("shut down".to_owned(), Ok(())),
     };

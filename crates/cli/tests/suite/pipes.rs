@@ -9,7 +9,7 @@ use streamlease_tests::{
     JsonProcess, Proxy, RedisServer, Signal, eventually_blocking, in_real_time,
 };
 
-use crate::common::{SOON, command, inspect, submit, unfinished, work};
+use crate::common::{SOON, command, inspect, stderr, submit, unfinished, work};
 
 /// A process that is killed when the test is over.
 struct Killed(Child);
@@ -185,4 +185,57 @@ fn sigterm_while_it_starts_hands_back_what_it_has_leased_already() {
         let other = work(&server, "s", "two", &["--ttl", "60s"]);
         other.wait_for_count("stream_added", 3, SOON);
     });
+}
+
+/// What takes nothing, as a full disk.
+fn full() -> Stdio {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    full.unwrap().into()
+}
+
+fn ends_full(args: &[&str], server: &RedisServer) -> String {
+    let mut command = command();
+    let command = command.args(&args[..1]);
+    let command = command.args(["--redis", &server.url(), "--service", "s"]);
+    let output = command.args(&args[1..]).stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}: {output:?}", args[0]);
+    let said = stderr(&output);
+    assert!(said.contains("standard output: No space left"), "{said}");
+    said
+}
+
+#[test]
+fn a_full_disk_behind_stdout_is_an_error_and_keeps_nothing_from_being_done() {
+    let server = RedisServer::start();
+    let names: Vec<String> = (0..1_100).map(|n| format!("call-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let said = ends_full(&[&["submit"], &names[..]].concat(), &server);
+    assert!(said.contains("1100 streams were submitted"), "{said}");
+    assert_eq!(unfinished(&server, "s"), 1_100);
+
+    ends_full(&["inspect"], &server);
+    ends_full(&["pause"], &server);
+    ends_full(&["resume"], &server);
+    let said = ends_full(&["work", "--consumer", "two"], &server);
+    assert!(said.contains("nobody hears of the streams"), "{said}");
+
+    ends_full(&[&["cancel"], &names[..]].concat(), &server);
+    assert_eq!(unfinished(&server, "s"), 0);
+    // It is asked for by another call than the first ones.
+    submit(&server, "s", &["last"]);
+    let owner = work(&server, "s", "one", &[]);
+    owner.wait_for("stream_added", SOON);
+    ends_full(&[&["revoke"], &names[..], &["last"]].concat(), &server);
+    owner.wait_for("stream_disowned", SOON);
+}
+
+#[test]
+fn a_full_disk_behind_stderr_keeps_nothing_from_being_done() {
+    let server = RedisServer::start();
+    let output = command()
+        .args(["inspect", "--redis", &server.url(), "--service", "none"])
+        .stderr(full())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
