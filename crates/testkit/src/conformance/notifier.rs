@@ -2,8 +2,8 @@
 //! that the LBS and the locks publish.
 //!
 //! Give each behaviour a whole [`Backend`] of a service that has never been
-//! used. Hints may be lost, says their contract; on a quiet, healthy server
-//! those of this suite must arrive all the same.
+//! used. Hints may be lost or late, says their contract; on a quiet, healthy
+//! server those of this suite must arrive all the same, and at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use super::{behaviours, suite};
 behaviours!($ notifier_behaviours!, notifier: Backend, [
     a_hand_back_is_announced,
     a_release_that_asks_for_it_is_announced,
+    names_in_hints_are_whole,
     a_release_of_what_somebody_was_refused_is_announced,
     a_closed_session_is_announced,
     a_pause_and_its_end_are_announced,
@@ -30,6 +31,8 @@ behaviours!($ notifier_behaviours!, notifier: Backend, [
     a_dropped_subscription_disturbs_no_other,
     giving_up_waiting_loses_no_hint,
     waiting_ends_with_the_hint,
+    a_subscription_may_move_to_another_task,
+    a_hint_comes_at_once,
     what_nobody_reads_is_kept_or_said_to_be_missed,
 ]);
 
@@ -41,7 +44,8 @@ const TTL: Duration = Duration::from_secs(600);
 pub async fn a_hand_back_is_announced(runtime: Arc<dyn Runtime>, backend: Backend) {
     let t = Harness::new(runtime, backend).await;
     let mut hints = t.subscribe().await;
-    for n in [1, 3] {
+    // The last is a page of a shutdown.
+    for n in [1, 3, 200] {
         let handed_back: BTreeSet<_> = t.hand_back(n).await.into_iter().collect();
         t.hear_handed_back(&mut hints, handed_back).await;
     }
@@ -52,10 +56,32 @@ pub async fn a_release_that_asks_for_it_is_announced(runtime: Arc<dyn Runtime>, 
     let t = Harness::new(runtime, backend).await;
     let mut hints = t.subscribe().await;
     let a = t.session("a").await;
-    let streams = streams("s", 3);
+    for n in [1, 3, 100] {
+        let streams = streams("s", n);
+        let held = t.hold(&a, &streams).await;
+        t.release(&a, held, true).await;
+        t.hear_freed(&mut hints, streams).await;
+    }
+}
+
+/// Whatever they contain, and however long they are.
+pub async fn names_in_hints_are_whole(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Harness::new(runtime, backend).await;
+    let mut hints = t.subscribe().await;
+    let a = t.session("a").await;
+    let base = format!("{:x}", unique());
+    let names = [
+        format!("{base}, {base}:{base}|{base}/1"),
+        format!(" {base}\tand\n\"ümläut\" \0 \\ "),
+        base.to_uppercase() + "X",
+        format!("[{{{base}}}]"),
+        base.clone() + &"y".repeat(300),
+        base.clone() + &"z".repeat(StreamName::MAX_LEN - base.len()),
+    ];
+    let streams = names.map(|name| StreamName::new(name).expect("valid"));
     let held = t.hold(&a, &streams).await;
     t.release(&a, held, true).await;
-    t.hear_freed(&mut hints, streams).await;
+    t.hear_freed(&mut hints, streams.to_vec()).await;
 }
 
 /// Also if the release does not ask for it: whoever was refused waits for it.
@@ -210,6 +236,47 @@ pub async fn waiting_ends_with_the_hint(runtime: Arc<dyn Runtime>, backend: Back
     assert_eq!(heard, handed_back.into_iter().collect());
 }
 
+/// Whoever polled it last is woken.
+pub async fn a_subscription_may_move_to_another_task(runtime: Arc<dyn Runtime>, backend: Backend) {
+    let t = Arc::new(Harness::new(runtime, backend).await);
+    let mut hints = t.subscribe().await;
+    let entries = t.deliver(1).await;
+    let _ = future::poll_once(hints.next()).await;
+    let missing: BTreeSet<_> = entries.iter().copied().collect();
+    let (send, waits) = async_channel::bounded(2);
+    let elsewhere = t.clone();
+    t.runtime.spawn(Box::pin(async move {
+        let _ = send.send(()).await;
+        elsewhere.hear_handed_back(&mut hints, missing).await;
+        let _ = send.send(()).await;
+    }));
+    let _ = waits.recv().await;
+    // So that it waits in `next` by then, if it has a turn.
+    pass(&*t.runtime, Duration::from_millis(20)).await;
+    t.hand_back_all(&entries).await;
+    let heard = within(&*t.runtime, "the other task's hint", PATIENCE, waits.recv()).await;
+    assert_eq!(heard, Ok(()));
+}
+
+/// It is there to be faster than a sweep. On a busy machine one of a few is.
+pub async fn a_hint_comes_at_once(runtime: Arc<dyn Runtime>, backend: Backend) {
+    const AT_ONCE: Duration = Duration::from_millis(300);
+    let t = Harness::new(runtime, backend).await;
+    let mut hints = t.subscribe().await;
+    let mut least = Duration::MAX;
+    for _ in 0..10 {
+        let entries = t.hand_back(1).await;
+        let since = t.runtime.now();
+        t.hear_handed_back(&mut hints, entries.into_iter().collect())
+            .await;
+        least = least.min(t.runtime.now().saturating_since(since));
+        if least <= AT_ONCE {
+            return;
+        }
+    }
+    panic!("a hint takes {least:?} at least");
+}
+
 /// A subscription whose reader is slow may lose hints, but must not hide it;
 /// nor may it hold up whoever publishes.
 pub async fn what_nobody_reads_is_kept_or_said_to_be_missed(
@@ -242,6 +309,10 @@ pub async fn what_nobody_reads_is_kept_or_said_to_be_missed(
         }
     };
     within(&*t.runtime, "every hint, or MayHaveMissed", PATIENCE, all).await;
+    // It goes on.
+    let handed_back = t.hand_back(1).await;
+    t.hear_handed_back(&mut hints, handed_back.into_iter().collect())
+        .await;
 }
 
 const E0: EntryId = EntryId::new(1_700_000_000_000, 0);

@@ -8,6 +8,7 @@
 //! prints the tables. A bug that is not found fails the test, unless the contract allows it; and
 //! so does one that is found although it is allowed.
 
+mod hints;
 mod keys;
 mod lbs;
 mod runtime;
