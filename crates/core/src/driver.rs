@@ -445,7 +445,7 @@ impl Driver {
             Notice::Unreachable { .. } | Notice::Refused { .. } | Notice::Reached { .. } => return,
             Notice::Paused(_) | Notice::Resumed => return,
             Notice::Late { by } => return self.measures.late(by),
-            Notice::OwnListed { entries } => return self.measures.startup_recovery(entries),
+            Notice::Recovered { entries } => return self.measures.startup_recovery(entries),
             Notice::Added {
                 entry,
                 stream,

@@ -110,7 +110,8 @@ impl From<&Vitals> for Load {
 /// Receives measurements. The first nine are those the Go library's users know.
 #[allow(unused_variables)]
 pub trait Recorder: Debug + Send + Sync + 'static {
-    /// The look at one's own pending entries at start (and after each lost session) found `entries`.
+    /// The look at one's own pending entries at start (and after each lost session) found
+    /// `entries` that the client did not hold, and goes for. Later looks are not told of.
     fn startup_recovery(&self, entries: usize) {}
     /// `n` claims on the load balancer stream (LBS) ended like this.
     fn claim(&self, result: Attempt, n: usize) {}

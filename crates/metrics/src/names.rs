@@ -121,7 +121,7 @@ metrics! {
     HINTS_LOST: Counter "streamlease_hints_lost_total" [] NONE
         "Times that hints may have been missed, the start of each subscription included";
     RECOVERED: Counter "streamlease_recovered_entries_total" [] NONE
-        "Entries found pending at the consumer's own name, at its start or after a lost session";
+        "Entries that were left at the consumer's own name by an earlier process or a lost session";
     SUBMITTED: Counter "streamlease_submitted_streams_total" ["result"] NONE
         "Streams that a producer announced";
     ANNOUNCE_TO_LEASE: Histogram "streamlease_announce_to_lease_seconds" [] LONG

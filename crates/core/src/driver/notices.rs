@@ -46,7 +46,7 @@ impl Driver {
                     readable(self.ttl)
                 )
             }),
-            Notice::OwnListed { .. } => {}
+            Notice::Recovered { .. } => {}
             Notice::Added {
                 entry,
                 stream,

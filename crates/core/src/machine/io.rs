@@ -121,9 +121,9 @@ pub enum Output {
 pub enum Notice {
     /// The session is open and fetching has begun; comes once.
     Started,
-    /// A look at what is pending at this consumer's own name has ended.
-    OwnListed {
-        /// How many entries it saw.
+    /// A session has looked at what is pending at this consumer's own name.
+    Recovered {
+        /// How many entries it found there that it did not hold.
         entries: usize,
     },
     /// A stream is leased.

@@ -27,6 +27,7 @@ struct Kept {
     reached: Vec<(Part, Duration)>,
     states: Vec<Load>,
     submitted: Vec<(Attempt, usize)>,
+    recovered: Vec<usize>,
 }
 
 impl Told {
@@ -36,6 +37,9 @@ impl Told {
 }
 
 impl Recorder for Told {
+    fn startup_recovery(&self, entries: usize) {
+        self.0.lock().unwrap().recovered.push(entries);
+    }
     fn stream_started(&self, started: &Started) {
         self.0.lock().unwrap().started.push(*started);
     }
@@ -231,5 +235,50 @@ fn a_producer_tells_of_each_call_how_it_ended() {
         producer.submit("s", Info::NONE).await.unwrap();
         assert_eq!(told.kept().submitted, [(Attempt::Ok, 1)]);
         let _: Option<Client> = None;
+    });
+}
+
+/// Each look at its own entries counted all that it held, every two TTLs.
+#[test]
+fn only_what_an_earlier_life_has_left_is_recovered_and_counted_once() {
+    everywhere(|fleet| async move {
+        let (told, builder) = told(&fleet);
+        let mut node = fleet.start_with(builder).await;
+        fleet.submit(&["s", "t", "u"]).await;
+        let leases = [
+            node.lease(TTL).await,
+            node.lease(TTL).await,
+            node.lease(TTL).await,
+        ];
+        fleet.sleep(TTL * 20).await;
+        assert_eq!(told.kept().recovered, [0], "it was fresh");
+
+        // Another life of that name goes on with what the first one had.
+        node.process.kill();
+        drop(leases);
+        let (told, builder) = self::told(&fleet);
+        let mut node = fleet.start_with(builder).await;
+        let _again = [
+            node.lease(TTL * 6).await,
+            node.lease(TTL * 6).await,
+            node.lease(TTL * 6).await,
+        ];
+        fleet.sleep(TTL * 20).await;
+        assert_eq!(told.kept().recovered, [3]);
+    });
+}
+
+#[test]
+fn what_a_lost_session_held_is_recovered_by_the_next_one() {
+    everywhere(|fleet| async move {
+        let (told, builder) = told(&fleet);
+        let mut node = fleet.start_with(builder).await;
+        fleet.submit(&["s", "t"]).await;
+        let _lost = [node.lease(TTL).await, node.lease(TTL).await];
+        node.process.freeze();
+        fleet.sleep(TTL * 2).await;
+        node.process.thaw();
+        fleet.sleep(TTL * 20).await;
+        assert_eq!(told.kept().recovered, [0, 2]);
     });
 }

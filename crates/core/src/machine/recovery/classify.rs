@@ -45,7 +45,11 @@ impl Recovery {
                 return None;
             }
         };
+        let is_own_look = matches!(target, Target::Own { .. });
         if let Some(lease) = adopted {
+            if is_own_look {
+                self.scanner.own.recovers();
+            }
             if self.rests(cx, leases, &pending) {
                 self.remember_expired(cx, pending.entry);
                 cx.effect(Effect::GiveBack(lease));
@@ -65,6 +69,9 @@ impl Recovery {
         let handed_back_for_a_claim = pending.handed_back && cx.is_manual() && !is_own;
         let is_here = pending.consumer.as_ref() == Some(&cx.consumer);
         if is_here && !handed_back_for_a_claim {
+            if is_own_look {
+                self.scanner.own.recovers();
+            }
             if !self.rests(cx, leases, &pending) {
                 self.admit_from(cx, pending, content, Origin::Mine);
             }

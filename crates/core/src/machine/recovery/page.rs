@@ -184,7 +184,7 @@ impl Recovery {
             (Target::Own { .. }, None) => {
                 self.forget_old(cx);
                 if let Some(entries) = self.scanner.own.ended() {
-                    cx.notify(Notice::OwnListed { entries });
+                    cx.notify(Notice::Recovered { entries });
                 }
             }
             (Target::Sweep { .. }, None) => self.sweeps.pending_swept(cx),
