@@ -25,8 +25,10 @@ pub struct Health {
     /// Its session is open, and believed to be alive.
     pub session_alive: bool,
     /// For how long a part of the backend has not been reached, counted from the first of
-    /// the calls that failed in a row; one alone does not count. That the load balancer
-    /// stream (LBS) can be reached again shows when a fetch ends, up to five seconds later.
+    /// the calls that failed in a row; one alone does not count, unless it is a heartbeat and
+    /// none has been answered for a third of a TTL since. So it is told before leases are lost.
+    /// That the load balancer stream (LBS) can be reached again shows when a fetch ends, up to
+    /// five seconds later.
     pub unreachable_for: Option<Duration>,
     /// How long ago the last heartbeat of this session was answered.
     pub last_heartbeat: Option<Duration>,

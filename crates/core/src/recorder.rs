@@ -137,7 +137,8 @@ pub trait Recorder: Debug + Send + Sync + 'static {
     /// A heartbeat ended like this; `Refused`: the session is gone. `left` is how much longer
     /// the leases would have been believed without it; `None` if nothing was extended.
     fn heartbeat(&self, result: Attempt, left: Option<Duration>) {}
-    /// Calls of this part of the backend fail: more than one in a row has.
+    /// Calls of this part of the backend fail: more than one in a row has, or heartbeats for a
+    /// third of a TTL.
     fn unreachable(&self, part: Part) {}
     /// This part of the backend answers again, so long after the first failure.
     fn reached(&self, part: Part, after: Duration) {}

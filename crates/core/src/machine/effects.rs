@@ -4,7 +4,7 @@ use super::calls::Flight;
 use super::cx::Phase;
 use super::leases::lanes::ToQuarantine;
 use super::leases::table::Origin;
-use super::lifecycle::outages::Vital;
+use super::lifecycle::outages::{Part, Vital};
 use super::session::SessionState;
 use super::session::heartbeat::Heartbeat;
 use super::{DisownReason, Machine, Notice};
@@ -72,6 +72,8 @@ pub(crate) enum Effect {
     Failed(&'static str, Error),
     /// A call without which nothing goes on failed.
     VitalFailed(Vital, Error),
+    /// This part has not answered for long, and why the first of its calls failed.
+    Unreachable(Part, Error),
     /// The client is at its end, for this reason if it was not asked for.
     Stop(Option<Error>),
 }
@@ -128,6 +130,9 @@ impl Machine {
                 Effect::Heartbeat(heartbeat) => self.heartbeat(*heartbeat),
                 Effect::OpenSession => self.session.open(&mut self.cx),
                 Effect::Failed(call, error) => self.outages.step_failed(&mut self.cx, call, &error),
+                Effect::Unreachable(part, error) => {
+                    self.outages.unreachable(&mut self.cx, part, error)
+                }
                 Effect::VitalFailed(call, error) => self.outages.failed(&mut self.cx, call, error),
                 Effect::Stop(error) => self.stop(error),
             }

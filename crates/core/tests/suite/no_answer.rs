@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use log::Level;
 use streamlease_core::Operation;
 use streamlease_core::decorate::decorate;
 use streamlease_core::{
@@ -14,7 +15,7 @@ use streamlease_core::{
 use streamlease_testkit::faults::Faults;
 use streamlease_testkit::simulation::SimRuntime;
 
-use crate::common::Fleet;
+use crate::common::{Fleet, Node, lines};
 
 #[derive(Debug)]
 struct Given(Backend);
@@ -354,4 +355,80 @@ async fn within<T>(sim: &SimRuntime, limit: Duration, wanted: impl Future<Output
         panic!("not within {limit:?}");
     };
     futures_lite::future::or(wanted, timeout).await
+}
+
+/// Whether the log has warned since the last time that a part cannot be reached.
+fn has_warned(target: &str) -> bool {
+    let is_warning = |line: &lines::Line| {
+        line.level == Level::Warn && line.text.contains("cannot be reached, trying again")
+    };
+    lines::take(target).iter().any(is_warning)
+}
+
+/// At an arbitrary moment of a client that holds a stream, with TTLs of one and five seconds.
+fn with_a_lease<F: Future<Output = ()>>(
+    scenario: impl Fn(Fleet, Duration, Node, Lease, Faults) -> F,
+) {
+    lines::listen();
+    for seed in 1..=20 {
+        for session_leases in [true, false] {
+            for ttl in [Duration::from_secs(1), Duration::from_secs(5)] {
+                let sim = SimRuntime::new(seed);
+                let fleet = Fleet::new(sim.clone(), session_leases);
+                sim.block_on(async {
+                    let backend = fleet.backend.backend(&fleet.service).unwrap();
+                    let faults = Faults::new();
+                    let backend = Given(decorate(backend, faults.clone()));
+                    let builder = fleet.builder("n").ttl(ttl).backend(backend);
+                    let mut node = fleet.start_with(builder.log_target("frozen")).await;
+                    fleet.submit(&["s"]).await;
+                    let lease = node.lease(ttl).await;
+                    let moment = sim.random(ttl.as_nanos() as u64);
+                    fleet.sleep(ttl + Duration::from_nanos(moment)).await;
+                    assert!(!has_warned("frozen"));
+                    scenario(fleet.clone(), ttl, node, lease, faults).await;
+                });
+            }
+        }
+    }
+}
+
+/// The second try came back as the lease ended: nobody had been told until then.
+#[test]
+fn a_server_that_answers_nothing_is_told_of_before_the_leases_are_lost() {
+    with_a_lease(|fleet, ttl, node, lease, faults| async move {
+        let node = &node;
+        let _frozen = [
+            Operation::Renew,
+            Operation::Fetch,
+            Operation::ListPendingIds,
+        ]
+        .map(|operation| [(); 20].map(|()| faults.hold(operation)));
+        let mut was_told = false;
+        let mut left = 0;
+        while lease.is_valid() {
+            was_told |= has_warned("frozen");
+            left += u128::from(was_told);
+            let health = node.client.health();
+            assert_eq!(health.is_ready(), !was_told, "{health:?}");
+            assert_eq!(health.unreachable_for.is_some(), was_told, "{health:?}");
+            fleet.sleep(Duration::from_millis(1)).await;
+        }
+        // There is time to react.
+        assert!(left > ttl.as_millis() / 5, "told {left} ms before");
+    });
+}
+
+#[test]
+fn one_heartbeat_without_an_answer_is_no_outage() {
+    with_a_lease(|fleet, _, node, lease, faults| async move {
+        let node = &node;
+        let _lost = faults.hold(Operation::Renew);
+        for _ in 0..10_000 {
+            fleet.sleep(Duration::from_millis(1)).await;
+            let health = node.client.health();
+            assert!(lease.is_valid() && health.is_ready(), "{health:?}");
+        }
+        assert!(!has_warned("frozen"));
+    });
 }

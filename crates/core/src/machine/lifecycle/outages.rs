@@ -76,6 +76,8 @@ pub(crate) struct Outage {
     /// When the next attempt is due.
     retry_at: Timestamp,
     since: Timestamp,
+    /// It is one for sure, although just one attempt may have failed.
+    is_sure: bool,
     /// When the user was told last.
     told: Option<Timestamp>,
 }
@@ -135,11 +137,12 @@ impl Outages {
         self.retry_at() <= cx.now
     }
 
-    /// Since when calls of this part fail, if more than one in a row has.
+    /// Since when calls of this part fail, if more than one in a row has, or heartbeats for
+    /// long.
     pub(crate) fn since(&self, part: Part) -> Option<Timestamp> {
         let outage = self.outages[part as usize]?;
         // One failure is no outage yet.
-        (outage.failed > 1).then_some(outage.since)
+        (outage.failed > 1 || outage.is_sure).then_some(outage.since)
     }
 
     pub(crate) fn worked(&mut self, cx: &mut Cx, call: Vital) {
@@ -222,6 +225,7 @@ impl Outages {
                     counts_at: cx.now,
                     retry_at: cx.now,
                     since: cx.now,
+                    is_sure: false,
                     told: None,
                 });
                 return;
@@ -248,8 +252,22 @@ impl Outages {
             counts_at,
             retry_at: counts_at.min(soon),
             since: outage.map_or(cx.now, |outage| outage.since),
+            is_sure: outage.is_some_and(|outage| outage.is_sure),
             told,
         });
+    }
+
+    /// This part, of which a call has failed, has not answered for so long that it is out,
+    /// whether or not another attempt has failed as the policy counts them.
+    pub(crate) fn unreachable(&mut self, cx: &mut Cx, part: Part, error: Error) {
+        let Some(outage) = &mut self.outages[part as usize] else {
+            return;
+        };
+        outage.is_sure = true;
+        if outage.told.is_none() && error.is_retryable() {
+            outage.told = Some(cx.now);
+            cx.notify(Notice::Unreachable { part, error });
+        }
     }
 
     /// A step of `name` failed; all that matters beyond its own retry is a lost group,

@@ -10,7 +10,7 @@ use crate::machine::calls::Flight;
 use crate::machine::cx::Cx;
 use crate::machine::effects::Effect;
 use crate::machine::leases::Leases;
-use crate::machine::lifecycle::outages::Vital;
+use crate::machine::lifecycle::outages::{Part, Vital};
 use crate::machine::recovery::Recovery;
 use crate::machine::recovery::takeover::ASKING;
 use crate::machine::{DisownReason, LocksCall};
@@ -48,6 +48,9 @@ pub(crate) struct Heartbeat {
 
 impl SessionState {
     pub(crate) fn pump_heartbeat(&mut self, cx: &mut Cx, leases: &Leases, recovery: &Recovery) {
+        if let Some((_, error)) = self.unanswered.take_if(|(until, _)| *until <= cx.now) {
+            cx.effect(Effect::Unreachable(Part::Locks, error));
+        }
         if self.is_sent || self.next_heartbeat > cx.now || cx.is_leaving() {
             return;
         }
@@ -98,6 +101,10 @@ impl SessionState {
         result: Result<RenewOutcome>,
     ) {
         self.is_sent = false;
+        if result.is_ok() {
+            self.unanswered = None;
+            self.is_silent = false;
+        }
         match result {
             Ok(RenewOutcome::Extended(reply)) => {
                 let deadline_before = self.deadline;
@@ -120,12 +127,23 @@ impl SessionState {
             Ok(RenewOutcome::SessionGone) => {
                 cx.effect(Effect::AbandonSession(DisownReason::Expired));
             }
-            Err(error) => self.heartbeat_failed(cx, leases, &named, error),
+            Err(error) => self.heartbeat_failed(cx, leases, (sent, &named), error),
         }
     }
 
-    /// R2: an error is not a loss. Tried again, until R1 ends the lease.
-    fn heartbeat_failed(&mut self, cx: &mut Cx, leases: &Leases, named: &[LeaseRef], error: Error) {
+    /// R2: an error is not a loss. Tried again, until R1 ends the lease: at once if there was
+    /// no answer for so long that the wait is over by now.
+    ///
+    /// One failure is no outage yet, and what a packet costs that was lost the next try shows
+    /// soon. But without an answer there may be no second failure before the leases end. So
+    /// the first one counts as an outage if none is answered for another interval.
+    fn heartbeat_failed(
+        &mut self,
+        cx: &mut Cx,
+        leases: &Leases,
+        (sent, named): (Timestamp, &[LeaseRef]),
+        error: Error,
+    ) {
         // The others go first: a page that always fails must not cost them their time.
         self.round.left.splice(0..0, named.iter().cloned());
         let longest = match leases.record.fresh.is_empty() {
@@ -133,7 +151,12 @@ impl SessionState {
             false => LONGEST_WAIT / 10,
         };
         let wait = (cx.settings.ttl / 10).min(longest);
-        self.next_heartbeat = cx.now + cx.rng.jittered(wait);
+        self.next_heartbeat = cx.now.max(sent + cx.rng.jittered(wait));
+        if !self.is_silent {
+            self.is_silent = true;
+            let until = sent + cx.settings.heartbeat_interval();
+            self.unanswered = Some((until, error.clone()));
+        }
         cx.effect(Effect::VitalFailed(Vital::Heartbeat, error));
     }
 

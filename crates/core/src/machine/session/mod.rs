@@ -11,7 +11,7 @@ use super::cx::Cx;
 use super::effects::Effect;
 use super::lifecycle::outages::Vital;
 use super::{Action, DisownReason, LocksCall};
-use crate::{LockScheme, OpenOutcome, Result, Timestamp};
+use crate::{Error, LockScheme, OpenOutcome, Result, Timestamp};
 
 /// This consumer's current session, and what the machine believes of it.
 #[derive(Debug)]
@@ -21,6 +21,10 @@ pub(crate) struct SessionState {
     next_heartbeat: Timestamp,
     is_sent: bool,
     round: Round,
+    /// Heartbeats fail: none was answered since the first that did.
+    is_silent: bool,
+    /// If none is answered until then, that is an outage, and why the first one failed.
+    unanswered: Option<(Timestamp, Error)>,
     /// Heartbeats in a row that said that a deadline is now, and brought no new death.
     in_vain: u32,
     pub(super) last_heartbeat: Option<LastHeartbeat>,
@@ -48,6 +52,8 @@ impl SessionState {
                 began: now,
                 left: Vec::new(),
             },
+            is_silent: false,
+            unanswered: None,
             in_vain: 0,
             last_heartbeat: None,
         }
@@ -118,7 +124,9 @@ impl SessionState {
             true => Timestamp::MAX,
             false => self.next_heartbeat,
         };
-        expiry.min(heartbeat)
+        let unanswered = self.unanswered.as_ref();
+        let unanswered = unanswered.map_or(Timestamp::MAX, |(until, _)| *until);
+        expiry.min(heartbeat).min(unanswered)
     }
 }
 
@@ -131,7 +139,7 @@ mod tests {
     use crate::machine::leases::Leases;
     use crate::machine::recovery::Recovery;
     use crate::machine::{Config, Output};
-    use crate::{ConsumerName, Error, ErrorKind, RenewOutcome, Renewal, Settings};
+    use crate::{ConsumerName, ErrorKind, RenewOutcome, Renewal, Settings};
 
     const TTL: Duration = Duration::from_secs(10);
 
