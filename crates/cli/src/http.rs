@@ -4,9 +4,9 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// The longest head of a request.
 const MOST_BYTES: usize = 8_192;
 
-/// The most requests at a time. Who comes then is turned away.
-const MOST_REQUESTS: usize = 16;
+/// The most connections at a time. For who comes then another one is closed.
+const MOST_CONNECTIONS: usize = 16;
 
 /// What was measured is summed up so often, also if nobody asks for it.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -70,21 +70,18 @@ impl Http {
             .name("metrics".into())
             .spawn(upkeep)?;
         let accept = move || {
-            let under_way = Arc::new(AtomicUsize::new(0));
+            let open = Arc::new(Open::default());
             for stream in self.listener.incoming() {
                 let Ok(stream) = stream else {
                     // Too many open files, perhaps: not for ever.
                     thread::sleep(Duration::from_millis(100));
                     continue;
                 };
-                let Some(place) = Place::take(&under_way) else {
-                    continue;
-                };
+                let connection = Connection::new(&open, stream);
                 let (client, exporter) = (client.clone(), self.exporter.clone());
-                // Without a thread it is turned away, too.
+                // Without a thread it is closed at once.
                 let _ = thread::Builder::new().name("http".into()).spawn(move || {
-                    let _place = place;
-                    if let Err(err) = answer(stream, &client, &exporter) {
+                    if let Err(err) = answer(&connection, &client, &exporter) {
                         log::debug!("a request over HTTP failed: {err}");
                     }
                 });
@@ -95,20 +92,58 @@ impl Http {
     }
 }
 
-/// One of the requests that are answered at a time. It is free again however that ends.
-struct Place(Arc<AtomicUsize>);
+/// The connections that are open, oldest first.
+#[derive(Default)]
+struct Open(Mutex<Vec<Arc<Peer>>>);
 
-impl Place {
-    fn take(under_way: &Arc<AtomicUsize>) -> Option<Self> {
-        let place = Self(under_way.clone());
-        let before = under_way.fetch_add(1, Ordering::Relaxed);
-        (before < MOST_REQUESTS).then_some(place)
+struct Peer {
+    stream: TcpStream,
+    /// Its request is there, and is answered.
+    has_asked: AtomicBool,
+}
+
+/// One of them. It is closed and its place is free again however that ends.
+struct Connection {
+    open: Arc<Open>,
+    peer: Arc<Peer>,
+}
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Peer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl Connection {
+    /// Whoever only holds connections must not keep a probe from its answer: if there are too
+    /// many, the oldest that has not asked yet is closed, or else the oldest.
+    fn new(open: &Arc<Open>, stream: TcpStream) -> Self {
+        let peer = Arc::new(Peer {
+            stream,
+            has_asked: AtomicBool::new(false),
+        });
+        let mut all = open.lock();
+        if all.len() >= MOST_CONNECTIONS {
+            let is_silent = |peer: &Arc<Peer>| !peer.has_asked.load(Ordering::Relaxed);
+            let oldest = all.iter().position(is_silent).unwrap_or(0);
+            let closed = all.remove(oldest);
+            // Its thread ends by that.
+            let _ = closed.stream.shutdown(Shutdown::Both);
+        }
+        all.push(peer.clone());
+        drop(all);
+        Self {
+            open: open.clone(),
+            peer,
+        }
+    }
+}
+
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.open
+            .lock()
+            .retain(|peer| !Arc::ptr_eq(peer, &self.peer));
     }
 }
 
@@ -126,34 +161,34 @@ fn install_exporter() -> Result<PrometheusHandle, Box<dyn std::error::Error>> {
 /// Status and body.
 type Answer = (&'static str, String);
 
-fn answer(mut stream: TcpStream, client: &Client, exporter: &PrometheusHandle) -> io::Result<()> {
+fn answer(connection: &Connection, client: &Client, exporter: &PrometheusHandle) -> io::Result<()> {
+    let mut stream = &connection.peer.stream;
     stream.set_write_timeout(Some(LIMIT))?;
-    let (status, body) = match request(&mut stream)? {
-        Some((method, path)) if method == "GET" || method == "HEAD" => {
-            let (status, body) = page(&path, client, exporter);
-            (
-                status,
-                if method == "HEAD" {
-                    String::new()
-                } else {
-                    body
-                },
-            )
+    let request = request(stream)?;
+    connection.peer.has_asked.store(true, Ordering::Relaxed);
+    let is_head = matches!(&request, Some((method, _)) if method == "HEAD");
+    let (status, body) = match request {
+        Some((method, target)) if is_head || method == "GET" => {
+            page(path(&target), client, exporter)
         }
         Some(_) => ("405 Method Not Allowed", "only GET and HEAD\n".to_owned()),
         None => ("400 Bad Request", "this is no request\n".to_owned()),
     };
+    // HEAD is told how long the body is that GET gets.
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())
+    match is_head {
+        true => Ok(()),
+        false => stream.write_all(body.as_bytes()),
+    }
 }
 
-/// Method and path; `None` if it is not HTTP, or too long.
-fn request(stream: &mut TcpStream) -> io::Result<Option<(String, String)>> {
+/// Method and target; `None` if it is not HTTP, or too long.
+fn request(mut stream: &TcpStream) -> io::Result<Option<(String, String)>> {
     let deadline = Instant::now() + LIMIT;
     let mut head = Vec::new();
     loop {
@@ -173,18 +208,31 @@ fn request(stream: &mut TcpStream) -> io::Result<Option<(String, String)>> {
         match request.parse(&head) {
             Ok(httparse::Status::Partial) => {}
             Ok(httparse::Status::Complete(_)) => {
-                let (method, path) = (request.method, request.path);
+                let (method, target) = (request.method, request.path);
                 return Ok(method
-                    .zip(path)
-                    .map(|(method, path)| (method.to_owned(), path.to_owned())));
+                    .zip(target)
+                    .map(|(method, target)| (method.to_owned(), target.to_owned())));
             }
             Err(_) => return Ok(None),
         }
     }
 }
 
+/// The path of a target, which proxies give with scheme and host in front.
+fn path(target: &str) -> &str {
+    let is_scheme = |scheme: &str| {
+        ["http", "https"]
+            .iter()
+            .any(|known| scheme.eq_ignore_ascii_case(known))
+    };
+    let path = match target.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => rest.find('/').map_or("/", |at| &rest[at..]),
+        _ => target,
+    };
+    path.split(['?', '#']).next().unwrap_or(path)
+}
+
 fn page(path: &str, client: &Client, exporter: &PrometheusHandle) -> Answer {
-    let path = path.split('?').next().unwrap_or(path);
     let health = client.health();
     let status = |is_well: bool| match is_well {
         true => "200 OK",

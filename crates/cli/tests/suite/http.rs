@@ -60,10 +60,43 @@ fn a_worker_answers_probes_and_shows_its_metrics() {
     assert!(is(&get(&address, "/other"), 404));
     assert!(is(&ask(&address, "POST /livez HTTP/1.1\r\n\r\n"), 405));
     assert!(is(&ask(&address, "not HTTP\r\n\r\n"), 400));
-    let head = ask(&address, "HEAD /livez HTTP/1.1\r\n\r\n");
-    assert!(is(&head, 200) && head.ends_with("\r\n\r\n"), "{head}");
+    // As proxies write it.
+    for target in ["http://host/livez", "HTTP://host:80/livez?verbose"] {
+        let live = get(&address, target);
+        assert!(is(&live, 200), "{target}: {live}");
+    }
+    // Of the same length as that of GET, whose body is always the same here.
+    let lengths = ["GET", "HEAD"].map(|method| {
+        let reply = ask(&address, &format!("{method} /other HTTP/1.1\r\n\r\n"));
+        assert!(is(&reply, 404), "{reply}");
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        let length = head.split("Content-Length: ").nth(1).unwrap();
+        let length: usize = length.lines().next().unwrap().parse().unwrap();
+        assert_eq!(body.len(), if method == "GET" { length } else { 0 });
+        length
+    });
+    assert_eq!(lengths[0], lengths[1]);
     worker.signal(Signal::INT);
     assert_eq!(worker.wait_exit(SOON).code(), Some(0));
+}
+
+/// An orchestrator restarts whom it cannot probe.
+#[test]
+fn connections_that_send_nothing_keep_no_probe_from_its_answer() {
+    let server = RedisServer::start();
+    let worker = work(&server, "s", "one", &["--http", "127.0.0.1:0"]);
+    let address = address(&worker);
+    let mut idle = Vec::new();
+    for n in 0..20 {
+        // Some have begun to ask.
+        for begun in ["", "GET /livez HTTP/1.1\r\n"] {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            stream.write_all(begun.as_bytes()).unwrap();
+            idle.push(stream);
+        }
+        let live = get(&address, "/livez");
+        assert!(is(&live, 200), "{n}: {live}");
+    }
 }
 
 #[test]
