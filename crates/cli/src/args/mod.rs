@@ -125,13 +125,13 @@ pub(crate) enum QuarantineCommand {
 }
 
 const REVOKE_HELP: &str = "\
-An owner learns of it by its next heartbeat, within a third of its TTL. Its programs are told to \
-stop, and whoever has room takes the stream, perhaps the same consumer again. Ends with 1 if \
-nobody holds one of the streams. Services with per-stream locks cannot do this.";
+An owner learns of it by its next heartbeat, within a third of its TTL. By then its lease is over: its \
+program is killed, without a grace, and whoever has room takes the stream, perhaps the same consumer \
+again. Ends with 1 if nobody holds one of the streams. Services with per-stream locks cannot do this.";
 
 const CANCEL_HELP: &str = "\
 Their entries are gone for good, in one fenced step each: nobody takes them up any more. An owner is \
-told by its next heartbeat, within a third of its TTL, and its program is ended; with per-stream locks \
+told by its next heartbeat, within a third of its TTL, and its program is killed; with per-stream locks \
 within a few TTLs, and a Go consumer works on to its end. What is in quarantine stays. Ends with 1 if \
 one of the streams was not announced.";
 

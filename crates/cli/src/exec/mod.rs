@@ -27,6 +27,7 @@ use self::starter::Starter;
 use self::watch::Watch;
 use crate::Failure;
 use crate::runtime::AnyRuntime;
+use crate::work::Loss;
 
 pub(crate) use self::children::Children;
 pub(crate) use self::info_file::InfoFiles;
@@ -67,6 +68,7 @@ struct Programs {
 /// What a program is run for, and with.
 pub(crate) struct Job<'a> {
     pub(crate) lease: &'a Lease,
+    pub(crate) loss: &'a Loss,
     pub(crate) stopping: &'a Stopping,
     pub(crate) runtime: &'a AnyRuntime,
     pub(crate) starts: &'a Arc<Starts>,
@@ -139,6 +141,7 @@ impl Exec {
                     let watch = Watch {
                         program,
                         lease: job.lease,
+                        loss: job.loss,
                         stopping: job.stopping,
                         runtime: job.runtime,
                         graces: self.graces,

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures_lite::future;
 use rustix::process::Signal;
-use streamlease::{Lease, Runtime, Stopping, Timestamp};
+use streamlease::{DisownReason, Lease, Runtime, Stopping, Timestamp};
 
 use super::children::Program;
 use super::{Graces, Outcome};
 use crate::runtime::AnyRuntime;
+use crate::work::Loss;
 
 /// Between two looks whether a process group is empty, growing up to the other.
 const LOOK_FIRST: Duration = Duration::from_millis(2);
@@ -40,6 +41,7 @@ enum Why {
 pub(super) struct Watch<'a> {
     pub(super) program: Program,
     pub(super) lease: &'a Lease,
+    pub(super) loss: &'a Loss,
     pub(super) stopping: &'a Stopping,
     pub(super) runtime: &'a AnyRuntime,
     pub(super) graces: Graces,
@@ -54,6 +56,8 @@ struct Progress {
     told: Option<(Why, Timestamp)>,
     killed: Option<Timestamp>,
     lost: bool,
+    /// Why it was killed for a loss is still to be said.
+    to_say: bool,
     said_that_it_stays: bool,
 }
 
@@ -65,6 +69,9 @@ impl Watch<'_> {
         loop {
             let due = self.act(&mut progress);
             if self.is_over(&mut progress) {
+                if progress.to_say {
+                    self.say_killed(self.loss.reason(self.runtime).await);
+                }
                 return self.outcome(&progress).await;
             }
             let wake_at = if progress.exited.is_some() {
@@ -85,8 +92,13 @@ impl Watch<'_> {
         let believed = self.lease.valid_until();
         if now >= believed && !progress.lost {
             progress.lost = true;
-            // Whoever has it next may begin a margin from now, or has begun.
-            self.kill(progress, now, "its lease is lost");
+            if progress.killed.is_none() {
+                // Whoever has it next may begin a margin from now, or has begun: also if an
+                // operator took it, for it was released at once then.
+                progress.killed = Some(now);
+                progress.to_say = true;
+                self.program.signal(Signal::KILL);
+            }
         }
         if progress.killed.is_some() {
             return None;
@@ -133,11 +145,23 @@ impl Watch<'_> {
         }
     }
 
+    fn say_killed(&self, reason: Option<DisownReason>) {
+        let labels = self.labels;
+        match reason {
+            Some(why @ (DisownReason::Revoked | DisownReason::Cancelled)) => {
+                log::info!("killing a program: its lease is over: {why}: {labels}");
+            }
+            Some(why) => log::warn!("killing a program: its lease is lost: {why}: {labels}"),
+            None => log::warn!("killing a program: its lease is lost: {labels}"),
+        }
+    }
+
     async fn wait(&self, progress: &mut Progress, wake_at: Timestamp) {
         enum Wake {
             Exited(ExitStatus),
             Stop,
             Look,
+            Reason(Option<DisownReason>),
         }
         let exited = async {
             match progress.exited {
@@ -163,10 +187,21 @@ impl Watch<'_> {
             self.runtime.sleep_until(wake_at).await;
             Wake::Look
         };
+        let reason = async {
+            if !progress.to_say {
+                future::pending::<()>().await;
+            }
+            Wake::Reason(self.loss.reason(self.runtime).await)
+        };
+        let lost = future::or(reason, lost);
         match future::or(future::or(exited, stopped), future::or(lost, look)).await {
             Wake::Exited(status) => progress.exited = Some((status, self.runtime.now())),
             Wake::Stop => self.tell(progress, Why::Stopped, self.runtime.now()),
             Wake::Look => {}
+            Wake::Reason(reason) => {
+                progress.to_say = false;
+                self.say_killed(reason);
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use futures_lite::future;
 use streamlease::{Completion, Error, HandBack, Lease, Stopping};
 
 use super::Job;
-use super::losses::Watch;
+use super::losses::Loss;
 use super::worker::Worker;
 use crate::args::{Hold, OnStop};
 use crate::exec::{self, Exec, Outcome};
@@ -14,34 +14,34 @@ use crate::output::{Event, Failed, HeldStream};
 
 impl Worker {
     /// One stream that was told of, until its end is.
-    pub(super) async fn hold(&self, lease: &Lease, watch: &Watch, stopping: &Stopping) {
+    pub(super) async fn hold(&self, lease: &Lease, loss: &Loss, stopping: &Stopping) {
         let held = HeldStream::from(lease);
         let work = async {
             match &self.job {
                 Job::Hold(hold) => self.pass_time(*hold, lease, stopping).await,
-                Job::Run(exec) => self.run_program(exec, lease, stopping).await,
+                Job::Run(exec) => self.run_program(exec, lease, loss, stopping).await,
             }
         };
         // A loss is told at once: a program may take a while to die of it.
         let told_of_loss = AtomicBool::new(false);
-        let loss = async {
+        let lost = async {
             lease.lost().await;
-            self.tell_of_loss(&held, watch).await;
+            self.tell_of_loss(&held, loss).await;
             told_of_loss.store(true, Ordering::Relaxed);
             future::pending().await
         };
-        let end = future::or(work, loss).await;
+        let end = future::or(work, lost).await;
         match end {
             _ if told_of_loss.load(Ordering::Relaxed) => {}
-            Finish::Lost => self.tell_of_loss(&held, watch).await,
+            Finish::Lost => self.tell_of_loss(&held, loss).await,
             Finish::Complete => match lease.complete().await {
                 Ok(completion) => {
                     let outcome = outcome(completion);
                     self.output.print(Event::done(&held, outcome)).await;
                 }
-                Err(err) => self.not_completed(lease, watch, &held, &err).await,
+                Err(err) => self.not_completed(lease, loss, &held, &err).await,
             },
-            Finish::HandBack { failed } => self.hand_back(lease, watch, &held, failed).await,
+            Finish::HandBack { failed } => self.hand_back(lease, loss, &held, failed).await,
         }
     }
 
@@ -64,11 +64,18 @@ impl Worker {
         future::or(lost, future::or(stopped, work)).await
     }
 
-    async fn run_program(&self, exec: &Exec, lease: &Lease, stopping: &Stopping) -> Finish {
+    async fn run_program(
+        &self,
+        exec: &Exec,
+        lease: &Lease,
+        loss: &Loss,
+        stopping: &Stopping,
+    ) -> Finish {
         let (stream, consumer, token) = (lease.stream(), self.client.id(), lease.token());
         let labels = format!("stream={stream} consumer={consumer} token={token}");
         let program = exec::Job {
             lease,
+            loss,
             stopping,
             runtime: &self.runtime,
             starts: &self.starts,
@@ -108,23 +115,23 @@ impl Worker {
         }
     }
 
-    async fn not_completed(&self, lease: &Lease, watch: &Watch, held: &HeldStream, err: &Error) {
+    async fn not_completed(&self, lease: &Lease, loss: &Loss, held: &HeldStream, err: &Error) {
         log::warn!(
             "not completed: {err}: stream={} token={}",
             lease.stream(),
             lease.token()
         );
         if lease.is_valid() {
-            self.hand_back(lease, watch, held, None).await;
+            self.hand_back(lease, loss, held, None).await;
         } else {
-            self.tell_of_loss(held, watch).await;
+            self.tell_of_loss(held, loss).await;
         }
     }
 
     async fn hand_back(
         &self,
         lease: &Lease,
-        watch: &Watch,
+        loss: &Loss,
         held: &HeldStream,
         failed: Option<Failed>,
     ) {
@@ -143,13 +150,13 @@ impl Worker {
         let event = match (result, failed) {
             (Ok(HandBack::HandedBack), Some(failed)) => Event::failed(held, failed),
             (Ok(HandBack::HandedBack), None) => Event::handed_back(held),
-            _ => return self.tell_of_loss(held, watch).await,
+            _ => return self.tell_of_loss(held, loss).await,
         };
         self.output.print(event).await;
     }
 
-    async fn tell_of_loss(&self, held: &HeldStream, watch: &Watch) {
-        let reason = watch.reason(&self.runtime).await;
+    async fn tell_of_loss(&self, held: &HeldStream, loss: &Loss) {
+        let reason = loss.reason(&self.runtime).await;
         self.output.print(Event::disowned(held, reason)).await;
     }
 }

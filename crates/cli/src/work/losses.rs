@@ -3,7 +3,8 @@
 //! A loss shows at the lease at once, by the clock. Its reason comes with the client's event.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -19,53 +20,68 @@ type Key = (EntryId, FencingToken);
 
 /// Whom to tell, by lease.
 #[derive(Debug, Default)]
-pub(super) struct Losses(Mutex<BTreeMap<Key, Sender<DisownReason>>>);
+pub(super) struct Losses(Mutex<BTreeMap<Key, Telling>>);
 
-/// One lease, from its start to its end.
 #[derive(Debug)]
-pub(super) struct Watch {
+struct Telling {
+    reason: Arc<OnceLock<DisownReason>>,
+    /// Dropped once there is a reason.
+    _waited_for: Sender<Infallible>,
+}
+
+/// The loss of one lease, should it come to that.
+#[derive(Debug)]
+pub(crate) struct Loss {
     losses: Arc<Losses>,
     key: Key,
-    reason: Receiver<DisownReason>,
+    reason: Arc<OnceLock<DisownReason>>,
+    /// Closed once there is a reason.
+    told: Receiver<Infallible>,
 }
 
 impl Losses {
-    pub(super) fn watch(self: &Arc<Self>, lease: &Lease) -> Watch {
-        let (send, reason) = async_channel::bounded(1);
+    pub(super) fn watch(self: &Arc<Self>, lease: &Lease) -> Loss {
+        let (waited_for, told) = async_channel::bounded(1);
+        let reason = Arc::new(OnceLock::new());
         let key = (lease.entry(), lease.token());
-        self.lock().insert(key, send);
-        Watch {
+        let telling = Telling {
+            reason: reason.clone(),
+            _waited_for: waited_for,
+        };
+        self.lock().insert(key, telling);
+        Loss {
             losses: self.clone(),
             key,
             reason,
+            told,
         }
     }
 
     pub(super) fn tell(&self, disowned: &Disowned) {
-        if let Some(watch) = self.lock().get(&(disowned.entry(), disowned.token())) {
-            // There is one, and room for it.
-            let _ = watch.try_send(disowned.reason());
+        let telling = self.lock().remove(&(disowned.entry(), disowned.token()));
+        if let Some(telling) = telling {
+            // There is one reason only.
+            let _ = telling.reason.set(disowned.reason());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Sender<DisownReason>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Telling>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watch {
-    /// Why the lease was lost. `None` if the client does not say it.
-    pub(super) async fn reason(&self, runtime: &AnyRuntime) -> Option<DisownReason> {
-        let told = async { self.reason.recv().await.ok() };
-        let overdue = async {
-            runtime.sleep(PATIENCE).await;
-            None
+impl Loss {
+    /// Why the lease was lost, for whoever asks. `None` if the client does not say it.
+    pub(crate) async fn reason(&self, runtime: &AnyRuntime) -> Option<DisownReason> {
+        let told = async {
+            let _ = self.told.recv().await;
         };
-        future::or(told, overdue).await
+        future::or(told, runtime.sleep(PATIENCE)).await;
+        self.reason.get().copied()
     }
 }
 
-impl Drop for Watch {
+impl Drop for Loss {
     fn drop(&mut self) {
         self.losses.lock().remove(&self.key);
     }

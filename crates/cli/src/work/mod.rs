@@ -14,6 +14,7 @@ use futures_lite::future;
 use streamlease::{Client, Error, Event as ClientEvent, Events as ClientEvents, Run};
 
 pub(crate) use self::intake::Intake;
+pub(crate) use self::losses::Loss;
 use self::telling::Telling;
 use self::worker::Worker;
 use crate::args::{Hold, WorkArgs};

@@ -39,7 +39,7 @@ impl Worker {
     ///
     /// What nobody hears of goes back.
     pub(super) async fn work_on(self: Arc<Self>, lease: Arc<Lease>, stopping: Stopping) -> Done {
-        let watch = self.losses.watch(&lease);
+        let loss = self.losses.watch(&lease);
         let line = self.output.line(&Event::added(&lease));
         let told = self.telling.tell(&line);
         let too_late = async {
@@ -47,7 +47,7 @@ impl Worker {
             false
         };
         if future::or(told, too_late).await {
-            self.hold(&lease, &watch, &stopping).await;
+            self.hold(&lease, &loss, &stopping).await;
         }
         Done::HandBack
     }

@@ -288,3 +288,28 @@ fn what_is_lost_while_it_stops_is_told_with_its_reason() {
         }
     });
 }
+
+/// The lease is over by then, so that there is no grace; and nobody has to be warned.
+#[test]
+fn what_an_operator_ends_is_killed_and_the_log_says_who_did_it_without_a_warning() {
+    let server = RedisServer::start();
+    let url = server.url();
+    for (how, why) in [
+        ("revoke", "an operator asked for it"),
+        ("cancel", "an operator withdrew the announcement"),
+    ] {
+        submit(&server, how, &["call"]);
+        let script = "trap 'echo asked to stop' TERM; echo pid=$$; while :; do sleep 0.02; done";
+        let worker = work(&server, how, "one", &["--exec", "sh", "-c", script]);
+        let pid = pid_said(&worker);
+        let done = run(&[how, "--redis", &url, "--service", how, "call"]);
+        assert!(done.status.success(), "{how}: {done:?}");
+        said(&worker, "killing a program");
+        eventually_blocking("its end", SOON, || !runs(&pid));
+        let log = worker.stderr();
+        let line = log.lines().find(|line| line.contains("killing a program"));
+        let line = line.unwrap();
+        assert!(line.contains(" INFO ") && line.contains(why), "{line}");
+        assert!(!log.contains("asked to stop"), "{log}");
+    }
+}
