@@ -1,12 +1,14 @@
 //! `streamlease cancel`: withdraws announcements.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use streamlease::spi::counted;
-use streamlease::{Canceller, EntryId};
+use streamlease::{Canceller, EntryId, QuarantineAdmin, RedisBackend, StreamName};
 
 use crate::Failure;
 use crate::args::{RevokeArgs, RuntimeKind};
-use crate::output::{json_line, print, printable};
+use crate::output::{json_line, note, print, printable};
 use crate::runtime;
 
 pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
@@ -24,6 +26,15 @@ pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
             };
         }
         print(&text)?;
+        let pairs = args.names.iter().zip(&cancelled);
+        let missed: Vec<_> = pairs.filter(|(_, entries)| entries.is_empty()).collect();
+        if !missed.is_empty() {
+            let missed = missed.iter().map(|(stream, _)| *stream).collect();
+            // Who may cancel need not have the rights to look.
+            if let Err(err) = hint_at_quarantine(service, &backend, missed).await {
+                log::debug!("cannot see what is in quarantine: {err}");
+            }
+        }
         match cancelled
             .iter()
             .filter(|entries| entries.is_empty())
@@ -36,6 +47,26 @@ pub(crate) fn run(args: RevokeArgs) -> Result<(), Failure> {
             ))),
         }
     })
+}
+
+/// What is in quarantine is not announced, and is not for this command.
+async fn hint_at_quarantine(
+    service: &str,
+    backend: &RedisBackend,
+    missed: BTreeSet<&StreamName>,
+) -> streamlease::Result<()> {
+    for parked in QuarantineAdmin::new(service, backend)?.all().await? {
+        let Ok(content) = parked.content() else {
+            continue;
+        };
+        if missed.contains(&content.stream) {
+            let (stream, entry) = (printable(content.stream.as_str()), parked.entry);
+            note(&format!(
+                "in quarantine: stream={stream} entry={entry}; `quarantine drop {entry}` removes it"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What is printed of one stream.

@@ -204,10 +204,15 @@ async fn show(
         }
     }
     counts.paused = summary::paused(backend).await?;
+    counts.oldest_undelivered_ms = summary::oldest_undelivered(backend).await;
+    counts.left_out = shown.iter().map(|shown| shown.left_out).sum();
     view.end(&counts, &counts.readable())?;
-    let left_out: usize = shown.iter().map(|shown| shown.left_out).sum();
-    if left_out > 0 {
-        let entries = counted(left_out, "entry", "entries");
+    let found: usize = shown.iter().map(|shown| shown.shown + shown.left_out).sum();
+    if found == 0 && !wanted.everything() {
+        note("no entry is as --stream and --state say");
+    }
+    if counts.left_out > 0 {
+        let entries = counted(counts.left_out, "entry", "entries");
         note(&format!(
             "--limit left out {entries} of those that were asked for"
         ));

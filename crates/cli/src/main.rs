@@ -35,7 +35,7 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     // Ends by itself, with 2, where the arguments are wrong.
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|err| args::say_wrong(err));
     let log = logging::start(cli.log.map(args::LogLevel::filter));
     let result = match cli.command {
         Command::Submit(args) => submit::run(args),
@@ -147,7 +147,7 @@ fn settings(target: &args::Target) -> Result<RedisBackendBuilder, Failure> {
         let flag = "--sentinel-password-file";
         let text = String::from_utf8(read(flag, file)?)
             .map_err(|_| Failure::usage(format!("{flag}: {} is no text", file.display())))?;
-        let password = text.lines().next().unwrap_or_default();
+        let password = without_bom(&text).lines().next().unwrap_or_default();
         builder = builder.sentinel_credentials(match &target.sentinel_user {
             Some(user) => Credentials::new(user, password),
             None => Credentials::password(password),
@@ -177,6 +177,11 @@ fn of_redis(target: &args::Target, err: Error) -> Failure {
     }
 }
 
+/// Some editors put a mark in front of a text that says it is UTF-8.
+fn without_bom(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// The URL that the arguments or the environment give.
 fn url(target: &args::Target) -> Result<String, Failure> {
     if let Some(url) = &target.redis {
@@ -196,7 +201,7 @@ fn url(target: &args::Target) -> Result<String, Failure> {
     })?;
     let text = String::from_utf8(text)
         .map_err(|_| Failure::usage(format!("{source}: {} is no text", file.display())))?;
-    match text.lines().next().map(str::trim) {
+    match without_bom(&text).lines().next().map(str::trim) {
         Some(url) if !url.is_empty() => Ok(url.to_owned()),
         _ => Err(Failure::usage(format!(
             "{source}: there is no URL in the first line of {}",

@@ -10,7 +10,7 @@ use streamlease::{EntryId, QuarantineAdmin, QuarantineRelease, Quarantined};
 
 use crate::Failure;
 use crate::args::{ChooseArgs, ListArgs, QuarantineCommand, RuntimeKind, Target};
-use crate::output::{Row, Tables, Told, json_line, note, printable, raw_info, shortened, unix_ms};
+use crate::output::{Row, Tables, Told, json_line, note, printable, raw_info, unix_ms};
 use crate::runtime;
 
 /// Entries dealt with together.
@@ -40,8 +40,7 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
         let page = admin.page(after, PAGE).await?;
         let Some(last) = page.last() else {
             if after == EntryId::MIN {
-                let service = printable(args.target.service.as_str());
-                note(&format!("the quarantine of service {service} is empty"));
+                say_empty(&args.target);
             }
             ended = tables.finish();
             break;
@@ -56,6 +55,11 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+fn say_empty(target: &Target) {
+    let service = printable(target.service.as_str());
+    note(&format!("the quarantine of service {service} is empty"));
 }
 
 async fn release(args: ChooseArgs) -> Result<(), Failure> {
@@ -120,6 +124,9 @@ async fn chosen(admin: &QuarantineAdmin, args: &ChooseArgs) -> Result<Vec<EntryI
         return Ok(args.entries.clone());
     }
     let all = admin.all().await?;
+    if all.is_empty() {
+        say_empty(&args.target);
+    }
     Ok(all.iter().map(|quarantined| quarantined.entry).collect())
 }
 
@@ -142,8 +149,9 @@ pub(crate) const COLUMNS: &[&str] = &[
     "AGE",
     "FAILURES",
     "QUARANTINED BY",
-    "REASON",
     "PAYLOAD",
+    // The last one is not cut.
+    "REASON",
 ];
 
 /// A line of it.
@@ -170,8 +178,8 @@ impl Parked<'_> {
             readable(age).to_string(),
             self.failures.to_string(),
             self.by.to_owned(),
+            payload.join(" "),
             self.reason.to_owned(),
-            shortened(&payload.join(" "), 80),
         ]
     }
 }

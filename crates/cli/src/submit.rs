@@ -67,7 +67,7 @@ fn read_info(source: InfoSource) -> Result<Info, Failure> {
     };
     let failed = |err: &dyn fmt::Display| Failure::usage(format!("--info: {name}: {err}"));
     let json = json.map_err(|err| failed(&err))?;
-    Info::from_json(&json).map_err(|err| failed(&err))
+    Info::from_json(crate::without_bom(&json)).map_err(|err| failed(&err))
 }
 
 async fn submit(args: SubmitArgs, info: Info, runtime: AnyRuntime) -> Result<(), Failure> {
@@ -304,6 +304,13 @@ impl<'a> Line<'a> {
     }
 }
 
+fn named_by(number: u64, line: &str) -> &str {
+    match number {
+        1 => crate::without_bom(line),
+        _ => line,
+    }
+}
+
 /// The names on standard input, read by a thread because that blocks. Empty
 /// lines are left out.
 fn read_names() -> Receiver<Result<StreamName, Error>> {
@@ -319,7 +326,7 @@ fn read_names() -> Receiver<Result<StreamName, Error>> {
                     io::ErrorKind::InvalidData => at_line(ErrorKind::Config, &err),
                     _ => at_line(ErrorKind::Environment, &err),
                 })
-                .and_then(|line| match line.as_str() {
+                .and_then(|line| match named_by(number, &line) {
                     "" => Ok(None),
                     name => StreamName::new(name)
                         .map(Some)

@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use streamlease::{EntryId, Info, LockScheme, ServiceName, StreamName};
 
 use self::values::{duration, entry, info, service, stream, submit_timeout};
 pub(crate) use self::work::{Claim, Hold, OnStop, WorkArgs};
+use crate::output::shortened;
 
 /// Exactly one consumer per long-lived data stream, with failover, on Redis streams.
 #[derive(Debug, Parser)]
@@ -64,6 +66,18 @@ impl LogLevel {
         }
     }
 }
+
+/// Says what is wrong with the arguments, without all of a value that is very long.
+pub(crate) fn say_wrong(mut err: clap::Error) -> ! {
+    if let Some(ContextValue::String(value)) = err.get(ContextKind::InvalidValue) {
+        let value = ContextValue::String(shortened(value, LONGEST_ECHO));
+        err.insert(ContextKind::InvalidValue, value);
+    }
+    err.exit()
+}
+
+/// Characters of a wrong value that are shown: enough to recognize it.
+const LONGEST_ECHO: usize = 100;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

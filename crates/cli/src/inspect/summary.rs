@@ -20,11 +20,14 @@ pub(super) struct Summary {
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) stranded: usize,
     pub(super) undelivered: usize,
-    /// For how long the oldest of these has waited, with `--summary`.
+    /// For how long the oldest of these has waited, if the server tells.
     #[serde(skip_serializing_if = "Option::is_none")]
-    oldest_undelivered_ms: Option<u64>,
+    pub(super) oldest_undelivered_ms: Option<u64>,
     pub(super) consumers: usize,
     pub(super) quarantined: usize,
+    /// By `--limit`, of what was asked for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) left_out: usize,
     /// Shown while the service is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) paused: Option<Paused>,
@@ -75,6 +78,12 @@ pub(super) async fn show(backend: &Backend, view: &mut Tables) -> Result<bool, S
     counts.consumers += sessions.len();
     view.end(&counts, &counts.readable())?;
     Ok(has_group || counts.has_any())
+}
+
+/// `None` also where the server does not tell: a listing does not need it.
+pub(super) async fn oldest_undelivered(backend: &Backend) -> Option<u64> {
+    let counted = backend.admin.counts().await;
+    counted.ok()?.oldest_waiting.map(ms)
 }
 
 pub(super) async fn paused(backend: &Backend) -> Result<Option<Paused>, Stop> {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use streamlease_tests::{RedisServer, Signal, eventually_blocking};
 
-use crate::common::{self, SOON, inspect, lines, run, run_with_input, submit, work};
+use crate::common::{self, SOON, inspect, lines, run, run_with_input, stderr, submit, work};
 
 fn entries(server: &RedisServer) -> Vec<Value> {
     inspect(server, "s")
@@ -261,7 +261,8 @@ fn the_table_is_readable_and_names_cannot_command_the_terminal() {
         "{text}"
     );
     assert!(
-        text.ends_with("0 pending, 1 undelivered, 0 consumers, 0 quarantined\n"),
+        text.contains("0 pending, 1 undelivered (the oldest for ")
+            && text.ends_with("), 0 consumers, 0 quarantined\n"),
         "{text}"
     );
 }
@@ -516,8 +517,8 @@ fn at_a_terminal_somebody_is_asked_before_everything_is_dropped() {
     // Nothing is left to ask about.
     let output = answered("", &[]);
     assert_eq!(
-        (common::stderr(&output), output.status.code()),
-        (String::new(), Some(0))
+        (&*common::stderr(&output), output.status.code()),
+        ("the quarantine of service s is empty\n", Some(0))
     );
     server.run::<String>(&["XADD", "s-input", "*", "lbs-input", "bad"]);
     worker.wait_for_count("quarantined", 2, SOON);
@@ -547,4 +548,28 @@ fn a_terminal_has_colours_unless_its_user_does_not_want_them() {
         assert!(shown.contains("ENTRY"), "{shown}");
         assert_eq!(shown.contains('\u{1b}'), coloured, "{shown}");
     }
+}
+
+#[test]
+fn the_last_line_says_what_a_limit_left_out_and_how_long_the_oldest_has_waited() {
+    let server = RedisServer::start();
+    submit(&server, "s", &["a", "b", "c"]);
+    let summary = |more: &[&str]| {
+        let url = server.url();
+        let args = ["inspect", "--redis", &url, "--service", "s", "--json"];
+        let output = run(&[&args[..], more].concat());
+        let last = lines(&output).pop().unwrap();
+        (
+            serde_json::from_str::<serde_json::Value>(&last).unwrap(),
+            stderr(&output),
+        )
+    };
+    let (all, said) = summary(&[]);
+    assert!(all["oldest_undelivered_ms"].is_u64(), "{all}");
+    assert!(all["left_out"].is_null() && said.is_empty(), "{all} {said}");
+    let (limited, _) = summary(&["--limit", "1"]);
+    assert_eq!(limited["left_out"], 2, "{limited}");
+    let (nothing, said) = summary(&["--stream", "nope"]);
+    assert_eq!(nothing["undelivered"], 3, "{nothing}");
+    assert_eq!(said, "no entry is as --stream and --state say\n");
 }

@@ -89,11 +89,12 @@ fn a_failing_stream_is_listed_released_and_worked_on() {
     // For people it is a table.
     let table = lines(&quarantine(&server, "list", &[]));
     let words: Vec<Vec<&str>> = table.iter().map(|line| columns(line)).collect();
-    let names = "ENTRY,STREAM,AGE,FAILURES,QUARANTINED BY,REASON,PAYLOAD";
+    let names = "ENTRY,STREAM,AGE,FAILURES,QUARANTINED BY,PAYLOAD,REASON";
     assert_eq!(words[0].join(","), names);
     assert_eq!(words[1][..2], [&id, "bad \\u{1b}[31m"]);
     assert!(words[1][2].contains('d'), "its age in days: {table:?}");
-    assert_eq!(words[1][3..6], ["5", "redis-consumer-three", "tired"]);
+    assert_eq!(words[1][3..5], ["5", "redis-consumer-three"]);
+    assert_eq!(words[1][6], "tired");
     assert_eq!(table.len(), 2);
     let url = server.url();
     let inspect = lines(&run(&["inspect", "--redis", &url, "--service", "s"]));
@@ -200,4 +201,83 @@ fn a_consumer_tells_which_stream_is_quarantined_and_why_its_owners_failed() {
     let reasons = told["reasons"].as_array().unwrap();
     assert_eq!(reasons.len(), 1, "{told}");
     assert!(reasons[0].as_str().unwrap().contains('3'), "{told}");
+}
+
+/// A stream in quarantine with this reason, as the library writes it.
+fn parked_for(server: &RedisServer, name: &str, reason: &str) -> String {
+    let id = submit(server, "s", &[name]).remove(0);
+    let payload = format!("{{\"DataStreamName\":\"{name}\"}}");
+    let field = |text: &str| format!("{}:{text},", text.len());
+    let record = [reason, "5", "redis-consumer-three", "1700000000000"];
+    let record = [&record[..], &["lbs-input", &payload]].concat();
+    let record: String = record.into_iter().map(field).collect();
+    let (ms, seq) = id.split_once('-').unwrap();
+    redis::pipe()
+        .cmd("HSET")
+        .arg(&["{s-input}:quarantine", &id, &record])
+        .cmd("ZADD")
+        .arg(&["{s-input}:quarantine:index", "0"])
+        .arg(format!("{ms:0>20}-{seq:0>20}"))
+        .cmd("XDEL")
+        .arg(&["s-input", &id])
+        .exec(&mut server.connection())
+        .unwrap();
+    id
+}
+
+#[test]
+fn the_reason_of_a_quarantine_is_shown_to_its_end() {
+    let server = RedisServer::start();
+    let reason = "5 owners failed on it, the last: the program failed (exit status: 3)";
+    parked_for(&server, "call", reason);
+    let url = server.url();
+    for output in [
+        quarantine(&server, "list", &[]),
+        run(&["inspect", "--redis", &url, "--service", "s"]),
+    ] {
+        let shown = lines(&output);
+        assert!(shown.iter().any(|line| line.ends_with(reason)), "{shown:?}");
+    }
+}
+
+#[test]
+fn who_cancels_what_is_in_quarantine_is_told_where_it_is() {
+    let server = RedisServer::start();
+    let id = parked_for(&server, "call", "tired");
+    let url = server.url();
+    let output = run(&["cancel", "--redis", &url, "--service", "s", "call", "other"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = stderr(&output);
+    let hint = format!("in quarantine: stream=call entry={id}; `quarantine drop {id}` removes it");
+    assert!(
+        said.starts_with(&hint) && said.lines().count() == 2,
+        "{said}"
+    );
+}
+
+#[test]
+fn nothing_to_do_is_said() {
+    let server = RedisServer::start();
+    let url = server.url();
+    submit(&server, "s", &["call"]);
+    for what in ["release", "drop"] {
+        let output = quarantine(&server, what, &["--all"]);
+        assert!(output.status.success(), "{output:?}");
+        let empty = "the quarantine of service s is empty\n";
+        assert_eq!(stderr(&output), empty, "{what}");
+    }
+    let migrate = [
+        "migrate",
+        "--redis",
+        &url,
+        "--service",
+        "s",
+        "--to",
+        "session",
+    ];
+    assert_eq!(stderr(&run(&migrate)), "");
+    assert_eq!(
+        stderr(&run(&migrate)),
+        "nothing to do: service s has these locks already\n"
+    );
 }

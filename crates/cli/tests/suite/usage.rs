@@ -2,7 +2,7 @@
 
 use streamlease_tests::{RedisServer, Signal};
 
-use crate::common::{self, command, run, run_with_input, stderr, work};
+use crate::common::{self, command, lines, run, run_with_input, stderr, work};
 
 /// Runs, and asserts the exit code and that standard error names these.
 fn fails(args: &[&str], code: i32, named: &[&str]) {
@@ -281,4 +281,35 @@ fn a_command_that_is_told_to_stop_while_it_starts_exits_0() {
     );
     server.thaw();
     drop(work(&server, "s", "c", &[]));
+}
+
+/// As editors of other systems write them.
+#[test]
+fn files_and_lists_may_begin_with_a_byte_order_mark() {
+    let server = RedisServer::start();
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("url-with-mark");
+    std::fs::write(&file, format!("\u{feff}{}\r\n", server.url())).unwrap();
+    let file = file.to_str().unwrap();
+    let args = ["submit", "--redis-file", file, "--service", "s", "--json"];
+    let output = run_with_input(&args, "\u{feff}a\r\nb\n".as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    let names: Vec<String> = lines(&output)
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| line["stream"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn a_very_long_value_is_not_echoed_in_full() {
+    let long = "n".repeat(5_000);
+    let output = run(&["submit", "--redis", "redis://h", "--service", "s", &long]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = stderr(&output);
+    assert!(
+        said.contains("5000 bytes") && said.contains("nnn…"),
+        "{said}"
+    );
+    assert!(said.len() < 500, "{said}");
 }
