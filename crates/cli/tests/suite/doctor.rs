@@ -574,3 +574,13 @@ fn a_key_of_a_wrong_type_is_named() {
     );
     assert!(!said.contains("script") && !said.contains(".."), "{said}");
 }
+
+#[test]
+fn consumers_that_share_a_name_are_told() {
+    let server = RedisServer::start();
+    let _one = work(&server, "orders", "same", &[]);
+    let _two = work(&server, "orders", "same", &[]);
+    let found = Found::at(&server.url());
+    let words = "2 of them are called redis-consumer-same";
+    found.says("members", "warning", words);
+}

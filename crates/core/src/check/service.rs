@@ -1,5 +1,7 @@
 //! The service: who lives, and what waits for whom.
 
+use std::collections::BTreeSet;
+
 use super::{Finding, PAGE, Severity};
 use crate::{
     Backend, EntryId, ErrorKind, LockId, LockScheme, LockState, Pause, Pending, Result, Scope,
@@ -110,8 +112,17 @@ async fn members(backend: &Backend, waiting: &Waiting, is_paused: bool) -> Resul
         if names.len() > NAMES {
             shown += ", …";
         }
-        let message = format!("{what}: {} ({shown})", names.len());
-        return Ok(finding(Severity::Info, "members", message));
+        let mut message = format!("{what}: {} ({shown})", names.len());
+        let mut seen = BTreeSet::new();
+        let Some(shared) = names.iter().find(|name| !seen.insert(*name)) else {
+            return Ok(finding(Severity::Info, "members", message));
+        };
+        let sharing = names.iter().filter(|name| *name == shared).count();
+        message += &format!("; {sharing} of them are called {shared}");
+        return Ok(finding(Severity::Warning, "members", message).advise(
+            "Give each process a name of its own. If one was killed and started again, it has been \
+             alone within a TTL",
+        ));
     }
     Ok(match waiting.undelivered || waiting.pending {
         true => finding(
