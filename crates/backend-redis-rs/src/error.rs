@@ -62,6 +62,12 @@ fn wrong_type(detail: &str) -> String {
     )
 }
 
+/// A key is not what it must be, where no script says which.
+pub(crate) fn of_wrong_type(what: &str, key: &str, must_be: &str) -> Error {
+    let why = wrong_type(&format!("{key} is no {must_be}"));
+    Error::new(ErrorKind::Incompatible, format!("{what}: {why}"))
+}
+
 /// Without where in a script it happened, which Redis puts behind it.
 fn without_place(detail: &str) -> &str {
     match detail.rfind(" script: ") {

@@ -28,7 +28,7 @@ use streamlease_core::{
 use self::pace::Pace;
 use crate::connection::{Call, Script, Server, script};
 use crate::decode::{self, GroupState};
-use crate::error::protocol;
+use crate::error::{of_wrong_type, protocol};
 use crate::eviction;
 use crate::hello;
 use crate::keys::{Keys, index_member};
@@ -353,7 +353,13 @@ impl Transport for RedisTransport {
         let mut get = cmd("GET");
         get.arg(&self.keys.paused);
         let what = self.what("looking for a pause of");
-        decode::pause(self.server.command(&what, &get).await?)
+        let reply = self.server.command(&what, &get).await;
+        decode::pause(reply.map_err(|err| match err.kind() {
+            streamlease_core::ErrorKind::Incompatible => {
+                of_wrong_type(&what, &self.keys.paused, "string")
+            }
+            _ => err,
+        })?)
     }
 
     async fn clear_failures(&self, entries: &[Fenced]) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `streamlease pause` and `streamlease resume`.
 
 use serde::Serialize;
-use streamlease::{BackendProvider, LockScheme, ServiceAdmin};
+use streamlease::{BackendProvider, ErrorKind, LockScheme, ServiceAdmin};
 
 use crate::Failure;
 use crate::args::{PauseArgs, ResumeArgs, RuntimeKind, Target};
@@ -38,11 +38,21 @@ pub(crate) fn resume(args: ResumeArgs) -> Result<(), Failure> {
     runtime::block_on(RuntimeKind::Tokio, |_| async move {
         let backend = crate::connect_to_service(&args.target).await?;
         let admin = ServiceAdmin::new(&args.target.service, &backend)?;
+        // A key of another type there pauses the service as well.
+        let was_foreign = match admin.paused().await {
+            Err(err) if err.kind() == ErrorKind::Incompatible => Some(err),
+            // Who may resume need not have the rights to look.
+            _ => None,
+        };
         let event = match admin.resume().await? {
             true => Event::Resumed,
             false => Event::NotPaused,
         };
-        tell(&args.target, args.json, event, None)
+        tell(&args.target, args.json, event, None)?;
+        if let Some(err) = was_foreign {
+            note(&format!("what was removed there was no pause: {err}"));
+        }
+        Ok(())
     })
 }
 

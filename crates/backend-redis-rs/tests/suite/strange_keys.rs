@@ -319,6 +319,8 @@ fn whatever_somebody_puts_where_a_pause_is_pauses_the_service() {
             ] {
                 let error = refused.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Incompatible, "{error:?}");
+                let which = format!("{PAUSED} is no string (WRONGTYPE)");
+                assert!(error.to_string().contains(&which), "{error}");
             }
             transport.claim(&a, &[fenced(0)]).await.unwrap();
             transport.keep(&a, &[fenced(0)]).await.unwrap();

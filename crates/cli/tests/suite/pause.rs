@@ -181,3 +181,27 @@ fn what_is_done_to_a_service_that_does_not_exist_says_so() {
     assert_eq!(stderr(&list), "the quarantine of service typo is empty\n");
     assert!(list.stdout.is_empty() && list.status.success(), "{list:?}");
 }
+
+/// It pauses the service as well, and nobody knows why unless it is named.
+#[test]
+fn what_stands_where_a_pause_is_and_is_none_is_named() {
+    let server = RedisServer::start();
+    let url = server.url();
+    let target = ["--redis", &url, "--service", "s"];
+    submit(&server, "s", &["a"]);
+    server.run::<u64>(&["LPUSH", "{s-input}:paused", "x"]);
+    let which = "{s-input}:paused is no string (WRONGTYPE)";
+    for command in ["inspect", "pause"] {
+        let output = run(&[&[command][..], &target].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(stderr(&output).contains(which), "{output:?}");
+    }
+    let resumed = run(&[&["resume"][..], &target].concat());
+    assert!(resumed.status.success(), "{resumed:?}");
+    let said = stderr(&resumed);
+    assert!(
+        said.starts_with("what was removed there was no pause: ") && said.contains(which),
+        "{said}"
+    );
+    assert_eq!(stderr(&run(&[&["resume"][..], &target].concat())), "");
+}

@@ -31,7 +31,11 @@ local function is_put_off(token, seen)
     return false
   end
   if is_paused == nil then
-    is_paused = redis.call('GET', KEYS[K + 1]) and true
+    local pause = redis.pcall('GET', KEYS[K + 1])
+    if type(pause) == 'table' then
+      error({err = 'WRONGTYPE ' .. KEYS[K + 1] .. ' is no string'})
+    end
+    is_paused = pause and true
   end
   return is_paused
 end

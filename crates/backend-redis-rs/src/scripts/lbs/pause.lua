@@ -2,7 +2,11 @@
 -- KEYS: pause, hints channel.  ARGV: reason.
 -- Returns 1 if it was not paused before.
 local began = 0
-if not redis.call('GET', KEYS[1]) then
+local there = redis.pcall('GET', KEYS[1])
+if type(there) == 'table' then
+  return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is no string')
+end
+if not there then
   redis.call('SET', KEYS[1], number(ms_at(redis.call('TIME'))) .. ':' .. ARGV[1])
   began = 1
 end
