@@ -48,7 +48,8 @@ pub(crate) use self::servers::Servers;
 pub(crate) use self::slot::hash_tag;
 pub(crate) use self::url::read as read_url;
 use crate::error::{
-    WrongServer, from_redis, from_server, is_put_off, protocol, timed_out, wrong_server,
+    WrongServer, from_redis, from_server, has_done_nothing, is_put_off, protocol, timed_out,
+    wrong_server,
 };
 use crate::timer;
 
@@ -170,7 +171,9 @@ impl Server {
         let mut replies = Vec::with_capacity(calls.len());
         for calls in calls.chunks(PIPELINE) {
             let send = async |pipeline| self.pipeline(what, &pipeline).await;
-            self.run_by(send, what, script, calls, &mut replies).await?;
+            let is_first = replies.is_empty();
+            let ran = self.run_by(send, what, script, calls, &mut replies).await;
+            ran.map_err(|err| unless(!is_first, err))?;
         }
         Ok(replies)
     }
@@ -204,13 +207,19 @@ impl Server {
         if answers.len() != calls.len() {
             return Err(protocol("replies are missing"));
         }
+        let mut was_any_done = !answers.iter().all(is_nothing_done);
         for (call, answer) in calls.iter().zip(answers) {
-            let unknown = matches!(&answer, Value::ServerError(err) if err.code() == "NOSCRIPT");
-            let answer = match unknown {
-                true => send(one(call.by_code(script))).await?.pop(),
+            let answer = match is_answer(&answer, "NOSCRIPT") {
+                true => send(one(call.by_code(script)))
+                    .await
+                    .map_err(|err| unless(was_any_done, err))?
+                    .pop(),
                 false => Some(answer),
             };
-            replies.push(self.checked(what, answer.ok_or_else(|| protocol("no reply"))?)?);
+            let answer = answer.ok_or_else(|| protocol("no reply"))?;
+            was_any_done |= !is_nothing_done(&answer);
+            let checked = self.checked(what, answer);
+            replies.push(checked.map_err(|err| err.with_nothing_done(!was_any_done))?);
         }
         Ok(())
     }
@@ -276,7 +285,9 @@ impl Server {
             {
                 again.add_command(command.clone());
             }
-            let answers = self.send(what, &again, over).await?;
+            let was_any_done = put_off.len() < replies.len();
+            let answers = self.send(what, &again, over).await;
+            let answers = answers.map_err(|err| unless(was_any_done, err))?;
             if answers.len() != put_off.len() {
                 return Err(protocol("replies are missing"));
             }
@@ -294,7 +305,9 @@ impl Server {
     }
 
     async fn send_shared(&self, what: &str, pipeline: &Pipeline) -> Result<Vec<Value>> {
-        let (pool, mut connection) = self.command_connection().await?;
+        let connected = self.command_connection().await;
+        // Nothing was sent.
+        let (pool, mut connection) = connected.map_err(|err| err.with_nothing_done(true))?;
         let mut waiting = Waiting {
             server: self,
             pool: &pool,
@@ -343,7 +356,8 @@ impl Server {
             let connect = || self.connecting(pool.clone(), None);
             pool.readers.get(pool.limit(), connect).await
         };
-        let (pool, mut connection) = self.in_current_pool(get).await?;
+        let connected = self.in_current_pool(get).await;
+        let (pool, mut connection) = connected.map_err(|err| err.with_nothing_done(true))?;
         let exchange = async {
             let replies = connection.send_packed_commands(pipeline, 0, pipeline.len());
             match timer::within(
@@ -553,6 +567,20 @@ impl Lifetime {
     /// Waits for its end.
     pub(crate) async fn ended(&self) {
         self.0.ended().await;
+    }
+}
+
+/// The error, which says that nothing was done only unless something was before.
+pub(crate) fn unless(was_any_done: bool, err: Error) -> Error {
+    let is_certain = err.is_nothing_done() && !was_any_done;
+    err.with_nothing_done(is_certain)
+}
+
+/// Whether this reply to a script of ours says that it has written nothing.
+fn is_nothing_done(reply: &Value) -> bool {
+    match reply {
+        Value::ServerError(err) => has_done_nothing(err.code(), err.details().unwrap_or_default()),
+        _ => false,
     }
 }
 

@@ -197,22 +197,25 @@ impl Progress {
         let give_up_at = self.runtime.now() + self.timeout;
         let mut rest = REST_FIRST;
         let mut last_error = None;
-        let unknown = batch.announcements.len();
+        // Of these it is not known, once one of the tries may have been executed.
+        let mut unknown = 0;
         loop {
             let overdue = async {
                 self.runtime.sleep_until(give_up_at).await;
                 None
             };
             let answer = async { Some(self.producer.submit_batch(batch).await) };
-            match future::or(answer, overdue).await {
+            let answer = future::or(answer, overdue).await;
+            if !matches!(&answer, Some(Err(err)) if was_refused(err)) {
+                unknown = batch.announcements.len();
+            }
+            match answer {
                 Some(Ok(outcomes)) => return Ok(outcomes),
                 Some(Err(err)) => {
                     // What has worked before will work again, unless it is this batch.
                     let again = err.is_retryable()
                         || (self.submitted > 0 && err.kind() != ErrorKind::Config);
                     if !again {
-                        let is_certain = last_error.is_none() && was_refused(&err);
-                        let unknown = if is_certain { 0 } else { unknown };
                         return Err(self.failed(crate::of_redis(&self.target, err), unknown));
                     }
                     if last_error.is_none() {
@@ -239,18 +242,19 @@ impl Progress {
     /// The same with what became of the streams; of the next `unknown` ones nobody knows.
     fn failed(&self, mut failure: Failure, unknown: usize) -> Failure {
         self.bar.finish_and_clear();
-        failure.message += &standing(self.submitted, unknown, self.key.as_deref());
+        let standing = standing(self.submitted, unknown, self.key.as_deref());
+        if !standing.is_empty() {
+            // Servers end what they say in various ways.
+            let said = failure.message.trim_end_matches('.');
+            failure.message = format!("{said}{standing}");
+        }
         failure
     }
 }
 
-/// Whether nothing of the batch can have been submitted, if this is the answer to the
-/// first try.
+/// Whether nothing of the batch can have been submitted by the try that was answered so.
 fn was_refused(err: &Error) -> bool {
-    matches!(
-        err.kind(),
-        ErrorKind::Config | ErrorKind::Environment | ErrorKind::Denied
-    )
+    err.is_nothing_done() || matches!(err.kind(), ErrorKind::Config | ErrorKind::Environment)
 }
 
 /// What became of the streams, to stand behind an error.
@@ -258,15 +262,20 @@ fn standing(submitted: usize, unknown: usize, key: Option<&str>) -> String {
     if submitted == 0 && unknown == 0 {
         return String::new();
     }
-    let mut text = match submitted {
-        1 => ". 1 stream was submitted.".to_owned(),
-        n => format!(". {n} streams were submitted."),
+    let sent = match unknown {
+        0 => String::new(),
+        1 if submitted == 0 => " Whether the stream was submitted is not known.".to_owned(),
+        n if submitted == 0 => {
+            format!(" Whether the first {n} streams were submitted is not known.")
+        }
+        1 => " Whether the next one was is not known.".to_owned(),
+        n => format!(" Whether the next {n} were is not known."),
     };
-    match unknown {
-        0 => {}
-        1 => text += " Whether the next one was, is not known.",
-        n => text += &format!(" Whether the next {n} were, is not known."),
-    }
+    let mut text = match submitted {
+        0 => format!(".{sent}"),
+        1 => format!(". 1 stream was submitted.{sent}"),
+        n => format!(". {n} streams were submitted.{sent}"),
+    };
     if let Some(key) = key {
         text += &format!(
             " The same again with --batch-key {key} within five minutes submits the rest."

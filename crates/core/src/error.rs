@@ -20,6 +20,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     kind: ErrorKind,
     context: Arc<str>,
+    nothing_done: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -59,6 +60,7 @@ impl Error {
         Self {
             kind,
             context: context.into().into(),
+            nothing_done: false,
             source: None,
         }
     }
@@ -72,6 +74,7 @@ impl Error {
         Self {
             kind,
             context: context.into().into(),
+            nothing_done: false,
             source: Some(source.into().into()),
         }
     }
@@ -84,6 +87,20 @@ impl Error {
     /// What class of problem this is.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The same, and whether it is certain that nothing of the call was executed: for
+    /// backends, if the call was not sent, or a server has said so.
+    #[must_use]
+    pub fn with_nothing_done(mut self, is_certain: bool) -> Self {
+        self.nothing_done = is_certain;
+        self
+    }
+
+    /// Whether it is certain that nothing of the call was executed. If not, it may have
+    /// happened.
+    pub fn is_nothing_done(&self) -> bool {
+        self.nothing_done
     }
 
     /// Whether a server refused the call. A call that worked before works again when rights,

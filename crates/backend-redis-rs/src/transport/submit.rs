@@ -9,7 +9,7 @@ use streamlease_core::payload::PAYLOAD_FIELD;
 use streamlease_core::{Error, ErrorKind, Result, SubmitBatch, SubmitOutcome, Submitter};
 
 use super::{MEMORY, RedisTransport};
-use crate::connection::{Call, Script, script};
+use crate::connection::{Call, Script, script, unless};
 use crate::decode;
 use crate::error::protocol;
 use crate::locks::flatten;
@@ -84,14 +84,16 @@ impl Submitter for RedisTransport {
             },
             names: names.map(|names| names.iter().map(key_of).collect()),
         };
-        let mut tries = 0;
+        let (mut tries, mut was_any_done) = (0, false);
         loop {
-            match self.append(&sent).await? {
+            let appended = self.append(&sent).await;
+            match appended.map_err(|err| unless(was_any_done, err))? {
                 Progress::Done(outcomes) => return Ok(outcomes),
-                Progress::Part => {}
+                Progress::Part => was_any_done = true,
                 Progress::Unread if tries < TRIES => {
                     tries += 1;
-                    self.read_announced(&sent).await?;
+                    let read = self.read_announced(&sent).await;
+                    read.map_err(|err| unless(was_any_done, err))?;
                 }
                 Progress::Unread => return Err(self.too_much_is_announced()),
             }
@@ -132,13 +134,16 @@ impl RedisTransport {
             .submit_pages(sent, missing.iter().copied(), payloads)
             .into_iter()
             .peekable();
+        let mut was_any_done = false;
         while pages.peek().is_some() {
             let piece = self.next_piece(&mut pages);
             let began = self.writing.begin();
             let replies = self
                 .server
                 .run_large(&what, sent.script, &piece.calls)
-                .await?;
+                .await
+                .map_err(|err| unless(was_any_done, err))?;
+            was_any_done = true;
             began.answered(piece.bytes);
             match became(piece.items, replies)? {
                 Progress::Done(more) => {
