@@ -23,7 +23,7 @@ use log::Level;
 pub(crate) use self::measures::Measures;
 use self::measures::{measured, size_of};
 pub(crate) use self::pulse::Pulse;
-use self::pulse::{Freed, measure_change};
+use self::pulse::{Freed, measure_change, measure_end};
 pub(crate) use self::startup::{ReportStart, Startup};
 pub(crate) use self::voice::{Lines, TARGET as LOG_TARGET, Voice};
 use crate::client::WeakHandle;
@@ -33,7 +33,7 @@ use crate::limits::time_limit;
 use crate::machine::{
     Action, ActionId, Answer, CallId, Command, End, Input, LbsCall, Machine, Notice, Output, Reply,
 };
-use crate::recorder::{EndKind, Started};
+use crate::recorder::{EndKind, Load, Started};
 use crate::{
     Backend, ConsumerName, Error, ErrorKind, Hint, Recorder, Result, Runtime, Timestamp, readable,
 };
@@ -182,6 +182,8 @@ impl Driver {
         }
         self.spawn_subscription(arrive.clone(), stop.clone());
         self.spawn_counting(stop.clone());
+        // What does not change is told of, too.
+        self.measures.load(&Load::from(&self.machine.vitals()));
 
         let mut calls = BTreeMap::new();
         let mut cancels: BTreeMap<ActionId, Sender<Infallible>> = BTreeMap::new();
@@ -563,6 +565,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.machine.end_beliefs();
         *self.shared.pulse() = None;
+        measure_end(&self.measures);
     }
 }
 

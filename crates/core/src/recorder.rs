@@ -95,6 +95,17 @@ pub struct Load {
     pub members: Option<u32>,
 }
 
+impl Load {
+    /// That of a client that has ended.
+    pub(crate) const NONE: Self = Self {
+        held: 0,
+        capacity: 0,
+        queued: 0,
+        event_queue: 0,
+        members: None,
+    };
+}
+
 impl From<&Vitals> for Load {
     fn from(vitals: &Vitals) -> Self {
         Self {
@@ -142,10 +153,14 @@ pub trait Recorder: Debug + Send + Sync + 'static {
     fn unreachable(&self, part: Part) {}
     /// This part of the backend answers again, so long after the first failure.
     fn reached(&self, part: Part, after: Duration) {}
+    /// Whether this part of the backend can be reached, as of now. `None`: unknown. Nothing was
+    /// asked of it yet, nothing is asked at the moment, or the client has ended.
+    fn reachable(&self, part: Part, is_reachable: Option<bool>) {}
     /// The client's task did not run for so long: its process stood still, or something
     /// blocks the executor.
     fn late(&self, by: Duration) {}
-    /// What is held and queued has changed to this.
+    /// What is held and queued has changed to this. When the client has ended, all is 0 and
+    /// nothing known.
     fn load(&self, load: &Load) {}
     /// How often a client is to count what there is in its whole service, and to tell it by
     /// [`counted`](Self::counted). `None`: never. It takes no less than a second, and up to a

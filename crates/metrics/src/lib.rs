@@ -36,6 +36,9 @@ const OLDEST: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// How often what there is in the whole service is counted: as often as Prometheus looks.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
 
+/// What a gauge shows that is not known: the last value would be a lie.
+const UNKNOWN: f64 = f64::NAN;
+
 /// A [`Recorder`] that passes everything on to the recorder of the `metrics` crate.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -98,13 +101,8 @@ impl Metrics {
         histogram!(name, "service" => self.service()).record(took);
     }
 
-    fn set(&self, name: &'static str, value: usize) {
-        gauge!(name, "service" => self.service()).set(value as f64);
-    }
-
-    fn reachable(&self, part: Part, is_reachable: bool) {
-        gauge!(names::REACHABLE, "service" => self.service(), "part" => of_part(part))
-            .set(f64::from(u8::from(is_reachable)));
+    fn set(&self, name: &'static str, value: f64) {
+        gauge!(name, "service" => self.service()).set(value);
     }
 }
 
@@ -190,18 +188,6 @@ impl Recorder for Metrics {
         let ended = of_attempt(result);
         histogram!(names::CALL, "service" => service, "operation" => name, "result" => ended)
             .record(took);
-        if result != Attempt::Ok {
-            return;
-        }
-        match operation {
-            Operation::Prepare => self.reachable(Part::Lbs, true),
-            Operation::Fetch => {
-                self.reachable(Part::Lbs, true);
-                self.reachable(Part::Group, true);
-            }
-            Operation::Open | Operation::Renew => self.reachable(Part::Locks, true),
-            _ => {}
-        }
     }
 
     fn heartbeat(&self, result: Attempt, left: Option<Duration>) {
@@ -212,15 +198,18 @@ impl Recorder for Metrics {
     }
 
     fn unreachable(&self, part: Part) {
-        self.reachable(part, false);
         self.count(names::OUTAGES, ("part", of_part(part)), 1);
     }
 
     fn reached(&self, part: Part, after: Duration) {
-        self.reachable(part, true);
         self.count(names::RECONNECTS, ("part", of_part(part)), 1);
         histogram!(names::OUTAGE, "service" => self.service(), "part" => of_part(part))
             .record(after);
+    }
+
+    fn reachable(&self, part: Part, is_reachable: Option<bool>) {
+        let value = is_reachable.map_or(UNKNOWN, |is_reachable| f64::from(u8::from(is_reachable)));
+        gauge!(names::REACHABLE, "service" => self.service(), "part" => of_part(part)).set(value);
     }
 
     fn late(&self, by: Duration) {
@@ -228,13 +217,11 @@ impl Recorder for Metrics {
     }
 
     fn load(&self, load: &Load) {
-        self.set(names::HELD, load.held);
-        self.set(names::CAPACITY, load.capacity);
-        self.set(names::QUEUED, load.queued);
-        self.set(names::EVENT_QUEUE, load.event_queue);
-        if let Some(members) = load.members {
-            self.set(names::MEMBERS, members as usize);
-        }
+        self.set(names::HELD, load.held as f64);
+        self.set(names::CAPACITY, load.capacity as f64);
+        self.set(names::QUEUED, load.queued as f64);
+        self.set(names::EVENT_QUEUE, load.event_queue as f64);
+        self.set(names::MEMBERS, load.members.map_or(UNKNOWN, f64::from));
     }
 
     fn count_every(&self) -> Option<Duration> {
@@ -242,15 +229,14 @@ impl Recorder for Metrics {
     }
 
     fn counted(&self, counts: Option<&ServiceCounts>) {
-        let unknown = f64::NAN;
-        let number = |count: Option<u64>| count.map_or(unknown, |count| count as f64);
+        let number = |count: Option<u64>| count.map_or(UNKNOWN, |count| count as f64);
         let age = |counts: &ServiceCounts| counts.oldest_waiting.unwrap_or_default().as_secs_f64();
         let values = [
             (
                 names::SERVICE_WAITING,
                 number(counts.and_then(|of| of.waiting)),
             ),
-            (names::SERVICE_OLDEST, counts.map_or(unknown, age)),
+            (names::SERVICE_OLDEST, counts.map_or(UNKNOWN, age)),
             (names::SERVICE_PENDING, number(counts.map(|of| of.pending))),
             (
                 names::SERVICE_QUARANTINED,
@@ -262,7 +248,7 @@ impl Recorder for Metrics {
             ),
         ];
         for (name, value) in values {
-            gauge!(name, "service" => self.service()).set(value);
+            self.set(name, value);
         }
     }
 

@@ -151,7 +151,7 @@ metrics! {
     EVENT_QUEUE: Gauge "streamlease_event_queue_capacity" [] NONE
         "Most events that may wait";
     MEMBERS: Gauge "streamlease_members" [] NONE
-        "Live consumers of the service, if the backend tells";
+        "Live consumers of the service; NaN: unknown";
     SERVICE_WAITING: Gauge "streamlease_service_waiting" [] NONE
         "Streams of the whole service that no consumer has had; NaN: unknown";
     SERVICE_OLDEST: Gauge "streamlease_service_oldest_waiting_seconds" [] NONE
@@ -163,5 +163,5 @@ metrics! {
     SERVICE_PAUSED: Gauge "streamlease_service_paused" [] NONE
         "1 if the service is paused; NaN: unknown";
     REACHABLE: Gauge "streamlease_backend_reachable" ["part"] NONE
-        "1 if this part of the backend can be reached";
+        "1 if this part of the backend can be reached, 0 if not; NaN: unknown";
 }

@@ -63,6 +63,9 @@ fn everything(metrics: &Metrics) {
     metrics.unreachable(Part::Lbs);
     metrics.reached(Part::Lbs, SECOND);
     metrics.unreachable(Part::Locks);
+    metrics.reachable(Part::Lbs, Some(true));
+    metrics.reachable(Part::Group, None);
+    metrics.reachable(Part::Locks, Some(false));
     metrics.late(SECOND);
     metrics.submitted(Attempt::Ok, 7, SECOND);
     metrics.counted(Some(
@@ -143,7 +146,7 @@ fn calls_are_counted_by_result_and_batches_by_their_size() {
 }
 
 #[test]
-fn a_part_is_reachable_from_its_first_answer_until_calls_fail() {
+fn a_part_is_reachable_or_not_or_that_is_unknown() {
     let found = recorded(everything);
     let reachable = |part: &str| {
         gauge(
@@ -152,6 +155,7 @@ fn a_part_is_reachable_from_its_first_answer_until_calls_fail() {
         )
     };
     assert_eq!((reachable("lbs"), reachable("locks")), (1.0, 0.0));
+    assert!(reachable("group").is_nan());
 }
 
 #[test]

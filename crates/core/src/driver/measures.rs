@@ -100,6 +100,10 @@ impl Recorder for Measures {
         self.record(|recorder| recorder.reached(part, after));
     }
 
+    fn reachable(&self, part: Part, is_reachable: Option<bool>) {
+        self.record(|recorder| recorder.reachable(part, is_reachable));
+    }
+
     fn late(&self, by: Duration) {
         self.record(|recorder| recorder.late(by));
     }

@@ -39,6 +39,10 @@ pub(super) fn measure_change(
             (Some(since), None) => recorder.reached(part, at.saturating_since(since)),
             _ => {}
         }
+        let is_reachable = now.reachable[index];
+        if before.is_none_or(|before| before.reachable[index] != is_reachable) {
+            recorder.reachable(part, is_reachable);
+        }
     }
     if let Some(last) = now.last_heartbeat
         && before.is_none_or(|before| before.last_heartbeat != Some(last))
@@ -48,6 +52,14 @@ pub(super) fn measure_change(
     let load = Load::from(now);
     if before.is_none_or(|before| Load::from(before) != load) {
         recorder.load(&load);
+    }
+}
+
+/// The client has ended: nobody measures any more that it holds nothing and knows nothing.
+pub(super) fn measure_end(recorder: &dyn Recorder) {
+    recorder.load(&Load::NONE);
+    for part in Part::ALL {
+        recorder.reachable(part, None);
     }
 }
 

@@ -158,10 +158,7 @@ impl Machine {
                 self.outages.prepare_done(&mut self.cx, result);
             }
             Flight::Paused => {
-                // In a pause nothing else that is vital asks the LBS.
-                if result.is_ok() && self.cx.is_paused && self.outages.prepared {
-                    self.outages.lbs_answered(&mut self.cx);
-                }
+                self.lbs_asked(&result);
                 self.pauses.answered(&mut self.cx, result);
             }
             Flight::Fetch { max, wait } => {
@@ -173,6 +170,9 @@ impl Machine {
                     .fetch_done(&mut self.cx, sent, (max, wait), result);
             }
             Flight::Scan => {
+                if self.recovery.lists_own() {
+                    self.lbs_asked(&result);
+                }
                 self.recovery.scan_done(&mut self.cx, &self.leases, result);
                 self.classify_page();
             }
@@ -253,6 +253,19 @@ impl Machine {
         let reply = of(result?).ok_or_else(|| wrong_reply(call.name()))?;
         self.outages.worked(&mut self.cx, call);
         Ok(reply)
+    }
+
+    /// A call has asked the LBS that is not vital: that matters where no fetch does, in a
+    /// pause and where there is no room.
+    fn lbs_asked(&mut self, result: &Result<Reply>) {
+        let is_fetching = self.leases.room(&self.cx) > 0
+            || self
+                .cx
+                .calls
+                .awaits(|flight| matches!(flight, Flight::Fetch { .. }));
+        if self.outages.prepared && !is_fetching {
+            self.outages.lbs_asked(&mut self.cx, result);
+        }
     }
 
     /// Works through a page that a look has read, and what is wanted of the leases.

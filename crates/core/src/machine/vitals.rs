@@ -16,6 +16,8 @@ pub(crate) struct Vitals {
     pub(crate) last_heartbeat: Option<LastHeartbeat>,
     /// Since when each part cannot be reached, by [`Part`].
     pub(crate) unreachable: [Option<Timestamp>; Part::ALL.len()],
+    /// Whether each part can be reached, if that is known, by [`Part`].
+    pub(crate) reachable: [Option<bool>; Part::ALL.len()],
     /// Streams held.
     pub(crate) held: usize,
     pub(crate) capacity: usize,
@@ -39,6 +41,7 @@ impl Machine {
             session_deadline: self.session.deadline(cx),
             last_heartbeat: self.session.last_heartbeat,
             unreachable: Part::ALL.map(|part| self.outages.since(part)),
+            reachable: Part::ALL.map(|part| self.outages.is_reachable(cx, part)),
             held: self.held(),
             capacity: cx.settings.capacity,
             queued: cx.budget.undelivered(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::machine::calls::Flight;
 use crate::machine::cx::{Cx, Phase};
 use crate::machine::effects::Effect;
-use crate::machine::{LbsCall, Notice};
+use crate::machine::{LbsCall, Notice, Reply};
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// What the LBS and the locks live on may be two systems: that one answers
@@ -82,6 +82,20 @@ pub(crate) struct Outage {
     told: Option<Timestamp>,
 }
 
+impl Outage {
+    /// No attempt counts, and the next one is due.
+    fn none_yet(now: Timestamp) -> Self {
+        Self {
+            failed: 0,
+            counts_at: now,
+            retry_at: now,
+            since: now,
+            is_sure: false,
+            told: None,
+        }
+    }
+}
+
 /// Between two notices of an outage that goes on.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
@@ -145,6 +159,23 @@ impl Outages {
         (outage.failed > 1 || outage.is_sure).then_some(outage.since)
     }
 
+    /// Whether this part can be reached, as far as its calls tell. `None` if none has been
+    /// answered yet, or none is made at the moment: without a session nobody asks the LBS, and
+    /// of the group only fetches tell.
+    pub(crate) fn is_reachable(&self, cx: &Cx, part: Part) -> Option<bool> {
+        if self.since(part).is_some() {
+            return Some(false);
+        }
+        let is_known = match part {
+            Part::Lbs => self.has_answered(Vital::Prepare) && cx.is_open(),
+            Part::Group => {
+                self.has_answered(Vital::Fetch) && self.is_reachable(cx, Part::Lbs) == Some(true)
+            }
+            Part::Locks => self.has_answered(Vital::Open),
+        };
+        is_known.then_some(true)
+    }
+
     pub(crate) fn worked(&mut self, cx: &mut Cx, call: Vital) {
         self.answered[call as usize] = true;
         let mut was_out = self.reached(cx, call.part());
@@ -156,10 +187,24 @@ impl Outages {
         }
     }
 
-    /// The LBS has answered a call that is not vital, while none that is asks it.
-    pub(crate) fn lbs_answered(&mut self, cx: &mut Cx) {
-        if self.reached(cx, Part::Lbs) {
-            self.retry_soon(cx);
+    /// The LBS was asked, while nothing is fetched from it. Two failures in a row are an
+    /// outage; they cost nothing of the retry policy's patience, and keep nothing waiting.
+    pub(crate) fn lbs_asked(&mut self, cx: &mut Cx, result: &Result<Reply>) {
+        match result {
+            Ok(_) => {
+                if self.reached(cx, Part::Lbs) {
+                    self.retry_soon(cx);
+                }
+            }
+            Err(error) if error.is_retryable() => {
+                let outage = &mut self.outages[Part::Lbs as usize];
+                if outage.is_some() {
+                    self.unreachable(cx, Part::Lbs, error.clone());
+                } else {
+                    *outage = Some(Outage::none_yet(cx.now));
+                }
+            }
+            Err(_) => {}
         }
     }
 
@@ -220,14 +265,7 @@ impl Outages {
         // A missing group is made again at once; one that is missing still counts.
         let failed = match outage {
             None if is_missing => {
-                self.outages[part as usize] = Some(Outage {
-                    failed: 0,
-                    counts_at: cx.now,
-                    retry_at: cx.now,
-                    since: cx.now,
-                    is_sure: false,
-                    told: None,
-                });
+                self.outages[part as usize] = Some(Outage::none_yet(cx.now));
                 return;
             }
             None => 1,
@@ -264,7 +302,8 @@ impl Outages {
             return;
         };
         outage.is_sure = true;
-        if outage.told.is_none() && error.is_retryable() {
+        let again = |told: Timestamp| told + TELL_AGAIN <= cx.now;
+        if outage.told.is_none_or(again) && error.is_retryable() {
             outage.told = Some(cx.now);
             cx.notify(Notice::Unreachable { part, error });
         }

@@ -141,6 +141,17 @@ impl Recovery {
         }
     }
 
+    /// The call of a scan that is under way lists the ids at this consumer's own name.
+    pub(crate) fn lists_own(&self) -> bool {
+        let look = self.scanner.current.as_ref();
+        look.is_some_and(|look| {
+            matches!(
+                (&look.target, &look.step),
+                (Target::Own { .. }, Step::ListIds)
+            )
+        })
+    }
+
     pub(crate) fn scan_done(&mut self, cx: &mut Cx, leases: &Leases, result: Result<Reply>) {
         let Some(look) = self.scanner.current.take() else {
             return;

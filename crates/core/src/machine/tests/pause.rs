@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::harness::{Harness, SCHEMES, TTL, entry, lease, pending_at, session_of};
-use crate::machine::{Action, Answer, ClaimResult, End, Input, LbsCall, Notice, Reply};
+use crate::machine::{Action, Answer, ClaimResult, End, Input, LbsCall, Notice, Part, Reply};
 use crate::{
     ClaimMode, ClaimOutcome, CompleteOutcome, HandBackOutcome, Hint, LockScheme, Pause, Pending,
     TakeOverOutcome,
@@ -102,6 +102,51 @@ fn in_a_pause_it_asks_every_third_of_a_ttl_and_fetches_and_takes_nothing() {
         // Heartbeats, the look at its own part, and nothing that spins.
         assert!(asked.len() < 120, "{scheme:?}: {} calls", asked.len());
     }
+}
+
+/// Nothing else asks the LBS then.
+#[test]
+fn in_a_pause_it_shows_that_the_lbs_is_away_and_that_it_is_back() {
+    let mut harness = Harness::new(LockScheme::Session);
+    begin(&mut harness);
+    let reachable = |harness: &Harness| harness.machine.vitals().reachable[Part::Lbs as usize];
+    assert_eq!(reachable(&harness), Some(true));
+    harness.pass_with(TTL, |harness| {
+        while harness.has("Paused") {
+            harness.fail("Paused");
+        }
+        harness.housekeep();
+    });
+    assert_eq!(reachable(&harness), Some(false));
+    let told = |harness: &Harness, is_it: fn(&Notice) -> bool| {
+        harness
+            .notices
+            .iter()
+            .filter(|notice| is_it(notice))
+            .count()
+    };
+    let away = |notice: &Notice| {
+        matches!(
+            notice,
+            Notice::Unreachable {
+                part: Part::Lbs,
+                ..
+            }
+        )
+    };
+    let back = |notice: &Notice| {
+        matches!(
+            notice,
+            Notice::Reached {
+                part: Part::Lbs,
+                ..
+            }
+        )
+    };
+    assert_eq!((told(&harness, away), told(&harness, back)), (1, 0));
+    harness.live(TTL);
+    assert_eq!(reachable(&harness), Some(true));
+    assert_eq!((told(&harness, away), told(&harness, back)), (1, 1));
 }
 
 #[test]
