@@ -158,6 +158,11 @@ impl Client {
         self.inner.shared.termination().into_result()
     }
 
+    /// Whether these events are this client's.
+    pub(crate) fn has(&self, events: &Events) -> bool {
+        events.are_of(&self.inner.shared)
+    }
+
     /// Looks at the server, the service and this process, and says what is as it should be
     /// and what is not, each with what to do about it; `streamlease doctor` does the same.
     ///

@@ -59,6 +59,11 @@ impl Events {
         }
     }
 
+    /// Whether they are those of the client with this state.
+    pub(crate) fn are_of(&self, client: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, client)
+    }
+
     /// The next event; `None` after `Terminated`, and only then. Cancel-safe: no event is
     /// lost by dropping the future.
     pub async fn next(&mut self) -> Option<Event> {

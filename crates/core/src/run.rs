@@ -14,7 +14,7 @@ use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
 
 use crate::lease::LONGEST_REASON;
-use crate::{BoxFuture, Client, Event, Events, Lease, Result, printable};
+use crate::{BoxFuture, Client, Error, Event, Events, Lease, Result, printable};
 
 /// How long [`Client::run`] works, and how it ends.
 #[must_use]
@@ -187,7 +187,8 @@ impl Client {
     /// # Errors
     /// What made the client give up; [`Closed`](crate::ErrorKind::Closed) if its task was
     /// dropped, by a panic or by its executor. A lease that cannot be ended as wished is logged
-    /// (`WARN`), and goes to another consumer.
+    /// (`WARN`), and goes to another consumer. [`Config`](crate::ErrorKind::Config) at once if
+    /// `events` are another client's.
     ///
     /// Dropping the future drops all handlers and hands their streams back. The client does
     /// not end by that: call [`shutdown`](Self::shutdown).
@@ -200,6 +201,11 @@ impl Client {
     where
         F: Future<Output: Into<Done>> + Send + 'static,
     {
+        if !self.has(&events) {
+            let what = "the events that were given to run are another client's; \
+                        pass those that start() returned with this client";
+            return Err(Error::config(what));
+        }
         let Run {
             mut stop,
             grace,

@@ -566,3 +566,22 @@ fn the_reason_of_a_failure_names_its_causes_once() {
         assert_eq!(done, Done::Fail(reason.to_owned()));
     }
 }
+
+#[test]
+fn the_events_of_another_client_are_refused_at_once() {
+    everywhere(async |fleet| {
+        let a = fleet.start("a").await;
+        let b = fleet.start("b").await;
+        let begun = a.process.now();
+        let stop = Run::until(at(&a.process, TTL));
+        let ran = a.client.run(b.events, stop, async |_, _| ());
+        let error = ran.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("another client's"), "{error}");
+        assert_eq!(a.process.now(), begun);
+        // A clone is the same client.
+        let stop = Run::until(at(&a.process, TTL));
+        let clone = a.client.clone();
+        clone.run(a.events, stop, async |_, _| ()).await.unwrap();
+    });
+}
