@@ -72,6 +72,12 @@ impl Run {
     /// Whether the future of a handler is dropped as soon as its lease is lost. Default:
     /// yes. If not, it runs on, and has to look at [`Lease::lost`] itself.
     ///
+    /// Then end soon after the loss. A handler whose lease is lost holds nothing any more, and
+    /// counts for nothing: the stream may come back, to this process too, and is given to a
+    /// new handler while the old one still runs. So there may be two handlers of one stream in
+    /// one process, of which only the new one's lease is valid, and more handlers than
+    /// [`capacity`](crate::ClientBuilder::capacity).
+    ///
     /// A handler that ends its lease itself, to see the answer of [`Lease::complete`] for
     /// example, is not dropped by that. What it returns then changes nothing. This holds for the
     /// methods of its [`Lease`], as long as it waits for their answers.
