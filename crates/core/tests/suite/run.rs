@@ -585,3 +585,33 @@ fn the_events_of_another_client_are_refused_at_once() {
         clone.run(a.events, stop, async |_, _| ()).await.unwrap();
     });
 }
+
+/// It leaves what it gave up to others, also if there are none.
+#[test]
+fn alone_a_worker_has_back_what_failed_or_was_handed_back_after_a_ttl() {
+    everywhere(async |fleet| {
+        fleet.submit(&["fails", "handed"]).await;
+        let node = fleet.start("a").await;
+        let begun: Mutex<BTreeMap<String, Vec<Timestamp>>> = Mutex::default();
+        let handler = |lease: Arc<streamlease_core::Lease>, _| {
+            let name = lease.stream().to_string();
+            let mut begun = begun.lock().unwrap();
+            let begun = begun.entry(name.clone()).or_default();
+            begun.push(node.process.now());
+            let is_again = begun.len() > 1;
+            async move {
+                match &*name {
+                    _ if is_again => Done::Complete,
+                    "fails" => Done::Fail("for now".to_owned()),
+                    _ => Done::HandBack,
+                }
+            }
+        };
+        let stop = Run::until(at(&node.process, TTL * 4));
+        node.client.run(node.events, stop, handler).await.unwrap();
+        for (name, at) in &*begun.lock().unwrap() {
+            let after = at[1].saturating_since(at[0]);
+            assert!(after >= TTL && after < TTL * 3 / 2, "{name}: {after:?}");
+        }
+    });
+}
