@@ -271,7 +271,8 @@ impl QuarantinedEntry {
         self.content.as_ref().map(|content| &content.info)
     }
 
-    /// Why it was quarantined.
+    /// Why it was quarantined. It may be a handler's text: print it with `{:?}`, which escapes
+    /// what would command a terminal.
     pub fn reason(&self) -> &str {
         &self.reason
     }
