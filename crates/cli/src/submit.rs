@@ -268,8 +268,8 @@ fn standing(submitted: usize, unknown: usize, key: Option<&str>) -> String {
         n if submitted == 0 => {
             format!(" Whether the first {n} streams were submitted is not known.")
         }
-        1 => " Whether the next one was is not known.".to_owned(),
-        n => format!(" Whether the next {n} were is not known."),
+        1 => " Whether the next one was submitted is not known.".to_owned(),
+        n => format!(" Whether the next {n} were submitted is not known."),
     };
     let mut text = match submitted {
         0 => format!(".{sent}"),
