@@ -51,16 +51,17 @@ pub struct RedisServer {
     child: Option<Child>,
 }
 
-/// What a primary has written, and what each of its replicas has of that (bytes).
+/// What a primary has written, and what each of its replicas has of that (bytes; nothing, if it
+/// is not online).
 #[derive(Debug, Default)]
 struct Replication {
     written: u64,
-    replicas: Vec<u64>,
+    replicas: Vec<Option<u64>>,
 }
 
 impl Replication {
     fn is_at_replicas(&self, offset: u64) -> bool {
-        !self.replicas.is_empty() && self.replicas.iter().all(|at| *at >= offset)
+        !self.replicas.is_empty() && self.replicas.iter().all(|at| *at >= Some(offset))
     }
 }
 
@@ -342,6 +343,8 @@ impl RedisServer {
     /// by then, all that it has acknowledged since is lost (`repl_start_cmd_stream_on_ack` in
     /// the source of Redis).
     pub async fn replicated(&self) {
+        let are_online = async || self.replication().is_at_replicas(0);
+        eventually("replicas that are online", REPLICATED_WITHIN, are_online).await;
         let written = self.write_something();
         let have_it = async || self.replication().is_at_replicas(written);
         eventually("replicas that have everything", REPLICATED_WITHIN, have_it).await;
@@ -349,15 +352,20 @@ impl RedisServer {
 
     /// The same for plain tests, with that many replicas.
     pub(crate) fn replicated_to(&self, replicas: usize) {
-        let written = self.write_something();
-        eventually_blocking("replicas that have everything", REPLICATED_WITHIN, || {
+        let are_at = |written| {
             let now = self.replication();
             now.replicas.len() == replicas && now.is_at_replicas(written)
+        };
+        eventually_blocking("replicas that are online", REPLICATED_WITHIN, || are_at(0));
+        let written = self.write_something();
+        eventually_blocking("replicas that have everything", REPLICATED_WITHIN, || {
+            are_at(written)
         });
     }
 
-    /// Writes what changes nothing, for each replica has all of nothing. Says how much is
-    /// written then.
+    /// Writes what changes nothing. Says how much is written then. A replica that was online
+    /// before has that only once it has loaded all from before: newer servers say of one that is
+    /// given the data that it has it.
     fn write_something(&self) -> u64 {
         self.run::<()>(&["FUNCTION", "FLUSH"]);
         self.replication().written
@@ -374,7 +382,9 @@ impl RedisServer {
                 && let Some((_, rest)) = value.split_once(",offset=")
             {
                 let offset = rest.split(',').next().unwrap_or(rest);
-                found.replicas.push(offset.parse().expect("an offset"));
+                let offset = offset.parse().expect("an offset");
+                let is_online = value.contains("state=online");
+                found.replicas.push(is_online.then_some(offset));
             }
         }
         found
