@@ -207,6 +207,7 @@ impl Server {
         if answers.len() != calls.len() {
             return Err(protocol("replies are missing"));
         }
+        let is_nothing_done = |answer: &Value| is_nothing_done(answer, script.looks_first);
         let mut was_any_done = !answers.iter().all(is_nothing_done);
         for (call, answer) in calls.iter().zip(answers) {
             let answer = match is_answer(&answer, "NOSCRIPT") {
@@ -576,9 +577,11 @@ pub(crate) fn unless(was_any_done: bool, err: Error) -> Error {
     err.with_nothing_done(is_certain)
 }
 
-/// Whether this reply to a script of ours says that it has written nothing.
-fn is_nothing_done(reply: &Value) -> bool {
+/// Whether this reply to a script of ours says that it has written nothing. Of a key of another
+/// type that is certain only if the script looks at each key first.
+fn is_nothing_done(reply: &Value, looks_first: bool) -> bool {
     match reply {
+        Value::ServerError(err) if err.code() == "WRONGTYPE" => looks_first,
         Value::ServerError(err) => has_done_nothing(err.code(), err.details().unwrap_or_default()),
         _ => false,
     }

@@ -132,9 +132,9 @@ pub(crate) fn is_put_off(code: &str) -> bool {
 /// ended where it looks at its keys.
 pub(crate) fn has_done_nothing(code: &str, detail: &str) -> bool {
     match code {
-        // Scripts look at a key before they write to it. A page behind one that was refused
-        // says that it is lost. For want of memory a server refuses only a script's first write.
-        "WRONGTYPE" | "BATCHLOST" | "NOSCRIPT" | "OOM" => true,
+        // A page behind one that was refused says that it is lost. For want of memory a server
+        // refuses only a script's first write.
+        "BATCHLOST" | "NOSCRIPT" | "OOM" => true,
         "MISCONF" | "NOAUTH" | "NOPERM" => !detail.contains(" script: "),
         // Nobody has logged in.
         "ERR" => detail.contains("unauthenticated"),

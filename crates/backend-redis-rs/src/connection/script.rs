@@ -7,13 +7,17 @@ use redis_rs::{Cmd, cmd};
 pub(crate) struct Script {
     code: &'static str,
     hash: String,
+    /// It looks at each key before it writes to any: with a key of another type it has done
+    /// nothing.
+    pub(super) looks_first: bool,
 }
 
 impl Script {
-    pub(crate) fn new(code: &'static str) -> Self {
+    pub(crate) fn new(code: &'static str, looks_first: bool) -> Self {
         Self {
             code,
             hash: redis_rs::Script::new(code).get_hash().to_owned(),
+            looks_first,
         }
     }
 }
@@ -25,18 +29,22 @@ impl Script {
 /// cannot extend or complete would lose everything, and the LBS could never be drained.
 /// Not for what appends announcements, and not for what only reads or deletes, which
 /// Redis does not refuse: a script with flags is refused as a whole wherever writes are.
+/// `looks_first` is for what looks at each key before it writes to any.
 macro_rules! script {
     (beyond_full: $($part:literal),+) => {
-        $crate::connection::script!(of "#!lua flags=allow-oom\n", $($part),+)
+        $crate::connection::script!(of "#!lua flags=allow-oom\n", false, $($part),+)
+    };
+    (looks_first: $($part:literal),+) => {
+        $crate::connection::script!(of "", true, $($part),+)
     };
     ($($part:literal),+) => {
-        $crate::connection::script!(of "", $($part),+)
+        $crate::connection::script!(of "", false, $($part),+)
     };
-    (of $head:literal, $($part:literal),+) => {
+    (of $head:literal, $looks_first:literal, $($part:literal),+) => {
         std::sync::LazyLock::new(|| {
             $crate::connection::Script::new(concat!($head, $(
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/", $part, ".lua"))
-            ),+))
+            ),+), $looks_first)
         })
     };
 }

@@ -22,11 +22,12 @@ const PAGE_BYTES: usize = 64 << 10;
 /// Ids asked for at once.
 const ID_PAGE: usize = 2_000;
 
-static SUBMIT: LazyLock<Script> = script!("lbs/batch", "lbs/submit");
-static SUBMIT_ABSENT: LazyLock<Script> = script!("lbs/batch", "lbs/announced", "lbs/submit_absent");
-static SUBMIT_KEYED: LazyLock<Script> = script!("lbs/keyed", "lbs/submit");
+static SUBMIT: LazyLock<Script> = script!(looks_first: "lbs/batch", "lbs/submit");
+static SUBMIT_ABSENT: LazyLock<Script> =
+    script!(looks_first: "lbs/batch", "lbs/announced", "lbs/submit_absent");
+static SUBMIT_KEYED: LazyLock<Script> = script!(looks_first: "lbs/keyed", "lbs/submit");
 static SUBMIT_KEYED_ABSENT: LazyLock<Script> =
-    script!("lbs/keyed", "lbs/announced", "lbs/submit_absent");
+    script!(looks_first: "lbs/keyed", "lbs/announced", "lbs/submit_absent");
 
 /// How often a batch is sent anew because others announce faster than it is read which.
 const TRIES: usize = 10;

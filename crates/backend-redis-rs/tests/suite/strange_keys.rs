@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use streamlease_backend_redis_rs::RedisBackend;
 use streamlease_core::*;
 
 use crate::support::leases::*;
@@ -334,5 +335,22 @@ fn whatever_somebody_puts_where_a_pause_is_pauses_the_service() {
             server.run::<u64>(&["DEL", PAUSED]);
             assert_eq!(transport.paused().await.unwrap(), None);
         }
+    });
+}
+
+/// Another refusal is not taken for that.
+#[test]
+fn a_pause_that_may_not_be_read_is_a_matter_of_rights() {
+    on_tokio(|| async {
+        let server = RedisServer::start();
+        let rules = RedisBackend::connect(server.url()).await.unwrap();
+        let rules = rules.acl_rules(&service("orders"));
+        let mut set = vec!["ACL", "SETUSER", "orders", "reset", "on", ">secret"];
+        set.extend(rules.iter().map(String::as_str));
+        set.push("-get");
+        let _: () = server.run(&set);
+        let limited = orders_at(&server.url_with("orders", "secret", 0));
+        let err = limited.admin.pause("a migration").await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Denied, "{err}");
     });
 }

@@ -33,7 +33,8 @@ local function is_put_off(token, seen)
   if is_paused == nil then
     local pause = redis.pcall('GET', KEYS[K + 1])
     if type(pause) == 'table' then
-      error({err = 'WRONGTYPE ' .. KEYS[K + 1] .. ' is no string'})
+      local is_foreign = string.find(pause.err, 'WRONGTYPE', 1, true)
+      error(is_foreign and {err = 'WRONGTYPE ' .. KEYS[K + 1] .. ' is no string'} or pause)
     end
     is_paused = pause and true
   end

@@ -4,7 +4,8 @@
 local began = 0
 local there = redis.pcall('GET', KEYS[1])
 if type(there) == 'table' then
-  return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is no string')
+  local is_foreign = string.find(there.err, 'WRONGTYPE', 1, true)
+  return is_foreign and redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is no string') or there
 end
 if not there then
   redis.call('SET', KEYS[1], number(ms_at(redis.call('TIME'))) .. ':' .. ARGV[1])
